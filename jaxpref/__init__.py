@@ -1,0 +1,1 @@
+"""Preference learning in JAX: exact objectives as pure functions, one loop, any mesh."""

@@ -1,0 +1,48 @@
+"""Metrics that merge exactly over microbatches, hosts and steps."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+__all__ = ["Mean", "Metrics", "masked_mean", "merge", "to_floats"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Mean:
+    """A mean kept as its total and its count, so that means of unequal parts merge exactly."""
+
+    total: Float[Array, ""]
+    count: Float[Array, ""]
+
+    @property
+    def value(self) -> Float[Array, ""]:
+        """`total / count`, and 0 where nothing was counted."""
+        return self.total / jnp.where(self.count == 0, 1, self.count)
+
+    def __add__(self, other: "Mean") -> "Mean":
+        return Mean(self.total + other.total, self.count + other.count)
+
+
+Metrics = dict[str, Mean]
+
+
+def masked_mean(values: Float[Array, "*shape"], where: Bool[Array, "*shape"] | None = None) -> Mean:
+    """Mean of `values` where `where` is True (everywhere if None); masked values may be anything, NaN too."""
+    if where is None:
+        return Mean(values.sum(), jnp.float32(values.size))
+    return Mean(jnp.where(where, values, 0).sum(), where.sum().astype(jnp.float32))
+
+
+def merge(first: Metrics, second: Metrics) -> Metrics:
+    """Adds two metric dicts; both must have the same names."""
+    if first.keys() != second.keys():
+        raise ValueError(f"metrics differ in names: {sorted(first.keys() ^ second.keys())}")
+    return {name: first[name] + second[name] for name in first}
+
+
+def to_floats(metrics: Metrics) -> dict[str, float]:
+    """Host values of fetched metrics."""
+    return {name: float(mean.value) for name, mean in metrics.items()}

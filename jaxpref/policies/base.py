@@ -1,0 +1,48 @@
+"""What a policy is: pure functions of a params pytree."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+from jaxtyping import Array, Float
+
+from jaxpref.types import Completions, Params, PRNGKey, Prompts
+
+__all__ = ["Policy", "Sample", "Samples"]
+
+
+class Samples(NamedTuple):
+    """Responses drawn by a policy, with its own log-probs of them (nats, 0 where masked)."""
+
+    completions: Completions  # reference_logps: the raw log-probs below, summed over the response
+    token_logps: Float[Array, "b k r"]  # of the raw softmax, as `Policy.token_logps` would give
+    sampling_token_logps: Float[Array, "b k r"]  # of the distribution sampled from (temperature, top-k, top-p)
+
+
+class Sample(Protocol):
+    def __call__(
+        self,
+        params: Params,
+        prompts: Prompts,
+        key: PRNGKey,
+        *,
+        num_samples: int = 1,
+        max_tokens: int,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+    ) -> Samples: ...
+
+
+class Policy(NamedTuple):
+    """A language model, a controller or a table, as pure functions.
+
+    `token_logps` is the primitive rather than its sum, because token-level and discounted objectives
+    need the terms; it is float32 and exactly 0 where `response_mask` is False.
+    """
+
+    init: Callable[[PRNGKey], Params]
+    token_logps: Callable[[Params, Completions], Float[Array, "b k r"]]
+    sample: Sample
+    axes: Callable[[], Any]  # the tree of `params` with a tuple of logical axis names for each array
+    flops: Callable[[Completions], float]  # of one forward pass of `token_logps`, from shapes alone
+    vocab_size: int

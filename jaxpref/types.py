@@ -1,0 +1,135 @@
+"""The batch records: what flows from data to losses, and nothing else.
+
+Shapes use the letters of the whole project: `b` prompts, `k` responses to each prompt, `p` prompt
+tokens, `r` response tokens. The pair is an axis (`k = 2`, chosen first), never a concatenation on the
+batch axis, and the prompt is stored once (design decisions 1 and 2 in `DESIGN.md`).
+
+Records are plain registered dataclasses with no shape check of their own, because a checked pytree
+breaks `eval_shape` and `vmap`; call `check_completions` where a record enters the program.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key
+
+__all__ = ["Completions", "Params", "PRNGKey", "Prompts", "check_completions", "check_prompts"]
+
+Params = Any  # a pytree of arrays: nested dicts, layers stacked on axis 0
+PRNGKey = Key[Array, ""]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Prompts:
+    """Prompts to answer, right-padded."""
+
+    prompt_tokens: Int[Array, "b p"]
+    prompt_mask: Bool[Array, "b p"]  # True on real tokens; a prefix of each row
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Completions:
+    """`k` responses to each of `b` prompts, both right-padded.
+
+    A row whose `response_mask` is False everywhere is padding of the batch: it has no weight in any
+    loss or metric. A prompt of no tokens is allowed if position 0 of its responses is not scored
+    (nothing predicts it).
+    """
+
+    prompt_tokens: Int[Array, "b p"]
+    prompt_mask: Bool[Array, "b p"]  # True on real tokens; a prefix of each row
+    response_tokens: Int[Array, "b k r"]
+    response_mask: Bool[Array, "b k r"]  # True where a token is scored, EOS included
+    reference_logps: Float[Array, "b k"] | None = None  # nats, summed over scored tokens
+    preferences: Float[Array, "b k k"] | None = None  # P(i beats j); None: index order is the label
+
+    @property
+    def lengths(self) -> Int[Array, "b k"]:
+        """Scored tokens of each response."""
+        return self.response_mask.sum(-1)
+
+    @property
+    def valid(self) -> Bool[Array, " b"]:
+        """False for rows that only pad the batch (some response has no scored token)."""
+        return self.response_mask.any(-1).all(-1)
+
+    @property
+    def prompts(self) -> Prompts:
+        return Prompts(self.prompt_tokens, self.prompt_mask)
+
+
+def _check(name: str, array: Any, rank: int, kind: str) -> None:
+    if np.ndim(array) != rank:
+        raise ValueError(f"{name}: expected {rank} axes, got shape {np.shape(array)}")
+    dtype = np.dtype(array.dtype)
+    if dtype.kind not in kind:
+        names = {"b": "bool", "iu": "an integer type", "f": "a float type"}
+        raise ValueError(f"{name}: expected {names[kind]}, got {dtype}")
+
+
+def _check_prefix(name: str, mask: np.ndarray) -> None:
+    broken = np.flatnonzero((np.diff(mask.astype(np.int8), axis=-1) > 0).any(-1))
+    if broken.size:
+        raise ValueError(
+            f"{name}: row {broken[0]} is not right-padded (True follows False); put the padding last"
+        )
+
+
+def check_prompts(prompts: Prompts | Completions, vocab_size: int | None = None) -> None:
+    """Raises ValueError that says which field is wrong, what was expected and what was given.
+
+    Host side only: it reads the values. `vocab_size`: also checks that tokens are in `[0, vocab_size)`.
+    """
+    _check("prompt_tokens", prompts.prompt_tokens, 2, "iu")
+    _check("prompt_mask", prompts.prompt_mask, 2, "b")
+    tokens, mask = np.asarray(prompts.prompt_tokens), np.asarray(prompts.prompt_mask)
+    if tokens.shape != mask.shape:
+        raise ValueError(f"prompt_mask: expected the shape of prompt_tokens {tokens.shape}, got {mask.shape}")
+    _check_prefix("prompt_mask", mask)
+    _check_range("prompt_tokens", tokens, vocab_size)
+
+
+def _check_range(name: str, tokens: np.ndarray, vocab_size: int | None) -> None:
+    if vocab_size is not None and tokens.size and not (0 <= tokens.min() and tokens.max() < vocab_size):
+        raise ValueError(
+            f"{name}: ids span [{tokens.min()}, {tokens.max()}] but the model has a vocabulary of "
+            f"{vocab_size}; the records were made with another tokenizer"
+        )
+
+
+def check_completions(batch: Completions, vocab_size: int | None = None) -> None:
+    """`check_prompts`, and the same for the responses and the optional columns."""
+    check_prompts(batch, vocab_size)
+    _check("response_tokens", batch.response_tokens, 3, "iu")
+    _check("response_mask", batch.response_mask, 3, "b")
+    tokens, mask = np.asarray(batch.response_tokens), np.asarray(batch.response_mask)
+    (b, k, _), p = tokens.shape, np.shape(batch.prompt_tokens)[1]
+    if tokens.shape != mask.shape:
+        raise ValueError(f"response_mask: expected the shape of response_tokens {tokens.shape}, got {mask.shape}")
+    if np.shape(batch.prompt_tokens)[0] != b:
+        raise ValueError(f"response_tokens: {b} rows for {np.shape(batch.prompt_tokens)[0]} prompts")
+    unprompted = mask[:, :, :1].any((1, 2)) & ~np.asarray(batch.prompt_mask).any(-1) if p else mask[:, :, 0].any(-1)
+    if unprompted.any():
+        raise ValueError(
+            f"response_mask: row {np.flatnonzero(unprompted)[0]} has an empty prompt and scores the first response "
+            "token, which nothing predicts; give a prompt (BOS will do) or mask position 0"
+        )
+    _check_range("response_tokens", tokens, vocab_size)
+    for name, shape in (("reference_logps", (b, k)), ("preferences", (b, k, k))):
+        value = getattr(batch, name)
+        if value is None:
+            continue
+        _check(name, value, len(shape), "f")
+        if np.shape(value) != shape:
+            raise ValueError(f"{name}: expected shape {shape}, got {np.shape(value)}")
+        if not np.isfinite(np.asarray(value)).all():
+            row = np.argwhere(~np.isfinite(np.asarray(value)))[0][0]
+            raise ValueError(f"{name}: row {row} is not finite; recompute the column")
+    if batch.preferences is not None:
+        pref = np.asarray(batch.preferences)
+        if (pref < 0).any() or (pref > 1).any() or np.abs(pref + pref.swapaxes(1, 2) - 1).max(initial=0) > 1e-3:
+            raise ValueError("preferences: expected probabilities with P(i beats j) + P(j beats i) = 1")
