@@ -1,0 +1,22 @@
+"""Shape checks shared by the losses: static, so they cost nothing under jit."""
+
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+__all__ = ["as_floats", "check_same_shape"]
+
+
+def check_same_shape(arrays: Mapping[str, Array]) -> None:
+    """Raises ValueError unless all arrays share one shape: broadcasting `[1]` against `[b]` hides mistakes."""
+    shapes = {name: jnp.shape(array) for name, array in arrays.items()}
+    if len(set(shapes.values())) > 1:
+        described = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise ValueError(f"expected one shape for all inputs, got {described}")
+
+
+def as_floats(**arrays: Array) -> list[Float[Array, "..."]]:
+    """The arrays in float32 or better, in the order given, after checking that they share one shape."""
+    check_same_shape(arrays)
+    return [jnp.asarray(a, jnp.promote_types(jnp.result_type(a), jnp.float32)) for a in arrays.values()]
