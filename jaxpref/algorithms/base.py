@@ -1,0 +1,40 @@
+"""What an algorithm is: pure functions of a state, in optax's sense. One host loop runs them all."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import optax
+from jaxtyping import Array, Int
+
+from jaxpref.metrics import Metrics
+from jaxpref.types import Params, PRNGKey
+
+__all__ = ["Algorithm", "TrainState"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """State of one-policy algorithms. Rules with more players define their own."""
+
+    step: Int[Array, ""]  # optimizer updates done
+    params: Params
+    opt_state: optax.OptState
+    reference_params: Params | None = None  # frozen; never has optimizer state
+
+
+class Algorithm(NamedTuple):
+    """`init` starts from policy params; `step` is pure, jittable and may donate its state.
+
+    A state must have the fields `step` (int32 scalar) and `params` (the policy that is evaluated, saved and
+    handed to the next stage); the loop never looks further. `collect`, where there is one, runs before
+    `step` on every batch, may touch the host, and returns what `step` eats.
+    """
+
+    init: Callable[[Params], Any]
+    step: Callable[[Any, Any, PRNGKey], tuple[Any, Metrics]]
+    evaluate: Callable[[Any, Any, PRNGKey], Metrics]  # the metrics of `step` with no update
+    flops: Callable[[Any], float]  # model FLOPs of one step on such a batch, from shapes alone
+    collect: Callable[[Any, Any, PRNGKey], Any] | None = None
