@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-__all__ = ["Mean", "Metrics", "masked_mean", "merge", "to_floats"]
+__all__ = ["Mean", "Metrics", "masked_mean", "merge", "summed", "to_floats"]
 
 
 @jax.tree_util.register_dataclass
@@ -19,7 +19,7 @@ class Mean:
 
     @property
     def value(self) -> Float[Array, ""]:
-        """`total / count`, and 0 where nothing was counted."""
+        """`total / count`; the total itself where nothing was counted (0, or a `summed` quantity)."""
         return self.total / jnp.where(self.count == 0, 1, self.count)
 
     def __add__(self, other: "Mean") -> "Mean":
@@ -34,6 +34,11 @@ def masked_mean(values: Float[Array, "*shape"], where: Bool[Array, "*shape"] | N
     if where is None:
         return Mean(values.sum(), jnp.float32(values.size))
     return Mean(jnp.where(where, values, 0).sum(), where.sum().astype(jnp.float32))
+
+
+def summed(values: Float[Array, "..."]) -> Mean:
+    """A quantity that adds up over microbatches, hosts and steps, such as tokens: a total with count 0."""
+    return Mean(values.sum().astype(jnp.float32), jnp.float32(0))
 
 
 def merge(first: Metrics, second: Metrics) -> Metrics:

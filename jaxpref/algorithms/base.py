@@ -8,10 +8,10 @@ import jax
 import optax
 from jaxtyping import Array, Int
 
-from jaxpref.metrics import Metrics
-from jaxpref.types import Params, PRNGKey
+from jaxpref.metrics import Mean, Metrics, summed
+from jaxpref.types import Completions, Params, PRNGKey
 
-__all__ = ["Algorithm", "TrainState"]
+__all__ = ["Algorithm", "TrainState", "num_tokens"]
 
 
 @jax.tree_util.register_dataclass
@@ -38,3 +38,8 @@ class Algorithm(NamedTuple):
     evaluate: Callable[[Any, Any, PRNGKey], Metrics]  # the metrics of `step` with no update
     flops: Callable[[Any], float]  # model FLOPs of one step on such a batch, from shapes alone
     collect: Callable[[Any, Any, PRNGKey], Any] | None = None
+
+
+def num_tokens(batch: Completions) -> Mean:
+    """Tokens of a batch: each prompt once, and the scored tokens of its responses."""
+    return summed(batch.prompt_mask.sum() + batch.response_mask.sum())

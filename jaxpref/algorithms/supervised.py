@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxpref import losses
-from jaxpref.algorithms.base import Algorithm, TrainState
+from jaxpref.algorithms.base import Algorithm, TrainState, num_tokens
 from jaxpref.algorithms.update import accumulated_gradient, apply_gradient
 from jaxpref.metrics import Mean, Metrics, masked_mean
 from jaxpref.policies.base import Policy
@@ -35,7 +35,7 @@ def sft(
             "loss": mean,
             "logps/chosen": masked_mean(token_logps.sum(-1), lengths > 0),
             "response_length": masked_mean(lengths.astype(jnp.float32), lengths > 0),
-            "num_tokens": Mean(_tokens(batch), jnp.float32(1)),
+            "num_tokens": num_tokens(batch),
         }
 
     def init(params: Params) -> TrainState:
@@ -45,17 +45,10 @@ def sft(
         del key
         gradient, metrics = accumulated_gradient(loss, state.params, batch, microbatches)
         params, opt_state, more = apply_gradient(transform, state.params, state.opt_state, gradient)
-        metrics = metrics | more
-        metrics["num_tokens"] = Mean(metrics["num_tokens"].total, jnp.float32(1))
-        return TrainState(state.step + 1, params, opt_state), metrics
+        return TrainState(state.step + 1, params, opt_state), metrics | more
 
     def evaluate(state: TrainState, batch: Completions, key: PRNGKey) -> Metrics:
         del key
         return loss(state.params, batch)[1]
 
     return Algorithm(init, step, evaluate, flops=lambda batch: 3 * policy.flops(batch))
-
-
-def _tokens(batch: Completions):
-    """Tokens that enter the policy: each prompt once, and its responses."""
-    return (batch.prompt_mask.sum() + batch.response_mask.sum()).astype(jnp.float32)

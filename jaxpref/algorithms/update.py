@@ -39,9 +39,7 @@ def accumulated_gradient(
         rows = {leaf.shape[0] for leaf in jax.tree.leaves(batch)}
         if any(n % microbatches for n in rows):
             raise ValueError(f"microbatches={microbatches} does not divide a batch of {sorted(rows)} rows")
-        parts = jax.tree.map(
-            lambda x: x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1), batch
-        )
+        parts = jax.tree.map(lambda x: x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1), batch)
 
         def add(carry, part):
             gradient, count, metrics = carry

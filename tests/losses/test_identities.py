@@ -76,7 +76,9 @@ def test_ipo_minimum_and_slope():
 def test_ipo_mean_is_ipo_on_averages():
     x = _pair()
     lengths = {"chosen_lengths": jnp.arange(1, 7), "rejected_lengths": jnp.arange(7, 1, -1)}
-    averaged = {n: v / lengths["chosen_lengths" if "chosen" in n else "rejected_lengths"] for n, v in x.items()}
+    averaged = {
+        n: v / lengths["chosen_lengths" if "chosen" in n else "rejected_lengths"] for n, v in x.items()
+    }
     np.testing.assert_allclose(losses.ipo_mean(**x, **lengths), losses.ipo(**averaged), rtol=1e-5)
     ones = {n: jnp.ones(6, int) for n in lengths}
     np.testing.assert_allclose(losses.ipo_mean(**x, **ones), losses.ipo(**x), rtol=1e-6)
