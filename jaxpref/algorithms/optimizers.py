@@ -1,0 +1,78 @@
+"""Optimizers and schedules as builders, so that an experiment file can name every number they use.
+
+The learning rate sits in the optimizer state (`optax.inject_hyperparams`), where the update reads it for
+the `learning_rate` metric.
+"""
+
+from collections.abc import Callable
+
+import optax
+
+__all__ = ["adamw", "constant", "rmsprop", "warmup_cosine", "warmup_linear"]
+
+
+def constant(*, value: float) -> optax.Schedule:
+    """The same learning rate at every step."""
+    return optax.constant_schedule(value)
+
+
+def warmup_linear(*, peak: float, warmup_steps: int, num_steps: int, end: float = 0.0) -> optax.Schedule:
+    """Linear rise from 0 over `warmup_steps`, then linear fall to `end` at `num_steps`."""
+    _check(warmup_steps, num_steps)
+    rise = optax.linear_schedule(0.0, peak, max(warmup_steps, 1))
+    fall = optax.linear_schedule(peak, end, max(num_steps - warmup_steps, 1))
+    return optax.join_schedules([rise, fall], [warmup_steps])
+
+
+def warmup_cosine(*, peak: float, warmup_steps: int, num_steps: int, end: float = 0.0) -> optax.Schedule:
+    """Linear rise from 0 over `warmup_steps`, then a half cosine to `end` at `num_steps`."""
+    _check(warmup_steps, num_steps)
+    return optax.warmup_cosine_decay_schedule(0.0, peak, warmup_steps, max(num_steps, warmup_steps + 1), end)
+
+
+def _check(warmup_steps: int, num_steps: int) -> None:
+    if not 0 <= warmup_steps <= num_steps:
+        raise ValueError(f"warmup_steps: expected 0 to num_steps={num_steps}, got {warmup_steps}")
+
+
+def adamw(
+    *,
+    schedule: Callable[[], optax.Schedule],
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    clip_norm: float | None = 1.0,
+) -> optax.GradientTransformation:
+    """AdamW (Loshchilov & Hutter, arXiv:1711.05101) after clipping by global norm.
+
+    Weight decay applies to all parameters, norms included; it is 0 by default as in TRL's DPO.
+    """
+
+    def build(learning_rate):
+        return optax.adamw(learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
+
+    return _clipped(optax.inject_hyperparams(build)(learning_rate=schedule()), clip_norm)
+
+
+def rmsprop(
+    *,
+    schedule: Callable[[], optax.Schedule],
+    decay: float = 0.99,
+    eps: float = 1e-8,
+    clip_norm: float | None = 10.0,
+) -> optax.GradientTransformation:
+    """RMSprop with PyTorch's defaults and clipping at 10, as the DPO reference code trains."""
+
+    def build(learning_rate):
+        return optax.rmsprop(learning_rate, decay=decay, eps=eps, eps_in_sqrt=False)
+
+    return _clipped(optax.inject_hyperparams(build)(learning_rate=schedule()), clip_norm)
+
+
+def _clipped(
+    transform: optax.GradientTransformation, clip_norm: float | None
+) -> optax.GradientTransformation:
+    if clip_norm is None:
+        return transform
+    return optax.chain(optax.clip_by_global_norm(clip_norm), transform)

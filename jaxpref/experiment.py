@@ -1,0 +1,101 @@
+"""An experiment is a frozen tree of plain values and `functools.partial`s of module-level functions.
+
+Nothing in it runs until the loop calls the leaves, so it can be described, compared and overridden.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from jaxpref.algorithms.base import Algorithm
+from jaxpref.policies.base import Policy
+from jaxpref.types import Params
+
+__all__ = ["Experiment", "MeshShape", "Stage", "smoke"]
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshShape:
+    """Devices along each axis of the mesh; -1 (at most once) takes what is left.
+
+    `data` and `fsdp` split the batch, `fsdp` also the parameters, `tensor` the heads, MLP and vocabulary.
+    """
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One run of one algorithm on one data set. It starts from the params the stage before left."""
+
+    name: str
+    algorithm: Callable[[Policy], Algorithm]
+    train: Callable[[], Any]  # -> data.Records
+    num_steps: int
+    batch_size: int  # prompts in a global batch
+    evaluation: Callable[[], Any] | None = None  # -> data.Records, held out
+    evaluators: tuple[Callable[..., Any], ...] = ()  # see `evals`: run when the stage starts and ends
+    evaluate_every: int = 100  # steps between passes over `evaluation`; also at the start and the end
+    checkpoint_every: int = 500
+    prompt_buckets: tuple[int, ...] = ()  # padded prompt lengths; empty: the records' longest
+    response_buckets: tuple[int, ...] = ()
+    shuffle: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """Everything a run depends on."""
+
+    name: str
+    policy: Callable[[], Policy]
+    tokenizer: Callable[[], Any]  # -> data.Tokenizer
+    stages: tuple[Stage, ...]
+    weights: Callable[[], Params] | None = None  # pretrained params; None: `policy.init`
+    mesh: MeshShape = MeshShape()
+    seed: int = 0
+    log_every: int = 10  # steps between lines on stdout and TensorBoard points; JSONL has every step
+    keep_checkpoints: int = 2
+    best_metric: str | None = None  # evaluation metric, higher is better; its best checkpoint is kept too
+    non_finite: str = "stop"  # or "skip": drop the update, count it, go on
+    arxiv: tuple[str, ...] = ()  # ids of what is used
+
+    def __post_init__(self) -> None:
+        names = [stage.name for stage in self.stages]
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"stages: expected one or more with different names, got {names}")
+        if self.non_finite not in ("stop", "skip"):
+            raise ValueError(f"non_finite: expected 'stop' or 'skip', got {self.non_finite!r}")
+        for stage in self.stages:
+            for field in ("num_steps", "batch_size", "evaluate_every", "checkpoint_every"):
+                if getattr(stage, field) < 1:
+                    raise ValueError(
+                        f"stages.{stage.name}.{field}: expected 1 or more, got {getattr(stage, field)}"
+                    )
+
+
+def smoke(experiment: Experiment, num_steps: int = 3) -> Experiment:
+    """The same experiment cut to a few steps of a small batch: does it run, not does it learn."""
+
+    def cut(stage: Stage) -> Stage:
+        return dataclasses.replace(
+            stage,
+            num_steps=min(num_steps, stage.num_steps),
+            batch_size=min(4, stage.batch_size),
+            evaluate_every=num_steps,
+            checkpoint_every=num_steps,
+            algorithm=_one_microbatch(stage.algorithm),
+            evaluators=tuple(_few_prompts(e) for e in stage.evaluators),
+        )
+
+    return dataclasses.replace(experiment, stages=tuple(map(cut, experiment.stages)), log_every=1)
+
+
+def _one_microbatch(algorithm: Callable[..., Any]) -> Callable[..., Any]:
+    return partial(algorithm, microbatches=1)
+
+
+def _few_prompts(evaluator: Callable[..., Any]) -> Callable[..., Any]:
+    return partial(evaluator, num_prompts=4)

@@ -1,0 +1,122 @@
+"""Checkpoints of one stage: atomic, asynchronous, the last few kept, and the best by a metric.
+
+A checkpoint holds the algorithm's whole state and the step. The data position is the step (batches are a
+pure function of it), so a resumed run sees the same batches whatever number of examples came before.
+"""
+
+import pathlib
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+__all__ = ["Checkpoints", "restore_params"]
+
+
+class Checkpoints:
+    """Orbax manager of `directory`, with errors that say what to do."""
+
+    def __init__(self, directory: pathlib.Path, *, keep: int = 2, best_metric: str | None = None) -> None:
+        self.directory = directory
+        self._best = best_metric
+        policies: list[Any] = [checkpoint_managers.LatestN(keep)]
+        if best_metric is not None:
+            policies.append(
+                checkpoint_managers.BestN(get_metric_fn=lambda m: m[best_metric], n=1, keep_checkpoints_without_metrics=False)
+            )
+        self._manager = ocp.CheckpointManager(
+            directory.absolute(),
+            item_names=("state", "meta"),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+                best_fn=None if best_metric is None else (lambda m: m[best_metric]),
+                enable_async_checkpointing=True,
+            ),
+        )
+
+    @property
+    def latest(self) -> int | None:
+        return self._manager.latest_step()
+
+    @property
+    def best(self) -> int | None:
+        """Step of the best checkpoint by the metric, or the latest where none is tracked."""
+        return self._manager.best_step() if self._best else self.latest
+
+    def save(self, step: int, state: Any, meta: dict[str, Any], metrics: dict[str, float] | None = None) -> None:
+        """Starts writing; returns once the arrays are off the device. A step already there is kept."""
+        if step in self._manager.all_steps():
+            return
+        try:
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)),
+                metrics=metrics,
+            )
+        except OSError as error:
+            raise self._disk_error(error, step) from error
+
+    def restore(self, step: int, target: Any) -> tuple[Any, dict[str, Any]]:
+        """State laid out as `target` (arrays or ShapeDtypeStructs with shardings), and the saved meta."""
+        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, target)
+        try:
+            out = self._manager.restore(
+                step,
+                args=ocp.args.Composite(state=ocp.args.StandardRestore(target), meta=ocp.args.JsonRestore()),
+            )
+        except Exception as error:
+            raise _unreadable(self.directory / str(step), error) from error
+        return out["state"], out["meta"]
+
+    def wait(self) -> None:
+        """Blocks until what was saved is on disk under its final name."""
+        try:
+            self._manager.wait_until_finished()
+        except OSError as error:
+            raise self._disk_error(error, None) from error
+
+    def close(self) -> None:
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+
+    def _disk_error(self, error: OSError, step: int | None) -> ValueError:
+        at = "" if step is None else f" at step {step}"
+        return ValueError(
+            f"checkpoint{at} could not be written to {self.directory}: {error}. Free space (or choose another "
+            f"workdir) and run the same command again: it resumes from step {self._safe_latest()}"
+        )
+
+    def _safe_latest(self) -> int | str:
+        steps = sorted(int(p.name) for p in self.directory.glob("[0-9]*") if p.name.isdigit())
+        return steps[-1] if steps else "0"
+
+
+def restore_params(directory: pathlib.Path, step: int, target: Any) -> Any:
+    """Only `params` of a saved state, laid out as `target`."""
+    item = {"params": jax.tree.map(ocp.utils.to_shape_dtype_struct, target)}
+    path = directory.absolute() / str(step) / "state"
+    try:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            restored = checkpointer.restore(
+                path,
+                args=ocp.args.PyTreeRestore(
+                    item=item,
+                    restore_args=ocp.checkpoint_utils.construct_restore_args(item),
+                    partial_restore=True,
+                ),
+            )
+    except Exception as error:
+        raise _unreadable(directory / str(step), error) from error
+    return restored["params"]
+
+
+def _unreadable(path: pathlib.Path, error: Exception) -> ValueError:
+    reason = str(error).strip().splitlines()
+    return ValueError(
+        f"checkpoint {path} cannot be read ({type(error).__name__}: {reason[0][:300] if reason else ''}). "
+        "If it is damaged, delete that folder: the run then resumes from the one before. If shapes differ, "
+        "the model or tokenizer of this experiment is not the one that wrote it"
+    )
