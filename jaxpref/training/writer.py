@@ -1,0 +1,141 @@
+"""What a run leaves behind: JSON lines of every step, TensorBoard points, and a line on stdout."""
+
+import dataclasses
+import json
+import math
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import tensorboardX
+
+__all__ = ["RunFiles", "progress_line"]
+
+SHOWN = ("loss", "rewards/accuracies", "rewards/margins", "grad_norm")
+
+
+def _number(value: Any) -> Any:
+    # JSON has no NaN; a reader of the file must see that the number was not finite, not fail on it.
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class RunFiles:
+    """The files of one run directory. Only the first process writes; the others get silent ones."""
+
+    def __init__(self, directory: pathlib.Path, *, active: bool = True, log: Callable[[str], None] = print):
+        self.directory = directory
+        self._active = active
+        self._print = log
+        self._board: tensorboardX.SummaryWriter | None = None
+        if active:
+            directory.mkdir(parents=True, exist_ok=True)
+            self._board = tensorboardX.SummaryWriter(str(directory / "tensorboard"), write_to_disk=True)
+
+    def log(self, text: str) -> None:
+        if self._active:
+            self._print(text)
+            sys.stdout.flush()
+
+    def write_json(self, name: str, value: Any) -> None:
+        if not self._active:
+            return
+        path = self.directory / name
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(value, indent=2) + "\n")
+        partial.replace(path)
+
+    def append(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
+        if not self._active:
+            return
+        lines = [json.dumps({k: _number(v) for k, v in row.items()}) + "\n" for row in rows]
+        try:
+            with (self.directory / name).open("a") as file:
+                file.writelines(lines)
+        except OSError as error:
+            raise ValueError(
+                f"{self.directory / name} could not be written: {error}. Free space and run the same command "
+                "again; it resumes from the last checkpoint"
+            ) from error
+
+    def points(self, stage: str, split: str, step: int, values: dict[str, float]) -> None:
+        """TensorBoard scalars `stage/split/name`."""
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(f"{stage}/{split}/{name}", value, step)
+
+    def read(self, name: str) -> list[dict[str, Any]]:
+        """Rows of a JSON-lines file; a last line cut by a kill is dropped."""
+        path = self.directory / name
+        if not path.exists():
+            return []
+        rows = []
+        for line in path.read_text().splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+        return rows
+
+    def forget_after(self, stages: list[str], stage: str, step: int) -> None:
+        """Removes rows that a resumed run will write again: later stages, and this stage past `step`."""
+        if not self._active:
+            return
+        done = stages[: stages.index(stage)]
+
+        def kept(row: dict[str, Any]) -> bool:
+            # A train row describes the update that starts at its step; other rows describe the step itself.
+            last = step - 1 if row.get("split") == "train" else step
+            return row["stage"] in done or (row["stage"] == stage and row["step"] <= last)
+
+        for name in ("metrics.jsonl", "evaluations.jsonl", "samples.jsonl"):
+            path = self.directory / name
+            if path.exists():
+                partial = path.with_suffix(".partial")
+                partial.write_text("".join(json.dumps(r) + "\n" for r in self.read(name) if kept(r)))
+                partial.replace(path)
+
+    def close(self) -> None:
+        if self._board is not None:
+            self._board.close()
+
+
+@dataclasses.dataclass
+class Clock:
+    """Throughput and time left, from the moments at which steps were seen to finish."""
+
+    num_steps: int
+    first: int
+    started: float = dataclasses.field(default_factory=time.monotonic)
+    last: float = dataclasses.field(default_factory=time.monotonic)
+
+    def lap(self) -> float:
+        """Seconds since the previous lap."""
+        now = time.monotonic()
+        elapsed, self.last = now - self.last, now
+        return elapsed
+
+    def seconds_left(self, step: int) -> float:
+        done = step - self.first
+        return (self.last - self.started) / done * (self.num_steps - step) if done > 0 else math.nan
+
+
+def _duration(seconds: float) -> str:
+    if not math.isfinite(seconds):
+        return "?"
+    hours, rest = divmod(int(seconds + 0.5), 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
+
+
+def progress_line(stage: str, step: int, num_steps: int, values: dict[str, float], seconds_left: float) -> str:
+    """`dpo  120/400 30%  loss 0.6123  ...  5.2k tok/s  mfu 31%  eta 0:42`."""
+    shown = "  ".join(f"{name} {values[name]:.4g}" for name in SHOWN if name in values)
+    rate = values.get("tokens_per_second", math.nan)
+    speed = f"{rate / 1000:.1f}k tok/s" if rate >= 1000 else f"{rate:.0f} tok/s"
+    mfu = f"  mfu {values['mfu']:.0%}" if "mfu" in values else ""
+    width = len(str(num_steps))
+    return (
+        f"{stage}  {step:>{width}}/{num_steps} {step / num_steps:4.0%}  {shown}  {speed}{mfu}  "
+        f"eta {_duration(seconds_left)}"
+    )
