@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import optax
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from jaxpref.metrics import Mean, Metrics, summed
 from jaxpref.types import Completions, Params, PRNGKey
@@ -37,6 +37,7 @@ class Algorithm(NamedTuple):
     step: Callable[[Any, Any, PRNGKey], tuple[Any, Metrics]]
     evaluate: Callable[[Any, Any, PRNGKey], Metrics]  # the metrics of `step` with no update
     flops: Callable[[Any], float]  # model FLOPs of one step on such a batch, from shapes alone
+    rewards: Callable[[Any, Any], Float[Array, "b k"]]  # implicit (or learned) rewards of a batch's responses
     collect: Callable[[Any, Any, PRNGKey], Any] | None = None
 
 

@@ -28,7 +28,7 @@ def pair_metrics(
     """TRL's metric names. Rewards are `reward_scale * (logps - reference_logps)` in nats, or
     `reward_scale * logps` with no reference; ties count one half in accuracies (TRL counts them as wrong).
     """
-    rewards = reward_scale * (logps if reference_logps is None else logps - reference_logps)
+    rewards = _rewards(logps, reference_logps, reward_scale)
     margins = rewards[:, 0] - rewards[:, 1]
     accuracies = jnp.where(margins > 0, 1.0, jnp.where(margins == 0, 0.5, 0.0))
     columns = {
@@ -40,6 +40,12 @@ def pair_metrics(
         "logps/rejected": logps[:, 1],
     }
     return {name: masked_mean(jax.lax.stop_gradient(x), batch.valid) for name, x in columns.items()}
+
+
+def _rewards(
+    logps: Float[Array, "b k"], reference_logps: Float[Array, "b k"] | None, scale: float
+) -> Float[Array, "b k"]:
+    return scale * (logps if reference_logps is None else logps - reference_logps)
 
 
 def offline(
@@ -105,8 +111,12 @@ def offline(
         del key
         return against(state.reference_params)(state.params, batch)[1]
 
+    def rewards(state: TrainState, batch: Completions) -> Float[Array, "b k"]:
+        logps = policy.token_logps(state.params, batch).sum(-1)
+        return _rewards(logps, reference_of(state.reference_params, batch), scale)
+
     passes = 4 if reference == "initial" else 3
-    return Algorithm(init, step, evaluate, flops=lambda batch: passes * policy.flops(batch))
+    return Algorithm(init, step, evaluate, lambda batch: passes * policy.flops(batch), rewards)
 
 
 def _beta(loss: Callable[..., Any]) -> float:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float
 
 from jaxpref import losses
 from jaxpref.algorithms.base import Algorithm, TrainState, num_tokens
@@ -51,4 +52,8 @@ def sft(
         del key
         return loss(state.params, batch)[1]
 
-    return Algorithm(init, step, evaluate, flops=lambda batch: 3 * policy.flops(batch))
+    def rewards(state: TrainState, batch: Completions) -> Float[Array, "b k"]:
+        """A likelihood has no reward of its own: the log-prob (nats) stands in."""
+        return policy.token_logps(state.params, batch).sum(-1)
+
+    return Algorithm(init, step, evaluate, lambda batch: 3 * policy.flops(batch), rewards)

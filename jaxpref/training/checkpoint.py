@@ -23,7 +23,9 @@ class Checkpoints:
         policies: list[Any] = [checkpoint_managers.LatestN(keep)]
         if best_metric is not None:
             policies.append(
-                checkpoint_managers.BestN(get_metric_fn=lambda m: m[best_metric], n=1, keep_checkpoints_without_metrics=False)
+                checkpoint_managers.BestN(
+                    get_metric_fn=lambda m: m[best_metric], n=1, keep_checkpoints_without_metrics=False
+                )
             )
         self._manager = ocp.CheckpointManager(
             directory.absolute(),
@@ -44,7 +46,9 @@ class Checkpoints:
         """Step of the best checkpoint by the metric, or the latest where none is tracked."""
         return self._manager.best_step() if self._best else self.latest
 
-    def save(self, step: int, state: Any, meta: dict[str, Any], metrics: dict[str, float] | None = None) -> None:
+    def save(
+        self, step: int, state: Any, meta: dict[str, Any], metrics: dict[str, float] | None = None
+    ) -> None:
         """Starts writing; returns once the arrays are off the device. A step already there is kept."""
         if step in self._manager.all_steps():
             return

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxpref.experiment import MeshShape
@@ -16,11 +17,15 @@ from jaxpref.experiment import MeshShape
 __all__ = [
     "BATCH",
     "RULES",
+    "batch_shards",
     "check_batch_size",
     "describe_mesh",
+    "fetch",
     "make_mesh",
     "param_shardings",
     "put_batch",
+    "put_params",
+    "put_whole",
     "state_shardings",
 ]
 
@@ -76,7 +81,9 @@ def _spec(shape: tuple[int, ...], logical: tuple[str | None, ...], mesh: Mesh) -
 
 def param_shardings(abstract: Any, axes: Any, mesh: Mesh) -> Any:
     """A NamedSharding for each array of `abstract`, from the matching tree of logical axis tuples."""
-    return jax.tree.map(lambda leaf, names: NamedSharding(mesh, _spec(leaf.shape, names, mesh)), abstract, axes)
+    return jax.tree.map(
+        lambda leaf, names: NamedSharding(mesh, _spec(leaf.shape, names, mesh)), abstract, axes
+    )
 
 
 def state_shardings(abstract_state: Any, abstract_params: Any, axes: Any, mesh: Mesh) -> Any:
@@ -100,9 +107,9 @@ def state_shardings(abstract_state: Any, abstract_params: Any, axes: Any, mesh: 
     return jax.tree.map_with_path(one, abstract_state)
 
 
-def check_batch_size(batch_size: int, mesh: Mesh, microbatches: int = 1) -> None:
+def check_batch_size(batch_size: int, mesh: Mesh) -> None:
     """Raises ValueError unless rows divide evenly over the batch axes of the mesh."""
-    shards = math.prod(mesh.shape[axis] for axis in BATCH) * microbatches
+    shards = batch_shards(mesh)
     if batch_size % shards:
         raise ValueError(
             f"batch_size={batch_size} does not divide over data x fsdp = {shards} devices; "
@@ -116,6 +123,36 @@ def put_batch(batch: Any, mesh: Mesh) -> Any:
     return jax.tree.map(
         lambda x: jax.make_array_from_process_local_data(sharding, np.ascontiguousarray(x)), batch
     )
+
+
+def put_whole(tree: Any, mesh: Mesh) -> Any:
+    """A host batch that every process has in full, sharded over the batch axes."""
+    sharding = NamedSharding(mesh, PartitionSpec(BATCH))
+    return jax.tree.map(
+        lambda x: jax.make_array_from_callback(np.shape(x), sharding, lambda index: np.asarray(x)[index]),
+        tree,
+    )
+
+
+def put_params(tree: Any, shardings: Any) -> Any:
+    """Host weights (the same on every process) laid out as `shardings`."""
+    return jax.tree.map(
+        lambda x, s: jax.make_array_from_callback(np.shape(x), s, lambda index: np.asarray(x)[index]),
+        tree,
+        shardings,
+    )
+
+
+def fetch(tree: Any) -> Any:
+    """Arrays as numpy on every process, gathered where they live on others."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def batch_shards(mesh: Mesh) -> int:
+    """Devices along the batch axes: rows of a batch must be a multiple of this."""
+    return math.prod(mesh.shape[axis] for axis in BATCH)
 
 
 def describe_mesh(mesh: Mesh) -> str:

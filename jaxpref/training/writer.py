@@ -128,7 +128,9 @@ def _duration(seconds: float) -> str:
     return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
 
 
-def progress_line(stage: str, step: int, num_steps: int, values: dict[str, float], seconds_left: float) -> str:
+def progress_line(
+    stage: str, step: int, num_steps: int, values: dict[str, float], seconds_left: float
+) -> str:
     """`dpo  120/400 30%  loss 0.6123  ...  5.2k tok/s  mfu 31%  eta 0:42`."""
     shown = "  ".join(f"{name} {values[name]:.4g}" for name in SHOWN if name in values)
     rate = values.get("tokens_per_second", math.nan)
