@@ -1,0 +1,168 @@
+"""The layers of a decoder as Flax NNX modules over `[..., tokens, embed]`.
+
+A weight carries the names of its logical axes beside it, `nnx.Param(value, axes=(...))`. They sit under our
+own key because Flax's own sharding metadata wants a mesh at construction, and a model knows no mesh.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from jaxpref.models.rope import rotate
+from jaxpref.models.sizes import TransformerSizes
+
+__all__ = ["MLP", "Attention", "Attend", "Block", "Linear", "Norm", "activation"]
+
+# (queries, keys, values) of all tokens -> what the heads read, and anything the caller wants to keep.
+Attend = Callable[[Array, Array, Array], tuple[Array, Any]]
+
+
+def activation(name: str) -> Callable[[Array], Array]:
+    """The non-linearity named by `TransformerSizes.activation`."""
+    return {
+        "silu": jax.nn.silu,
+        "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+        "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    }[name]
+
+
+class Linear(nnx.Module):
+    """`x @ weight + bias`; computes in the dtype of `x`."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        axes: tuple[str, str],
+        *,
+        bias: bool,
+        scale: float = 1.0,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ):
+        # 1 / sqrt(inputs) keeps the variance of activations, whatever the width.
+        weight = jax.random.normal(rngs.params(), (inputs, outputs), jnp.float32) * (scale * inputs**-0.5)
+        self.weight = nnx.Param(weight.astype(dtype), axes=axes)
+        self.bias = nnx.Param(jnp.zeros(outputs, dtype), axes=(axes[1],)) if bias else None
+
+    def __call__(self, x: Float[Array, "*rows i"]) -> Float[Array, "*rows o"]:
+        y = x @ self.weight[...].astype(x.dtype)
+        if self.bias is None:
+            return y
+        return y + self.bias[...].astype(x.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
+
+
+class Norm(nnx.Module):
+    """RMSNorm (arXiv:1910.07467 eq. 4) or LayerNorm over the last axis, in float32 or wider."""
+
+    def __init__(self, sizes: TransformerSizes, width: int, *, dtype: jnp.dtype):
+        self.eps, self.offset, self.centered = sizes.norm_eps, sizes.norm_offset, sizes.norm == "layer"
+        start = jnp.zeros if self.offset else jnp.ones
+        self.scale = nnx.Param(start(width, dtype), axes=("norm",))
+        self.bias = nnx.Param(jnp.zeros(width, dtype), axes=("norm",)) if self.centered else None
+
+    def __call__(self, x: Float[Array, "*rows d"]) -> Float[Array, "*rows d"]:
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        row = (1,) * (x.ndim - 1) + (-1,)
+        if self.centered:
+            wide = wide - wide.mean(-1, keepdims=True)
+        scale = self.scale[...].astype(wide.dtype).reshape(row) + self.offset
+        y = wide * jax.lax.rsqrt((wide * wide).mean(-1, keepdims=True) + self.eps) * scale
+        if self.bias is not None:
+            y = y + self.bias[...].astype(wide.dtype).reshape(row)
+        return y.astype(x.dtype)
+
+
+class Attention(nnx.Module):
+    """Projections around an attention that the caller supplies, with grouped key heads (arXiv:2305.13245)."""
+
+    def __init__(self, sizes: TransformerSizes, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.sizes = sizes
+        queries, keys = sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim
+
+        def project(outputs: int, axis: str) -> Linear:
+            return Linear(sizes.embed, outputs, ("embed", axis), bias=sizes.qkv_bias, dtype=dtype, rngs=rngs)
+
+        self.query = project(queries, "heads")
+        self.key = project(keys, "kv_heads")
+        self.value = project(keys, "kv_heads")
+        self.output = Linear(
+            queries,
+            sizes.embed,
+            ("heads", "embed"),
+            bias=sizes.output_bias,
+            # Keeps the variance of the residual stream independent of depth.
+            scale=(2 * sizes.layers) ** -0.5,
+            dtype=dtype,
+            rngs=rngs,
+        )
+        self.query_norm = Norm(sizes, sizes.head_dim, dtype=dtype) if sizes.qk_norm else None
+        self.key_norm = Norm(sizes, sizes.head_dim, dtype=dtype) if sizes.qk_norm else None
+
+    def __call__(
+        self, x: Float[Array, "b t d"], angles: Float[Array, "2 b t half"], attend: Attend
+    ) -> tuple[Float[Array, "b t d"], Any]:
+        sizes = self.sizes
+        q, k, v = self.query(x), self.key(x), self.value(x)
+        q = q.reshape(*x.shape[:2], sizes.kv_heads, sizes.heads // sizes.kv_heads, sizes.head_dim)
+        k, v = (y.reshape(*x.shape[:2], sizes.kv_heads, sizes.head_dim) for y in (k, v))
+        if self.query_norm is not None and self.key_norm is not None:
+            q, k = self.query_norm(q), self.key_norm(k)
+        q, k = rotate(q, angles, sizes.rope_style), rotate(k, angles, sizes.rope_style)
+        read, kept = attend(q, k, v)
+        return self.output(read.reshape(*x.shape[:2], -1)), kept
+
+
+class MLP(nnx.Module):
+    """Gated (SwiGLU and kin, arXiv:2002.05202) or plain feed-forward layer."""
+
+    def __init__(self, sizes: TransformerSizes, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.activation = sizes.activation
+
+        def widen() -> Linear:
+            return Linear(
+                sizes.embed, sizes.mlp, ("embed", "mlp"), bias=sizes.mlp_bias, dtype=dtype, rngs=rngs
+            )
+
+        self.gate = widen() if sizes.gated else None
+        self.up = widen()
+        self.down = Linear(
+            sizes.mlp,
+            sizes.embed,
+            ("mlp", "embed"),
+            bias=sizes.mlp_bias,
+            scale=(2 * sizes.layers) ** -0.5,
+            dtype=dtype,
+            rngs=rngs,
+        )
+
+    def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
+        act, up = activation(self.activation), self.up(x)
+        return self.down(act(up) if self.gate is None else act(self.gate(x)) * up)
+
+
+class Block(nnx.Module):
+    """One layer: attention and feed-forward, each behind a norm, added to the residual stream."""
+
+    def __init__(self, sizes: TransformerSizes, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.parallel = sizes.parallel_residual
+        self.attention_norm = Norm(sizes, sizes.embed, dtype=dtype)
+        self.attention = Attention(sizes, dtype=dtype, rngs=rngs)
+        self.attention_post_norm = Norm(sizes, sizes.embed, dtype=dtype) if sizes.post_norms else None
+        self.mlp_norm = Norm(sizes, sizes.embed, dtype=dtype)
+        self.mlp = MLP(sizes, dtype=dtype, rngs=rngs)
+        self.mlp_post_norm = Norm(sizes, sizes.embed, dtype=dtype) if sizes.post_norms else None
+
+    def __call__(
+        self, x: Float[Array, "b t d"], angles: Float[Array, "2 b t half"], attend: Attend
+    ) -> tuple[Float[Array, "b t d"], Any]:
+        y, kept = self.attention(self.attention_norm(x), angles, attend)
+        if self.parallel:
+            return x + y + self.mlp(self.mlp_norm(x)), kept
+        x = x + (y if self.attention_post_norm is None else self.attention_post_norm(y))
+        y = self.mlp(self.mlp_norm(x))
+        return x + (y if self.mlp_post_norm is None else self.mlp_post_norm(y)), kept
