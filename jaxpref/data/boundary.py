@@ -28,8 +28,8 @@ UNEQUAL_PROMPTS = "unequal prompts"
 class Example:
     """One encoded prompt and its responses."""
 
-    prompt: tuple[int, ...]
-    responses: tuple[tuple[int, ...], ...]  # EOS included where the response was not cut
+    prompt: Sequence[int]
+    responses: Sequence[Sequence[int]]  # EOS included where the response was not cut
     group: int = 0  # rows of one group stay on one side of a split
     unscored: int = 0  # leading response tokens that are not scored: 1 where nothing predicts the first one
     prompt_truncated: bool = False
@@ -89,7 +89,7 @@ def encode_example(
     _check(prompt_length, response_length, truncate_prompt, truncate_response, len(bos))
     if not responses or not all(response.strip() for response in responses):
         return Drop(EMPTY)
-    if len(responses) > 1 and len(set(responses)) == 1:
+    if len(responses) > 1 and len({response.strip() for response in responses}) == 1:
         return Drop(IDENTICAL)
     whole = [tokenizer.encode(prompt + response) for response in responses]
     boundary = _common_prefix([tokenizer.encode(prompt), *whole])

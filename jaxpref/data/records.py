@@ -28,14 +28,14 @@ _BATCHED = {"reference_logps": ("n", "k"), "preferences": ("n", "k", "k")}
 class Records:
     """`n` prompts, `k` responses to each (a pair is `k = 2`, chosen first).
 
-    tokens              int32 [t], every token of the table, in any order
-    prompt_starts       int64 [n], prompt_lengths int64 [n]: prompt `i` is `tokens[start : start + length]`
-    response_starts     int64 [n, k], response_lengths int64 [n, k], EOS included
-    unscored            int64 [n, k]: how many leading tokens of each response are not scored
-    group               int64 [n]: rows of one group are never parted by `split`
-    columns             arrays whose first axis is `n`: `reference_logps` [n, k] (nats),
-                        `preferences` [n, k, k], or any of your own
-    metadata            what the manifest says (vocab_size, tokenizer, drops, source, ...)
+    prompt_tokens    int32 [t], the tokens of every prompt; response_tokens int32 [t'] likewise
+    prompt_starts    int64 [n], prompt_lengths int64 [n]: prompt `i` is `tokens[start : start + length]`
+    response_starts  int64 [n, k], response_lengths int64 [n, k], EOS included
+    unscored         int64 [n, k]: how many leading tokens of each response are not scored
+    group            int64 [n]: rows of one group are never parted by `split`
+    columns          arrays whose first axis is `n`: `reference_logps` [n, k] (nats),
+                     `preferences` [n, k, k], or any of your own
+    metadata         what the manifest says (vocab_size, tokenizer, drops, source, ...)
     """
 
     prompt_tokens: np.ndarray
@@ -246,7 +246,7 @@ def starts(lengths: np.ndarray) -> np.ndarray:
 
 
 def _flat(parts: Sequence[Sequence[int]]) -> np.ndarray:
-    return np.fromiter((token for part in parts for token in part), np.int32)
+    return np.concatenate([np.zeros(0, np.int32), *(np.asarray(part, np.int32) for part in parts)])
 
 
 def _room(name: str, given: int | None, lengths: np.ndarray) -> int:

@@ -1,0 +1,49 @@
+"""Where prepared data is kept between runs, and how it is made once."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from jaxpref.data.records import Records
+from jaxpref.data.records_io import MANIFEST, read_manifest
+
+__all__ = ["cache_root", "cached_records"]
+
+
+def cache_root() -> Path:
+    """`$JAXPREF_CACHE`, or `~/.cache/jaxpref`."""
+    return Path(os.environ.get("JAXPREF_CACHE") or Path.home() / ".cache" / "jaxpref")
+
+
+def cached_records(kind: str, fingerprint: str, make: Callable[[Path], None]) -> Records:
+    """Records under their fingerprint: loaded where they exist, otherwise written by `make(directory)`.
+
+    Processes of one machine that want the same records wait for the one that makes them. Raises ValueError
+    where the directory holds something made from other arguments.
+    """
+    directory = cache_root() / "records" / f"{kind}-{fingerprint[:20]}"
+    if not (directory / MANIFEST).is_file():
+        with _only_one(directory.with_suffix(".lock")):
+            if not (directory / MANIFEST).is_file():
+                make(directory)
+    found = read_manifest(directory).get("fingerprint")
+    if found != fingerprint:
+        raise ValueError(
+            f"records: {directory} was made from other arguments (fingerprint {str(found)[:12]}..., expected "
+            f"{fingerprint[:12]}...); remove that directory and run again"
+        )
+    return Records.load(directory)
+
+
+@contextlib.contextmanager
+def _only_one(lock: Path) -> Iterator[None]:
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with open(lock, "w") as file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except ImportError:  # no such call on Windows: two processes would each prepare, and one would win
+            pass
+        yield

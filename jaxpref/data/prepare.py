@@ -1,0 +1,285 @@
+"""From a data set to records: SeqIO reads and encodes once, training reads the result ever after.
+
+The functions that return `Records` are what experiments name. Each makes its records on first use, in a
+cache directory (`$JAXPREF_CACHE`, default `~/.cache/jaxpref`) under a key of all its arguments, the tokenizer
+and the source's checksum; after that it loads them, without TensorFlow.
+"""
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from jaxpref.data.boundary import Example
+from jaxpref.data.cache import cached_records
+from jaxpref.data.dialogue import Template
+from jaxpref.data.encoding import Encoding, fingerprint
+from jaxpref.data.lazy import tensorflow_stack
+from jaxpref.data.records import Records, concatenate
+from jaxpref.data.sources import SourceFile, hh_source, source_of
+from jaxpref.data.tokenizers import Tokenizer
+
+__all__ = ["chosen_only", "hh_pairs", "jsonl_pairs", "mixture_pairs", "prepare", "prepared", "split"]
+
+
+def prepare(
+    source: str | Sequence[str],
+    directory: str | Path,
+    *,
+    split: str = "train",
+    num_examples: int | None = None,
+    seed: int = 0,
+    metadata: dict[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Records:
+    """Writes the records of SeqIO tasks (one after the other) or of a mixture, and loads them.
+
+    Args:
+      source: Names from `jaxpref.data.tasks`.
+      num_examples: Rows to take; needed for a mixture, which has no end.
+      seed: Of the mixture's draws.
+      metadata: Further entries of the manifest.
+
+    Prints progress to stderr. Drops (by reason) and truncations go into the manifest; of a mixture they are
+    those of the rows read, which are a few more than the rows taken. Errors as `records_io.write`.
+    """
+    from jaxpref.data import tasks
+
+    names = [source] if isinstance(source, str) else list(source)
+    parts = [task for name in names for task in tasks.details(name)]
+    for task in parts:
+        task.reset()
+    tokenizer, encoding = parts[0].tokenizer, parts[0].encoding
+    examples: list[Example] = []
+    for name in names:
+        examples.extend(_examples(name, split, num_examples, seed))
+    drops: Counter[str] = Counter()
+    for task in parts:
+        drops.update(task.drops)
+        drops.update(task.unread_drops.get(split, {}))
+    records = Records.from_examples(
+        examples,
+        {
+            "tokenizer": tokenizer.fingerprint,
+            "vocab_size": tokenizer.vocab_size,
+            "bos_id": tokenizer.bos_id,
+            "eos_id": tokenizer.eos_id,
+            "pad_id": tokenizer.pad_id,
+            "encoding": encoding.description(),
+            "rows_read": len(examples) + sum(drops.values()),
+            "drops": dict(drops),
+            "truncated": dict(sum((task.truncated for task in parts), Counter())),
+            **(metadata or {}),
+        },
+    )
+    records.write(directory, overwrite=overwrite)
+    return Records.load(directory)
+
+
+def hh_pairs(
+    *,
+    data_root: str | None,
+    tokenizer: Callable[[], Tokenizer],
+    prompt_length: int,
+    response_length: int,
+    subsets: Sequence[str] = ("helpful-base", "helpful-rejection-sampled"),
+    split: str = "test",
+    truncate_prompt: Literal["start", "end", "drop"] = "start",
+    truncate_response: Literal["end", "drop"] = "end",
+    template: Template | None = None,
+) -> Records:
+    """Anthropic HH pairs (arXiv:2204.05862), chosen first; rows are grouped by their first human turn.
+
+    `data_root=None` downloads the public files; otherwise see `sources.hh_source`, also for the errors.
+    Lengths in tokens, see `boundary.encode_example`; `template=None` keeps HH's own form.
+    """
+    encoding = Encoding(prompt_length, response_length, truncate_prompt, truncate_response, template=template)
+    sources = [hh_source(data_root, subset, split) for subset in subsets]
+    loaded = tokenizer()
+
+    def names() -> list[str]:
+        from jaxpref.data import tasks
+
+        return [
+            tasks.hh_task(data_root=data_root, subset=s, split=split, tokenizer=loaded, encoding=encoding)
+            for s in subsets
+        ]
+
+    return _cached("anthropic_hh", names, split, sources, loaded, encoding)
+
+
+def jsonl_pairs(
+    *,
+    path: str,
+    tokenizer: Callable[[], Tokenizer],
+    prompt_length: int,
+    response_length: int,
+    truncate_prompt: Literal["start", "end", "drop"] = "start",
+    truncate_response: Literal["end", "drop"] = "end",
+    add_bos: bool = True,
+    add_eos: bool = True,
+    template: Template | None = None,
+) -> Records:
+    """Pairs of a JSON-lines file (`pairs.jsonl_pair` says what a line may be), chosen first.
+
+    Raises ValueError with file and line number for a line that cannot be read.
+    """
+    encoding = Encoding(
+        prompt_length, response_length, truncate_prompt, truncate_response, add_bos, add_eos, template
+    )
+    source, loaded = source_of(path), tokenizer()
+
+    def names() -> list[str]:
+        from jaxpref.data import tasks
+
+        return [tasks.jsonl_task(path=path, tokenizer=loaded, encoding=encoding)]
+
+    return _cached("jsonl_pairs", names, "train", [source], loaded, encoding)
+
+
+def prepared(*, directory: str) -> Records:
+    """Records that `jaxpref prepare` (or `Records.write`) wrote."""
+    return Records.load(directory)
+
+
+def mixture_pairs(
+    *, parts: Sequence[Callable[[], Records]], rates: Sequence[float], num_examples: int, seed: int = 0
+) -> Records:
+    """`num_examples` rows of several tables, each in proportion to its rate, without TensorFlow.
+
+    Every table is gone through in a shuffled order, again and again where its share is larger than the
+    table. The numbers of rows are the rates' shares rounded so that they add up. Raises ValueError for
+    rates that do not fit, and as `concatenate`.
+    """
+    if len(parts) != len(rates) or not parts or min(rates) <= 0 or num_examples < 1:
+        raise ValueError(
+            f"mixture_pairs: expected one positive rate per part, got {len(parts)} and {list(rates)}"
+        )
+    tables = [part() for part in parts]
+    edges = np.rint(np.cumsum([0.0, *rates]) / sum(rates) * num_examples).astype(int)
+    taken = []
+    for index, (table, count) in enumerate(zip(tables, np.diff(edges), strict=True)):
+        generator = np.random.default_rng([seed, index])
+        rounds = -(-int(count) // len(table))
+        order = np.concatenate(
+            [generator.permutation(len(table)) for _ in range(rounds)] or [np.zeros(0, int)]
+        )
+        taken.append(table.take(order[:count]))
+    return concatenate(taken)
+
+
+def split(
+    *,
+    records: Callable[[], Records],
+    part: Literal["train", "held_out"] = "train",
+    held_out: float = 0.1,
+    seed: int = 0,
+) -> Records:
+    """One side of `Records.split` by prompt; the two sides share no group."""
+    if part not in ("train", "held_out"):
+        raise ValueError(f'split: part must be "train" or "held_out", got {part!r}')
+    return records().split(held_out, seed=seed)[("train", "held_out").index(part)]
+
+
+def chosen_only(*, records: Callable[[], Records]) -> Records:
+    """The first response of each row (`k = 1`): what supervised fine-tuning imitates."""
+    return records().only(0)
+
+
+def _cached(
+    kind: str,
+    names: Callable[[], list[str]],
+    split: str,
+    sources: Sequence[SourceFile],
+    tokenizer: Tokenizer,
+    encoding: Encoding,
+) -> Records:
+    key = fingerprint(
+        kind=kind,
+        split=split,
+        sources=[source.sha256 for source in sources],
+        tokenizer=tokenizer.fingerprint,
+        **encoding.description(),
+    )
+    source = {"kind": kind, "split": split, "files": {s.name: s.sha256 for s in sources}}
+
+    def make(directory: Path) -> None:
+        prepare(names(), directory, split=split, metadata={"fingerprint": key, "source": source})
+
+    return cached_records(kind, key, make)
+
+
+def _examples(name: str, split: str, num_examples: int | None, seed: int) -> Iterator[Example]:
+    tf, seqio, _ = tensorflow_stack()
+    from jaxpref.data import features, tasks
+
+    parts = tasks.details(name)
+    first = parts[0]
+    dataset = seqio.get_dataset(
+        name,
+        features.task_lengths(
+            prompt_length=first.encoding.prompt_length,
+            response_length=first.encoding.response_length,
+            k=first.k,
+        ),
+        features.PreferenceFeatureConverter(pad_id=first.tokenizer.pad_id),
+        dataset_split=split,
+        shuffle=False,
+        num_epochs=1 if num_examples is None else None,
+        seed=seed,
+        trim_output_features=False,  # it would cut the ends of prompts; the encoding has cut what it should
+    )
+    total = num_examples
+    if total is None:
+        total = sum(seqio.get_mixture_or_task(part.name).num_input_examples(split) or 0 for part in parts)
+    progress = _Progress(name, total)
+    try:
+        for row in dataset.take(-1 if num_examples is None else num_examples).as_numpy_iterator():
+            lengths = row["response_lengths"]
+            yield Example(
+                prompt=row["prompt_tokens"][row["prompt_mask"]],
+                responses=[
+                    tokens[:length] for tokens, length in zip(row["response_tokens"], lengths, strict=True)
+                ],
+                group=int(row["group"][0]),
+                unscored=int(lengths[0] - row["response_mask"][0].sum()),
+            )
+            progress.step(sum(sum(part.drops.values()) for part in parts))
+    except tf.errors.OpError as error:
+        cause = next((part.error for part in parts if part.error is not None), None)
+        raise cause if cause is not None else error from None
+    progress.close(sum(sum(part.drops.values()) for part in parts))
+
+
+class _Progress:
+    """One line on stderr every few seconds: rows, speed, time left."""
+
+    def __init__(self, name: str, total: int):
+        self._name, self._total, self._kept = name, total, 0
+        self._start = self._last = time.monotonic()
+
+    def step(self, dropped: int) -> None:
+        self._kept += 1
+        now = time.monotonic()
+        if now - self._last > 5:
+            self._last = now
+            self._print(dropped, now)
+
+    def close(self, dropped: int) -> None:
+        self._print(dropped, time.monotonic())
+
+    def _print(self, dropped: int, now: float) -> None:
+        done, elapsed = self._kept + dropped, max(now - self._start, 1e-9)
+        left = (
+            f", {max(self._total - done, 0) / (done / elapsed):.0f} s left" if self._total > done > 0 else ""
+        )
+        print(
+            f"prepare {self._name}: {done:,}/{self._total:,} rows ({dropped:,} dropped), "
+            f"{done / elapsed:,.0f} rows/s{left}",
+            file=sys.stderr,
+            flush=True,
+        )
