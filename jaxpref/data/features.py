@@ -15,8 +15,8 @@ _Spec = seqio.FeatureConverter.FeatureSpec
 _Specs = Mapping[str, Any]  # of FeatureSpec
 
 
-def task_features(vocab_size: int) -> dict[str, seqio.Feature]:
-    """Output features of a preference task, all ragged and of rank 1:
+def task_features(vocab_size: int) -> dict[str, Any]:
+    """The `seqio.Feature`s of a preference task, all ragged and of rank 1:
 
     prompt_tokens     int32 [p]
     response_tokens   int32 [r_1 + ... + r_k], the responses one after the other, EOS included

@@ -111,7 +111,7 @@ def hh_task(
 
     data_dir = str(cache_root() / "tfds" / source.sha256[:16])
     builder = AnthropicHH(config=subset, data_root=data_root, splits=(split,), data_dir=data_dir)
-    _build(builder)
+    _build(builder, download=source.path is None)
     return _builder_task(
         stack, builder, f"anthropic_hh/{subset}:1.0.0", split, tokenizer, encoding, source.sha256
     )
@@ -150,8 +150,12 @@ def mixture(name: str, tasks: Sequence[str], rates: Sequence[float]) -> str:
     return name
 
 
-def _build(builder: Any) -> None:
+def _build(builder: Any, *, download: bool = False) -> None:
     if not Path(builder.data_dir).exists():
+        import tensorflow_datasets as tfds
+
+        # The bars of a local build, which takes a second, are noise; a download is worth watching.
+        (tfds.enable_progress_bar if download else tfds.disable_progress_bar)()
         with contextlib.redirect_stdout(sys.stderr):  # TFDS announces itself on stdout
             builder.download_and_prepare()
 
