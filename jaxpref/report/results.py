@@ -1,0 +1,141 @@
+"""Which values of an evaluator to compare, and the tables of them."""
+
+import math
+import pathlib
+from collections.abc import Sequence
+
+from jaxpref.report import figures
+from jaxpref.report.intervals import change
+from jaxpref.report.markup import interval, signed, table, text, value
+from jaxpref.report.runs import Evaluation, Run
+from jaxpref.report.series import curve, panels
+
+__all__ = ["Key", "ends", "evaluation_table", "final_figures", "held_out_table", "history", "keys"]
+
+Key = tuple[str, str]  # evaluator, metric
+
+
+def keys(runs: Sequence[Run]) -> list[Key]:
+    return list(dict.fromkeys((e.evaluator, e.metric) for run in runs for e in run.evaluations))
+
+
+def history(run: Run, key: Key) -> list[Evaluation]:
+    """In the order of stages and steps."""
+    stages = run.stages
+    chosen = [e for e in run.evaluations if (e.evaluator, e.metric) == key]
+    return sorted(chosen, key=lambda e: (stages.index(e.stage), e.step))
+
+
+def ends(run: Run, key: Key) -> tuple[Evaluation | None, Evaluation | None]:
+    """First and last value in the last stage; the value the stage before left if it has only one."""
+    rows = history(run, key)
+    if not rows:
+        return None, None
+    in_last = [e for e in rows if e.stage == rows[-1].stage]
+    earlier = rows[: -len(in_last)]
+    before = in_last[0] if len(in_last) > 1 else (earlier[-1] if earlier else None)
+    return before, rows[-1]
+
+
+def final_figures(runs: Sequence[Run], folder: pathlib.Path) -> str:
+    """With several runs: the last value of each metric, one row per run."""
+    if len(runs) < 2:
+        return ""
+    drawn = []
+    for evaluator, metric in keys(runs):
+        finals = [(run.label, ends(run, (evaluator, metric))[1]) for run in runs]
+        known = [(label, e) for label, e in finals if e is not None and math.isfinite(e.mean)]
+        if len(known) < 2:
+            continue
+        name = figures.slug(f"final_{evaluator}_{metric}")
+        hues = [
+            figures.color(i) for i, (_, e) in enumerate(finals) if e is not None and math.isfinite(e.mean)
+        ]
+        with figures.style(name):
+            figure = figures.final_figure(known, f"{evaluator}: {metric}", hues)
+            drawn.append(f"<figure>{figures.save(figure, name, folder)}</figure>")
+    return f'<div class="figures">{"".join(drawn)}</div>' if drawn else ""
+
+
+def _estimate(e: Evaluation | None) -> str:
+    if e is None:
+        return value(None)
+    limits = interval(e.low, e.high)
+    return f'{value(e.mean)} <span class="ci">{limits}</span>' if limits else value(e.mean)
+
+
+def evaluation_table(runs: Sequence[Run]) -> str:
+    """One run: all its evaluations, start and end of each stage. Several: last values, runs as columns."""
+    if not keys(runs):
+        return ""
+    return _table_of_one(runs[0]) if len(runs) == 1 else _table_of_several(runs)
+
+
+def _table_of_one(run: Run) -> str:
+    stages = [stage for stage in run.stages if any(e.stage == stage for e in run.evaluations)]
+    header = ["Metric", "Evaluator"]
+    for stage in stages:
+        header += [f"{text(stage)}, start", f"{text(stage)}, end"]
+    rows = []
+    for key in keys([run]):
+        cells = [text(key[1]), text(key[0])]
+        for stage in stages:
+            of_stage = [e for e in history(run, key) if e.stage == stage]
+            first = next((e for e in of_stage if e.step == 0), None)
+            final = of_stage[-1] if of_stage and of_stage[-1].step > 0 else None
+            cells += [_estimate(first), _estimate(final)]
+        before, after = ends(run, key)
+        moved = change(before, after) if before and after else None
+        limits = f' <span class="ci">{interval(moved.low, moved.high, sign=True)}</span>' if moved else ""
+        cells.append(f"{signed(moved.difference)}{limits}" if moved else value(None))
+        cells.append(f"{after.count:,}" if after and after.count is not None else value(None))
+        rows.append(cells)
+    return table([*header, "Change", "n"], rows, first_is_text=2)
+
+
+def _table_of_several(runs: Sequence[Run]) -> str:
+    rows = []
+    for key in keys(runs):
+        finals = [ends(run, key)[1] for run in runs]
+        known = [e for e in finals if e is not None and math.isfinite(e.mean)]
+        better = known[0].better if known else ""
+        best = None
+        if better in ("higher", "lower") and len(known) > 1:
+            best = (max if better == "higher" else min)(known, key=lambda e: e.mean)
+        cells = [text(key[1]), text(key[0]), {"higher": "↑", "lower": "↓"}.get(better, "")]
+        for e in finals:
+            cell = _estimate(e)
+            if best is not None and e is not None and e.mean == best.mean:
+                cell = f'<strong class="best">{cell} ★</strong>'
+            elif best is not None and e is not None and _overlap(e, best):
+                cell += " ≈"
+            cells.append(cell)
+        rows.append(cells)
+    note = (
+        '<p class="note">Last value of each run. ★ best; ≈ its interval overlaps the best one\'s. '
+        "↑ higher is better, ↓ lower is better.</p>"
+    )
+    header = ["Metric", "Evaluator", "", *(text(run.label) for run in runs)]
+    return table(header, rows, first_is_text=3) + note
+
+
+def _overlap(first: Evaluation, second: Evaluation) -> bool:
+    both = first.has_interval and second.has_interval
+    return both and first.low <= second.high and second.low <= first.high
+
+
+def held_out_table(runs: Sequence[Run]) -> str:
+    """Last logged value on held-out data of every metric, for each run and stage."""
+    rows = []
+    for panel in panels(runs):
+        if panel.group == "throughput":
+            continue
+        for metric in panel.metrics:
+            lines = [curve(run, panel.stage, metric, "eval") for run in runs]
+            if any(line is not None for line in lines):
+                last = [value(float(line.values[-1])) if line is not None else value(None) for line in lines]
+                rows.append([text(metric), text(panel.stage), *last])
+    if not rows:
+        return ""
+    header = ["Metric", "Stage", *([text(run.label) for run in runs] if len(runs) > 1 else ["Last value"])]
+    return table(header, rows, first_is_text=2)

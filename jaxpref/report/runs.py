@@ -1,0 +1,214 @@
+"""Reads run directories. A run that was killed, or has not begun, still gives what it has."""
+
+import dataclasses
+import json
+import math
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = ["Evaluation", "Run", "Sample", "read_run", "read_runs"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """One metric of one evaluator at one step; `low` and `high` bound its confidence interval."""
+
+    stage: str
+    step: int
+    evaluator: str
+    metric: str
+    mean: float
+    low: float  # NaN where the evaluator gave no interval
+    high: float
+    count: int | None
+    better: str  # "higher", "lower" or "" (neither)
+
+    @property
+    def has_interval(self) -> bool:
+        return math.isfinite(self.low) and math.isfinite(self.high)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One response to one prompt, as an evaluator saw it."""
+
+    stage: str
+    step: int
+    evaluator: str
+    id: str
+    prompt: str
+    response: str
+    score: float | None
+    note: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a run directory holds. `problems` are plain sentences on what is missing or unreadable."""
+
+    label: str
+    experiment: dict[str, Any]
+    metrics: tuple[dict[str, Any], ...]
+    evaluations: tuple[Evaluation, ...]
+    samples: tuple[Sample, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return str(self.experiment.get("name") or self.label)
+
+    @property
+    def stages(self) -> list[str]:
+        """In the order in which they ran."""
+        rows = [row["stage"] for row in self.metrics] + [e.stage for e in self.evaluations]
+        return list(dict.fromkeys(rows))
+
+
+def read_run(directory: pathlib.Path, label: str | None = None) -> Run:
+    """One run directory.
+
+    Raises:
+      ValueError: the directory does not exist, or has no readable experiment.json (so it is not a run).
+    """
+    if not directory.is_dir():
+        raise ValueError(f"{directory}: expected a run directory, got {_kind(directory)}")
+    file = directory / "experiment.json"
+    if not file.is_file():
+        found = ", ".join(sorted(p.name for p in directory.iterdir())[:6]) or "nothing"
+        raise ValueError(
+            f"{directory} is not a run directory: it has no experiment.json (found {found}); "
+            "give the workdir of `jaxpref train`"
+        )
+    try:
+        experiment = json.loads(file.read_text(encoding="utf-8", errors="replace"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file}, line {error.lineno}: not JSON ({error.msg})") from error
+    if not isinstance(experiment, dict):
+        raise ValueError(f"{file}: expected a JSON object, got {type(experiment).__name__}")
+
+    problems: list[str] = []
+    metrics = tuple(_latest(_rows(directory / "metrics.jsonl", ("stage", "step"), problems)))
+    evaluation_rows = _rows(
+        directory / "evaluations.jsonl", ("stage", "step", "evaluator", "metrics"), problems
+    )
+    samples = _rows(
+        directory / "samples.jsonl", ("stage", "step", "evaluator", "prompt", "response"), problems
+    )
+    return Run(
+        label=label or directory.resolve().name,
+        experiment=experiment,
+        metrics=metrics,
+        evaluations=tuple(_evaluations(evaluation_rows)),
+        samples=tuple(_samples(samples)),
+        problems=tuple(problems),
+    )
+
+
+def read_runs(directories: Sequence[pathlib.Path]) -> list[Run]:
+    """Several runs, each with a label of its own: its experiment's name where that tells them apart."""
+    if not directories:
+        raise ValueError("expected at least one run directory, got none")
+    runs = [read_run(pathlib.Path(directory)) for directory in directories]
+    paths = [pathlib.Path(directory).resolve() for directory in directories]
+    if len(set(paths)) < len(paths):
+        twice = next(path for path in paths if paths.count(path) > 1)
+        raise ValueError(f"the run directory {twice} was given twice; name each once")
+    names = [run.name for run in runs]
+    labels = [path.name for path in paths]
+    depth = 1
+    while len(set(labels)) < len(labels):
+        depth += 1
+        labels = ["/".join(path.parts[-depth:]) for path in paths]
+    if len(set(names)) == len(names):
+        labels = names
+    return [dataclasses.replace(run, label=label) for run, label in zip(runs, labels, strict=True)]
+
+
+def _kind(path: pathlib.Path) -> str:
+    return "a file" if path.is_file() else "nothing: the path does not exist"
+
+
+def _rows(file: pathlib.Path, keys: tuple[str, ...], problems: list[str]) -> list[dict[str, Any]]:
+    """The readable rows of a JSON-lines file; what is not readable becomes a problem, not an error."""
+    if not file.is_file():
+        problems.append(f"{file.name} is missing, so what it would show is left out.")
+        return []
+    lines = file.read_text(encoding="utf-8", errors="replace").split("\n")
+    rows, bad = [], []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            if number == len(lines):  # no newline after it: the writer was stopped in mid-line
+                problems.append(f"{file.name} ends in the middle of a line (the run was killed?).")
+            else:
+                bad.append(number)
+            continue
+        well_formed = isinstance(row, dict) and all(key in row for key in keys)
+        if well_formed and isinstance(row["step"], int) and isinstance(row["stage"], str):
+            rows.append(row)
+        else:
+            bad.append(number)
+    if bad:
+        shown = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
+        noun = "line" if len(bad) == 1 else "lines"
+        problems.append(f"{file.name}: {len(bad)} {noun} could not be read and left out (line {shown}).")
+    if not rows:
+        problems.append(f"{file.name} has no complete line yet.")
+    return rows
+
+
+def _latest(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row per stage, split and step: a resumed run repeats the steps after its checkpoint."""
+    latest = {(row["stage"], row.get("split", "train"), row["step"]): row for row in rows}
+    return list(latest.values())
+
+
+def number(value: Any) -> float:
+    """A JSON value as a float; NaN if it is not a number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return math.nan
+    return float(value)
+
+
+def _evaluations(rows: list[dict[str, Any]]) -> list[Evaluation]:
+    latest: dict[tuple[str, int, str, str], Evaluation] = {}
+    for row in rows:
+        metrics = row["metrics"] if isinstance(row["metrics"], dict) else {}
+        for metric, value in metrics.items():
+            fields = value if isinstance(value, dict) else {"mean": value}
+            count = number(fields.get("count"))
+            evaluation = Evaluation(
+                stage=row["stage"],
+                step=row["step"],
+                evaluator=str(row["evaluator"]),
+                metric=str(metric),
+                mean=number(fields.get("mean")),
+                low=number(fields.get("low")),
+                high=number(fields.get("high")),
+                count=int(count) if math.isfinite(count) else None,
+                better=str(fields.get("better") or ""),
+            )
+            latest[row["stage"], row["step"], evaluation.evaluator, evaluation.metric] = evaluation
+    return list(latest.values())
+
+
+def _samples(rows: list[dict[str, Any]]) -> list[Sample]:
+    samples: dict[tuple[str, int, str, str], Sample] = {}
+    for index, row in enumerate(rows):
+        score = number(row.get("score"))
+        sample = Sample(
+            stage=row["stage"],
+            step=row["step"],
+            evaluator=str(row["evaluator"]),
+            id=str(row.get("id", index)),
+            prompt=str(row["prompt"]),
+            response=str(row["response"]),
+            score=score if math.isfinite(score) else None,
+            note=str(row.get("note") or ""),
+        )
+        samples[sample.stage, sample.step, sample.evaluator, sample.id] = sample
+    return list(samples.values())
