@@ -59,7 +59,7 @@ def apply_gradient(
     """Optimizer update; adds `grad_norm` (before any clipping) and `learning_rate` where it is injected."""
     updates, opt_state = optimizer.update(gradient, opt_state, params)
     metrics = {"grad_norm": Mean(optax.global_norm(gradient), jnp.float32(1))}
-    hyperparams = optax.tree_utils.tree_get(opt_state, "learning_rate")
-    if hyperparams is not None:
-        metrics["learning_rate"] = Mean(jnp.asarray(hyperparams, jnp.float32), jnp.float32(1))
+    hyperparams = optax.tree_utils.tree_get(opt_state, "hyperparams", {})
+    if "learning_rate" in hyperparams:
+        metrics["learning_rate"] = Mean(jnp.float32(hyperparams["learning_rate"]), jnp.float32(1))
     return optax.apply_updates(params, updates), opt_state, metrics

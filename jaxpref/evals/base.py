@@ -1,7 +1,7 @@
 """What an evaluator is, and estimates with their intervals.
 
-An evaluator is a function `(context, *, name, num_prompts, ...) -> Evaluation`. It runs when its stage starts and
-ends. `num_prompts` bounds its cost (`--smoke` lowers it).
+An evaluator is a function `(context, *, name, num_prompts, ...) -> Evaluation`. It runs when its stage
+starts and ends. `num_prompts` bounds its cost (`--smoke` lowers it).
 """
 
 import dataclasses

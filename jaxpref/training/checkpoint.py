@@ -80,7 +80,10 @@ class Checkpoints:
         except OSError as error:
             raise self._disk_error(error, None) from error
 
-    def close(self) -> None:
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
         try:
             self.wait()
         finally:
@@ -89,8 +92,8 @@ class Checkpoints:
     def _disk_error(self, error: OSError, step: int | None) -> ValueError:
         at = "" if step is None else f" at step {step}"
         return ValueError(
-            f"checkpoint{at} could not be written to {self.directory}: {error}. Free space (or choose another "
-            f"workdir) and run the same command again: it resumes from step {self._safe_latest()}"
+            f"checkpoint{at} could not be written to {self.directory}: {error}. Free space (or choose "
+            f"another workdir) and run the same command again: it resumes from step {self._safe_latest()}"
         )
 
     def _safe_latest(self) -> int | str:

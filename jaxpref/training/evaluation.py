@@ -7,26 +7,16 @@ import jax
 
 from jaxpref.algorithms import Algorithm
 from jaxpref.evals.base import Context, TextSample
-from jaxpref.experiment import Experiment, Stage
-from jaxpref.policies.base import Policy
+from jaxpref.experiment import Stage
 from jaxpref.training import sharding
-from jaxpref.training.writer import RunFiles
+from jaxpref.training.setting import Setting
 
 __all__ = ["evaluate_stage"]
 
 
-def evaluate_stage(
-    experiment: Experiment,
-    stage: Stage,
-    step: int,
-    algorithm: Algorithm,
-    state: Any,
-    policy: Policy,
-    tokenizer: Any,
-    mesh: jax.sharding.Mesh,
-    files: RunFiles,
-) -> None:
+def evaluate_stage(setting: Setting, stage: Stage, step: int, algorithm: Algorithm, state: Any) -> None:
     """Evaluations and samples at `step`. A baseline is what the same evaluator wrote last before."""
+    files, mesh = setting.files, setting.mesh
     earlier = files.read("samples.jsonl")
     rewards = jax.jit(algorithm.rewards)
 
@@ -41,10 +31,10 @@ def evaluate_stage(
         ]
 
     context = Context(
-        policy=policy,
+        policy=setting.policy,
         params=state.params,
-        tokenizer=tokenizer,
-        seed=experiment.seed,
+        tokenizer=setting.tokenizer,
+        seed=setting.experiment.seed,
         rewards=lambda batch: rewards(state, batch),
         put=lambda batch: sharding.put_whole(batch, mesh),
         fetch=sharding.fetch,

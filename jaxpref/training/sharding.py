@@ -27,6 +27,7 @@ __all__ = [
     "put_params",
     "put_whole",
     "state_shardings",
+    "with_shardings",
 ]
 
 AXES = ("data", "fsdp", "tensor")
@@ -115,6 +116,11 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
             f"batch_size={batch_size} does not divide over data x fsdp = {shards} devices; "
             f"use a multiple of {shards} or fewer devices on these axes"
         )
+
+
+def with_shardings(abstract: Any, shardings: Any) -> Any:
+    """ShapeDtypeStructs that say where each array lives: a target for checkpoints."""
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
 
 
 def put_batch(batch: Any, mesh: Mesh) -> Any:

@@ -1,19 +1,15 @@
-"""What a run leaves behind: JSON lines of every step, TensorBoard points, and a line on stdout."""
+"""What a run leaves behind: JSON lines of every step and TensorBoard points."""
 
-import dataclasses
 import json
 import math
 import pathlib
 import sys
-import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import tensorboardX
 
-__all__ = ["RunFiles", "progress_line"]
-
-SHOWN = ("loss", "rewards/accuracies", "rewards/margins", "grad_norm")
+__all__ = ["RunFiles"]
 
 
 def _number(value: Any) -> Any:
@@ -99,45 +95,3 @@ class RunFiles:
     def close(self) -> None:
         if self._board is not None:
             self._board.close()
-
-
-@dataclasses.dataclass
-class Clock:
-    """Throughput and time left, from the moments at which steps were seen to finish."""
-
-    num_steps: int
-    first: int
-    started: float = dataclasses.field(default_factory=time.monotonic)
-    last: float = dataclasses.field(default_factory=time.monotonic)
-
-    def lap(self) -> float:
-        """Seconds since the previous lap."""
-        now = time.monotonic()
-        elapsed, self.last = now - self.last, now
-        return elapsed
-
-    def seconds_left(self, step: int) -> float:
-        done = step - self.first
-        return (self.last - self.started) / done * (self.num_steps - step) if done > 0 else math.nan
-
-
-def _duration(seconds: float) -> str:
-    if not math.isfinite(seconds):
-        return "?"
-    hours, rest = divmod(int(seconds + 0.5), 3600)
-    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
-
-
-def progress_line(
-    stage: str, step: int, num_steps: int, values: dict[str, float], seconds_left: float
-) -> str:
-    """`dpo  120/400 30%  loss 0.6123  ...  5.2k tok/s  mfu 31%  eta 0:42`."""
-    shown = "  ".join(f"{name} {values[name]:.4g}" for name in SHOWN if name in values)
-    rate = values.get("tokens_per_second", math.nan)
-    speed = f"{rate / 1000:.1f}k tok/s" if rate >= 1000 else f"{rate:.0f} tok/s"
-    mfu = f"  mfu {values['mfu']:.0%}" if "mfu" in values else ""
-    width = len(str(num_steps))
-    return (
-        f"{stage}  {step:>{width}}/{num_steps} {step / num_steps:4.0%}  {shown}  {speed}{mfu}  "
-        f"eta {_duration(seconds_left)}"
-    )

@@ -1,0 +1,166 @@
+"""The host loop of one stage. Every algorithm runs through here."""
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxpref.algorithms import Algorithm
+from jaxpref.data.loader import Loader
+from jaxpref.experiment import Stage
+from jaxpref.metrics import merge, to_floats
+from jaxpref.training import sharding
+from jaxpref.training.checkpoint import Checkpoints
+from jaxpref.training.evaluation import evaluate_stage
+from jaxpref.training.peak import matmul_peak
+from jaxpref.training.progress import NonFiniteError, StepLog
+from jaxpref.training.setting import Setting
+from jaxpref.training.step import compiled_evaluation, compiled_step
+from jaxpref.types import Params
+
+__all__ = ["Interrupted", "run_stage"]
+
+
+class Interrupted(Exception):
+    """SIGTERM arrived; the state was saved."""
+
+
+def run_stage(setting: Setting, stage: Stage, params: Params, checkpoints: Checkpoints) -> tuple[Params, int]:
+    """Trains from `params`, or from the last checkpoint. Returns the params and the programs compiled.
+
+    Within a step: batch -> (collect) -> step -> metrics of the step before. At its end, in this order:
+    held-out pass, checkpoint; so a checkpoint never knows more than the files beside it.
+    """
+    experiment, files, mesh = setting.experiment, setting.files, setting.mesh
+    sharding.check_batch_size(stage.batch_size, mesh)
+    algorithm = stage.algorithm(setting.policy)
+    loader, held_out = _loaders(setting, stage)
+    start = checkpoints.latest or 0
+    state, shardings = _state(setting, stage, algorithm, params, checkpoints, loader)
+    files.forget_after(
+        [s.name for s in experiment.stages], stage.name, -1 if checkpoints.latest is None else start
+    )
+    skip = experiment.non_finite == "skip"
+    step_function = compiled_step(algorithm, shardings, mesh, seed=experiment.seed, skip_non_finite=skip)
+    evaluation_function = compiled_evaluation(algorithm, mesh, seed=experiment.seed)
+    alive = jax.device_put(jnp.bool_(True), NamedSharding(mesh, PartitionSpec()))
+    peak, _ = matmul_peak()
+    meta = {"data": loader.description}
+
+    def evaluated(step: int) -> dict[str, float] | None:
+        """One pass over the held-out records."""
+        if held_out is None:
+            return None
+        total = None
+        for batch in held_out.evaluation_batches():
+            metrics = evaluation_function(state, sharding.put_batch(batch, mesh))
+            total = metrics if total is None else merge(total, metrics)
+        values = to_floats(jax.device_get(total)) if total else {}
+        files.append("metrics.jsonl", [{"stage": stage.name, "step": step, "split": "eval"} | values])
+        files.points(stage.name, "eval", step, values)
+        shown = "  ".join(f"{k} {values[k]:.4g}" for k in ("loss", "rewards/accuracies") if k in values)
+        files.log(f"{stage.name}  {step}/{stage.num_steps} held out: {shown}")
+        return values
+
+    def run_evaluators(step: int) -> None:
+        evaluate_stage(setting, stage, step, algorithm, state)
+
+    if start == 0:
+        run_evaluators(0)
+        evaluated(0)
+    log = StepLog(files, stage.name, start, stage.num_steps, experiment.log_every, peak)
+    with ThreadPoolExecutor(1) as pool:  # the next batch is put together while the device works
+        upcoming = pool.submit(loader.batch, start)
+        for step in range(start, stage.num_steps):
+            batch = sharding.put_batch(upcoming.result(), mesh)
+            upcoming = pool.submit(loader.batch, step + 1)
+            if algorithm.collect is not None:
+                key = jax.random.fold_in(jax.random.key(experiment.seed + 1), step)
+                batch = algorithm.collect(state, batch, key)
+            state, alive, metrics = step_function(state, alive, batch, step)
+            done = step + 1
+            last = done == stage.num_steps
+            stop = setting.preemption.reached(done)
+            look = last or done % stage.evaluate_every == 0
+            keep = last or stop or done % stage.checkpoint_every == 0
+            try:
+                log.push(step, metrics, algorithm.flops(batch))
+                if look or keep:
+                    log.flush()
+            except NonFiniteError as error:
+                checkpoints.save(error.step, state, meta)
+                checkpoints.wait()
+                raise NonFiniteError(
+                    f"{error}; the state before that update is saved. Lower the learning rate, or set "
+                    "non_finite=skip to drop such updates",
+                    error.step,
+                ) from None
+            values = evaluated(done) if look or (keep and experiment.best_metric) else None
+            if keep:
+                checkpoints.save(done, state, meta, values)
+            if stop and not last:
+                checkpoints.wait()
+                raise Interrupted(
+                    f"{stage.name}: interrupted and saved at step {done}; run the same command to go on"
+                )
+            if look or keep:
+                log.resume_clock()
+    if start < stage.num_steps:
+        run_evaluators(stage.num_steps)
+    checkpoints.wait()
+    return state.params, step_function._cache_size()
+
+
+def _loaders(setting: Setting, stage: Stage) -> tuple[Loader, Loader | None]:
+    """Train and held-out batches of this process; says what there is."""
+    records = stage.train()
+    records.check_vocab(setting.policy.vocab_size)
+    processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    loader = Loader(
+        records,
+        batch_size=stage.batch_size,
+        seed=setting.experiment.seed,
+        prompt_buckets=stage.prompt_buckets or None,
+        response_buckets=stage.response_buckets or None,
+        shuffle=stage.shuffle,
+        **processes,
+    )
+    drops = {k: v for k, v in dict(records.metadata.get("drops", {})).items() if v}
+    setting.files.log(
+        f"{stage.name}: {len(records):,} records ({loader.steps_per_epoch:.1f} steps an epoch), "
+        f"{stage.num_steps} steps of {stage.batch_size}"
+        + (f"; dropped while preparing: {drops}" if drops else "")
+    )
+    if stage.evaluation is None:
+        return loader, None
+    held_out = stage.evaluation()
+    held_out.check_vocab(setting.policy.vocab_size)
+    return loader, Loader(held_out, batch_size=stage.batch_size, seed=0, shuffle=False, **processes)
+
+
+def _state(
+    setting: Setting,
+    stage: Stage,
+    algorithm: Algorithm,
+    params: Params,
+    checkpoints: Checkpoints,
+    loader: Loader,
+) -> tuple[Any, Any]:
+    """The algorithm's state, new or restored, and its shardings."""
+    abstract = jax.eval_shape(algorithm.init, setting.abstract_params)
+    shardings = sharding.state_shardings(abstract, setting.abstract_params, setting.axes, setting.mesh)
+    step = checkpoints.latest
+    if step is None:
+        return jax.jit(algorithm.init, out_shardings=shardings)(params), shardings
+    state, meta = checkpoints.restore(step, sharding.with_shardings(abstract, shardings))
+    saved, now = meta["data"], loader.description
+    differing = {k: (saved.get(k), v) for k, v in now.items() if saved.get(k) != v}
+    if differing:
+        raise ValueError(
+            f"{stage.name}: the checkpoint was written with other data (saved, now): {differing}; resume with "
+            "the same data and batch settings, or start in a new workdir"
+        )
+    setting.files.log(f"{stage.name}: resumed at step {step}")
+    return state, shardings

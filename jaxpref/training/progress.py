@@ -1,0 +1,107 @@
+"""Step metrics on their way from the device to files and to a line on stdout, with throughput and time left."""
+
+import dataclasses
+import math
+import time
+
+import jax
+
+from jaxpref.metrics import Metrics, to_floats
+from jaxpref.training.writer import RunFiles
+
+__all__ = ["NonFiniteError", "StepLog"]
+
+SHOWN = ("loss", "rewards/accuracies", "rewards/margins", "grad_norm")
+
+
+class NonFiniteError(Exception):
+    """A loss or gradient was not finite at `step`."""
+
+    def __init__(self, message: str, step: int) -> None:
+        super().__init__(message)
+        self.step = step
+
+
+@dataclasses.dataclass
+class StepLog:
+    """Metrics of a stage's steps.
+
+    A step's metrics are read one step late, so that the device never waits for the host. Every step becomes a
+    JSON line; every `log_every` steps their means become TensorBoard points and a line on stdout.
+    """
+
+    files: RunFiles
+    stage: str
+    first: int
+    num_steps: int
+    log_every: int
+    peak: float  # FLOP/s of all devices
+    _pending: tuple[int, Metrics, float] | None = None
+    _recent: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    _flops: float = 0.0
+    _seconds: float = 0.0  # of training since the last line on stdout
+    _total: float = 0.0  # of training since the start; evaluation and checkpoints do not count
+    _last: float = dataclasses.field(default_factory=time.monotonic)
+
+    def push(self, step: int, metrics: Metrics, flops: float) -> None:
+        """Takes the metrics of the step just dispatched, and writes those of the step before."""
+        self.flush()
+        self._pending = (step, metrics, flops)
+
+    def flush(self) -> None:
+        """Writes the metrics of the step in flight, waiting for it.
+
+        Raises:
+          NonFiniteError: its loss or gradient norm is not finite and the step did not skip such updates.
+        """
+        if self._pending is None:
+            return
+        (step, metrics, flops), self._pending = self._pending, None
+        values = to_floats(jax.device_get(metrics))
+        now = time.monotonic()
+        elapsed, self._last = now - self._last, now
+        self._seconds += elapsed
+        self._total += elapsed
+        self._flops += flops
+        self.files.append("metrics.jsonl", [{"stage": self.stage, "step": step, "split": "train"} | values])
+        if not (math.isfinite(values["loss"]) and math.isfinite(values.get("grad_norm", 0.0))):
+            found = f"loss {values['loss']}, grad_norm {values.get('grad_norm')} at step {step}"
+            if "skipped" not in values:
+                raise NonFiniteError(f"{self.stage}: {found}", step)
+            self.files.log(f"{self.stage}: {found}: update skipped")
+        self._recent.append(values)
+        if (step + 1) % self.log_every == 0 or step + 1 == self.num_steps:
+            self._line(step)
+
+    def resume_clock(self) -> None:
+        """Call when training goes on after something else took time."""
+        self._last = time.monotonic()
+
+    def _line(self, step: int) -> None:
+        means = {k: math.fsum(r[k] for r in self._recent) / len(self._recent) for k in self._recent[0]}
+        rates = {
+            "tokens_per_second": means["num_tokens"] * len(self._recent) / self._seconds,
+            "mfu": self._flops / self._seconds / self.peak,
+        }
+        row = {"stage": self.stage, "step": step, "split": "throughput"}
+        self.files.append("metrics.jsonl", [row | rates])
+        self.files.points(self.stage, "train", step, means | rates)
+        left = self._total / (step + 1 - self.first) * (self.num_steps - step - 1)
+        self.files.log(_text(self.stage, step + 1, self.num_steps, means | rates, left))
+        self._recent, self._flops, self._seconds = [], 0.0, 0.0
+
+
+def _duration(seconds: float) -> str:
+    hours, rest = divmod(int(seconds + 0.5), 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
+
+
+def _text(stage: str, done: int, num_steps: int, values: dict[str, float], seconds_left: float) -> str:
+    """`dpo  120/400 30%  loss 0.6123  ...  5.2k tok/s  mfu 31%  eta 0:42`."""
+    shown = "  ".join(f"{name} {values[name]:.4g}" for name in SHOWN if name in values)
+    rate = values["tokens_per_second"]
+    speed = f"{rate / 1000:.1f}k tok/s" if rate >= 1000 else f"{rate:.0f} tok/s"
+    return (
+        f"{stage}  {done:>{len(str(num_steps))}}/{num_steps} {done / num_steps:4.0%}  {shown}  {speed}  "
+        f"mfu {values['mfu']:.0%}  eta {_duration(seconds_left)}"
+    )

@@ -1,0 +1,50 @@
+"""experiment.json: the complete configuration of a run, and the guard against mixing two runs in one folder."""
+
+import json
+import platform
+import sys
+from importlib import metadata
+
+import jax
+
+from jaxpref.config import describe, leaves
+from jaxpref.experiment import Experiment
+from jaxpref.training.writer import RunFiles
+
+__all__ = ["record_experiment"]
+
+PACKAGES = ("jaxpref", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
+
+
+def record_experiment(
+    files: RunFiles, experiment: Experiment, *, mesh: str, docstring: str, allow_changes: bool
+) -> None:
+    """Writes experiment.json.
+
+    Raises:
+      ValueError: the directory holds a run of another configuration and `allow_changes` is False.
+    """
+    description = json.loads(json.dumps(describe(experiment)))
+    path = files.directory / "experiment.json"
+    if path.exists() and not allow_changes:
+        old, new = leaves(json.loads(path.read_text())["config"]), leaves(description)
+        differing = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
+        if differing:
+            listed = ", ".join(f"{k}: {old.get(k)} -> {new.get(k)}" for k in differing[:5])
+            raise ValueError(
+                f"{files.directory} holds a run of another configuration ({listed}); choose another workdir, "
+                "or pass --allow-changes to go on from its checkpoints"
+            )
+    versions = {name: metadata.version(name) for name in PACKAGES}
+    files.write_json(
+        "experiment.json",
+        {
+            "name": experiment.name,
+            "docstring": docstring,
+            "arxiv": list(experiment.arxiv),
+            "config": description,
+            "versions": versions | {"python": platform.python_version()},
+            "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}, mesh {mesh}",
+            "command": " ".join(sys.argv),
+        },
+    )
