@@ -41,7 +41,7 @@ def smollm2_gguf_path() -> pathlib.Path:
 
 
 def gguf_sizes(path: str | os.PathLike[str]) -> TransformerSizes:
-    """Sizes from the metadata of the file. Raises ValueError when unreadable or not of the Llama architecture."""
+    """Sizes from the metadata of the file; ValueError when unreadable or not of the Llama architecture."""
     return _sizes(_reader(path), path)
 
 
@@ -101,17 +101,17 @@ def _reader(path: str | os.PathLike[str]) -> Any:
         return package.GGUFReader(path)
     except Exception as error:  # the reader raises whatever its parsing stumbles on
         raise ValueError(
-            f"{path}: unreadable GGUF file, probably truncated ({type(error).__name__}: {error}); fetch it again"
+            f"{path}: unreadable GGUF file, probably truncated ({type(error).__name__}: {error}); "
+            "fetch it again"
         ) from error
 
 
 def _dequantised(tensor: Any, path: object) -> np.ndarray:
+    kind = tensor.tensor_type
     try:
-        return _package().quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32, copy=False)
+        return _package().quants.dequantize(tensor.data, kind).astype(np.float32, copy=False)
     except (NotImplementedError, ValueError) as error:
-        raise ValueError(
-            f"{path}: cannot dequantise {tensor.name} of type {tensor.tensor_type.name}"
-        ) from error
+        raise ValueError(f"{path}: cannot dequantise {tensor.name} of type {kind.name}") from error
 
 
 def _sizes(reader: Any, path: object) -> TransformerSizes:
@@ -126,29 +126,24 @@ def _sizes(reader: Any, path: object) -> TransformerSizes:
             raise ValueError(f"{path}: metadata llama.{key} is missing; the file is incomplete")
         return default if entry is None else entry.contents()
 
-    if "llama.rope.scaling.type" in reader.fields or any(
-        t.name == "rope_freqs.weight" for t in reader.tensors
-    ):
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    if "llama.rope.scaling.type" in reader.fields or "rope_freqs.weight" in tensors:
         raise ValueError(f"{path}: scaled rotary frequencies in GGUF files are not supported")
-    names = {tensor.name for tensor in reader.tensors}
     heads, embed = int(field("attention.head_count")), int(field("embedding_length"))
     head_dim = int(field("attention.key_length", embed // heads))
     if int(field("rope.dimension_count", head_dim)) != head_dim:
         raise ValueError(f"{path}: rotates only part of each head, which no Llama does")
-    embedding = next((t for t in reader.tensors if t.name == "token_embd.weight"), None)
-    if embedding is None:
-        raise ValueError(
-            f"{path}: tensor token_embd.weight is missing; the file is incomplete, fetch it again"
-        )
+    if "token_embd.weight" not in tensors:
+        raise ValueError(f"{path}: tensor token_embd.weight is missing; the file is incomplete")
     return TransformerSizes(
-        vocab=int(embedding.shape[-1]),  # GGUF lists the fastest axis first
+        vocab=int(tensors["token_embd.weight"].shape[-1]),  # GGUF lists the fastest axis first
         embed=embed,
         layers=int(field("block_count")),
         heads=heads,
         kv_heads=int(field("attention.head_count_kv", heads)),
         head_dim=head_dim,
         mlp=int(field("feed_forward_length")),
-        tied="output.weight" not in names,
+        tied="output.weight" not in tensors,
         norm_eps=float(field("attention.layer_norm_rms_epsilon")),
         rope_base=float(field("rope.freq_base", 10_000.0)),
         # The converter to GGUF permutes query and key rows of Llamas so that neighbours rotate together.

@@ -24,7 +24,7 @@ def llama2c_sizes(path: str | os.PathLike[str]) -> TransformerSizes:
 
 
 def llama2c_weights(path: str | os.PathLike[str]) -> Params:
-    """The file as a params tree of float32 numpy arrays. Raises ValueError when truncated or of another format."""
+    """The file as a params tree of float32 numpy arrays; ValueError when truncated or of another format."""
     sizes, length = _header(path)
     floats = np.fromfile(path, np.float32, offset=4 * _HEADER)
     half = sizes.head_dim // 2

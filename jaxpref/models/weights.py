@@ -23,7 +23,7 @@ def parameter_count(sizes: TransformerSizes) -> int:
 
 
 def check_shapes(params: Params, sizes: TransformerSizes, source: object) -> None:
-    """Raises ValueError naming the first array that is missing, unexpected or of another shape than `sizes`."""
+    """Raises ValueError naming the first array that is missing, unexpected or misshapen for `sizes`."""
 
     def flat(tree: Any) -> dict[str, tuple[int, ...]]:
         leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
