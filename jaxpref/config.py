@@ -14,7 +14,7 @@ from typing import Any
 
 from jaxpref.experiment import Experiment
 
-__all__ = ["describe", "leaves", "load", "load_sweep", "override"]
+__all__ = ["describe", "docstring", "leaves", "load", "load_sweep", "override"]
 
 
 def _module(path: str | pathlib.Path) -> types.ModuleType:
@@ -244,3 +244,9 @@ def leaves(description: Any, prefix: str = "") -> dict[str, Any]:
     for key, value in items:
         out |= leaves(value, f"{prefix}{key}.")
     return out
+
+
+def docstring(path: str) -> str:
+    """The module docstring of an experiment file."""
+    file = pathlib.Path(path.partition(":")[0])
+    return ast.get_docstring(ast.parse(file.read_text())) or ""

@@ -94,7 +94,7 @@ def check_prompts(prompts: Prompts | Completions, vocab_size: int | None = None)
 
 
 def _check_range(name: str, tokens: np.ndarray, vocab_size: int | None) -> None:
-    if vocab_size is not None and tokens.size and not (0 <= tokens.min() and tokens.max() < vocab_size):
+    if vocab_size is not None and tokens.size and (tokens.min() < 0 or tokens.max() >= vocab_size):
         raise ValueError(
             f"{name}: ids span [{tokens.min()}, {tokens.max()}] but the model has a vocabulary of "
             f"{vocab_size}; the records were made with another tokenizer"
@@ -109,14 +109,18 @@ def check_completions(batch: Completions, vocab_size: int | None = None) -> None
     tokens, mask = np.asarray(batch.response_tokens), np.asarray(batch.response_mask)
     (b, k, _), p = tokens.shape, np.shape(batch.prompt_tokens)[1]
     if tokens.shape != mask.shape:
-        raise ValueError(f"response_mask: expected the shape of response_tokens {tokens.shape}, got {mask.shape}")
+        raise ValueError(
+            f"response_mask: expected the shape of response_tokens {tokens.shape}, got {mask.shape}"
+        )
     if np.shape(batch.prompt_tokens)[0] != b:
         raise ValueError(f"response_tokens: {b} rows for {np.shape(batch.prompt_tokens)[0]} prompts")
-    unprompted = mask[:, :, :1].any((1, 2)) & ~np.asarray(batch.prompt_mask).any(-1) if p else mask[:, :, 0].any(-1)
+    unprompted = (
+        mask[:, :, :1].any((1, 2)) & ~np.asarray(batch.prompt_mask).any(-1) if p else mask[:, :, 0].any(-1)
+    )
     if unprompted.any():
         raise ValueError(
-            f"response_mask: row {np.flatnonzero(unprompted)[0]} has an empty prompt and scores the first response "
-            "token, which nothing predicts; give a prompt (BOS will do) or mask position 0"
+            f"response_mask: row {np.flatnonzero(unprompted)[0]} has an empty prompt and scores the first "
+            "response token, which nothing predicts; give a prompt (BOS will do) or mask position 0"
         )
     _check_range("response_tokens", tokens, vocab_size)
     for name, shape in (("reference_logps", (b, k)), ("preferences", (b, k, k))):
@@ -131,5 +135,9 @@ def check_completions(batch: Completions, vocab_size: int | None = None) -> None
             raise ValueError(f"{name}: row {row} is not finite; recompute the column")
     if batch.preferences is not None:
         pref = np.asarray(batch.preferences)
-        if (pref < 0).any() or (pref > 1).any() or np.abs(pref + pref.swapaxes(1, 2) - 1).max(initial=0) > 1e-3:
+        if (
+            (pref < 0).any()
+            or (pref > 1).any()
+            or np.abs(pref + pref.swapaxes(1, 2) - 1).max(initial=0) > 1e-3
+        ):
             raise ValueError("preferences: expected probabilities with P(i beats j) + P(j beats i) = 1")

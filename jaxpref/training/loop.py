@@ -1,5 +1,6 @@
 """The host loop of one stage. Every algorithm runs through here."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -10,10 +11,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxpref.algorithms import Algorithm
 from jaxpref.data.loader import Loader
 from jaxpref.experiment import Stage
-from jaxpref.metrics import merge, to_floats
 from jaxpref.training import sharding
 from jaxpref.training.checkpoint import Checkpoints
-from jaxpref.training.evaluation import evaluate_stage
+from jaxpref.training.evaluation import evaluate_stage, held_out_loader, held_out_pass
 from jaxpref.training.peak import matmul_peak
 from jaxpref.training.progress import NonFiniteError, StepLog
 from jaxpref.training.setting import Setting
@@ -36,7 +36,7 @@ def run_stage(setting: Setting, stage: Stage, params: Params, checkpoints: Check
     experiment, files, mesh = setting.experiment, setting.files, setting.mesh
     sharding.check_batch_size(stage.batch_size, mesh)
     algorithm = stage.algorithm(setting.policy)
-    loader, held_out = _loaders(setting, stage)
+    loader, held_out = _loader(setting, stage), held_out_loader(setting, stage)
     start = checkpoints.latest or 0
     state, shardings = _state(setting, stage, algorithm, params, checkpoints, loader)
     files.forget_after(
@@ -53,12 +53,11 @@ def run_stage(setting: Setting, stage: Stage, params: Params, checkpoints: Check
         """One pass over the held-out records."""
         if held_out is None:
             return None
-        total = None
-        for batch in held_out.evaluation_batches():
-            metrics = evaluation_function(state, sharding.put_batch(batch, mesh))
-            total = metrics if total is None else merge(total, metrics)
-        values = to_floats(jax.device_get(total)) if total else {}
-        files.append("metrics.jsonl", [{"stage": stage.name, "step": step, "split": "eval"} | values])
+        values = held_out_pass(evaluation_function, state, held_out, mesh)
+        files.append(
+            "metrics.jsonl",
+            [{"stage": stage.name, "step": step, "split": "eval", "time": time.time()} | values],
+        )
         files.points(stage.name, "eval", step, values)
         shown = "  ".join(f"{k} {values[k]:.4g}" for k in ("loss", "rewards/accuracies") if k in values)
         files.log(f"{stage.name}  {step}/{stage.num_steps} held out: {shown}")
@@ -113,11 +112,10 @@ def run_stage(setting: Setting, stage: Stage, params: Params, checkpoints: Check
     return state.params, step_function._cache_size()
 
 
-def _loaders(setting: Setting, stage: Stage) -> tuple[Loader, Loader | None]:
-    """Train and held-out batches of this process; says what there is."""
+def _loader(setting: Setting, stage: Stage) -> Loader:
+    """Training batches of this process; says what there is."""
     records = stage.train()
     records.check_vocab(setting.policy.vocab_size)
-    processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
     loader = Loader(
         records,
         batch_size=stage.batch_size,
@@ -125,7 +123,8 @@ def _loaders(setting: Setting, stage: Stage) -> tuple[Loader, Loader | None]:
         prompt_buckets=stage.prompt_buckets or None,
         response_buckets=stage.response_buckets or None,
         shuffle=stage.shuffle,
-        **processes,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
     )
     drops = {k: v for k, v in dict(records.metadata.get("drops", {})).items() if v}
     setting.files.log(
@@ -133,11 +132,7 @@ def _loaders(setting: Setting, stage: Stage) -> tuple[Loader, Loader | None]:
         f"{stage.num_steps} steps of {stage.batch_size}"
         + (f"; dropped while preparing: {drops}" if drops else "")
     )
-    if stage.evaluation is None:
-        return loader, None
-    held_out = stage.evaluation()
-    held_out.check_vocab(setting.policy.vocab_size)
-    return loader, Loader(held_out, batch_size=stage.batch_size, seed=0, shuffle=False, **processes)
+    return loader
 
 
 def _state(
@@ -159,8 +154,8 @@ def _state(
     differing = {k: (saved.get(k), v) for k, v in now.items() if saved.get(k) != v}
     if differing:
         raise ValueError(
-            f"{stage.name}: the checkpoint was written with other data (saved, now): {differing}; resume with "
-            "the same data and batch settings, or start in a new workdir"
+            f"{stage.name}: the checkpoint was written with other data (saved, now): {differing}; resume "
+            "with the same data and batch settings, or start in a new workdir"
         )
     setting.files.log(f"{stage.name}: resumed at step {step}")
     return state, shardings

@@ -1,4 +1,4 @@
-"""Step metrics on their way from the device to files and to a line on stdout, with throughput and time left."""
+"""Step metrics on their way from the device to files and stdout, with throughput and time left."""
 
 import dataclasses
 import math
@@ -63,32 +63,34 @@ class StepLog:
         self._seconds += elapsed
         self._total += elapsed
         self._flops += flops
-        self.files.append("metrics.jsonl", [{"stage": self.stage, "step": step, "split": "train"} | values])
-        if not (math.isfinite(values["loss"]) and math.isfinite(values.get("grad_norm", 0.0))):
+        self._recent.append(values)
+        row = {"stage": self.stage, "step": step, "split": "train", "time": time.time()} | values
+        finite = math.isfinite(values["loss"]) and math.isfinite(values.get("grad_norm", 0.0))
+        if (step + 1) % self.log_every == 0 or step + 1 == self.num_steps or not finite:
+            row |= self._line(step)
+        self.files.append("metrics.jsonl", [row])
+        if not finite:
             found = f"loss {values['loss']}, grad_norm {values.get('grad_norm')} at step {step}"
             if "skipped" not in values:
                 raise NonFiniteError(f"{self.stage}: {found}", step)
             self.files.log(f"{self.stage}: {found}: update skipped")
-        self._recent.append(values)
-        if (step + 1) % self.log_every == 0 or step + 1 == self.num_steps:
-            self._line(step)
 
     def resume_clock(self) -> None:
         """Call when training goes on after something else took time."""
         self._last = time.monotonic()
 
-    def _line(self, step: int) -> None:
+    def _line(self, step: int) -> dict[str, float]:
+        """Reports the interval that ends with `step`; returns its throughput."""
         means = {k: math.fsum(r[k] for r in self._recent) / len(self._recent) for k in self._recent[0]}
         rates = {
             "tokens_per_second": means["num_tokens"] * len(self._recent) / self._seconds,
             "mfu": self._flops / self._seconds / self.peak,
         }
-        row = {"stage": self.stage, "step": step, "split": "throughput"}
-        self.files.append("metrics.jsonl", [row | rates])
         self.files.points(self.stage, "train", step, means | rates)
         left = self._total / (step + 1 - self.first) * (self.num_steps - step - 1)
         self.files.log(_text(self.stage, step + 1, self.num_steps, means | rates, left))
         self._recent, self._flops, self._seconds = [], 0.0, 0.0
+        return rates
 
 
 def _duration(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""experiment.json: the complete configuration of a run, and the guard against mixing two runs in one folder."""
+"""experiment.json: the complete configuration of a run, and the guard against two runs in one folder."""
 
 import json
 import platform

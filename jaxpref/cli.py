@@ -1,0 +1,132 @@
+"""The command line: `jaxpref COMMAND ... [key=value ...]`."""
+
+import argparse
+import os
+import platform
+import sys
+from collections.abc import Callable, Sequence
+
+__all__ = ["main"]
+
+OVERRIDES = """\
+key=value: a knob of the file's experiment(...), or a dotted path into the built experiment such as
+stages.dpo.algorithm.loss.beta=0.3 (`jaxpref describe FILE` lists them all); an unknown key prints the
+valid names. workdir=DIR (default runs/<name>) is where a run keeps its files and resumes from;
+records=DIR reads data that `jaxpref prepare` wrote there."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit status. Mistakes of the user are one line on stderr, status 2."""
+    _use_huge_pages()
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    from jaxpref import commands
+    from jaxpref.training.loop import Interrupted
+    from jaxpref.training.progress import NonFiniteError
+
+    try:
+        return options.run(commands, options)
+    except Interrupted as reason:
+        print(f"jaxpref: {reason}", file=sys.stderr)
+        return 143
+    except NonFiniteError as error:
+        print(f"jaxpref: not finite: {error}", file=sys.stderr)
+        return 3
+    except (ValueError, ImportError) as error:
+        if os.environ.get("JAXPREF_TRACEBACK"):
+            raise
+        print(f"jaxpref: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("jaxpref: stopped; the last checkpoint is kept, run the same command to go on", file=sys.stderr)
+        return 130
+
+
+def _use_huge_pages() -> None:
+    """XLA on CPU takes fresh memory for every large result; with 4 KiB pages their faults cost a fifth to a
+    quarter of a step's CPU time (`jaxpref bench dpo-step`). glibc reads this only as a process starts."""
+    if (
+        sys.platform == "linux"
+        and platform.libc_ver()[0] == "glibc"
+        and "GLIBC_TUNABLES" not in os.environ
+        and os.path.basename(sys.argv[0]) == "jaxpref"
+    ):
+        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
+        os.execv(sys.executable, [sys.executable, *sys.argv])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="jaxpref", description="Preference learning in JAX: train, evaluate and report experiments."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, summary: str, run: Callable, *, file: str | None = "FILE") -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name,
+            help=summary,
+            description=summary,
+            epilog=OVERRIDES if file == "FILE" else None,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        if file == "FILE":
+            sub.add_argument("file", metavar="FILE", help="experiment file, or FILE.py:function")
+            sub.add_argument("overrides", nargs="*", metavar="key=value")
+        sub.set_defaults(run=run)
+        return sub
+
+    train = add("train", "train an experiment (again: resume it)", lambda c, o: c.train(o))
+    train.add_argument("--smoke", action="store_true", help="a few steps of a few examples: does it run")
+    train.add_argument(
+        "--allow-changes", action="store_true", help="resume although the configuration differs"
+    )
+    train.add_argument("--no-report", action="store_true", help="do not write report.html at the end")
+    sweep = add(
+        "sweep", "train the experiments of FILE.py:sweep_name, then compare them", lambda c, o: c.sweep(o)
+    )
+    sweep.add_argument("--smoke", action="store_true", help="a few steps of each")
+    prepare = add("prepare", "write tokenised records to records=DIR", lambda c, o: c.prepare(o))
+    prepare.add_argument(
+        "--reference",
+        action="store_true",
+        help="add reference log-probs of the params each stage starts from (of workdir=, or initial)",
+    )
+    evaluate = add(
+        "evaluate", "run the held-out pass and evaluators on trained params", lambda c, o: c.evaluate(o)
+    )
+    sample = add("sample", "answer a prompt with trained (or pretrained) params", lambda c, o: c.sample(o))
+    for sub in (evaluate, sample):
+        sub.add_argument("--stage", help="stage whose params are used (default: the last one trained)")
+        sub.add_argument("--step", type=int, help="checkpoint step (default: the best, or the latest)")
+    sample.add_argument("--prompt", action="append", required=True, help="prompt text; may be repeated")
+    sample.add_argument("--max-tokens", type=int, default=64, help="longest response (default 64)")
+    sample.add_argument("--num-samples", type=int, default=1, help="responses to each prompt")
+    sample.add_argument("--temperature", type=float, default=0.0, help="0 (default) is greedy")
+    sample.add_argument("--top-k", type=int)
+    sample.add_argument("--top-p", type=float)
+    sample.add_argument("--seed", type=int, default=0)
+    describe = add("describe", "print the complete configuration as JSON", lambda c, o: c.describe(o))
+    describe.add_argument(
+        "--flat", action="store_true", help="one dotted.path = value a line, as overrides take"
+    )
+
+    report = add(
+        "report", "write an HTML page and PNGs about one or several runs", lambda c, o: c.report(o), file=None
+    )
+    report.add_argument("directories", nargs="+", metavar="RUN", help="run directories")
+    report.add_argument("--out", help="page to write (default: report.html in the first run directory)")
+    tokenizer = add(
+        "tokenizer", "train a SentencePiece tokenizer on text files", lambda c, o: c.tokenizer(o), file=None
+    )
+    tokenizer.add_argument("inputs", nargs="+", metavar="TEXT", help="text files, one sentence a line")
+    tokenizer.add_argument("--out", required=True, help="model file to write, for example my.model")
+    tokenizer.add_argument("--vocab-size", type=int, default=8192)
+    bench = add("bench", "measure this machine", lambda c, o: c.bench(o), file=None)
+    bench.add_argument("name", choices=["dpo-step"], help="dpo-step: tokens/s of a small DPO step")
+    bench.add_argument("--out", help="JSON file to write the figures to")
+    bench.add_argument("--rounds", type=int, default=5)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

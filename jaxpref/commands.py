@@ -1,0 +1,209 @@
+"""What the commands do. `cli.py` parses; nothing here knows argparse but the names of its options."""
+
+import dataclasses
+import importlib
+import json
+import pathlib
+import re
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpref import config
+from jaxpref.experiment import Experiment, smoke
+from jaxpref.training import distributed, sharding
+from jaxpref.training.evaluation import evaluations, held_out_loader, held_out_pass, summary
+from jaxpref.training.prepared import prepare_experiment, with_prepared
+from jaxpref.training.run import setting_of, trained_params
+from jaxpref.training.run import train as run_training
+from jaxpref.training.step import compiled_evaluation
+from jaxpref.types import Prompts
+
+Options = Any
+
+
+def _split(options: Options, *names: str) -> tuple[dict[str, str], list[str]]:
+    """`workdir=` and `records=` belong to the command, the rest to the experiment."""
+    own, rest = {}, []
+    for assignment in options.overrides:
+        key, equals, value = assignment.partition("=")
+        if equals and key in (*names, "workdir"):
+            own[key] = value
+        else:
+            rest.append(assignment)
+    return own, rest
+
+
+def _load(options: Options, *names: str) -> tuple[Experiment, pathlib.Path, dict[str, str]]:
+    own, rest = _split(options, "records", *names)
+    experiment = config.load(options.file, rest)
+    if getattr(options, "smoke", False):
+        experiment = smoke(experiment)
+    suffix = "-smoke" if getattr(options, "smoke", False) else ""
+    return experiment, pathlib.Path(own.get("workdir", f"runs/{experiment.name}{suffix}")), own
+
+
+def train(options: Options) -> int:
+    distributed.initialize()
+    experiment, workdir, own = _load(options)
+    if "records" in own:
+        experiment = with_prepared(experiment, own["records"])
+    _train(experiment, workdir, options)
+    return 0
+
+
+def _report(directories: list[pathlib.Path], page: pathlib.Path) -> pathlib.Path:
+    from jaxpref.report import write_report  # matplotlib takes a second to import
+
+    return write_report(directories, page)
+
+
+def _train(experiment: Experiment, workdir: pathlib.Path, options: Options) -> None:
+    allow = getattr(options, "allow_changes", False) or options.smoke
+    run_training(experiment, workdir, allow_changes=allow, docstring=config.docstring(options.file))
+    if jax.process_index() == 0 and not getattr(options, "no_report", False):
+        print(f"report: {_report([workdir], workdir / 'report.html')}")
+
+
+def sweep(options: Options) -> int:
+    distributed.initialize()
+    own, rest = _split(options, "records")
+    experiments = config.load_sweep(options.file, rest)
+    root = pathlib.Path(own.get("workdir", f"runs/{experiments[0].name}-sweep"))
+    directories = []
+    for index, (experiment, label) in enumerate(zip(experiments, _labels(experiments), strict=True)):
+        print(f"sweep {index + 1}/{len(experiments)}: {label}", flush=True)
+        experiment = smoke(experiment) if options.smoke else experiment
+        if "records" in own:
+            experiment = with_prepared(experiment, own["records"])
+        directories.append(root / f"{index}-{label}")
+        _train(experiment, directories[-1], options)
+    if jax.process_index() == 0:
+        print(f"comparison: {_report(directories, root / 'report.html')}")
+    return 0
+
+
+def _labels(experiments: list[Experiment]) -> list[str]:
+    """Folder names that say what differs: the last part of each differing path and its value."""
+    flat = [config.leaves(config.describe(e)) for e in experiments]
+    keys = sorted({k for f in flat for k in f})
+    differing = [k for k in keys if len({json.dumps(f.get(k)) for f in flat}) > 1]
+    # A knob moves several leaves together: one of each name and set of values is enough.
+    seen: dict[tuple[str, ...], str] = {}
+    for key in differing:
+        seen.setdefault(tuple(json.dumps(f.get(key)) for f in flat), key)
+    labels = ["_".join(f"{k.rsplit('.', 1)[-1]}-{f.get(k)}" for k in seen.values()) for f in flat]
+    return [re.sub(r"[^\w.=+-]+", "-", label)[:80] or "run" for label in labels]
+
+
+def prepare(options: Options) -> int:
+    experiment, workdir, own = _load(options)
+    if "records" not in own:
+        raise ValueError("say where to write: records=DIR")
+    prepare_experiment(experiment, own["records"], reference_workdir=workdir if options.reference else None)
+    print(f"train with: jaxpref train {options.file} records={own['records']} (and the same overrides)")
+    if options.reference:
+        print("use the reference column with stages.<name>.algorithm.reference=batch")
+    return 0
+
+
+def evaluate(options: Options) -> int:
+    distributed.initialize()
+    experiment, workdir, own = _load(options)
+    if "records" in own:
+        experiment = with_prepared(experiment, own["records"])
+    setting = setting_of(experiment, workdir)
+    stage = next((s for s in experiment.stages if s.name == options.stage), experiment.stages[-1])
+    params = trained_params(setting, stage=options.stage, step=options.step)
+    algorithm = stage.algorithm(setting.policy)
+    # A fresh state takes the params as its own reference too, unless the stage before left one.
+    index = experiment.stages.index(stage)
+    before = trained_params(setting, stage=experiment.stages[index - 1].name) if index else None
+    state = algorithm.init(params if before is None else before)
+    state = dataclasses.replace(state, params=params)
+    for evaluation in evaluations(setting, stage, stage.num_steps, algorithm, state):
+        setting.files.log(summary(evaluation))
+    loader = held_out_loader(setting, stage)
+    if loader is not None:
+        function = compiled_evaluation(algorithm, setting.mesh, seed=experiment.seed)
+        for name, value in held_out_pass(function, state, loader, setting.mesh).items():
+            setting.files.log(f"held out  {name:24s} {value:.5g}")
+    return 0
+
+
+def sample(options: Options) -> int:
+    experiment, workdir, _ = _load(options)
+    setting = setting_of(experiment, workdir)
+    params = trained_params(setting, stage=options.stage, step=options.step)
+    tokenizer, policy = setting.tokenizer, setting.policy
+    rows = [
+        [*([] if tokenizer.bos_id is None else [tokenizer.bos_id]), *tokenizer.encode(p)]
+        for p in options.prompt
+    ]
+    rows_of = sharding.batch_shards(setting.mesh)
+    padded = rows + [rows[0]] * (-len(rows) % rows_of)
+    # Lengths in powers of two, so that another prompt seldom compiles again.
+    width = max(16, 1 << (max(map(len, padded)) - 1).bit_length())
+    tokens = np.full((len(padded), width), tokenizer.pad_id, np.int32)
+    mask = np.zeros(tokens.shape, bool)
+    for i, row in enumerate(padded):
+        tokens[i, : len(row)], mask[i, : len(row)] = row, True
+    out = policy.sample(
+        params,
+        sharding.put_whole(Prompts(jnp.asarray(tokens), jnp.asarray(mask)), setting.mesh),
+        jax.random.key(options.seed),
+        num_samples=options.num_samples,
+        max_tokens=options.max_tokens,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+    )
+    answers, kept = sharding.fetch((out.completions.response_tokens, out.completions.response_mask))
+    for i, prompt in enumerate(options.prompt):
+        for j in range(options.num_samples):
+            ids = answers[i, j][kept[i, j]].tolist()
+            ids = ids[:-1] if ids and ids[-1] == tokenizer.eos_id else ids
+            answer = tokenizer.decode(ids)
+            print(f"{prompt}\033[1m{answer}\033[0m" if sys.stdout.isatty() else prompt + answer)
+    return 0
+
+
+def describe(options: Options) -> int:
+    experiment, _, _ = _load(options)
+    description = config.describe(experiment)
+    if options.flat:
+        for path, value in config.leaves(description).items():
+            print(f"{path} = {value!r}")
+    else:
+        print(json.dumps(description, indent=2))
+    return 0
+
+
+def report(options: Options) -> int:
+    directories = [pathlib.Path(d) for d in options.directories]
+    print(
+        write_report(
+            directories, pathlib.Path(options.out) if options.out else directories[0] / "report.html"
+        )
+    )
+    return 0
+
+
+def tokenizer(options: Options) -> int:
+    from jaxpref.data import train_sentencepiece
+
+    train_sentencepiece(options.inputs, options.out, options.vocab_size)
+    print(f"wrote {options.out}; use it with partial(sentencepiece_tokenizer, path={options.out!r})")
+    return 0
+
+
+def bench(options: Options) -> int:
+    module = importlib.import_module(f"jaxpref.benchmarks.{options.name.replace('-', '_')}")
+    figures = module.measure(rounds=options.rounds)
+    print(module.table(figures))
+    if options.out:
+        pathlib.Path(options.out).write_text(json.dumps(figures, indent=2) + "\n")
+    return 0

@@ -1,0 +1,119 @@
+"""A folder of prepared data sets: what `jaxpref prepare FILE records=DIR` writes and `records=DIR` reads.
+
+Each data set is stored under a hash of its complete description, so a folder can serve only the very
+configuration it was made for; nothing of the original source, nor TensorFlow, is needed to read it.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxpref.config import describe
+from jaxpref.data.loader import Loader
+from jaxpref.data.prepare import prepared
+from jaxpref.data.records import Records
+from jaxpref.experiment import Experiment, Stage
+from jaxpref.training import sharding
+from jaxpref.training.run import setting_of, trained_params
+from jaxpref.training.setting import Setting
+
+__all__ = ["prepare_experiment", "with_prepared"]
+
+Source = Callable[[], Records]
+
+
+def _folder(source: Source) -> str:
+    text = json.dumps(describe(source), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _map_sources(stage: Stage, change: Callable[[str, Source], Source]) -> Stage:
+    """The stage with `change(role, source)` in the place of each of its data sources."""
+
+    def evaluator(index: int, given: Callable[..., Any]) -> Callable[..., Any]:
+        keywords = given.keywords if isinstance(given, functools.partial) else {}
+        if "records" not in keywords:
+            return given
+        return functools.partial(given, records=change(f"evaluator {index}", keywords["records"]))
+
+    return dataclasses.replace(
+        stage,
+        train=change("train", stage.train),
+        evaluation=None if stage.evaluation is None else change("evaluation", stage.evaluation),
+        evaluators=tuple(evaluator(i, e) for i, e in enumerate(stage.evaluators)),
+    )
+
+
+def prepare_experiment(
+    experiment: Experiment,
+    directory: str | pathlib.Path,
+    *,
+    reference_workdir: str | pathlib.Path | None = None,
+    log: Callable[[str], None] = print,
+) -> None:
+    """Writes every data set of the experiment.
+
+    With `reference_workdir`, pairs also get the column `reference_logps`: the log-probs (nats) of the params
+    each stage starts from, taken from that run's checkpoints (of the stage before) or the initial weights.
+    """
+    root = pathlib.Path(directory)
+    setting = None if reference_workdir is None else setting_of(experiment, reference_workdir, log=log)
+    written: dict[str, str] = {}
+    for index, stage in enumerate(experiment.stages):
+        before = experiment.stages[index - 1].name if index else None
+
+        def write(role: str, source: Source, stage=stage, before=before) -> Source:
+            name = _folder(source)
+            if name not in written:
+                records = source()
+                if setting is not None and records.k > 1:
+                    logps = _reference_logps(setting, before, records, stage.batch_size)
+                    records = records.with_column("reference_logps", logps)
+                records.write(root / name, overwrite=True)
+                written[name] = f"{stage.name} {role}"
+                log(f"{stage.name} {role}: {len(records):,} records in {root / name}")
+            return source
+
+        _map_sources(stage, write)
+    (root / "index.json").write_text(json.dumps(written, indent=2) + "\n")
+
+
+def with_prepared(experiment: Experiment, directory: str | pathlib.Path) -> Experiment:
+    """The experiment reading all its data from `directory`.
+
+    Raises:
+      ValueError: a data set of this configuration is not there.
+    """
+    root = pathlib.Path(directory)
+
+    def replaced(role: str, source: Source) -> Source:
+        folder = root / _folder(source)
+        if not folder.is_dir():
+            raise ValueError(
+                f"{root} has no data set {folder.name} ({role}) for this configuration; run `jaxpref "
+                "prepare` with the same experiment file, overrides and records= folder"
+            )
+        return functools.partial(prepared, directory=str(folder))
+
+    stages = tuple(_map_sources(stage, replaced) for stage in experiment.stages)
+    return dataclasses.replace(experiment, stages=stages)
+
+
+def _reference_logps(setting: Setting, before: str | None, records: Records, batch_size: int) -> np.ndarray:
+    """float32 [n, k], nats, of the params that training starts from."""
+    params = trained_params(setting, stage=before)
+    score = jax.jit(lambda params, batch: setting.policy.token_logps(params, batch).sum(-1))
+    loader = Loader(records, batch_size=batch_size, seed=0, shuffle=False)
+    sharding.check_batch_size(batch_size, setting.mesh)
+    parts = [
+        sharding.fetch(score(params, sharding.put_whole(batch, setting.mesh)))
+        for batch in loader.evaluation_batches()
+    ]
+    return np.concatenate(parts)[: len(records)].astype(np.float32)
