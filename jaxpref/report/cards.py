@@ -74,7 +74,7 @@ def _change_line(before: Evaluation, after: Evaluation) -> str:
     moved = change(before, after)
     words, css = _WORDS[moved.verdict]
     limits = interval(moved.low, moved.high, sign=True)
-    return f'<p class="change {css}">{signed(moved.difference)} {limits} <span>{words}</span></p>'
+    return f'<p class="change {css}">{signed(moved.difference)} {limits}<span>{words}</span></p>'
 
 
 def _meta(where: str, after: Evaluation) -> str:
@@ -117,11 +117,15 @@ def _several(runs: Sequence[Run], key: Key) -> str:
         if after is None:
             moved, words = "not evaluated", ""
         elif before is None:
-            moved, words = f"<b>{value(after.mean)}</b>", ""
+            limits = interval(after.low, after.high)
+            moved, words = f"<b>{value(after.mean)}</b>", f'<span class="ci">{limits}</span>'
         else:
             difference = change(before, after)
             moved = f"{value(before.mean)} → <b>{value(after.mean)}</b>"
             verdict, css = _WORDS[difference.verdict]
-            words = f'<span class="change {css}">{verdict or signed(difference.difference)}</span>'
-        rows.append(f"<tr><td>{swatch}{text(run.label)}</td><td>{moved}</td><td>{words}</td></tr>")
+            short = "unclear" if difference.verdict == "unclear" else verdict
+            moves = f"{signed(difference.difference)} {short}"
+            words = f'<span class="change {css}">{moves}</span>'
+        label = f'<td title="{text(run.label)}">{swatch}{text(run.label)}</td>'
+        rows.append(f"<tr>{label}<td>{moved}</td><td>{words}</td></tr>")
     return f'<table class="rows">{"".join(rows)}</table>'

@@ -9,7 +9,7 @@ import numpy as np
 from jaxpref.report import figures
 from jaxpref.report.markup import text
 from jaxpref.report.runs import Run
-from jaxpref.report.series import curve, panels
+from jaxpref.report.series import curve, is_minor, panels
 
 __all__ = ["curves_section", "legend", "progress_section"]
 
@@ -34,22 +34,25 @@ def curves_section(runs: Sequence[Run], folder: pathlib.Path) -> str:
     colors = [(figures.color(i), run.label) for i, run in enumerate(runs)]
     html = []
     for stage, of_stage in groupby(panels(runs), key=lambda panel: panel.stage):
-        drawn = []
+        drawn: dict[bool, list[str]] = {False: [], True: []}
         for panel in of_stage:
             name = figures.slug(f"{panel.stage}_{panel.title}")
             with figures.style(name):
                 figure = figures.curves_figure(runs, panel)
                 if figure is not None:
                     svg = figures.save(figure, name, folder, colors)
-                    drawn.append(_figure(svg, f"{panel.title} in stage {stage}"))
-        if drawn:
-            html.append(
-                f'<h3>Stage {text(stage)}</h3>{legend(runs)}<div class="figures">{"".join(drawn)}</div>'
-            )
+                    drawn[is_minor(panel)].append(_figure(svg, f"{panel.title} in stage {stage}"))
+        if any(drawn.values()):
+            html.append(f"<h3>Stage {text(stage)}</h3>{legend(runs)}")
+            if len(drawn[False]) < 3:  # too few for a row of their own
+                html.append(f'<div class="figures">{"".join(drawn[False] + drawn[True])}</div>')
+            else:
+                html.append(f'<div class="figures">{"".join(drawn[False])}</div>')
+                html.append(f'<div class="figures small">{"".join(drawn[True])}</div>')
     if not html:
         return ""
     note = (
-        '<p class="note">Pale line: every training step; thick line: its exponential mean over a twentieth '
+        '<p class="note">Pale line: every training step; thick line: its centred mean over a twentieth '
         "of the curve; points: held-out data. Steps count from the start of each stage.</p>"
     )
     return note + _non_finite(runs) + "".join(html)

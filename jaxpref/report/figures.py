@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxpref.report.markup import clean
 from jaxpref.report.runs import Evaluation, Run
-from jaxpref.report.series import Panel, curve, smooth, smoothing_span, thin
+from jaxpref.report.series import Curve, Panel, curve, smooth, thin
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -76,9 +77,9 @@ def _axes(title: str) -> "tuple[Figure, Axes]":
 
     figure = Figure(figsize=_SIZE, layout="constrained")
     axes = figure.add_subplot()
-    axes.set_title(title)
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.set_title(_shortened(title, 44))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     return figure, axes
 
 
@@ -91,8 +92,11 @@ def curves_figure(runs: Sequence[Run], panel: Panel) -> "Figure | None":
             # With one run, colour is free to tell the two metrics apart.
             hue = color(run_index if len(runs) > 1 else metric_index)
             dash = _DASHES[metric_index if len(runs) > 1 else 0]
-            drawn |= _train_line(axes, run, panel.stage, metric, hue, dash)
-            drawn |= _eval_points(axes, run, panel.stage, metric, hue, dash, hollow=metric_index > 0)
+            train = _train_line(axes, run, panel.stage, metric, hue, dash)
+            # Straight lines between sparse held-out points would only blur the training curve.
+            link = "none" if train else dash
+            points = _eval_points(axes, run, panel.stage, metric, hue, link, hollow=metric_index > 0)
+            drawn = drawn or train or points
     if not drawn:
         return None
     axes.set_xlabel("step")
@@ -108,15 +112,15 @@ def _train_line(axes: "Axes", run: Run, stage: str, metric: str, hue: str, dash:
     if line is None or not np.isfinite(line.values).any():
         return False
     values = np.where(np.isfinite(line.values), line.values, np.nan)
-    span = smoothing_span(len(values))
-    raw = thin(type(line)(line.steps, values))
-    if span == 1:
+    raw = thin(Curve(line.steps, values))
+    smoothed = smooth(values)
+    if smoothed is None:
         marker = "." if len(values) < 3 else None  # a line of one point is invisible
         axes.plot(raw.steps, raw.values, color=hue, linewidth=1.3, linestyle=dash, marker=marker)
         return True
-    smoothed = thin(type(line)(line.steps, smooth(values, span)))
+    thick = thin(Curve(line.steps, smoothed))
     axes.plot(raw.steps, raw.values, color=hue, linewidth=0.5, alpha=0.3)
-    axes.plot(smoothed.steps, smoothed.values, color=hue, linewidth=1.5, linestyle=dash)
+    axes.plot(thick.steps, thick.values, color=hue, linewidth=1.5, linestyle=dash)
     return True
 
 
@@ -153,7 +157,7 @@ def _metric_legend(axes: "Axes", panel: Panel, num_runs: int) -> None:
             color=color(i) if num_runs == 1 else "#444444",
             linestyle=_DASHES[i if num_runs > 1 else 0],
             linewidth=1.5,
-            label=metric.rpartition("/")[2],
+            label=_shortened(metric.rpartition("/")[2]),
         )
         for i, metric in enumerate(panel.metrics)
     ]
@@ -168,12 +172,14 @@ def progress_figure(runs: Sequence[Run], stage: str, evaluator: str, metric: str
             (e for e in run.evaluations if (e.stage, e.evaluator, e.metric) == (stage, evaluator, metric)),
             key=lambda e: e.step,
         )
-        _with_errors(axes, points, [e.step for e in points], color(index))
+        # Side by side, or the last run's bars would hide the others'.
+        shift = (index - (len(runs) - 1) / 2) * 0.012 * max((e.step for e in points), default=0)
+        _with_errors(axes, points, [e.step + shift for e in points], color(index))
     axes.set_xlabel("step")
     return figure
 
 
-def _with_errors(axes: "Axes", points: Sequence[Evaluation], steps: Sequence[int], hue: str) -> None:
+def _with_errors(axes: "Axes", points: Sequence[Evaluation], steps: Sequence[float], hue: str) -> None:
     below = [max(e.mean - e.low, 0) if e.has_interval else np.nan for e in points]
     above = [max(e.high - e.mean, 0) if e.has_interval else np.nan for e in points]
     axes.errorbar(
@@ -204,12 +210,14 @@ def final_figure(finals: Sequence[tuple[str, Evaluation]], title: str, hues: Seq
         axes.errorbar([final.mean], [row], xerr=errors, color=hues[row], marker="o", markersize=5, capsize=3)
     axes.set_yticks(range(len(finals)), [_shortened(label) for label, _ in finals])
     axes.set_ylim(len(finals) - 0.5, -0.5)
-    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.margins(x=0.06)
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     return figure
 
 
-def _shortened(label: str) -> str:
-    return label if len(label) <= 28 else label[:27] + "…"
+def _shortened(label: str, length: int = 28) -> str:
+    label = clean(label)
+    return label if len(label) <= length else label[: length - 1] + "…"
 
 
 def save(figure: "Figure", name: str, folder: pathlib.Path, legend: Sequence[tuple[str, str]] = ()) -> str:

@@ -5,7 +5,7 @@ import math
 import re
 from typing import Any
 
-__all__ = ["interval", "signed", "text", "value"]
+__all__ = ["clean", "interval", "signed", "text", "value"]
 
 _CONTROL = {code: 0x2400 + code for code in range(32) if code not in (9, 10)} | {127: 0x2421}
 # Characters that turn the direction of what follows them could make the page lie about a sample.
@@ -13,11 +13,15 @@ _DIRECTION = re.compile("[\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 MISSING = "–"  # noqa: RUF001
 
 
+def clean(content: Any) -> str:
+    """Text that can be drawn: control characters as symbols, direction marks and lone surrogates replaced."""
+    visible = str(content).replace("\r\n", "\n").translate(_CONTROL)
+    return _DIRECTION.sub("\ufffd", visible).encode("utf-8", "replace").decode("utf-8")
+
+
 def text(content: Any) -> str:
-    """HTML-escaped; control characters as visible symbols, lone surrogates and direction marks as U+FFFD."""
-    clean = str(content).replace("\r\n", "\n").translate(_CONTROL)
-    clean = _DIRECTION.sub("\ufffd", clean).encode("utf-8", "replace").decode("utf-8")
-    return html.escape(clean, quote=True)
+    """`clean`, and escaped for HTML content and attributes."""
+    return html.escape(clean(content), quote=True)
 
 
 def value(number: float | None) -> str:

@@ -75,18 +75,18 @@ def _write_atomically(output: pathlib.Path, content: str) -> None:
 
 def _page(runs: Sequence[Run], folder: pathlib.Path) -> str:
     results = [
-        cards(runs),
+        cards(runs) or _nothing("results"),
         _titled("All evaluations" if len(runs) == 1 else "Final table", evaluation_table(runs)),
         final_figures(runs, folder),
         _titled("Over the stages", progress_section(runs, folder)),
         _titled("Held-out metrics at the last step", held_out_table(runs)),
     ]
-    intervals = (
-        '<p class="note">Square brackets: confidence intervals as the evaluators recorded them; that of a '
-    )
-    intervals += "change takes its two sides as independent, which makes it wide rather than narrow.</p>"
+    note = '<p class="note">Square brackets: confidence intervals as the evaluators recorded them; that of a '
+    note += "change takes its two sides as independent, which makes it wide rather than narrow.</p>"
+    if any(run.evaluations for run in runs):
+        results.append(note)
     sections = [
-        ("results", "Results", "".join(results) + (intervals if results[0] else "")),
+        ("results", "Results", "".join(results)),
         ("curves", "Curves", curves_section(runs, folder)),
         ("samples", "Samples", samples_section(runs)),
         ("timing", "Time and throughput", timing_section(runs)),

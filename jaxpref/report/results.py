@@ -100,7 +100,7 @@ def _table_of_several(runs: Sequence[Run]) -> str:
         known = [e for e in finals if e is not None and math.isfinite(e.mean)]
         better = known[0].better if known else ""
         best = None
-        if better in ("higher", "lower") and len(known) > 1:
+        if better in ("higher", "lower") and len({e.mean for e in known}) > 1:
             best = (max if better == "higher" else min)(known, key=lambda e: e.mean)
         cells = [text(key[1]), text(key[0]), {"higher": "↑", "lower": "↓"}.get(better, "")]
         for e in finals:

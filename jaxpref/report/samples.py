@@ -7,7 +7,7 @@ from jaxpref.report.runs import Run, Sample
 
 __all__ = ["samples_section"]
 
-_OPEN = 8  # prompts shown at once; more are folded
+_OPEN = 6  # prompts shown at once; more are folded
 _MAX = 40  # prompts in the page
 _CHARACTERS = 1_500  # of a prompt or a response
 
@@ -84,10 +84,11 @@ def _block(columns: list[Column], key: str, marks: bool) -> str:
                 f'<div class="response"><h4>{text(heading)} {_score(sample.score, marks)}</h4>'
                 f"{_passage(sample.response)}{note}</div>"
             )
-    stacked = " stacked" if len(columns) > 3 else ""
+    layout = "beside" if len(columns) <= 2 else "above" if len(columns) <= 4 else "stacked"
     return (
-        f'<article class="sample"><div class="prompt"><h4>Prompt {text(key)}</h4>{_passage(prompt)}</div>'
-        f'<div class="responses{stacked}">{"".join(cells)}</div></article>'
+        f'<article class="sample {layout}">'
+        f'<div class="prompt"><h4>Prompt {text(key)}</h4>{_passage(prompt)}</div>'
+        f'<div class="responses">{"".join(cells)}</div></article>'
     )
 
 

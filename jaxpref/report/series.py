@@ -8,10 +8,13 @@ from jaxtyping import Float, Int
 
 from jaxpref.report.runs import Run, number
 
-__all__ = ["Curve", "Panel", "curve", "panels", "smooth", "thin"]
+__all__ = ["Curve", "Panel", "curve", "panels", "is_minor", "smooth", "thin"]
 
 _NOT_METRICS = ("stage", "step", "split", "time")
 _THROUGHPUT = ("second", "utilization", "throughput", "memory", "mfu")
+_SHORT = 40  # points
+_SMOOTH_AS_LOGGED = 1e-3  # typical bend of a curve as a share of its range
+_WIDTHS = 50.0  # standard deviations of the kernel in a curve: its visible width is a twentieth
 # Pairs that are read against each other share a panel; chosen is solid, rejected dashed.
 _PAIRED = (("chosen", "rejected"),)
 
@@ -56,6 +59,11 @@ def group_of(metric: str) -> str:
     return "loss" if "loss" in metric else "optimisation"
 
 
+def is_minor(panel: Panel) -> bool:
+    """True for what shows that training is healthy, not what it achieved: drawn smaller, at the end."""
+    return panel.group in ("optimisation", "throughput", "diag")
+
+
 def panels(runs: Sequence[Run]) -> list[Panel]:
     """All panels of all runs: stages in order, then groups, then metrics."""
     stages = list(dict.fromkeys(stage for run in runs for stage in run.stages))
@@ -86,29 +94,36 @@ _GROUPS = ("loss", "rewards", "logps", "objective", "optimisation", "throughput"
 _FIRST = ("loss", "rewards/accuracies", "rewards/margins")
 
 
-def _order(panel: Panel) -> tuple[int, str, int, str]:
+def _order(panel: Panel) -> tuple[bool, int, str, int, str]:
     # Group names outside the list (diag, ...) come after the known ones, in alphabetical order.
     group = _GROUPS.index(panel.group) if panel.group in _GROUPS else len(_GROUPS)
     first = _FIRST.index(panel.title) if panel.title in _FIRST else len(_FIRST)
-    return group, panel.group, first, panel.title
+    return is_minor(panel), group, panel.group, first, panel.title
 
 
-def smooth(values: Float[np.ndarray, " n"], span: float) -> Float[np.ndarray, " n"]:
-    """Exponential moving mean over about `span` points, without the pull of a start value; skips NaN."""
-    decay = 1 - 1 / max(span, 1.0)
-    total = weight = 0.0
-    out = np.full(len(values), np.nan)
-    for index, value in enumerate(values):
-        total, weight = decay * total, decay * weight
-        if np.isfinite(value):
-            total, weight = total + value, weight + 1
-            out[index] = total / weight
-    return out
+def smooth(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"] | None:
+    """Centred Gaussian mean over about a twentieth of the curve; NaN is skipped and stays NaN.
 
+    Centred, because a trailing mean of a falling loss lies above all of its points. None for curves that need
+    none: short ones, and those that are smooth as logged (a learning rate, say).
+    """
+    finite = np.isfinite(values)
+    known = values[finite]
+    if known.size < _SHORT or np.ptp(known) == 0:
+        return None
+    roughness = np.median(np.abs(np.diff(known, n=2))) / np.ptp(known)
+    if roughness < _SMOOTH_AS_LOGGED:
+        return None
+    width = known.size / _WIDTHS
+    reach = int(4 * width)
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / width) ** 2)
 
-def smoothing_span(points: int) -> float:
-    """A twentieth of the curve; 1 (no smoothing) for curves too short to need it."""
-    return 1.0 if points < 40 else points / 20
+    def weigh(numbers: np.ndarray) -> np.ndarray:
+        return np.convolve(numbers, kernel)[reach : reach + numbers.size]
+
+    # Dividing by the weights that were really there keeps the ends and the holes unbiased by zeros.
+    totals, weights = weigh(np.where(finite, values, 0.0)), weigh(finite.astype(float))
+    return np.where(finite, totals / np.maximum(weights, 1e-30), np.nan)
 
 
 def thin(line: Curve, points: int = 800) -> Curve:
