@@ -9,6 +9,7 @@ __all__ = ["samples_section"]
 
 _OPEN = 6  # prompts shown at once; more are folded
 _MAX = 40  # prompts in the page
+_SHORT_PROMPT = 300  # characters: fits in a narrow column beside the responses
 _CHARACTERS = 1_500  # of a prompt or a response
 
 Column = tuple[str, dict[str, Sample]]  # heading, sample by id
@@ -84,10 +85,11 @@ def _block(columns: list[Column], key: str, marks: bool) -> str:
                 f'<div class="response"><h4>{text(heading)} {_score(sample.score, marks)}</h4>'
                 f"{_passage(sample.response)}{note}</div>"
             )
-    layout = "beside" if len(columns) <= 2 else "above" if len(columns) <= 4 else "stacked"
+    beside = len(columns) <= 2 and len(prompt) <= _SHORT_PROMPT
+    layout = "beside" if beside else "above" if len(columns) <= 4 else "stacked"
     return (
         f'<article class="sample {layout}">'
-        f'<div class="prompt"><h4>Prompt {text(key)}</h4>{_passage(prompt)}</div>'
+        f'<div class="prompt"><h4>Prompt {text(key)}</h4>{_passage(prompt, keep_end=True)}</div>'
         f'<div class="responses">{"".join(cells)}</div></article>'
     )
 
@@ -100,12 +102,19 @@ def _score(score: float | None, marks: bool) -> str:
     return '<span class="mark good">✓ right</span>' if score else '<span class="mark bad">✗ wrong</span>'
 
 
-def _passage(content: str) -> str:
+def _passage(content: str, keep_end: bool = False) -> str:
     if not content:
         return '<p class="empty">empty</p>'
-    rest = len(content) - _CHARACTERS
-    more = f'<span class="meta"> … {rest:,} more characters</span>' if rest > 0 else ""
-    return f'<div class="passage" dir="auto">{text(content[:_CHARACTERS])}{more}</div>'
+    shown = content.strip()
+    if not shown:
+        return f'<p class="empty">only white space, {len(content):,} characters</p>'
+    rest = len(shown) - _CHARACTERS
+    before = after = ""
+    if rest > 0 and keep_end:  # of a long dialogue, the last turns matter
+        before, shown = f'<span class="meta">{rest:,} characters before this … </span>', shown[rest:]
+    elif rest > 0:
+        shown, after = shown[:_CHARACTERS], f'<span class="meta"> … {rest:,} more characters</span>'
+    return f'<div class="passage" dir="auto">{before}{text(shown)}{after}</div>'
 
 
 def _transitions(columns: list[Column], ids: Sequence[str]) -> str:

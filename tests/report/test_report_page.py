@@ -237,6 +237,26 @@ def test_evaluations_without_intervals_make_no_claim(tmp_path):
     assert "better" not in page.text
 
 
+def test_long_and_blank_samples_say_what_was_cut(tmp_path):
+    run = write_run(tmp_path / "run", num_steps=5, brief=True)
+    sample = {"stage": "dpo", "step": 0, "evaluator": "e", "id": "1", "score": None}
+    sample |= {
+        "prompt": "first turn " + 2000 * "p" + " last turn",
+        "response": "begin " + 2000 * "r" + " end",
+    }
+    blank = sample | {"step": 5, "response": " \n"}
+    empty = sample | {"step": 5, "id": "2", "response": ""}
+    (run / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (sample, blank, empty)))
+    page = rendered(tmp_path, run)
+    assert "521 characters before this" in page.text
+    assert "last turn" in page.text
+    assert "first turn" not in page.text
+    assert "510 more characters" in page.text
+    assert "only white space, 2 characters" in page.text
+    assert "empty" in page.text
+    assert "not sampled" in page.text
+
+
 def test_nothing_is_written_for_what_is_not_a_run(tmp_path):
     run = write_run(tmp_path / "run", num_steps=5, brief=True)
     (tmp_path / "not").mkdir()
