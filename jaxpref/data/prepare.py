@@ -238,7 +238,13 @@ def _examples(name: str, split: str, num_examples: int | None, seed: int) -> Ite
         total = sum(seqio.get_mixture_or_task(part.name).num_input_examples(split) or 0 for part in parts)
     progress = _Progress(name, total)
     try:
-        for row in dataset.take(-1 if num_examples is None else num_examples).as_numpy_iterator():
+        # Leaving TensorFlow row by row costs more than the row.
+        taken = dataset.take(-1 if num_examples is None else num_examples).batch(64)
+        for row in (
+            {field: values[i] for field, values in batch.items()}
+            for batch in taken.as_numpy_iterator()
+            for i in range(len(batch["group"]))
+        ):
             lengths = row["response_lengths"]
             yield Example(
                 prompt=row["prompt_tokens"][row["prompt_mask"]],

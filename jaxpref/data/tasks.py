@@ -49,12 +49,12 @@ class Task:
 
 
 _TASKS: dict[str, Task] = {}
-_MIXTURES: dict[str, tuple[str, ...]] = {}
+_MIXTURES: dict[str, tuple[tuple[str, float], ...]] = {}
 
 
 def details(name: str) -> tuple[Task, ...]:
     """The tasks behind a task's or mixture's name; raises ValueError for one not registered here."""
-    names = _MIXTURES.get(name, (name,))
+    names = [task for task, _ in _MIXTURES[name]] if name in _MIXTURES else [name]
     unknown = [n for n in names if n not in _TASKS]
     if unknown:
         raise ValueError(
@@ -112,9 +112,7 @@ def hh_task(
     data_dir = str(cache_root() / "tfds" / source.sha256[:16])
     builder = AnthropicHH(config=subset, data_root=data_root, splits=(split,), data_dir=data_dir)
     _build(builder, download=source.path is None)
-    return _builder_task(
-        stack, builder, f"anthropic_hh/{subset}:1.0.0", split, tokenizer, encoding, source.sha256
-    )
+    return _builder_task(stack, builder, split, tokenizer, encoding)
 
 
 def jsonl_task(*, path: str, tokenizer: Tokenizer, encoding: Encoding) -> str:
@@ -125,7 +123,7 @@ def jsonl_task(*, path: str, tokenizer: Tokenizer, encoding: Encoding) -> str:
 
     builder = JsonlPairs(path=path, data_dir=str(cache_root() / "tfds" / source.sha256[:16]))
     _build(builder)
-    return _builder_task(stack, builder, "jsonl_pairs:1.0.0", "train", tokenizer, encoding, source.sha256)
+    return _builder_task(stack, builder, "train", tokenizer, encoding)
 
 
 def mixture(name: str, tasks: Sequence[str], rates: Sequence[float]) -> str:
@@ -144,9 +142,11 @@ def mixture(name: str, tasks: Sequence[str], rates: Sequence[float]) -> str:
         raise ValueError(
             f"mixture: the tasks {list(tasks)} differ in tokenizer, budget or number of responses"
         )
+    rated = tuple((task, float(rate)) for task, rate in zip(tasks, rates, strict=True))
+    if _MIXTURES.setdefault(name, rated) != rated:
+        raise ValueError(f"mixture: {name!r} is registered already, of {_MIXTURES[name]}; use another name")
     if name not in seqio.MixtureRegistry.names():
-        seqio.MixtureRegistry.add(name, [(t, float(r)) for t, r in zip(tasks, rates, strict=True)])
-    _MIXTURES[name] = tuple(tasks)
+        seqio.MixtureRegistry.add(name, list(rated))
     return name
 
 
@@ -160,17 +160,13 @@ def _build(builder: Any, *, download: bool = False) -> None:
             builder.download_and_prepare()
 
 
-def _builder_task(
-    stack: Any,
-    builder: Any,
-    tfds_name: str,
-    split: str,
-    tokenizer: Tokenizer,
-    encoding: Encoding,
-    content: str,
-) -> str:
-    key = fingerprint(content=content, tokenizer=tokenizer.fingerprint, **encoding.description())
-    kind = tfds_name.partition(":")[0].replace("/", "_").replace("-", "_")
+def _builder_task(stack: Any, builder: Any, split: str, tokenizer: Tokenizer, encoding: Encoding) -> str:
+    # The data directory's name is the checksum of the file it was built from.
+    data_dir = str(builder.data_dir)
+    key = fingerprint(data_dir=data_dir, tokenizer=tokenizer.fingerprint, **encoding.description())
+    config = f"/{builder.builder_config.name}" if builder.builder_config else ""
+    tfds_name = f"{builder.name}{config}:{builder.version}"
+    kind = f"{builder.name}{config}".replace("/", "_").replace("-", "_")
     return register(
         f"{kind}_{split}_{key[:12]}",
         stack.seqio.TfdsDataSource(
