@@ -38,10 +38,10 @@ def timing_section(runs: Sequence[Run]) -> str:
                 [
                     *label,
                     text(stage),
-                    f"{max(r['step'] for r in train):,}",
+                    f"{len(train):,}",
                     took,
                     _spread(run, stage, "tokens_per_second"),
-                    _spread(run, stage, "model_flops_utilization"),
+                    _spread(run, stage, "mfu"),
                 ]
             )
     if not rows:

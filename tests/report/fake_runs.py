@@ -130,7 +130,7 @@ def _metrics(random: np.random.Generator, num_steps: int, beta: float) -> list[d
                     row["learning_rate"] = 3e-4 * min(1.0, step / 20) * (1 - 0.9 * progress)
                     row["num_tokens"] = 4096 + int(random.integers(-100, 100))
                     row["tokens_per_second"] = (20_000 if step > 1 else 900) + noise(500)
-                    row["model_flops_utilization"] = 0.31 + noise(0.01)
+                    row["mfu"] = 0.31 + noise(0.01)
                 rows.append(row)
     return rows
 

@@ -101,7 +101,7 @@ def test_panels_pair_chosen_with_rejected_and_put_health_last(tmp_path):
         "learning_rate",
         "num_tokens",
         "tokens_per_second",
-        "model_flops_utilization",
+        "mfu",
     }
 
 
