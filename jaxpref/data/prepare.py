@@ -90,6 +90,8 @@ def hh_pairs(
     split: str = "test",
     truncate_prompt: Literal["start", "end", "drop"] = "start",
     truncate_response: Literal["end", "drop"] = "end",
+    add_bos: bool = True,
+    add_eos: bool = True,
     template: Template | None = None,
 ) -> Records:
     """Anthropic HH pairs (arXiv:2204.05862), chosen first; rows are grouped by their first human turn.
@@ -97,7 +99,9 @@ def hh_pairs(
     `data_root=None` downloads the public files; otherwise see `sources.hh_source`, also for the errors.
     Lengths in tokens, see `boundary.encode_example`; `template=None` keeps HH's own form.
     """
-    encoding = Encoding(prompt_length, response_length, truncate_prompt, truncate_response, template=template)
+    encoding = Encoding(
+        prompt_length, response_length, truncate_prompt, truncate_response, add_bos, add_eos, template
+    )
     sources = [hh_source(data_root, subset, split) for subset in subsets]
     loaded = tokenizer()
 

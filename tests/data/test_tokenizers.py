@@ -211,6 +211,10 @@ class TestHuggingFace:
         assert tokenizer.fingerprint != hf_tokenizer(str(folder)).fingerprint
         with pytest.raises(ValueError, match="'<end>' is not in the vocabulary"):
             hf_tokenizer(str(folder), eos_token="<end>")
+        config = json.loads((folder / "tokenizer_config.json").read_text())
+        (folder / "tokenizer_config.json").write_text(json.dumps({**config, "add_bos_token": False}))
+        assert hf_tokenizer(str(folder)).bos_id is None
+        assert hf_tokenizer(str(folder), bos_token="<|im_start|>").bos_id == 1
         (folder / "tokenizer_config.json").unlink()
         with pytest.raises(ValueError, match="pass eos_token"):
             hf_tokenizer(str(folder))
@@ -232,7 +236,7 @@ class TestGguf:
     def write(self, tmp_path):
         gguf = pytest.importorskip("gguf")
 
-        def write(pre="smollm", model="gpt2"):
+        def write(pre="smollm", model="gpt2", add_bos=None):
             tokens, merges = _byte_level_parts()
             writer = gguf.GGUFWriter(str(tmp_path / "model.gguf"), "llama")
             writer.add_tokenizer_model(model)
@@ -242,6 +246,8 @@ class TestGguf:
             writer.add_token_merges([f"{a} {b}" for a, b in merges])
             writer.add_bos_token_id(1)
             writer.add_eos_token_id(2)
+            if add_bos is not None:
+                writer.add_add_bos_token(add_bos)
             writer.write_header_to_file()
             writer.write_kv_data_to_file()
             writer.write_tensors_to_file()
@@ -258,6 +264,10 @@ class TestGguf:
         assert [tokens[i] for i in ids] == ["<|im_start|>", "hello", "Ġhello", "Ġ", "1", "2"]
         assert tokenizer.decode(ids) == "hello hello 12"
         assert (tokenizer.vocab_size, tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id) == (265, 1, 2, 2)
+
+    def test_a_file_can_refuse_bos(self, write):
+        assert gguf_tokenizer(write(add_bos=False)).bos_id is None
+        assert gguf_tokenizer(write(add_bos=True)).bos_id == 1
 
     def test_plain_gpt2_keeps_digits_together(self, write):
         tokenizer = gguf_tokenizer(write(pre="gpt-2"))

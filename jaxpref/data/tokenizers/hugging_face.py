@@ -43,7 +43,7 @@ def hf_tokenizer(
     """Loads a `tokenizer.json`, or the directory of a Hugging Face checkpoint that holds one.
 
     Which tokens are BOS, EOS and padding is not in that file: it is read from `tokenizer_config.json`
-    beside it unless given here. Padding falls back to EOS, which is safe because masks come from lengths.
+    beside it unless given here; where that says `add_bos_token: false` there is no BOS. Padding falls back to EOS, which is safe because masks come from lengths.
     Raises ValueError where there is no EOS or a named token is not in the vocabulary.
     """
     library = _library()
@@ -71,6 +71,8 @@ def hf_tokenizer(
         identifier(name, given)
         for name, given in (("bos_token", bos_token), ("eos_token", eos_token), ("pad_token", pad_token))
     )
+    if config.get("add_bos_token") is False and bos_token is None:
+        bos = None
     if eos is None:
         raise ValueError(f"hf_tokenizer: {file} does not say which token is EOS; pass eos_token='...'")
     # A file may switch on truncation or padding, which would cut or fill texts behind our back.
@@ -89,7 +91,9 @@ def gguf_tokenizer(path: str) -> Tokenizer:
     """The byte-level BPE tokenizer stored in a GGUF file's metadata (`tokenizer.ggml.*`).
 
     Pre-tokenizations: `gpt-2` (GPT-2's split), `smollm` (digits one by one, then GPT-2's split). Control
-    tokens such as `<|im_start|>` are recognised in text and left out by `decode`. Raises ValueError for
+    tokens such as `<|im_start|>` are recognised in text and left out by `decode`. A file that says
+    `add_bos_token: false` has no BOS here, even if it names one: SmolLM2's is `<|im_start|>`, which would then
+    come twice in a chat. Raises ValueError for
     another tokenizer model or pre-tokenization.
     """
     library = _library()
@@ -128,6 +132,7 @@ def gguf_tokenizer(path: str) -> Tokenizer:
     control = gguf.TokenType.CONTROL
     tokenizer.add_special_tokens([t for t, kind in zip(tokens, kinds, strict=True) if kind == control])
     bos, eos, pad = value("bos_token_id"), value("eos_token_id"), value("padding_token_id")
+    bos = None if value("add_bos_token") is False else bos
     if eos is None:
         raise ValueError(f"gguf_tokenizer: {path} does not say which token is EOS")
     return _Wrapped(
