@@ -43,8 +43,9 @@ def hf_tokenizer(
     """Loads a `tokenizer.json`, or the directory of a Hugging Face checkpoint that holds one.
 
     Which tokens are BOS, EOS and padding is not in that file: it is read from `tokenizer_config.json`
-    beside it unless given here; where that says `add_bos_token: false` there is no BOS. Padding falls back to EOS, which is safe because masks come from lengths.
-    Raises ValueError where there is no EOS or a named token is not in the vocabulary.
+    beside it unless given here; where that says `add_bos_token: false` there is no BOS. Padding falls back
+    to EOS, which is safe because masks come from lengths. Raises ValueError where there is no EOS or a named
+    token is not in the vocabulary.
     """
     library = _library()
     file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
@@ -92,9 +93,8 @@ def gguf_tokenizer(path: str) -> Tokenizer:
 
     Pre-tokenizations: `gpt-2` (GPT-2's split), `smollm` (digits one by one, then GPT-2's split). Control
     tokens such as `<|im_start|>` are recognised in text and left out by `decode`. A file that says
-    `add_bos_token: false` has no BOS here, even if it names one: SmolLM2's is `<|im_start|>`, which would then
-    come twice in a chat. Raises ValueError for
-    another tokenizer model or pre-tokenization.
+    `add_bos_token: false` has no BOS here, even if it names one: SmolLM2's is `<|im_start|>`, which would
+    then come twice in a chat. Raises ValueError for another tokenizer model or pre-tokenization.
     """
     library = _library()
     try:
