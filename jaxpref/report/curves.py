@@ -52,7 +52,7 @@ def curves_section(runs: Sequence[Run], folder: pathlib.Path) -> str:
     if not html:
         return ""
     note = (
-        '<p class="note">Pale line: every training step; thick line: its centred mean over a twentieth '
+        '<p class="note">Pale line: every training step; thick line: its local trend over a twentieth '
         "of the curve; points: held-out data. Steps count from the start of each stage.</p>"
     )
     return note + _non_finite(runs) + "".join(html)

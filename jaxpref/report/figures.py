@@ -95,7 +95,10 @@ def curves_figure(runs: Sequence[Run], panel: Panel) -> "Figure | None":
             train = _train_line(axes, run, panel.stage, metric, hue, dash)
             # Straight lines between sparse held-out points would only blur the training curve.
             link = "none" if train else dash
-            points = _eval_points(axes, run, panel.stage, metric, hue, link, hollow=metric_index > 0)
+            # Tokens in a batch and tokens in the held-out set have nothing to do with one another.
+            points = metric != "num_tokens" and _eval_points(
+                axes, run, panel.stage, metric, hue, link, hollow=metric_index > 0
+            )
             drawn = drawn or train or points
     if not drawn:
         return None

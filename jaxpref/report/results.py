@@ -128,7 +128,7 @@ def held_out_table(runs: Sequence[Run]) -> str:
     """Last logged value on held-out data of every metric, for each run and stage."""
     rows = []
     for panel in panels(runs):
-        if panel.group == "throughput":
+        if panel.group == "throughput" or panel.metrics == ("num_tokens",):
             continue
         for metric in panel.metrics:
             lines = [curve(run, panel.stage, metric, "eval") for run in runs]

@@ -102,10 +102,11 @@ def _order(panel: Panel) -> tuple[bool, int, str, int, str]:
 
 
 def smooth(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"] | None:
-    """Centred Gaussian mean over about a twentieth of the curve; NaN is skipped and stays NaN.
+    """Local linear fit with a Gaussian kernel about a twentieth of the curve wide; NaN stays NaN.
 
-    Centred, because a trailing mean of a falling loss lies above all of its points. None for curves that need
-    none: short ones, and those that are smooth as logged (a learning rate, say).
+    Centred, because a trailing mean of a falling loss lies above all of its points; linear, because a
+    centred mean does so at the steep start. None for curves that need no smoothing: short ones, and those
+    that are smooth as logged (a learning rate, say).
     """
     finite = np.isfinite(values)
     known = values[finite]
@@ -116,14 +117,18 @@ def smooth(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"] | None:
         return None
     width = known.size / _WIDTHS
     reach = int(4 * width)
-    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / width) ** 2)
+    offsets = np.arange(-reach, reach + 1)
+    kernel = np.exp(-0.5 * (offsets / width) ** 2)
+    numbers = np.where(finite, values, 0.0)
 
-    def weigh(numbers: np.ndarray) -> np.ndarray:
-        return np.convolve(numbers, kernel)[reach : reach + numbers.size]
+    def moment(of: np.ndarray, power: int) -> np.ndarray:
+        # np.convolve runs the kernel backwards, which changes the sign of odd powers.
+        return np.convolve(of, kernel * (-offsets) ** power)[reach : reach + of.size]
 
-    # Dividing by the weights that were really there keeps the ends and the holes unbiased by zeros.
-    totals, weights = weigh(np.where(finite, values, 0.0)), weigh(finite.astype(float))
-    return np.where(finite, totals / np.maximum(weights, 1e-30), np.nan)
+    weight, first, second = (moment(finite.astype(float), power) for power in range(3))
+    determinant = weight * second - first**2
+    fit = (moment(numbers, 0) * second - moment(numbers, 1) * first) / np.maximum(determinant, 1e-30)
+    return np.where(finite, fit, np.nan)
 
 
 def thin(line: Curve, points: int = 800) -> Curve:
