@@ -184,18 +184,14 @@ def describe(options: Options) -> int:
 
 def report(options: Options) -> int:
     directories = [pathlib.Path(d) for d in options.directories]
-    print(
-        write_report(
-            directories, pathlib.Path(options.out) if options.out else directories[0] / "report.html"
-        )
-    )
+    print(_report(directories, pathlib.Path(options.out or directories[0] / "report.html")))
     return 0
 
 
 def tokenizer(options: Options) -> int:
     from jaxpref.data import train_sentencepiece
 
-    train_sentencepiece(options.inputs, options.out, options.vocab_size)
+    train_sentencepiece(options.inputs, options.out, vocab_size=options.vocab_size)
     print(f"wrote {options.out}; use it with partial(sentencepiece_tokenizer, path={options.out!r})")
     return 0
 

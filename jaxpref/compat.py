@@ -1,5 +1,7 @@
 """The few places where the supported versions of jax differ (0.10.2 to the newest)."""
 
+import importlib
+
 import jax
 
 __all__ = ["enable_x64"]
@@ -9,6 +11,4 @@ def enable_x64(enabled: bool = True):
     """Context manager that turns on 64-bit types; jax moved it out of `jax.experimental`."""
     if hasattr(jax, "enable_x64"):
         return jax.enable_x64(enabled)
-    from jax.experimental import enable_x64 as context
-
-    return context(enabled)
+    return importlib.import_module("jax.experimental").enable_x64(enabled)

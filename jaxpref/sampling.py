@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxpref.policies.base import Samples
-from jaxpref.types import Completions, Params, PRNGKey, Prompts
+from jaxpref.types import Completions, Params, PRNGKey, Prompts, Samples
 
 __all__ = ["Decoder", "check_sampling", "decode", "truncated_logits"]
 

@@ -9,13 +9,13 @@ breaks `eval_shape` and `vmap`; call `check_completions` where a record enters t
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-__all__ = ["Completions", "Params", "PRNGKey", "Prompts", "check_completions", "check_prompts"]
+__all__ = ["Completions", "Params", "PRNGKey", "Prompts", "Samples", "check_completions", "check_prompts"]
 
 Params = Any  # a pytree of arrays: nested dicts, layers stacked on axis 0
 PRNGKey = Key[Array, ""]
@@ -60,6 +60,15 @@ class Completions:
     @property
     def prompts(self) -> Prompts:
         return Prompts(self.prompt_tokens, self.prompt_mask)
+
+
+class Samples(NamedTuple):
+    """Responses drawn by a policy, with its own log-probs of them (nats, 0 where masked)."""
+
+    completions: Completions  # reference_logps: the raw log-probs below, summed over the response
+    token_logps: Float[Array, "b k r"]  # of the raw softmax, as `Policy.token_logps` would give
+    # Of the distribution sampled from (temperature, top-k, top-p).
+    sampling_token_logps: Float[Array, "b k r"]
 
 
 def _check(name: str, array: Any, rank: int, kind: str) -> None:

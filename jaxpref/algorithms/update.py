@@ -58,8 +58,8 @@ def apply_gradient(
 ) -> tuple[Params, optax.OptState, Metrics]:
     """Optimizer update; adds `grad_norm` (before any clipping) and `learning_rate` where it is injected."""
     updates, opt_state = optimizer.update(gradient, opt_state, params)
-    metrics = {"grad_norm": Mean(optax.global_norm(gradient), jnp.float32(1))}
-    hyperparams = optax.tree_utils.tree_get(opt_state, "hyperparams", {})
+    metrics = {"grad_norm": Mean(optax.tree.norm(gradient), jnp.float32(1))}
+    hyperparams = optax.tree.get(opt_state, "hyperparams", {})
     if "learning_rate" in hyperparams:
         metrics["learning_rate"] = Mean(jnp.float32(hyperparams["learning_rate"]), jnp.float32(1))
     return optax.apply_updates(params, updates), opt_state, metrics

@@ -9,7 +9,7 @@ __all__ = ["as_floats", "check_same_shape"]
 
 
 def check_same_shape(arrays: Mapping[str, Array]) -> None:
-    """Raises ValueError unless all arrays share one shape: broadcasting `[1]` against `[b]` hides mistakes."""
+    """Raises ValueError unless all share one shape: broadcasting `[1]` against `[b]` hides mistakes."""
     shapes = {name: jnp.shape(array) for name, array in arrays.items()}
     if len(set(shapes.values())) > 1:
         described = ", ".join(f"{name} {shape}" for name, shape in shapes.items())

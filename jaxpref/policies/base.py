@@ -5,17 +5,9 @@ from typing import Any, NamedTuple, Protocol
 
 from jaxtyping import Array, Float
 
-from jaxpref.types import Completions, Params, PRNGKey, Prompts
+from jaxpref.types import Completions, Params, PRNGKey, Prompts, Samples
 
-__all__ = ["Policy", "Sample", "Samples"]
-
-
-class Samples(NamedTuple):
-    """Responses drawn by a policy, with its own log-probs of them (nats, 0 where masked)."""
-
-    completions: Completions  # reference_logps: the raw log-probs below, summed over the response
-    token_logps: Float[Array, "b k r"]  # of the raw softmax, as `Policy.token_logps` would give
-    sampling_token_logps: Float[Array, "b k r"]  # of the distribution sampled from (temperature, top-k, top-p)
+__all__ = ["Policy", "Sample"]
 
 
 class Sample(Protocol):

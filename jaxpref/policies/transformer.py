@@ -12,9 +12,9 @@ from jaxpref.models.decoding import decode_step, prefill
 from jaxpref.models.scoring import token_logps
 from jaxpref.models.sizes import TransformerSizes
 from jaxpref.models.transformer import Transformer
-from jaxpref.policies.base import Policy, Sample, Samples
+from jaxpref.policies.base import Policy, Sample
 from jaxpref.sampling import Decoder, check_sampling, decode
-from jaxpref.types import Completions, Params, PRNGKey, Prompts
+from jaxpref.types import Completions, Params, PRNGKey, Prompts, Samples
 
 __all__ = ["forward_flops", "transformer"]
 
@@ -25,7 +25,7 @@ def transformer(
     param_dtype: str = "float32",
     compute_dtype: str = "float32",
     remat: Literal["none", "block", "dots"] = "none",
-    unroll: int = 1,
+    unroll: int | None = None,
     eos_id: int,
     pad_id: int = 0,
 ) -> Policy:

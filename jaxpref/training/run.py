@@ -118,10 +118,10 @@ def _run_stages(setting: Setting) -> Result:
     stages = setting.experiment.stages
     for stage in stages:
         with _checkpoints(setting, stage.name) as checkpoints:
-            done = checkpoints.latest is not None and checkpoints.latest >= stage.num_steps
-            if done and stage is not stages[-1]:
-                setting.files.log(f"{stage.name}: done at step {checkpoints.latest}")
-                params = restore_params(checkpoints.directory, checkpoints.latest, _target(setting))
+            latest = checkpoints.latest
+            if latest is not None and latest >= stage.num_steps and stage is not stages[-1]:
+                setting.files.log(f"{stage.name}: done at step {latest}")
+                params = restore_params(checkpoints.directory, latest, _target(setting))
                 continue
             params = _initial_params(setting) if params is None else params
             params, compiles[stage.name] = run_stage(setting, stage, params, checkpoints)

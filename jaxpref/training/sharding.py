@@ -5,6 +5,7 @@ To add a mesh axis: a field in `experiment.MeshShape`, its name in `AXES`, and t
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -43,7 +44,7 @@ RULES = {
 }
 
 
-def make_mesh(shape: MeshShape, devices: list[jax.Device] | None = None) -> Mesh:
+def make_mesh(shape: MeshShape, devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh over all devices, or over those given.
 
     Raises:

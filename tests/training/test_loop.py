@@ -1,0 +1,178 @@
+"""The loop in this process: exactness at step 0, meshes, recompiles, bad input, nothing lost."""
+
+import dataclasses
+import errno
+import json
+import os
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from tiny import experiment
+
+from jaxpref.config import override
+from jaxpref.training import sharding
+from jaxpref.training.checkpoint import Checkpoints
+from jaxpref.training.progress import NonFiniteError
+from jaxpref.training.run import train
+
+ONE = jax.devices()[:1]
+
+
+@pytest.fixture
+def one_device(monkeypatch):
+    """The loop sees a single device, as on a laptop."""
+    make = sharding.make_mesh
+    monkeypatch.setattr(sharding, "make_mesh", lambda shape: make(shape, ONE))
+
+
+def _rows(directory, name="metrics.jsonl"):
+    return [json.loads(line) for line in (directory / name).read_text().splitlines()]
+
+
+def _quiet(text: str) -> None:
+    pass
+
+
+def test_step_zero_of_dpo_is_exactly_log_two(one_device, tmp_path):
+    train(experiment(steps=2), tmp_path, log=_quiet)
+    rows = [r for r in _rows(tmp_path) if r["stage"] == "dpo" and r["step"] == 0]
+    assert {r["split"] for r in rows} == {"train", "eval"}
+    for row in rows:
+        assert np.float32(row["loss"]) == np.float32(np.log(2))
+        assert row["rewards/chosen"] == row["rewards/rejected"] == row["rewards/margins"] == 0
+        assert row["rewards/accuracies"] == 0.5
+    evaluations = _rows(tmp_path, "evaluations.jsonl")
+    first = next(e for e in evaluations if e["evaluator"] == "held-out pairs")
+    assert first["metrics"]["reward accuracy"]["mean"] == 0.5
+    names = {(e["stage"], e["step"], e["evaluator"]) for e in evaluations}
+    assert ("sft", 0, "generation") in names
+    assert ("dpo", 2, "generation") in names
+    last = [e for e in evaluations if e["evaluator"] == "generation"][-1]
+    assert "win rate" in last["metrics"]
+
+
+def test_eight_devices_agree_with_one(monkeypatch, tmp_path):
+    kept = {"evaluators": False, "steps": 5, "learning_rate": 1e-3}
+    eight = train(experiment(**kept, data=2, fsdp=2, tensor=2), tmp_path / "eight", log=_quiet)
+    specs = jax.tree.leaves(jax.tree.map(lambda x: x.sharding.spec, eight.params))
+    assert any("tensor" in str(s) for s in specs)
+    assert any("fsdp" in str(s) for s in specs)
+    make = sharding.make_mesh
+    monkeypatch.setattr(sharding, "make_mesh", lambda shape: make(shape, ONE))
+    one = train(experiment(**kept), tmp_path / "one", log=_quiet)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), one.params, eight.params)
+    for a, b in zip(_rows(tmp_path / "one"), _rows(tmp_path / "eight"), strict=True):
+        names = [n for n in a if n not in ("time", "tokens_per_second", "mfu", "stage", "split")]
+        np.testing.assert_allclose([a[n] for n in names], [b[n] for n in names], rtol=1e-4, atol=1e-5)
+
+
+def test_one_compile_for_each_bucket_that_occurs(one_device, tmp_path):
+    result = train(experiment(steps=12, buckets=True, evaluators=False), tmp_path, log=_quiet)
+    assert result.compiles["sft"] == 1
+    assert result.compiles["dpo"] == 2, "responses fall into two buckets, and nothing compiles again"
+
+
+def test_microbatches_equal_the_full_batch_through_the_loop(one_device, tmp_path):
+    whole = train(experiment(steps=3, evaluators=False), tmp_path / "whole", log=_quiet)
+    edits = {"stages.dpo.algorithm.microbatches": "4", "stages.sft.algorithm.microbatches": "2"}
+    parts = train(override(experiment(steps=3, evaluators=False), edits), tmp_path / "parts", log=_quiet)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), whole.params, parts.params)
+
+
+def test_non_finite_stops_with_the_step_and_keeps_the_last_finite_state(one_device, tmp_path):
+    with pytest.raises(NonFiniteError, match=r"dpo: loss nan.* at step \d+") as caught:
+        train(experiment(steps=60, explode_at=0.5, evaluators=False), tmp_path, log=_quiet)
+    step = caught.value.step
+    assert step > 0
+    rows = _rows(tmp_path)
+    assert rows[-1]["step"] == step
+    assert rows[-1]["loss"] == "nan"
+    finite = Checkpoints(tmp_path / "checkpoints" / "dpo")
+    with finite:
+        assert finite.latest == step
+
+
+def test_non_finite_updates_can_be_skipped(one_device, tmp_path):
+    settings = dataclasses.replace(experiment(steps=30, explode_at=0.5, evaluators=False), non_finite="skip")
+    result = train(settings, tmp_path, log=_quiet)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(jax.device_get(result.params)))
+    assert sum(r.get("skipped", 0) for r in _rows(tmp_path)) > 0
+
+
+@pytest.mark.parametrize(
+    ("knobs", "message"),
+    [
+        ({"data": 3}, "does not fit 8 devices"),
+        ({"data": 4, "fsdp": 2, "batch_size": 12}, "batch_size=12 does not divide"),
+        ({"vocab": 10, "data": 8}, "vocabulary mismatch: the tokenizer has 19 ids"),
+    ],
+)
+def test_what_does_not_fit_is_one_clear_error(knobs, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        train(experiment(steps=2, evaluators=False, **knobs), tmp_path, log=_quiet)
+
+
+def test_another_configuration_in_the_same_workdir_is_refused(one_device, tmp_path):
+    train(experiment(steps=2, evaluators=False), tmp_path, log=_quiet)
+    with pytest.raises(
+        ValueError, match=r"another configuration .*learning_rate|another configuration .*value"
+    ):
+        train(experiment(steps=2, evaluators=False, learning_rate=0.5), tmp_path, log=_quiet)
+
+
+def test_truncated_checkpoint_is_one_clear_error_and_the_one_before_still_resumes(one_device, tmp_path):
+    settings = experiment(steps=6, evaluators=False)
+    whole = train(settings, tmp_path / "whole", log=_quiet)
+    train(settings, tmp_path / "cut", log=_quiet)
+    last = tmp_path / "cut" / "checkpoints" / "dpo" / "6"
+    for file in (last / "state").rglob("*"):
+        if file.is_file() and file.stat().st_size > 64:
+            os.truncate(file, file.stat().st_size // 2)
+    with pytest.raises(ValueError, match=r"checkpoint .*dpo/6 cannot be read .*delete that folder"):
+        train(settings, tmp_path / "cut", log=_quiet)
+    shutil.rmtree(last)
+    again = train(settings, tmp_path / "cut", log=_quiet)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(whole.params), jax.device_get(again.params))
+
+
+def test_full_disk_while_saving_is_one_clear_error_and_loses_nothing(one_device, tmp_path, monkeypatch):
+    settings = experiment(steps=6, evaluators=False)
+    save = Checkpoints.__init__.__globals__["ocp"].CheckpointManager.save
+
+    def full(self, step, *args, **kwargs):
+        if step >= 4 and "dpo" in str(self.directory):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return save(self, step, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("orbax.checkpoint.CheckpointManager.save", full)
+        with pytest.raises(ValueError, match=r"No space left on device.*resumes from step 2"):
+            train(settings, tmp_path / "full", log=_quiet)
+    resumed = train(settings, tmp_path / "full", log=_quiet)
+    whole = train(settings, tmp_path / "whole", log=_quiet)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(whole.params), jax.device_get(resumed.params))
+
+
+def test_resume_with_other_data_is_refused(one_device, tmp_path):
+    train(experiment(steps=4, evaluators=False), tmp_path, log=_quiet)
+    shutil.rmtree(tmp_path / "checkpoints" / "dpo" / "4")
+    changed = override(experiment(steps=4, evaluators=False), {"stages.dpo.train.num_examples": "65"})
+    with pytest.raises(ValueError, match=r"written with other data .*rows"):
+        train(changed, tmp_path, allow_changes=True, log=_quiet)
+
+
+def test_best_checkpoint_by_metric_is_kept(one_device, tmp_path):
+    settings = override(
+        dataclasses.replace(experiment(steps=8, evaluators=False), best_metric="rewards/accuracies"),
+        {"keep_checkpoints": "1"},
+    )
+    settings = dataclasses.replace(settings, stages=settings.stages[1:])
+    train(settings, tmp_path, log=_quiet)
+    evaluated = {r["step"]: r["rewards/accuracies"] for r in _rows(tmp_path) if r["split"] == "eval"}
+    saved = sorted(int(p.name) for p in (tmp_path / "checkpoints" / "dpo").iterdir() if p.name.isdigit())
+    best = max(evaluated[s] for s in evaluated if s and s % 2 == 0)
+    assert saved[-1] == 8
+    assert any(evaluated.get(s) == best for s in saved)
+    assert len(saved) <= 2

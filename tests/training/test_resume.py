@@ -1,0 +1,87 @@
+"""A run that is killed and started again ends bit for bit where an undisturbed one ends."""
+
+import json
+import pathlib
+import signal
+import time
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from launch import TINY, run, start
+
+IGNORED = {"time", "tokens_per_second", "mfu"}
+
+
+def _rows(workdir: pathlib.Path, name: str) -> list[dict]:
+    rows = [json.loads(line) for line in (workdir / name).read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k not in IGNORED} for row in rows]
+
+
+def _state(workdir: pathlib.Path, stage: str, step: int):
+    with ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore(workdir.absolute() / "checkpoints" / stage / str(step) / "state")
+
+
+def _assert_same(first: pathlib.Path, second: pathlib.Path, steps: int) -> None:
+    for name in ("metrics.jsonl", "evaluations.jsonl", "samples.jsonl"):
+        assert _rows(first, name) == _rows(second, name), name
+    for stage in ("sft", "dpo"):
+        a, b = _state(first, stage, steps), _state(second, stage, steps)
+        assert jax.tree.structure(a) == jax.tree.structure(b)
+        jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def _wait_for(workdir: pathlib.Path, process, stage: str, step: int) -> None:
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            pytest.fail(f"ended too early:\n{process.stdout.read()}")
+        path = workdir / "metrics.jsonl"
+        if path.exists() and any(
+            row["stage"] == stage and row["step"] >= step
+            for row in map(json.loads, path.read_text().splitlines()[:-1])
+        ):
+            return
+        time.sleep(0.02)
+    pytest.fail(f"{stage} step {step} never came")
+
+
+@pytest.mark.slow
+def test_sigkill_and_resume_is_bit_equal(tmp_path):
+    steps = "steps=400"
+    common = ["train", TINY, steps, "checkpoint_every=25", "--no-report"]
+    run(*common, f"workdir={tmp_path / 'whole'}")
+    for stage in ("sft", "dpo"):
+        process = start(*common, f"workdir={tmp_path / 'killed'}")
+        _wait_for(tmp_path / "killed", process, stage, 130)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    output = run(*common, f"workdir={tmp_path / 'killed'}")
+    assert "dpo: resumed at step" in output
+    _assert_same(tmp_path / "whole", tmp_path / "killed", 400)
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_resume_is_bit_equal(tmp_path):
+    common = ["train", TINY, "steps=300", "checkpoint_every=1000", "--no-report"]
+    run(*common, f"workdir={tmp_path / 'whole'}")
+    process = start(*common, f"workdir={tmp_path / 'stopped'}")
+    _wait_for(tmp_path / "stopped", process, "dpo", 40)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 143, output
+    assert "interrupted and saved at step" in output
+    output = run(*common, f"workdir={tmp_path / 'stopped'}")
+    assert "dpo: resumed at step" in output
+    _assert_same(tmp_path / "whole", tmp_path / "stopped", 300)
+
+
+def test_a_finished_run_started_again_changes_nothing(tmp_path):
+    common = ["train", TINY, "steps=4", "evaluators=False", "--no-report", f"workdir={tmp_path}"]
+    run(*common)
+    before = _rows(tmp_path, "metrics.jsonl")
+    output = run(*common)
+    assert "sft: done at step 4" in output
+    assert _rows(tmp_path, "metrics.jsonl") == before
