@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,8 @@ from jaxpref.models.transformer import Transformer
 from jaxpref.policies.transformer import forward_flops
 from jaxpref.types import Completions
 
+_score = jax.jit(token_logps, static_argnums=0)
+
 
 @functools.partial(jax.jit, static_argnums=0)
 def _score_and_gradient(model, params, batch, weights):
@@ -29,7 +32,7 @@ def _score_and_gradient(model, params, batch, weights):
     return sums, gradient
 
 
-@pytest.mark.parametrize("name", ["smollm2", "gemma2", "gemma3", "pythia"])
+@pytest.mark.parametrize("name", ["smollm2", "gemma2", "pythia"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-10), ("float32", 1e-5)])
 def test_shared_equals_unshared(name, dtype, tolerance):
     sizes = FAMILIES[name]
@@ -83,13 +86,12 @@ def test_never_a_full_logits_array():
     sizes = dataclasses.replace(FAMILIES["smollm2"], vocab=997)
     batch = ragged_batch(b=2, k=2, p=6, r=7, vocab=997)
     params = random_params(sizes)
-    text = str(jax.make_jaxpr(jax.grad(lambda p: token_logps(Transformer(sizes), p, batch).sum()))(params))
-    logits = [line for line in text.splitlines() if "997]" in line.split("=")[0]]
-    assert any("f32[28,997]" in line for line in logits)  # b * k * r rows meet the vocabulary
-    assert not any(f"[{rows},997]" in text for rows in (2 * 2 * 13, 2 * (6 + 2 * 7)))
-    assert ",997]" not in text.replace("f32[28,997]", "").replace("bool[28,997]", "").replace(
-        "[1,997]", ""
-    ).replace("f32[12,997]", "").replace("i32[28,997]", "")
+    program = jax.make_jaxpr(jax.grad(lambda p: token_logps(Transformer(sizes), p, batch).sum()))(params)
+    with_vocab = {
+        tuple(map(int, dims.split(","))) for dims in re.findall(r"f32\[([\d,]+),997\]", str(program))
+    }
+    # The b * k * r predicting rows and no more; [embed, vocab] is the transposed weight.
+    assert with_vocab - {(1,), (sizes.embed,)} == {(2 * 2 * 7,)}
 
 
 @pytest.mark.parametrize("name", ["smollm2", "gemma2"])
@@ -97,7 +99,7 @@ class TestInvariances:
     """Padding, the order of rows and the order of responses change nothing but rounding."""
 
     def score(self, name, batch):
-        return np.asarray(token_logps(Transformer(FAMILIES[name]), random_params(FAMILIES[name]), batch))
+        return np.asarray(_score(Transformer(FAMILIES[name]), random_params(FAMILIES[name]), batch))
 
     def test_padding(self, name):
         batch = ragged_batch()
@@ -153,9 +155,7 @@ class TestInvariances:
 def test_rows_without_a_prompt_do_not_score_their_first_token():
     sizes, batch = FAMILIES["smollm2"], ragged_batch()
     mask = batch.prompt_mask.at[1].set(False)
-    logps = token_logps(
-        Transformer(sizes), random_params(sizes), dataclasses.replace(batch, prompt_mask=mask)
-    )
+    logps = _score(Transformer(sizes), random_params(sizes), dataclasses.replace(batch, prompt_mask=mask))
     assert (logps[1, :, 0] == 0).all()
     assert (logps[0, :, 0] != 0).all()
 
@@ -164,24 +164,26 @@ def test_unscored_tokens_are_read_but_not_scored():
     sizes, batch = FAMILIES["smollm2"], ragged_batch()
     params, model = random_params(sizes), Transformer(FAMILIES["smollm2"])
     hole = dataclasses.replace(batch, response_mask=batch.response_mask.at[0, 0, 2].set(False))
-    scored, holed = token_logps(model, params, batch), token_logps(model, params, hole)
+    scored, holed = _score(model, params, batch), _score(model, params, hole)
     assert holed[0, 0, 2] == 0
     np.testing.assert_array_equal(holed.at[0, 0, 2].set(scored[0, 0, 2]), scored)
     changed = dataclasses.replace(
         hole, response_tokens=hole.response_tokens.at[0, 0, 2].set((hole.response_tokens[0, 0, 2] + 1) % 61)
     )
-    other = token_logps(model, params, changed)
+    other = _score(model, params, changed)
     assert (np.abs(other - holed)[0, 0, 3:] > 1e-4).all()
     np.testing.assert_array_equal(other[0, 0, :3], holed[0, 0, :3])
     np.testing.assert_array_equal(other[0, 1], holed[0, 1])  # the sibling does not read it
 
 
-@pytest.mark.parametrize("remat", ["none", "block", "dots"])
-@pytest.mark.parametrize("unroll", [1, 2])
+@pytest.mark.parametrize(("remat", "unroll"), [("none", 2), ("block", None), ("dots", 1)])
 def test_remat_and_unroll_change_nothing(remat, unroll):
     sizes, batch = FAMILIES["gemma2"], ragged_batch()
-    params, weights = random_params(sizes), jnp.arange(1.0, 7.0)
-    expected = _score_and_gradient(Transformer(sizes), params, batch, weights)
-    given = _score_and_gradient(Transformer(sizes, remat=remat, unroll=unroll), params, batch, weights)
-    for a, b in zip(jax.tree.leaves(given), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    with enable_x64(True):
+        params, weights = random_params(sizes, dtype="float64"), jnp.arange(1.0, 7.0)
+        plain = Transformer(sizes, "float64", "float64")
+        expected = _score_and_gradient(plain, params, batch, weights)
+        other = dataclasses.replace(plain, remat=remat, unroll=unroll)
+        given = _score_and_gradient(other, params, batch, weights)
+        for a, b in zip(jax.tree.leaves(given), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)

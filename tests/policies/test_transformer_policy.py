@@ -1,0 +1,79 @@
+"""The transformer as a policy: its contract, its FLOPs, and that it trains on a mesh as on one device."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from jaxpref.models.sizes import llama3_1_8b, stories260k, tiny
+from jaxpref.policies.transformer import forward_flops, transformer
+from jaxpref.types import Completions
+
+SIZES = tiny(vocab=64, embed=32, heads=4, layers=2)
+
+
+def _batch(b=4, k=2, p=6, r=5, seed=0):
+    rng = np.random.default_rng(seed)
+    return Completions(
+        jnp.asarray(rng.integers(0, 64, (b, p)), jnp.int32),
+        jnp.asarray(np.arange(p) < rng.integers(1, p + 1, b)[:, None]),
+        jnp.asarray(rng.integers(0, 64, (b, k, r)), jnp.int32),
+        jnp.asarray(np.arange(r) < rng.integers(1, r + 1, (b, k))[..., None]),
+    )
+
+
+def test_contract():
+    policy, batch = transformer(sizes=SIZES, eos_id=1), _batch()
+    params = policy.init(jax.random.key(0))
+    logps = jax.jit(policy.token_logps)(params, batch)
+    assert policy.vocab_size == 64
+    assert logps.shape == batch.response_mask.shape
+    assert logps.dtype == jnp.float32
+    np.testing.assert_array_equal(logps == 0, ~batch.response_mask)
+    same = jax.tree.map(np.array_equal, params, policy.init(jax.random.key(0)))
+    other = jax.tree.map(np.array_equal, params["embedding"], policy.init(jax.random.key(1))["embedding"])
+    assert all(jax.tree.leaves(same))
+    assert not other
+
+
+def test_sizes_as_a_function():
+    assert transformer(sizes=stories260k, eos_id=2).vocab_size == 512
+
+
+@pytest.mark.parametrize("name", ["eos_id", "pad_id"])
+def test_special_token_outside_the_vocabulary(name):
+    with pytest.raises(ValueError, match=f"{name}: expected an id below the vocabulary of 64, got 64"):
+        transformer(**{"sizes": SIZES, "eos_id": 1, name: 64})
+
+
+def test_flops_of_a_known_case():
+    """Llama-3.1-8B, one pair of 512 + 512 + 512 tokens: 69 TFLOP for forward and backward."""
+    b, k, p, r = 1, 2, 512, 512
+    ids, flags = jax.ShapeDtypeStruct((b, k, r), jnp.int32), jax.ShapeDtypeStruct((b, k, r), bool)
+    prompt, mask = jax.ShapeDtypeStruct((b, p), jnp.int32), jax.ShapeDtypeStruct((b, p), bool)
+    flops = forward_flops(llama3_1_8b(), Completions(prompt, mask, ids, flags))
+    tokens, pairs = 512 * 3, 512 * 513 / 2 + 2 * (512 * 512 + 512 * 513 / 2)
+    weights = 32 * (4096 * 4096 * 2 + 4096 * 1024 * 2 + 3 * 4096 * 14336)
+    assert flops == 2 * tokens * weights + 32 * 4 * 4096 * pairs + 2 * 1024 * 4096 * 128_256
+    assert 3 * flops == pytest.approx(69e12, rel=0.01)
+
+
+def test_eight_devices_equal_one():
+    """Weights sharded by their axis names, batch over rows: values and gradients agree."""
+    policy, batch = transformer(sizes=SIZES, eos_id=1), _batch()
+    params = policy.init(jax.random.key(0))
+    step = jax.jit(jax.value_and_grad(lambda params, batch: policy.token_logps(params, batch).sum()))
+    one, one_gradient = step(params, batch)
+    mesh = jax.make_mesh((2, 2, 2), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
+    rules = {"embed": "fsdp", "vocab": "tensor", "heads": "tensor", "kv_heads": "tensor", "mlp": "tensor"}
+
+    def place(x, names):
+        return jax.device_put(x, NamedSharding(mesh, PartitionSpec(*map(rules.get, names))))
+
+    sharded = jax.tree.map(place, params, policy.axes())
+    rows = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    eight, eight_gradient = step(sharded, jax.device_put(batch, rows))
+    np.testing.assert_allclose(eight, one, rtol=1e-5)
+    for a, b in zip(jax.tree.leaves(eight_gradient), jax.tree.leaves(one_gradient), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
