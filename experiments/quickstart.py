@@ -52,7 +52,7 @@ def experiment(
         num_prompts=400,
         batch_size=400,
     )
-    lengths = {"prompt_buckets": (7,), "response_buckets": (12,)}
+    stage = partial(Stage, batch_size=64, prompt_buckets=(7,), response_buckets=(12,))
     return Experiment(
         name="quickstart",
         policy=partial(
@@ -62,7 +62,7 @@ def experiment(
         ),
         tokenizer=arithmetic_tokenizer,
         stages=(
-            Stage(
+            stage(
                 name="sft",
                 algorithm=partial(
                     sft,
@@ -80,13 +80,11 @@ def experiment(
                     seed=seed,
                 ),
                 num_steps=sft_steps,
-                batch_size=64,
                 evaluation=partial(held_out_demonstrations, held_out=held_out),
                 evaluators=(answers,),
                 evaluate_every=250,
-                **lengths,
             ),
-            Stage(
+            stage(
                 name="dpo",
                 algorithm=partial(
                     offline,
@@ -99,11 +97,9 @@ def experiment(
                 ),
                 train=partial(problems, num_examples=num_examples, seed=seed),
                 num_steps=dpo_steps,
-                batch_size=64,
                 evaluation=held_out,
                 evaluators=(answers, partial(reward_accuracy, records=held_out, batch_size=200)),
                 evaluate_every=100,
-                **lengths,
             ),
         ),
         seed=seed,

@@ -8,12 +8,18 @@ from collections.abc import Callable
 
 import optax
 
-__all__ = ["adamw", "constant", "rmsprop", "warmup_cosine", "warmup_linear"]
+__all__ = ["adamw", "constant", "rmsprop", "warmup_constant", "warmup_cosine", "warmup_linear"]
 
 
 def constant(*, value: float) -> optax.Schedule:
     """The same learning rate at every step."""
     return optax.constant_schedule(value)
+
+
+def warmup_constant(*, peak: float, warmup_steps: int) -> optax.Schedule:
+    """Linear rise from 0 over `warmup_steps`, then constant, as the DPO reference code trains."""
+    _check(warmup_steps, warmup_steps)
+    return optax.linear_schedule(0.0, peak, max(warmup_steps, 1))
 
 
 def warmup_linear(*, peak: float, warmup_steps: int, num_steps: int, end: float = 0.0) -> optax.Schedule:
