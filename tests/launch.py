@@ -5,11 +5,11 @@ import pathlib
 import subprocess
 import sys
 
-TINY = str(pathlib.Path(__file__).with_name("tiny.py"))
+TINY = str(pathlib.Path(__file__).parent / "training" / "tiny.py")
 
 
 def environment(devices: int = 1, **more: str) -> dict[str, str]:
-    root = pathlib.Path(__file__).resolve().parents[2]
+    root = pathlib.Path(__file__).resolve().parents[1]
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("XLA_")}
     path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
     return inherited | {

@@ -1,0 +1,113 @@
+"""The command line as a user meets it."""
+
+import json
+
+import pytest
+from launch import TINY, run
+
+from jaxpref import cli
+
+COMMANDS = ["train", "sweep", "prepare", "evaluate", "sample", "describe", "report", "tokenizer", "bench"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([command, "--help"])
+    assert stopped.value.code == 0
+    assert command in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["describe", "nothing.py"], "no experiment file nothing.py"),
+        (["train", TINY, "stepz=1"], "unknown override 'stepz'"),
+        (["prepare", TINY], "records=DIR"),
+        (["report", "nothing"], "nothing"),
+        (["train", TINY, "records=nothing"], "jaxpref prepare"),
+    ],
+)
+def test_mistakes_are_one_line_and_status_two(arguments, message, capsys):
+    assert cli.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("jaxpref: error: ")
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_describe_flat_lists_what_overrides_take(capsys):
+    assert cli.main(["describe", TINY, "--flat"]) == 0
+    assert "stages.dpo.algorithm.loss.beta = 0.1" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run")
+    output = run("train", TINY, "steps=4", f"workdir={workdir}")
+    assert f"report: {workdir}/report.html" in output
+    return workdir
+
+
+def test_report_names_what_was_used(trained):
+    page = (trained / "report.html").read_text()
+    assert "arxiv.org/abs/2305.18290" in page
+    assert "reward accuracy" in page
+    assert list((trained / "report").glob("*.png"))
+    recorded = json.loads((trained / "experiment.json").read_text())
+    assert recorded["docstring"].startswith("A two-stage experiment")
+    assert recorded["config"]["stages"][1]["algorithm"]["loss"]["beta"] == 0.1
+
+
+def test_evaluate_and_sample_a_run(trained):
+    output = run("evaluate", TINY, "steps=4", f"workdir={trained}")
+    assert "reward accuracy" in output
+    assert "held out  rewards/accuracies" in output
+    logged = (trained / "metrics.jsonl").read_text().splitlines()
+    expected = next(
+        r for r in map(json.loads, reversed(logged)) if r["split"] == "eval" and r["stage"] == "dpo"
+    )
+    assert f"{expected['loss']:.5g}" in output, "the same figure as at the end of training"
+    output = run(
+        "sample", TINY, "steps=4", f"workdir={trained}", "--prompt", "12+34=", "--num-samples", "2",
+        "--temperature", "1", "--max-tokens", "5",
+    )  # fmt: skip
+    assert output.count("12+34=") == 2
+
+
+def test_prepared_records_with_a_reference_column_train_to_the_same_params(trained, tmp_path):
+    records = tmp_path / "records"
+    run("prepare", TINY, "steps=4", f"records={records}", "--reference", f"workdir={trained}")
+    common = ["train", TINY, "steps=4", "--no-report", f"records={records}"]
+    run(*common, f"workdir={tmp_path / 'frozen'}")
+    run(*common, f"workdir={tmp_path / 'column'}", "stages.dpo.algorithm.reference=batch")
+
+    def losses(workdir):
+        rows = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+        return [r["loss"] for r in rows if r["split"] == "train"]
+
+    assert losses(tmp_path / "frozen") == losses(trained)
+    assert losses(tmp_path / "column") == pytest.approx(losses(trained), abs=1e-5)
+
+
+@pytest.mark.slow
+def test_sweep_trains_all_and_compares(tmp_path):
+    output = run("sweep", TINY + ":sweep", f"workdir={tmp_path}")
+    assert "sweep 2/2" in output
+    assert len(list(tmp_path.glob("*/experiment.json"))) == 2
+    assert (tmp_path / "report.html").is_file()
+
+
+def test_tokenizer_command_trains_a_model(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("".join(f"the quick brown fox number {i} jumps over the lazy dog\n" for i in range(300)))
+    output = run("tokenizer", str(text), "--out", str(tmp_path / "my.model"), "--vocab-size", "330")
+    assert "my.model" in output
+    assert (tmp_path / "my.model").stat().st_size > 1000
+
+
+def test_bench_prints_tokens_per_second(tmp_path):
+    output = run("bench", "dpo-step", "--rounds", "1", "--out", str(tmp_path / "bench.json"))
+    assert "tokens/s" in output
+    figures = json.loads((tmp_path / "bench.json").read_text())
+    assert figures["variants"]["precomputed reference"]["tokens_per_second"] > 0

@@ -1,0 +1,68 @@
+"""Every experiment file: its complete description is what the golden file says, and it runs."""
+
+import json
+import os
+import pathlib
+
+import pytest
+from launch import run
+
+from jaxpref import config
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+FILES = sorted(p for p in (ROOT / "experiments").rglob("*.py") if not p.name.startswith("_"))
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda p: p.stem)
+def test_description_equals_the_golden_file(file):
+    """After an intended change: JAXPREF_WRITE_GOLDEN=1 pytest tests/test_experiments.py -k golden."""
+    text = json.dumps(config.describe(config.load(str(file))), indent=1) + "\n"
+    golden = GOLDEN / f"{file.stem}.json"
+    if os.environ.get("JAXPREF_WRITE_GOLDEN"):
+        golden.parent.mkdir(exist_ok=True)
+        golden.write_text(text)
+    assert golden.read_text() == text, "the configuration changed: is that intended?"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda p: p.stem)
+def test_docstring_is_a_manual(file):
+    doc = config.docstring(str(file))
+    assert "Paper " in doc
+    assert f"experiments/{file.name}" in doc
+    assert "jaxpref train" in doc
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda p: p.stem)
+def test_sweeps_build(file):
+    if "def sweep_" not in file.read_text():
+        pytest.skip("no sweep in this file")
+    members = config.load_sweep(f"{file}:sweep_beta")
+    assert len({json.dumps(config.describe(m)) for m in members}) == len(members)
+
+
+@pytest.mark.slow
+def test_quickstart_smoke(tmp_path):
+    output = run("train", str(ROOT / "experiments/quickstart.py"), "--smoke", f"workdir={tmp_path / 'run'}")
+    assert (tmp_path / "run" / "report.html").is_file(), output
+    assert "checker accuracy" in output
+
+
+@pytest.mark.slow
+@pytest.mark.needs_tensorflow
+def test_small_hh_smoke_on_the_real_pairs(tmp_path, data_root):
+    pytest.importorskip("seqio")
+    pytest.importorskip("tensorflow")
+    output = run(
+        "train",
+        str(ROOT / "experiments/dpo_hh_small.py"),
+        "--smoke",
+        f"workdir={tmp_path / 'run'}",
+        f"data_root={data_root}",
+    )
+    assert "longer-response baseline" in output
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    first = next(r for r in rows if r["stage"] == "dpo" and r["split"] == "train")
+    assert first["loss"] == pytest.approx(0.6931472, abs=1e-7)
+    assert first["rewards/margins"] == 0
+    assert (tmp_path / "run" / "report.html").is_file()

@@ -1,0 +1,41 @@
+"""Two processes of four devices each run the loop as one of eight would."""
+
+import json
+import socket
+
+import pytest
+from launch import TINY, start
+
+
+@pytest.mark.slow
+def test_two_processes_agree_with_one(tmp_path):
+    common = ["train", TINY, "steps=4", "data=4", "fsdp=2", "--no-report"]
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    processes = [
+        start(
+            *common,
+            f"workdir={tmp_path / 'two'}",
+            devices=4,
+            JAXPREF_COORDINATOR=f"localhost:{port}",
+            JAXPREF_NUM_PROCESSES="2",
+            JAXPREF_PROCESS_ID=str(index),
+        )
+        for index in range(2)
+    ]
+    outputs = [p.communicate(timeout=600)[0] for p in processes]
+    assert [p.returncode for p in processes] == [0, 0], "\n".join(outputs)
+    assert "dpo  4/4" in outputs[0]
+    assert "4/4" not in outputs[1], "only the first process reports"
+    whole = start(*common, f"workdir={tmp_path / 'one'}", devices=8)
+    output, _ = whole.communicate(timeout=600)
+    assert whole.returncode == 0, output
+
+    def rows(name, file):
+        return [json.loads(line) for line in (tmp_path / name / file).read_text().splitlines()]
+
+    for a, b in zip(rows("one", "metrics.jsonl"), rows("two", "metrics.jsonl"), strict=True):
+        for key in a.keys() - {"time", "tokens_per_second", "mfu", "stage", "split"}:
+            assert a[key] == pytest.approx(b[key], rel=1e-4, abs=1e-5), (a["stage"], a["step"], key)
+    assert len(rows("two", "samples.jsonl")) == len(rows("one", "samples.jsonl"))
