@@ -19,7 +19,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status. Mistakes of the user are one line on stderr, status 2."""
     _use_huge_pages()
     parser = _parser()
-    options = parser.parse_args(arguments)
+    options, rest = parser.parse_known_args(arguments)
+    # argparse stops collecting key=value at the first option; they may stand anywhere.
+    if any(text.startswith("-") or not hasattr(options, "overrides") for text in rest):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.overrides += rest
     from jaxpref import commands
     from jaxpref.training.loop import Interrupted
     from jaxpref.training.progress import NonFiniteError

@@ -42,6 +42,11 @@ def _load(options: Options, *names: str) -> tuple[Experiment, pathlib.Path, dict
     experiment = config.load(options.file, rest)
     if getattr(options, "smoke", False):
         experiment = smoke(experiment)
+    if "://" in own.get("workdir", ""):
+        raise ValueError(
+            f"workdir={own['workdir']}: a run needs a folder; mount the bucket (Cloud Storage FUSE) and give "
+            "the mounted path"
+        )
     suffix = "-smoke" if getattr(options, "smoke", False) else ""
     return experiment, pathlib.Path(own.get("workdir", f"runs/{experiment.name}{suffix}")), own
 

@@ -26,6 +26,7 @@ def test_help(command, capsys):
         (["prepare", TINY], "records=DIR"),
         (["report", "nothing"], "nothing"),
         (["train", TINY, "records=nothing"], "jaxpref prepare"),
+        (["train", TINY, "workdir=gs://bucket/run"], "mount the bucket"),
     ],
 )
 def test_mistakes_are_one_line_and_status_two(arguments, message, capsys):

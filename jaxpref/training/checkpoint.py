@@ -4,6 +4,7 @@ A checkpoint holds the algorithm's whole state and the step. The data position i
 pure function of it), so a resumed run sees the same batches whatever number of examples came before.
 """
 
+import contextlib
 import pathlib
 from typing import Any
 
@@ -97,6 +98,9 @@ class Checkpoints:
         )
 
     def _safe_latest(self) -> int | str:
+        """Last step on disk, after what was being written before has ended one way or the other."""
+        with contextlib.suppress(OSError):
+            self._manager.wait_until_finished()
         steps = sorted(int(p.name) for p in self.directory.glob("[0-9]*") if p.name.isdigit())
         return steps[-1] if steps else "0"
 

@@ -69,7 +69,7 @@ def test_eight_devices_agree_with_one(monkeypatch, tmp_path):
 
 
 def test_one_compile_for_each_bucket_that_occurs(one_device, tmp_path):
-    result = train(experiment(steps=12, buckets=True, evaluators=False), tmp_path, log=_quiet)
+    result = train(experiment(steps=12, batch_size=2, buckets=True, evaluators=False), tmp_path, log=_quiet)
     assert result.compiles["sft"] == 1
     assert result.compiles["dpo"] == 2, "responses fall into two buckets, and nothing compiles again"
 
@@ -82,13 +82,13 @@ def test_microbatches_equal_the_full_batch_through_the_loop(one_device, tmp_path
 
 
 def test_non_finite_stops_with_the_step_and_keeps_the_last_finite_state(one_device, tmp_path):
-    with pytest.raises(NonFiniteError, match=r"dpo: loss nan.* at step \d+") as caught:
+    with pytest.raises(NonFiniteError, match=r"dpo: loss .*nan.* at step \d+") as caught:
         train(experiment(steps=60, explode_at=0.5, evaluators=False), tmp_path, log=_quiet)
     step = caught.value.step
     assert step > 0
     rows = _rows(tmp_path)
     assert rows[-1]["step"] == step
-    assert rows[-1]["loss"] == "nan"
+    assert "nan" in (rows[-1]["loss"], rows[-1]["grad_norm"])
     finite = Checkpoints(tmp_path / "checkpoints" / "dpo")
     with finite:
         assert finite.latest == step

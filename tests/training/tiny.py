@@ -78,7 +78,7 @@ def experiment(
                 evaluate_every=3,
                 checkpoint_every=checkpoint_every,
                 prompt_buckets=(7, 8) if buckets else (),
-                response_buckets=(10, 16) if buckets else (),
+                response_buckets=(9, 16) if buckets else (),
             ),
         ),
         mesh=MeshShape(data, fsdp, tensor),
