@@ -19,24 +19,22 @@ __all__ = ["Keys", "attend"]
 class Keys(NamedTuple):
     """Keys and values of one set, and which of them each query may read."""
 
-    keys: Float[Array, "b *k s n h"]  # without k: shared by the k responses of a prompt
-    values: Float[Array, "b *k s n h"]
-    mask: Bool[Array, "#b #q s"] | Bool[Array, "#q s"] | None  # None: all of them
+    keys: Float[Array, "b *k n s h"]  # without k: shared by the k responses of a prompt
+    values: Float[Array, "b *k n s h"]  # heads before tokens, as the products read them
+    mask: Bool[Array, "#b #q s"] | None  # None: all of them
 
 
 def _scores(queries: Array, part: Keys, scale: float, soft_cap: float | None) -> Array:
     """`[b k n g q s]` for own keys, `[b n k g q s]` for shared ones; masked ones are very negative."""
     shared = part.keys.ndim == 4
-    form = "bkqngh,bsnh->bnkgqs" if shared else "bkqngh,bksnh->bkngqs"
+    form = "bkqngh,bnsh->bnkgqs" if shared else "bkqngh,bknsh->bkngqs"
     wide = jnp.promote_types(queries.dtype, jnp.float32)
     scores = jnp.einsum(form, queries * scale, part.keys, preferred_element_type=wide)
     if soft_cap is not None:
         scores = soft_cap * jnp.tanh(scores / soft_cap)
     if part.mask is None:
         return scores
-    mask = part.mask if part.mask.ndim == 3 else part.mask[None]
-    mask = mask[:, None, None, None]
-    return jnp.where(mask, scores, jnp.finfo(wide).min / 2)
+    return jnp.where(part.mask[:, None, None, None], scores, jnp.finfo(wide).min / 2)
 
 
 def attend(
@@ -65,7 +63,7 @@ def attend(
     for s, part, is_shared in zip(scores, parts, shared, strict=True):
         weights = jnp.exp(s - aligned(top, is_shared)[..., None])
         total += aligned(weights.sum(-1), is_shared)
-        form = "bnkgqs,bsnh->bkqngh" if is_shared else "bkngqs,bksnh->bkqngh"
+        form = "bnkgqs,bnsh->bkqngh" if is_shared else "bkngqs,bknsh->bkqngh"
         weights = weights.astype(part.values.dtype)
         read += jnp.einsum(form, weights, part.values, preferred_element_type=top.dtype)
     total = jnp.transpose(total, (0, 1, 4, 2, 3))  # b k q n g

@@ -44,13 +44,17 @@ def predicting_states(model: Transformer, params: Params, batch: Completions) ->
             def own(x: Array) -> Array:
                 return x[:, p:].reshape(b, k, r, *x.shape[2:])
 
-            parts = [Keys(own(keys), own(values), own_causal.on(is_local))]
+            def heads_first(x: Array) -> Array:
+                return jnp.swapaxes(x, -3, -2)
+
+            parts = [Keys(heads_first(own(keys)), heads_first(own(values)), own_causal.on(is_local))]
             if p:
-                parts.append(Keys(keys[:, :p], values[:, :p], to_prompt.on(is_local)))
+                prompt_keys, prompt_values = heads_first(keys[:, :p]), heads_first(values[:, :p])
+                parts.append(Keys(prompt_keys, prompt_values, to_prompt.on(is_local)))
             responses = heads(model, own(q), parts).reshape(b, k * r, *q.shape[2:])
             if not p:
                 return responses, None
-            prompt = Keys(keys[:, None, :p], values[:, None, :p], prompt_causal.on(is_local))
+            prompt = Keys(prompt_keys[:, None], prompt_values[:, None], prompt_causal.on(is_local))
             prompts = heads(model, q[:, None, :p], [prompt])[:, 0]
             return jnp.concatenate([prompts, responses], 1), None
 

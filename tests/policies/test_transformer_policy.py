@@ -75,5 +75,10 @@ def test_eight_devices_equal_one():
     rows = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
     eight, eight_gradient = step(sharded, jax.device_put(batch, rows))
     np.testing.assert_allclose(eight, one, rtol=1e-5)
+    settings = {"num_samples": 2, "max_tokens": 4}
+    drawn = policy.sample(params, batch.prompts, jax.random.key(0), **settings)
+    on_mesh = policy.sample(sharded, jax.device_put(batch.prompts, rows), jax.random.key(0), **settings)
+    np.testing.assert_array_equal(on_mesh.completions.response_tokens, drawn.completions.response_tokens)
+    np.testing.assert_allclose(on_mesh.token_logps, drawn.token_logps, atol=1e-5)
     for a, b in zip(jax.tree.leaves(eight_gradient), jax.tree.leaves(one_gradient), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
