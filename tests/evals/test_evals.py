@@ -1,0 +1,117 @@
+"""Intervals against closed forms and simulation; evaluators on policies whose answers are known."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from toys import table_policy
+
+from jaxpref.data.synthetic import arithmetic_pairs, arithmetic_tokenizer, check_arithmetic, worked_answer
+from jaxpref.evals import Context, TextSample, generation, reward_accuracy
+from jaxpref.evals.base import clustered, proportion
+from jaxpref.policies.base import Policy
+from jaxpref.types import Completions, Samples
+
+
+def test_wilson_interval_is_the_root_of_the_score_test():
+    estimate = proportion(7, 20)
+    for bound in (estimate.low, estimate.high):
+        score = abs(0.35 - bound) / np.sqrt(bound * (1 - bound) / 20)
+        assert score == pytest.approx(1.959964, rel=1e-5)
+    assert proportion(0, 10).low == 0
+    assert proportion(10, 10).high == pytest.approx(1)
+    assert proportion(0, 0).count == 0
+
+
+def test_clustered_interval_equals_the_plain_one_for_groups_of_one():
+    values = np.random.default_rng(0).normal(size=50)
+    estimate = clustered(values, np.arange(50))
+    half = 1.959964 * values.std(ddof=1) / np.sqrt(50)
+    assert estimate.high - estimate.mean == pytest.approx(half, rel=1e-6)
+
+
+def test_clustered_interval_does_not_shrink_when_rows_are_copied():
+    values = np.random.default_rng(1).normal(size=40)
+    once = clustered(values, np.arange(40))
+    copied = clustered(np.tile(values, 5), np.tile(np.arange(40), 5))
+    assert copied.high - copied.low == pytest.approx(once.high - once.low, rel=1e-6)
+
+
+def test_clustered_interval_covers():
+    rng, covered = np.random.default_rng(2), 0
+    for _ in range(400):
+        groups = rng.integers(0, 40, 160)
+        values = rng.normal(size=40)[groups] + rng.normal(size=160)
+        estimate = clustered(values, groups)
+        covered += estimate.low < 0 < estimate.high
+    assert 0.9 < covered / 400 < 0.98
+
+
+def _context(policy: Policy, rewards=None, **more) -> Context:
+    return Context(
+        policy=policy,
+        params={},
+        tokenizer=arithmetic_tokenizer(),
+        seed=0,
+        rewards=rewards or (lambda batch: jnp.zeros(batch.response_mask.shape[:2])),
+        put=lambda batch: jax.tree.map(jnp.asarray, batch),
+        fetch=jax.device_get,
+        **more,
+    )
+
+
+def _oracle(right: bool) -> Policy:
+    """Answers every arithmetic prompt right, or every one with a lone 7."""
+    tokenizer = arithmetic_tokenizer()
+
+    def answers(tokens, mask):
+        out = np.zeros((len(tokens), 1, 12), np.int32)
+        for row, (ids, keep) in enumerate(zip(tokens, mask, strict=True)):
+            text = tokenizer.decode(ids[keep].tolist())
+            answer = (worked_answer(text) if right else "7") if text else ""
+            reply = [*tokenizer.encode(answer), tokenizer.eos_id]
+            out[row, 0, : len(reply)] = reply
+        return out
+
+    def sample(params, prompts, key, *, num_samples=1, max_tokens, **ignored):
+        shape = jax.ShapeDtypeStruct((prompts.prompt_tokens.shape[0], 1, 12), jnp.int32)
+        tokens = jax.pure_callback(answers, shape, prompts.prompt_tokens, prompts.prompt_mask)
+        batch = Completions(prompts.prompt_tokens, prompts.prompt_mask, tokens, tokens != 0)
+        zeros = jnp.zeros(tokens.shape)
+        return Samples(batch, zeros, zeros)
+
+    return table_policy(2, 2)._replace(sample=sample)
+
+
+def _held_out():
+    return arithmetic_pairs(num_examples=25, part="held_out")
+
+
+def test_generation_scores_and_win_rate():
+    arguments = {"records": _held_out, "checker": check_arithmetic, "max_tokens": 12, "batch_size": 10}
+    wrong = generation(_context(_oracle(False)), **arguments)
+    assert wrong.metrics["checker accuracy"].mean == 0
+    assert "win rate" not in wrong.metrics
+    baseline = list(wrong.samples)
+    right = generation(_context(_oracle(True), baseline=lambda name: baseline), **arguments)
+    assert right.metrics["checker accuracy"].mean == 1
+    assert right.metrics["checker accuracy"].count == 25
+    assert right.metrics["win rate"].mean == 1
+    again = generation(_context(_oracle(True), baseline=lambda name: list(right.samples)), **arguments)
+    assert again.metrics["win rate"].mean == 0.5, "ties count one half"
+    assert isinstance(right.samples[0], TextSample)
+    assert right.samples[0].response == worked_answer(right.samples[0].prompt)
+
+
+@pytest.mark.parametrize(("sign", "accuracy"), [(1.0, 1.0), (-1.0, 0.0), (0.0, 0.5)])
+def test_reward_accuracy_counts_ties_as_one_half_and_no_padding(sign, accuracy):
+    def rewards(batch):
+        return jnp.broadcast_to(sign * jnp.array([[1.0, 0.0]]), batch.response_mask.shape[:2])
+
+    evaluation = reward_accuracy(_context(_oracle(True), rewards), records=_held_out, batch_size=10)
+    estimate = evaluation.metrics["reward accuracy"]
+    assert (estimate.mean, estimate.count) == (accuracy, 25)
+    assert evaluation.metrics["reward margin"].mean == sign
+    lengths = _held_out().response_lengths
+    expected = np.mean(np.sign(lengths[:, 0] - lengths[:, 1]) / 2 + 0.5)
+    assert evaluation.metrics["longer-response baseline"].mean == pytest.approx(expected)
