@@ -48,7 +48,7 @@ def experiment(
     )
     return sft_then_dpo(
         name="dpo_hh_small",
-        policy=partial(transformer, sizes=stories260k, eos_id=2, unroll=5),
+        policy=partial(transformer, sizes=stories260k, eos_id=2),
         tokenizer=tokenizer,
         weights=partial(llama2c_weights, path=f"{data_root}/stories260K/stories260K.bin"),
         train=partial(split, records=pairs, part="train", held_out=0.15),

@@ -44,7 +44,7 @@ def measure(*, rounds: int = 5, steps_per_round: int = 3) -> dict[str, Any]:
     """Wall and CPU seconds of one step (the medians and minima over `rounds`), with the reference run every
     step and with it precomputed; the two variants alternate, so that a busy machine disturbs both."""
     sizes = partial(tiny, vocab=VOCAB, embed=256, layers=4, heads=4, mlp=1024, tied=False)
-    policy = transformer(sizes=sizes, eos_id=2, unroll=4)
+    policy = transformer(sizes=sizes, eos_id=2)
     batch, key = jax.device_put(_batch()), jax.random.key(0)
     optimizer = partial(adamw, schedule=partial(constant, value=1e-4), clip_norm=None)
     peak, source = matmul_peak()

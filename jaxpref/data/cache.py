@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from jaxpref.data.records import Records
-from jaxpref.data.records_io import MANIFEST, read_manifest
+from jaxpref.data.records_io import MANIFEST, load_records, read_manifest
 
 __all__ = ["cache_root", "cached_records"]
 
@@ -33,7 +33,7 @@ def cached_records(kind: str, fingerprint: str, make: Callable[[Path], None]) ->
             f"records: {directory} was made from other arguments (fingerprint {str(found)[:12]}..., expected "
             f"{fingerprint[:12]}...); remove that directory and run again"
         )
-    return Records.load(directory)
+    return load_records(directory)
 
 
 @contextlib.contextmanager

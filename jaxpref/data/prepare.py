@@ -20,6 +20,7 @@ from jaxpref.data.dialogue import Template
 from jaxpref.data.encoding import Encoding, fingerprint
 from jaxpref.data.lazy import tensorflow_stack
 from jaxpref.data.records import Records, concatenate
+from jaxpref.data.records_io import load_records, write_records
 from jaxpref.data.sources import SourceFile, hh_source, source_of
 from jaxpref.data.tokenizers import Tokenizer
 
@@ -45,7 +46,7 @@ def prepare(
       metadata: Further entries of the manifest.
 
     Prints progress to stderr. Drops (by reason) and truncations go into the manifest; of a mixture they are
-    those of the rows read, which are a few more than the rows taken. Errors as `records_io.write`.
+    those of the rows read, which are a few more than the rows taken. Errors as `records_io.write_records`.
     """
     from jaxpref.data import tasks
 
@@ -76,8 +77,8 @@ def prepare(
             **(metadata or {}),
         },
     )
-    records.write(directory, overwrite=overwrite)
-    return Records.load(directory)
+    write_records(records, directory, overwrite=overwrite)
+    return load_records(directory)
 
 
 def hh_pairs(
@@ -146,8 +147,8 @@ def jsonl_pairs(
 
 
 def prepared(*, directory: str) -> Records:
-    """Records that `jaxpref prepare` (or `Records.write`) wrote."""
-    return Records.load(directory)
+    """Records that `jaxpref prepare` (or `write_records`) wrote."""
+    return load_records(directory)
 
 
 def mixture_pairs(

@@ -7,7 +7,6 @@ TensorFlow anywhere near. The files are `records_io.py`'s business.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -199,19 +198,6 @@ class Records:
                 f"tokenizer mismatch: the records were made by {str(made_by)[:12]}..., this one is "
                 f"{fingerprint[:12]}...; prepare the records again with this tokenizer"
             )
-
-    def write(self, directory: str | Path, *, overwrite: bool = False) -> None:
-        """Writes the table as a directory (format: `records_io.py`), all of it or nothing."""
-        from jaxpref.data.records_io import write
-
-        write(self, directory, overwrite=overwrite)
-
-    @staticmethod
-    def load(directory: str | Path) -> "Records":
-        """Opens a directory written by `write`, memory-mapped; one clear ValueError for a damaged one."""
-        from jaxpref.data.records_io import load
-
-        return load(directory)
 
     @staticmethod
     def from_examples(examples: Sequence["Example"], metadata: Mapping[str, Any] | None = None) -> "Records":

@@ -30,7 +30,7 @@ import numpy as np
 
 from jaxpref.data.records import Records, starts
 
-__all__ = ["MANIFEST", "add_column", "load", "read_manifest", "write"]
+__all__ = ["MANIFEST", "add_column", "load_records", "read_manifest", "write_records"]
 
 MANIFEST = "manifest.json"
 _FORMAT = "jaxpref.records"
@@ -38,7 +38,7 @@ _VERSION = 1
 _RESERVED = ("format", "version", "n", "k", "files", "columns")
 
 
-def write(records: Records, directory: str | Path, *, overwrite: bool = False) -> None:
+def write_records(records: Records, directory: str | Path, *, overwrite: bool = False) -> None:
     """Writes `records` to `directory`, all of it or nothing.
 
     An existing directory is kept unless `overwrite`, and then until the new one is complete. Raises
@@ -80,7 +80,7 @@ def add_column(directory: str | Path, name: str, values: np.ndarray) -> None:
     target = Path(directory)
     if not name.isidentifier():
         raise ValueError(f"column name: expected letters, digits and underscores, got {name!r}")
-    values = load(target).with_column(name, values).columns[name]
+    values = load_records(target).with_column(name, values).columns[name]
     manifest = read_manifest(target)
     replaced = manifest["columns"].get(name, {}).get("file")
     temporary = target / f".{MANIFEST}.{uuid.uuid4().hex[:8]}.tmp"
@@ -112,7 +112,7 @@ def read_manifest(directory: str | Path) -> dict[str, Any]:
     return manifest
 
 
-def load(directory: str | Path) -> Records:
+def load_records(directory: str | Path) -> Records:
     """Opens records memory-mapped. Raises ValueError that names the file that is missing or damaged."""
     directory = Path(directory)
     manifest = read_manifest(directory)

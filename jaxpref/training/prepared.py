@@ -19,6 +19,7 @@ from jaxpref.config import describe
 from jaxpref.data.loader import Loader
 from jaxpref.data.prepare import prepared
 from jaxpref.data.records import Records
+from jaxpref.data.records_io import write_records
 from jaxpref.experiment import Experiment, Stage
 from jaxpref.training import sharding
 from jaxpref.training.run import setting_of, trained_params
@@ -76,7 +77,7 @@ def prepare_experiment(
                 if setting is not None and records.k > 1:
                     logps = _reference_logps(setting, before, records, stage.batch_size)
                     records = records.with_column("reference_logps", logps)
-                records.write(root / name, overwrite=True)
+                write_records(records, root / name, overwrite=True)
                 written[name] = f"{stage.name} {role}"
                 log(f"{stage.name} {role}: {len(records):,} records in {root / name}")
             return source

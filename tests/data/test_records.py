@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 
-from jaxpref.data import Example, Records, add_column, concatenate
+from jaxpref.data import Example, Records, add_column, concatenate, load_records, write_records
 from jaxpref.types import check_completions
 
 
@@ -38,7 +38,7 @@ def contents(records):
 
 @pytest.fixture
 def stored(tmp_path):
-    table().write(tmp_path / "records")
+    write_records(table(), tmp_path / "records")
     return tmp_path / "records"
 
 
@@ -151,34 +151,34 @@ class TestChecks:
 
 class TestDisk:
     def test_round_trip(self, stored):
-        loaded = Records.load(stored)
+        loaded = load_records(stored)
         assert contents(loaded) == contents(table())
         assert dict(loaded.metadata) == dict(table().metadata)
         assert isinstance(loaded.prompt_tokens, np.memmap)
 
     def test_a_view_is_written_compactly(self, tmp_path):
         view = table().take([4, 1]).only(1)
-        view.write(tmp_path / "view")
-        loaded = Records.load(tmp_path / "view")
+        write_records(view, tmp_path / "view")
+        loaded = load_records(tmp_path / "view")
         assert contents(loaded) == contents(view)
         assert len(loaded.response_tokens) == view.response_lengths.sum()
 
     def test_overwriting_is_asked_for(self, stored):
         with pytest.raises(ValueError, match="exists; pass overwrite=True"):
-            table(3).write(stored)
-        assert len(Records.load(stored)) == 23
-        table(3).write(stored, overwrite=True)
-        assert len(Records.load(stored)) == 3
+            write_records(table(3), stored)
+        assert len(load_records(stored)) == 23
+        write_records(table(3), stored, overwrite=True)
+        assert len(load_records(stored)) == 3
         assert [p.name for p in stored.parent.iterdir()] == ["records"]
 
     def test_add_column(self, stored):
         for value in (1.0, 2.0):
             add_column(stored, "reference_logps", np.full((23, 2), value, np.float32))
             np.testing.assert_array_equal(
-                Records.load(stored).columns["reference_logps"], np.full((23, 2), value)
+                load_records(stored).columns["reference_logps"], np.full((23, 2), value)
             )
         add_column(stored, "score", np.arange(23))
-        loaded = Records.load(stored)
+        loaded = load_records(stored)
         assert set(loaded.columns) == {"reference_logps", "score"}
         assert len(list(stored.glob("column.*"))) == 2
         assert contents(loaded.take([3]))[0][3] == {"reference_logps": [2.0, 2.0], "score": 3}
@@ -198,12 +198,12 @@ class TestDamage:
         with pytest.raises(
             ValueError, match=rf"{name}\.npy is damaged: it has \d+ bytes .* says .*prepare the records"
         ):
-            Records.load(stored)
+            load_records(stored)
 
     def test_missing_file(self, stored):
         (stored / "response_tokens.npy").unlink()
         with pytest.raises(ValueError, match=r"response_tokens\.npy is damaged: it is missing"):
-            Records.load(stored)
+            load_records(stored)
 
     def test_file_of_another_table(self, stored, tmp_path):
         """Same size on disk, other rows: the offsets give it away."""
@@ -212,21 +212,21 @@ class TestDamage:
         offsets[-1] += 1
         np.save(path, offsets)
         with pytest.raises(ValueError, match="do not divide the"):
-            Records.load(stored)
+            load_records(stored)
 
     def test_manifest(self, stored, tmp_path):
         with pytest.raises(ValueError, match="is not a directory of prepared records"):
-            Records.load(tmp_path / "nothing")
+            load_records(tmp_path / "nothing")
         manifest = json.loads((stored / "manifest.json").read_text())
         (stored / "manifest.json").write_text(json.dumps({**manifest, "version": 99}))
         with pytest.raises(ValueError, match=r"is of format .*99"):
-            Records.load(stored)
+            load_records(stored)
         (stored / "manifest.json").write_text(json.dumps({**manifest, "n": 22}))
         with pytest.raises(ValueError, match="holds 23 rows and the manifest says 22"):
-            Records.load(stored)
+            load_records(stored)
         (stored / "manifest.json").write_text('{"format": ')
         with pytest.raises(ValueError, match=r"manifest\.json is damaged"):
-            Records.load(stored)
+            load_records(stored)
 
 
 class TestFullDisk:
@@ -254,8 +254,8 @@ class TestFullDisk:
         with pytest.raises(
             OSError, match=r"disk is full while writing records to .*nothing written before is lost"
         ):
-            table(5).write(stored, overwrite=True)
-        assert contents(Records.load(stored)) == contents(table())
+            write_records(table(5), stored, overwrite=True)
+        assert contents(load_records(stored)) == contents(table())
         assert [p.name for p in stored.parent.iterdir()] == ["records"]
 
     @pytest.mark.parametrize("files", range(2))
@@ -264,5 +264,5 @@ class TestFullDisk:
         fill_after(files)
         with pytest.raises(OSError, match="disk is full"):
             add_column(stored, "reference_logps", np.zeros((23, 2), np.float32))
-        np.testing.assert_array_equal(Records.load(stored).columns["reference_logps"], np.ones((23, 2)))
+        np.testing.assert_array_equal(load_records(stored).columns["reference_logps"], np.ones((23, 2)))
         assert not list(stored.glob(".*"))

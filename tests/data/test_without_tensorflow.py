@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from jaxpref.data import synthetic
+from jaxpref.data import synthetic, write_records
 from jaxpref.data.lazy import tensorflow_stack
 
 PROGRAM = """
@@ -27,7 +27,7 @@ except ValueError as error:
 
 
 def test_prepared_records_without_tensorflow(tmp_path):
-    synthetic.arithmetic_pairs(num_examples=10).write(tmp_path / "records")
+    write_records(synthetic.arithmetic_pairs(num_examples=10), tmp_path / "records")
     command = [sys.executable, "-c", PROGRAM, str(tmp_path / "records")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     first, second = done.stdout.splitlines()

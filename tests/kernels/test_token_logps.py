@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from x64 import enable_x64
 
-from jaxpref.compat import enable_x64
 from jaxpref.kernels.token_logps import linear_token_logps
 
 

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from loss_table import ROWS, Row, inputs_for
+from x64 import enable_x64
 
 from jaxpref import losses
-from jaxpref.compat import enable_x64
 
 ALL = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from x64 import enable_x64
 
 from jaxpref import losses
 from jaxpref.algorithms.inputs import bind
-from jaxpref.compat import enable_x64
 
 FILE = pathlib.Path(__file__).resolve().parents[2] / "third_party" / "trl" / "dpo_loss_values.json"
 VALUES = json.loads(FILE.read_text())

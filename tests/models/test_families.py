@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from model_cases import FAMILIES, ragged_batch, random_params, sequences
 from numpy_decoder import next_token_log_probs
+from x64 import enable_x64
 
-from jaxpref.compat import enable_x64
 from jaxpref.models import sizes as published
 from jaxpref.models.scoring import token_logps
 from jaxpref.models.sizes import RopeScaling, TransformerSizes, tiny

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from model_cases import FAMILIES, ragged_batch, random_params, unshared
+from x64 import enable_x64
 
-from jaxpref.compat import enable_x64
 from jaxpref.models.scoring import token_logps
 from jaxpref.models.sizes import tiny
 from jaxpref.models.transformer import Transformer

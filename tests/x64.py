@@ -1,4 +1,4 @@
-"""The few places where the supported versions of jax differ (0.10.2 to the newest)."""
+"""64-bit types in a test, on every supported jax (it moved out of `jax.experimental`)."""
 
 import importlib
 
