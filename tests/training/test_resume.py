@@ -57,7 +57,7 @@ def test_sigkill_and_resume_is_bit_equal(tmp_path):
         process = start(*common, f"workdir={tmp_path / 'killed'}")
         _wait_for(tmp_path / "killed", process, stage, 130)
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.communicate()
     output = run(*common, f"workdir={tmp_path / 'killed'}")
     assert "dpo: resumed at step" in output
     _assert_same(tmp_path / "whole", tmp_path / "killed", 400)
