@@ -25,38 +25,41 @@ from jaxpref.types import Prompts
 Options = Any
 
 
-def _split(options: Options, *names: str) -> tuple[dict[str, str], list[str]]:
+def _split(options: Options) -> tuple[dict[str, str], list[str]]:
     """`workdir=` and `records=` belong to the command, the rest to the experiment."""
     own, rest = {}, []
     for assignment in options.overrides:
         key, equals, value = assignment.partition("=")
-        if equals and key in (*names, "workdir"):
+        if equals and key in ("records", "workdir"):
             own[key] = value
         else:
             rest.append(assignment)
     return own, rest
 
 
-def _load(options: Options, *names: str) -> tuple[Experiment, pathlib.Path, dict[str, str]]:
-    own, rest = _split(options, "records", *names)
+def _load(options: Options) -> tuple[Experiment, pathlib.Path, dict[str, str]]:
+    own, rest = _split(options)
+    smoking = getattr(options, "smoke", False)
     experiment = config.load(options.file, rest)
-    if getattr(options, "smoke", False):
-        experiment = smoke(experiment)
     if "://" in own.get("workdir", ""):
         raise ValueError(
             f"workdir={own['workdir']}: a run needs a folder; mount the bucket (Cloud Storage FUSE) and give "
             "the mounted path"
         )
-    suffix = "-smoke" if getattr(options, "smoke", False) else ""
-    return experiment, pathlib.Path(own.get("workdir", f"runs/{experiment.name}{suffix}")), own
+    return experiment, pathlib.Path(own.get("workdir", f"runs/{experiment.name}{'-smoke' * smoking}")), own
+
+
+def _ready(experiment: Experiment, own: dict[str, str], options: Options) -> Experiment:
+    """The experiment on prepared data and cut short, where that is asked for."""
+    if "records" in own:
+        experiment = with_prepared(experiment, own["records"])
+    return smoke(experiment) if getattr(options, "smoke", False) else experiment
 
 
 def train(options: Options) -> int:
     distributed.initialize()
     experiment, workdir, own = _load(options)
-    if "records" in own:
-        experiment = with_prepared(experiment, own["records"])
-    _train(experiment, workdir, options)
+    _train(_ready(experiment, own, options), workdir, options)
     return 0
 
 
@@ -75,15 +78,13 @@ def _train(experiment: Experiment, workdir: pathlib.Path, options: Options) -> N
 
 def sweep(options: Options) -> int:
     distributed.initialize()
-    own, rest = _split(options, "records")
+    own, rest = _split(options)
     experiments = config.load_sweep(options.file, rest)
     root = pathlib.Path(own.get("workdir", f"runs/{experiments[0].name}-sweep"))
     directories = []
     for index, (experiment, label) in enumerate(zip(experiments, _labels(experiments), strict=True)):
         print(f"sweep {index + 1}/{len(experiments)}: {label}", flush=True)
-        experiment = smoke(experiment) if options.smoke else experiment
-        if "records" in own:
-            experiment = with_prepared(experiment, own["records"])
+        experiment = _ready(experiment, own, options)
         directories.append(root / f"{index}-{label}")
         _train(experiment, directories[-1], options)
     if jax.process_index() == 0:
@@ -118,8 +119,7 @@ def prepare(options: Options) -> int:
 def evaluate(options: Options) -> int:
     distributed.initialize()
     experiment, workdir, own = _load(options)
-    if "records" in own:
-        experiment = with_prepared(experiment, own["records"])
+    experiment = _ready(experiment, own, options)
     setting = setting_of(experiment, workdir)
     stage = next((s for s in experiment.stages if s.name == options.stage), experiment.stages[-1])
     params = trained_params(setting, stage=options.stage, step=options.step)

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from jaxpref.algorithms.base import Algorithm
+from jaxpref.data.prepare import head
 from jaxpref.policies.base import Policy
 from jaxpref.types import Params
 
@@ -84,6 +85,7 @@ def smoke(experiment: Experiment, num_steps: int = 3) -> Experiment:
             stage,
             num_steps=min(num_steps, stage.num_steps),
             batch_size=min(4, stage.batch_size),
+            evaluation=stage.evaluation and partial(head, records=stage.evaluation, num_prompts=16),
             evaluate_every=num_steps,
             checkpoint_every=num_steps,
             algorithm=_one_microbatch(stage.algorithm),

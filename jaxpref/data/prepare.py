@@ -24,7 +24,7 @@ from jaxpref.data.records_io import load_records, write_records
 from jaxpref.data.sources import SourceFile, hh_source, source_of
 from jaxpref.data.tokenizers import Tokenizer
 
-__all__ = ["chosen_only", "hh_pairs", "jsonl_pairs", "mixture_pairs", "prepare", "prepared", "split"]
+__all__ = ["chosen_only", "head", "hh_pairs", "jsonl_pairs", "mixture_pairs", "prepare", "prepared", "split"]
 
 
 def prepare(
@@ -193,6 +193,12 @@ def split(
 def chosen_only(*, records: Callable[[], Records]) -> Records:
     """The first response of each row (`k = 1`): what supervised fine-tuning imitates."""
     return records().only(0)
+
+
+def head(*, records: Callable[[], Records], num_prompts: int) -> Records:
+    """The first rows of a table, for a quick look."""
+    table = records()
+    return table.take(np.arange(min(num_prompts, len(table))))
 
 
 def _cached(
