@@ -5,14 +5,16 @@ answers of which a share is wrong; DPO then learns from pairs (right, slip). The
 to both stages, and a checker decides whether every step and the answer of a sample are right.
 
 The default beta is 1: with little to hold it, DPO widens the margin by making both responses of a pair
-less likely (likelihood displacement), and at beta 0.1 samples get worse while reward accuracy rises. The
-sweep shows it.
+less likely (likelihood displacement). At beta 0.1 sampled answers get worse while reward accuracy rises.
 
 Paper     Rafailov et al. (2023), arXiv:2305.18290 (the method; the task is ours).
 Run       jaxpref train experiments/quickstart.py
 Change    beta=0.3 wrong_fraction=0.5 stages.dpo.num_steps=100
 Ablation  jaxpref sweep experiments/quickstart.py:sweep_beta
 Try       jaxpref train experiments/quickstart.py --smoke
+Cost      2 minutes on 2 CPU cores.
+Expect    share of sampled answers that are right: 0.50 to 0.51 after SFT, 0.80 to 0.83 after DPO, win rate
+          0.65 to 0.66 (two runs); beta=0.1: 0.40, win rate 0.445, reward accuracy 0.948. 400 prompts each.
 """
 
 from functools import partial
