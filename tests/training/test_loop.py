@@ -9,7 +9,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from tiny import experiment
+from tiny import experiment, weights_of_another_vocabulary
 
 from jaxpref.config import override
 from jaxpref.training import sharding
@@ -112,6 +112,14 @@ def test_non_finite_updates_can_be_skipped(one_device, tmp_path):
 def test_what_does_not_fit_is_one_clear_error(knobs, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         train(experiment(steps=2, evaluators=False, **knobs), tmp_path, log=_quiet)
+
+
+def test_weights_of_another_vocabulary_are_refused(one_device, tmp_path):
+    settings = dataclasses.replace(
+        experiment(steps=2, evaluators=False), weights=weights_of_another_vocabulary
+    )
+    with pytest.raises(ValueError, match=r"weights do not fit the model: .*embedding.* is \(36, 16\)"):
+        train(settings, tmp_path, log=_quiet)
 
 
 def test_another_configuration_in_the_same_workdir_is_refused(one_device, tmp_path):

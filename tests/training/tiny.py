@@ -5,6 +5,8 @@ Run       jaxpref train tests/training/tiny.py
 
 from functools import partial
 
+import jax
+
 from jaxpref import losses
 from jaxpref.algorithms import offline, sft
 from jaxpref.algorithms.optimizers import adamw, constant
@@ -86,6 +88,12 @@ def experiment(
         best_metric=None,
         arxiv=("2305.18290",),
     )
+
+
+def weights_of_another_vocabulary():
+    """Params of the tiny model with twelve ids too many."""
+    sizes = tiny(vocab=36, embed=16, layers=2, heads=2, kv_heads=2, mlp=32)
+    return jax.device_get(transformer(sizes=sizes, eos_id=2).init(jax.random.key(0)))
 
 
 def sweep() -> list[Experiment]:
