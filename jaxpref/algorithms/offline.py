@@ -88,7 +88,7 @@ def offline(
         if reference == "batch" and batch.reference_logps is None:
             raise ValueError(
                 "reference='batch' but the records have no column reference_logps; write it with "
-                "`jaxpref prepare FILE reference=true`, or set reference='initial'"
+                "`jaxpref prepare FILE records=DIR --reference`, or set reference='initial'"
             )
         return batch.reference_logps if reference == "batch" else None
 

@@ -114,7 +114,7 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
     shards = batch_shards(mesh)
     if batch_size % shards:
         raise ValueError(
-            f"batch_size={batch_size} does not divide over data x fsdp = {shards} devices; "
+            f"batch_size={batch_size} does not divide over {' x '.join(BATCH)} = {shards} devices; "
             f"use a multiple of {shards} or fewer devices on these axes"
         )
 
