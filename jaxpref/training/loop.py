@@ -31,7 +31,7 @@ def run_stage(setting: Setting, stage: Stage, params: Params, checkpoints: Check
     """Trains from `params`, or from the last checkpoint. Returns the params and the programs compiled.
 
     Within a step: batch -> (collect) -> step -> metrics of the step before. At its end, in this order:
-    held-out pass, checkpoint; so a checkpoint never knows more than the files beside it.
+    held-out pass, evaluators, checkpoint; so a checkpoint never knows more than the files beside it.
     """
     experiment, files, mesh = setting.experiment, setting.files, setting.mesh
     sharding.check_batch_size(stage.batch_size, mesh)
@@ -97,6 +97,9 @@ def run_stage(setting: Setting, stage: Stage, params: Params, checkpoints: Check
                     error.step,
                 ) from None
             values = evaluated(done) if look or (keep and experiment.best_metric) else None
+            if last:
+                # Before the last checkpoint: a run killed in between evaluates again instead of never.
+                run_evaluators(done)
             if keep:
                 checkpoints.save(done, state, meta, values)
             if stop and not last:
@@ -106,8 +109,6 @@ def run_stage(setting: Setting, stage: Stage, params: Params, checkpoints: Check
                 )
             if look or keep:
                 log.resume_clock()
-    if start < stage.num_steps:
-        run_evaluators(stage.num_steps)
     checkpoints.wait()
     return state.params, step_function._cache_size()
 

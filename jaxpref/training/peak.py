@@ -10,7 +10,6 @@ __all__ = ["matmul_peak"]
 
 # Dense bfloat16 peak of one jax device, FLOP/s, from the vendors' data sheets.
 DATA_SHEET = {
-    "TPU v4": 275e12 / 2,  # two devices a chip where megacore is off
     "TPU v5 lite": 197e12,
     "TPU v5": 459e12,
     "TPU v5p": 459e12,
