@@ -1,0 +1,92 @@
+"""From hidden states to logits and back: what every implementation computes of a block."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+T = TypeVar("T")
+
+__all__ = ["Gradients", "Head", "Operands", "hits", "over_blocks", "part", "pick"]
+
+
+class Operands(NamedTuple):
+    """Inputs of the primitive. `reference`: (hidden, unembedding) of the policy that KL is taken to."""
+
+    hidden: Float[Array, "n d"]
+    weight: Float[Array, "v d"]
+    targets: Int[Array, " n"]
+    bias: Float[Array, " v"] | None = None
+    reference: tuple[Float[Array, "n e"], Float[Array, "v e"]] | None = None
+
+
+# Of "hidden", "weight" and "bias": only those that somebody asks for, so a frozen head costs no product.
+Gradients = dict[str, Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """`logits = cap(hidden @ weight.T + bias) / temperature`; `cap(x) = soft_cap * tanh(x / soft_cap)`."""
+
+    soft_cap: float | None = None
+    temperature: float = 1.0
+    statistics: tuple[str, ...] = ()
+
+    def logits(self, hidden: Array, weight: Array, bias: Array | None = None) -> Float[Array, "n c"]:
+        """float32 (float64 for float64 inputs) whatever the inputs, of a block of the vocabulary.
+
+        float32 inputs are multiplied as float32: the default of TPUs and GPUs would round them first.
+        """
+        wide = jnp.promote_types(hidden.dtype, jnp.float32)
+        exact = jax.lax.Precision.HIGHEST if hidden.dtype == jnp.float32 else None
+        x = jax.lax.dot_general(
+            hidden,
+            weight.astype(hidden.dtype),
+            (((1,), (1,)), ((), ())),
+            precision=exact,
+            preferred_element_type=wide,
+        )
+        if bias is not None:
+            x = x + bias.astype(wide)[None]
+        if self.soft_cap is not None:
+            x = self.soft_cap * jnp.tanh(x / self.soft_cap)
+        return x if self.temperature == 1 else x / self.temperature
+
+    def before_cap(self, gradient: Array, logits: Array) -> Array:
+        """Gradient with respect to `hidden @ weight.T + bias` from that with respect to the logits."""
+        if self.temperature != 1:
+            gradient = gradient / self.temperature
+        if self.soft_cap is None:
+            return gradient
+        return gradient * (1 - jnp.square(logits * (self.temperature / self.soft_cap)))
+
+
+def part(x: Array, begin: Array | int, size: int) -> Array:
+    """`size` entries of axis 0 from `begin` on; the array itself where that is all of it."""
+    return x if x.shape[0] == size else jax.lax.dynamic_slice_in_dim(x, begin, size)
+
+
+def over_blocks(total: int, block: int, body: Callable[[T, Array | int, int], T], carry: T) -> T:
+    """`body(carry, begin, size)` over consecutive blocks; the last, smaller one is a program of its own, so
+    nothing is ever padded or masked."""
+    full, tail = divmod(total, block)
+    if full == 1:
+        carry = body(carry, 0, block)
+    elif full:
+        carry = jax.lax.fori_loop(0, full, lambda i, c: body(c, i * block, block), carry)
+    return body(carry, full * block, tail) if tail else carry
+
+
+def pick(logits: Float[Array, "n c"], targets: Int[Array, " n"]) -> Float[Array, "n 1"]:
+    """The target's logit where it lies in this block, 0 elsewhere; `targets` count from the block's start."""
+    inside = (targets >= 0) & (targets < logits.shape[1])
+    picked = jnp.take_along_axis(logits, targets[:, None], 1, mode="clip")
+    return jnp.where(inside[:, None], picked, 0)
+
+
+def hits(targets: Int[Array, " n"], size: int) -> Array:
+    """True at the target's column, `[n, size]`."""
+    return jnp.arange(size, dtype=targets.dtype)[None] == targets[:, None]

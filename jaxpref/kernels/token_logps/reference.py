@@ -1,0 +1,40 @@
+"""The textbook form, differentiated by JAX: what the others are tested against, and any-order derivatives."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from jaxpref.kernels.token_logps.head import Head, Operands
+
+__all__ = ["reference_scores"]
+
+
+def reference_scores(head: Head, x: Operands) -> dict[str, Array]:
+    """`logps` and the statistics of `head`, each `[n, 1]`, through full `[n, v]` arrays."""
+    logits = head.logits(x.hidden, x.weight, x.bias)
+    return logits_scores(head.statistics, logits, x.targets, _reference_logits(head, x))
+
+
+def _reference_logits(head: Head, x: Operands) -> Array | None:
+    return None if x.reference is None else jax.lax.stop_gradient(head.logits(*x.reference))
+
+
+def logits_scores(
+    statistics: tuple[str, ...], logits: Array, targets: Array, reference_logits: Array | None = None
+) -> dict[str, Array]:
+    """As `reference_scores`, of given logits."""
+    log_p = jax.nn.log_softmax(logits)
+    p = jnp.exp(log_p)
+    picked = jnp.take_along_axis(log_p, targets[:, None], 1, mode="clip")
+    found = {"logps": picked, "logsumexp": jax.nn.logsumexp(logits, 1, keepdims=True)}
+    found["top1"] = picked >= log_p.max(1, keepdims=True)
+    finite = jnp.where(p > 0, log_p, 0)  # 0 log 0 = 0
+    found["entropy"] = -(p * finite).sum(1, keepdims=True)
+    found["log_sum_p2"] = jax.nn.logsumexp(2 * log_p, 1, keepdims=True)
+    if reference_logits is not None:
+        log_q = jax.nn.log_softmax(reference_logits)
+        q = jnp.exp(log_q)
+        apart = log_p - log_q
+        found["reverse_kl"] = jnp.where(p > 0, p * apart, 0).sum(1, keepdims=True)
+        found["forward_kl"] = jnp.where(q > 0, -q * apart, 0).sum(1, keepdims=True)
+    return {name: found[name] for name in ("logps", *statistics)}

@@ -1,0 +1,82 @@
+"""Log-probs from logits that exist already: one pass forward, the gradient written over them backward."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+from jaxtyping import Array
+
+from jaxpref.kernels.machines import current_machine
+from jaxpref.kernels.token_logps import fold
+from jaxpref.kernels.token_logps.head import hits, pick
+
+__all__ = ["ROW_IMPLEMENTATIONS", "RowCall", "row_scores"]
+
+
+def _xla(statistics: tuple[str, ...], logits: Array, targets: Array) -> fold.Carry:
+    wide = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    return fold.add(fold.start(len(targets), statistics, wide.dtype), wide, pick(wide, targets))
+
+
+def _pallas_tpu(statistics: tuple[str, ...], logits: Array, targets: Array) -> fold.Carry:
+    from jaxpref.kernels.token_logps.pallas_tpu import row_fold
+
+    return row_fold(statistics, logits, targets)
+
+
+def _pallas_gpu(statistics: tuple[str, ...], logits: Array, targets: Array) -> fold.Carry:
+    from jaxpref.kernels.token_logps.pallas_gpu import row_fold
+
+    return row_fold(statistics, logits, targets)
+
+
+_FOLDS: dict[str, Callable[..., fold.Carry]] = {
+    "xla": _xla,
+    "pallas_tpu": _pallas_tpu,
+    "pallas_gpu": _pallas_gpu,
+}
+ROW_IMPLEMENTATIONS = (*_FOLDS, "reference")
+
+
+@dataclasses.dataclass(frozen=True)
+class RowCall:
+    """Static part of a call; `implementation` None takes the machine's kernel, or XLA where there is none."""
+
+    statistics: tuple[str, ...] = ()
+    implementation: str | None = None
+
+    @property
+    def fold(self) -> Callable[..., fold.Carry]:
+        name = self.implementation or ("pallas_tpu" if current_machine().platform == "tpu" else "xla")
+        return _FOLDS[name]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def row_scores(call: RowCall, logits: Array, targets: Array) -> dict[str, Array]:
+    """`logps` and the statistics of `call`, each `[n, 1]`, of `[n, v]` logits."""
+    return fold.finish(call.fold(call.statistics, logits, targets))
+
+
+def _forward(call: RowCall, logits: Any, targets: Any):
+    found = row_scores(call, logits.value, targets.value)
+    return found, (logits.value, targets.value, found)
+
+
+def _backward(call: RowCall, saved: tuple, upstream: dict[str, Any]):
+    logits, targets, found = saved
+    given = {
+        name: g
+        for name, g in upstream.items()
+        if not isinstance(g, SymbolicZero) and g.dtype != jax.dtypes.float0
+    }
+    given.setdefault("logps", jnp.zeros_like(found["logps"]))
+    wide = logits.astype(found["logps"].dtype)
+    gradient = fold.logits_gradient(found, given, wide, hits(targets, logits.shape[1]))
+    return gradient.astype(logits.dtype), None
+
+
+row_scores.defvjp(_forward, _backward, symbolic_zeros=True)

@@ -1,0 +1,177 @@
+"""The formulations that XLA compiles well: folds over the vocabulary and the gradients that go with them.
+
+`fold(head, x, block)` gives the carry, and what the gradient wants kept; `gradient(...)` recomputes logits
+block by block, except where they were kept. A gradient's tile has the dtype of the hidden states when it
+meets the other operand: float32 tiles beside bfloat16 weights would make both products slow ones. What a
+gradient accumulates in is float32; the caller casts.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from jaxpref.kernels.token_logps import fold
+from jaxpref.kernels.token_logps.head import Gradients, Head, Operands, hits, over_blocks, part, pick
+
+__all__ = [
+    "materialized_fold",
+    "materialized_gradient",
+    "token_scan_fold",
+    "token_scan_gradient",
+    "vocab_scan_fold",
+    "vocab_scan_gradient",
+]
+
+Kept = tuple[Array, Array | None] | None
+Wanted = tuple[str, ...]
+
+
+def _wide(x: Operands) -> jnp.dtype:
+    return jnp.promote_types(x.hidden.dtype, jnp.float32)
+
+
+def _both(head: Head, x: Operands) -> tuple[Array, Array | None]:
+    """Logits of the policy and of the reference. The head's cap and temperature are those of both."""
+    logits = head.logits(x.hidden, x.weight, x.bias)
+    return logits, None if x.reference is None else head.logits(*x.reference)
+
+
+def _columns(x: Operands, begin: Array | int, size: int) -> Operands:
+    """The operands of a block of the vocabulary; targets count from its start."""
+    return Operands(
+        x.hidden,
+        part(x.weight, begin, size),
+        x.targets - begin,
+        None if x.bias is None else part(x.bias, begin, size),
+        None if x.reference is None else (x.reference[0], part(x.reference[1], begin, size)),
+    )
+
+
+def _rows(x: Operands, begin: Array | int, size: int) -> Operands:
+    """The operands of a block of tokens."""
+    return x._replace(
+        hidden=part(x.hidden, begin, size),
+        targets=part(x.targets, begin, size),
+        reference=None if x.reference is None else (part(x.reference[0], begin, size), x.reference[1]),
+    )
+
+
+def _put(whole: Array, some: Array, begin: Array | int) -> Array:
+    return jax.lax.dynamic_update_slice_in_dim(whole, some.astype(whole.dtype), begin, 0)
+
+
+def _delta(head: Head, x: Operands, found: dict, upstream: dict, kept: Kept) -> Array:
+    """Gradient with respect to the products of hidden states and weights of this block."""
+    logits, reference_logits = _both(head, x) if kept is None else kept
+    hit = hits(x.targets, logits.shape[1])
+    gradient = fold.logits_gradient(found, upstream, logits, hit, reference_logits)
+    return head.before_cap(gradient, logits)
+
+
+def _products(x: Operands, delta: Array, wanted: Wanted) -> Gradients:
+    """What a tile of `_delta` adds to each gradient, summed in float32."""
+    wide = _wide(x)
+    small = delta.astype(x.hidden.dtype)
+    exact = jax.lax.Precision.HIGHEST if x.hidden.dtype == jnp.float32 else None
+
+    def product(a: Array, b: Array, axis: int) -> Array:
+        contracted = (((axis,), (0,)), ((), ()))
+        return jax.lax.dot_general(a, b, contracted, precision=exact, preferred_element_type=wide)
+
+    gradients = {}
+    if "hidden" in wanted:
+        gradients["hidden"] = product(small, x.weight.astype(x.hidden.dtype), 1)
+    if "weight" in wanted:
+        gradients["weight"] = product(small, x.hidden, 0)
+    if "bias" in wanted:
+        gradients["bias"] = delta.sum(0)
+    return gradients
+
+
+# Logits kept: one matmul forward, two backward, and `n v` floats in between.
+
+
+def materialized_fold(head: Head, x: Operands, block: int) -> tuple[fold.Carry, Kept]:
+    del block
+    logits, reference_logits = _both(head, x)
+    carry = fold.start(len(x.targets), head.statistics, logits.dtype)
+    return fold.add(carry, logits, pick(logits, x.targets), reference_logits), (logits, reference_logits)
+
+
+def materialized_gradient(
+    head: Head, x: Operands, found: dict, upstream: dict, kept: Kept, wanted: Wanted, block: int
+) -> Gradients:
+    del block
+    return _products(x, _delta(head, x, found, upstream, kept), wanted)
+
+
+# Blocks of the vocabulary: the gradient of hidden states is carried, each block of weights is done once.
+
+
+def vocab_scan_fold(head: Head, x: Operands, block: int) -> tuple[fold.Carry, Kept]:
+    def body(carry: fold.Carry, begin: Array | int, size: int) -> fold.Carry:
+        columns = _columns(x, begin, size)
+        logits, reference_logits = _both(head, columns)
+        return fold.add(carry, logits, pick(logits, columns.targets), reference_logits)
+
+    empty = fold.start(len(x.targets), head.statistics, _wide(x))
+    return over_blocks(x.weight.shape[0], block, body, empty), None
+
+
+def vocab_scan_gradient(
+    head: Head, x: Operands, found: dict, upstream: dict, kept: Kept, wanted: Wanted, block: int
+) -> Gradients:
+    del kept
+
+    def body(carry: Gradients, begin: Array | int, size: int) -> Gradients:
+        columns = _columns(x, begin, size)
+        more = _products(columns, _delta(head, columns, found, upstream, None), wanted)
+        return {
+            name: whole + more[name] if name == "hidden" else _put(whole, more[name], begin)
+            for name, whole in carry.items()
+        }
+
+    empty = {}
+    if "hidden" in wanted:
+        empty["hidden"] = jnp.zeros(x.hidden.shape, _wide(x))
+    if "weight" in wanted:
+        empty["weight"] = jnp.zeros_like(x.weight)
+    if "bias" in wanted:
+        empty["bias"] = jnp.zeros(x.weight.shape[:1], _wide(x))
+    return over_blocks(x.weight.shape[0], block, body, empty)
+
+
+# Blocks of tokens: the gradient of the weights is carried, in float32.
+
+
+def token_scan_fold(head: Head, x: Operands, block: int) -> tuple[fold.Carry, Kept]:
+    def body(carry: fold.Carry, begin: Array | int, size: int) -> fold.Carry:
+        some, _ = materialized_fold(head, _rows(x, begin, size), size)
+        return {name: _put(whole, some[name], begin) for name, whole in carry.items()}
+
+    empty = fold.start(len(x.targets), head.statistics, _wide(x))
+    return over_blocks(len(x.targets), block, body, empty), None
+
+
+def token_scan_gradient(
+    head: Head, x: Operands, found: dict, upstream: dict, kept: Kept, wanted: Wanted, block: int
+) -> Gradients:
+    del kept
+
+    def body(carry: Gradients, begin: Array | int, size: int) -> Gradients:
+        rows = _rows(x, begin, size)
+        here, given = ({k: part(a, begin, size) for k, a in rows_of.items()} for rows_of in (found, upstream))
+        more = _products(rows, _delta(head, rows, here, given, None), wanted)
+        return {
+            name: _put(whole, more[name], begin) if name == "hidden" else whole + more[name]
+            for name, whole in carry.items()
+        }
+
+    empty = {}
+    if "hidden" in wanted:
+        empty["hidden"] = jnp.zeros_like(x.hidden)
+    if "weight" in wanted:
+        empty["weight"] = jnp.zeros(x.weight.shape, _wide(x))
+    if "bias" in wanted:
+        empty["bias"] = jnp.zeros(x.weight.shape[:1], _wide(x))
+    return over_blocks(len(x.targets), block, body, empty)
