@@ -56,6 +56,7 @@ def offline(
     reference: Literal["initial", "batch"] | None = "initial",
     reward_scale: float | None = None,
     microbatches: int = 1,
+    pair_scan: bool = False,
 ) -> Algorithm:
     """Minimises the mean of `loss` over recorded pairs.
 
@@ -66,19 +67,35 @@ def offline(
         `reference_logps` of the records (`jaxpref prepare` writes it). None: a reference-free loss.
       reward_scale: factor of the reported rewards; by default the loss's own `beta`, or 1 if it has none.
       microbatches: equal parts of the batch, accumulated exactly.
+      pair_scan: take the gradient of the unembedding in the forward pass, a few pairs at a time: the same
+        numbers with logits of a few pairs only. For policies that offer it (transformers do).
     """
     if reference not in ("initial", "batch", None):
         raise ValueError(f"reference: expected 'initial', 'batch' or None, got {reference!r}")
     check_loss(loss, reference=reference)
+    if pair_scan and policy.summed_loss is None:
+        raise ValueError("pair_scan: this policy has no summed_loss; leave it out")
     transform = optimizer()
     scale = _beta(loss) if reward_scale is None else reward_scale
+
+    def mean_loss(
+        token_logps: Float[Array, "b 2 r"], data: tuple[Float[Array, "b 2"] | None, Completions]
+    ) -> Mean:
+        reference_logps, batch = data
+        inputs = pairwise_inputs(token_logps.sum(-1), reference_logps, batch)
+        return masked_mean(bind(loss, inputs), batch.valid)
 
     def forward(
         params: Params, batch: Completions, reference_logps: Float[Array, "b 2"] | None
     ) -> tuple[Mean, Metrics]:
-        logps = policy.token_logps(params, batch).sum(-1)
-        losses = bind(loss, pairwise_inputs(logps, reference_logps, batch))
-        mean = masked_mean(losses, batch.valid)
+        data = (reference_logps, batch)
+        if pair_scan and policy.summed_loss is not None:
+            total, logps = policy.summed_loss(params, batch, lambda *a: mean_loss(*a).total, data)
+            mean = Mean(total, batch.valid.sum().astype(jnp.float32))
+        else:
+            logps = policy.token_logps(params, batch)
+            mean = mean_loss(logps, data)
+        logps = logps.sum(-1)
         metrics = {"loss": mean, "num_tokens": num_tokens(batch)}
         return mean, metrics | pair_metrics(logps, reference_logps, batch, scale)
 

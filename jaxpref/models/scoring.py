@@ -1,9 +1,11 @@
 """Log-probs of responses under a transformer, each prompt computed once for all its responses."""
 
-import jax.numpy as jnp
-from jaxtyping import Array, Float
+from typing import Any
 
-from jaxpref.kernels.token_logps import linear_token_logps
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from jaxpref.kernels.token_logps import SummedLoss, linear_summed_loss, linear_token_logps
 from jaxpref.models.attention import Keys
 from jaxpref.models.layers import Attend
 from jaxpref.models.transformer import (
@@ -18,7 +20,7 @@ from jaxpref.models.transformer import (
 )
 from jaxpref.types import Completions, Params
 
-__all__ = ["predicting_states", "token_logps"]
+__all__ = ["predicting_states", "summed_loss", "token_logps"]
 
 
 def predicting_states(model: Transformer, params: Params, batch: Completions) -> Float[Array, "b k r d"]:
@@ -67,6 +69,11 @@ def predicting_states(model: Transformer, params: Params, batch: Completions) ->
     return final_norm(model, params, jnp.concatenate([first, responses[:, :, :-1]], 2))
 
 
+def _scored(batch: Completions) -> Bool[Array, "b k r"]:
+    starts = jnp.arange(batch.response_tokens.shape[2])[None, None] > 0
+    return batch.response_mask & (starts | batch.prompt_mask.any(-1)[:, None, None])
+
+
 def token_logps(model: Transformer, params: Params, batch: Completions) -> Float[Array, "b k r"]:
     """Log-prob of every scored response token given the prompt and the response before it, in nats.
 
@@ -75,13 +82,27 @@ def token_logps(model: Transformer, params: Params, batch: Completions) -> Float
     empty prompt is not scored, since nothing predicts it.
     """
     states = predicting_states(model, params, batch)
-    starts = jnp.arange(states.shape[2])[None, None] > 0
-    predicted = starts | batch.prompt_mask.any(-1)[:, None, None]
     return linear_token_logps(
         states,
         unembedding(params),
         batch.response_tokens,
         soft_cap=model.sizes.logit_soft_cap,
-        where=batch.response_mask & predicted,
+        where=_scored(batch),
         implementation=model.head,
+    )
+
+
+def summed_loss(
+    model: Transformer, params: Params, batch: Completions, loss: SummedLoss, data: Any
+) -> tuple[Float[Array, ""], Float[Array, "b k r"]]:
+    """(`loss(token_logps, data)`, token_logps). The gradient of the unembedding is taken in the forward
+    pass, a few examples at a time: see `kernels.token_logps.linear_summed_loss`."""
+    return linear_summed_loss(
+        loss,
+        predicting_states(model, params, batch),
+        unembedding(params),
+        batch.response_tokens,
+        data,
+        where=_scored(batch),
+        soft_cap=model.sizes.logit_soft_cap,
     )

@@ -38,3 +38,6 @@ class Policy(NamedTuple):
     axes: Callable[[], Any]  # the tree of `params` with a tuple of logical axis names for each array
     flops: Callable[[Completions], float]  # of one forward pass of `token_logps`, from shapes alone
     vocab_size: int
+    # `(params, batch, loss, data) -> (loss(token_logps, data), token_logps)`, where the gradient may be had
+    # cheaper than through `token_logps`: for losses that take each example by itself.
+    summed_loss: Callable[..., tuple[Array, Array]] | None = None

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from jaxpref.models.decoding import decode_step, prefill
-from jaxpref.models.scoring import token_logps
+from jaxpref.models.scoring import summed_loss, token_logps
 from jaxpref.models.sizes import TransformerSizes
 from jaxpref.models.transformer import Transformer
 from jaxpref.policies.base import Policy, Sample
@@ -52,6 +52,7 @@ def transformer(
         axes=model.axes,
         flops=partial(forward_flops, given),
         vocab_size=given.vocab,
+        summed_loss=partial(summed_loss, model),
     )
 
 

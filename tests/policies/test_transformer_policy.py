@@ -1,11 +1,17 @@
 """The transformer as a policy: its contract, its FLOPs, and that it trains on a mesh as on one device."""
 
+import dataclasses
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from jaxpref import losses
+from jaxpref.algorithms import offline
 from jaxpref.models.sizes import llama3_1_8b, stories260k, tiny
 from jaxpref.policies.transformer import forward_flops, transformer
 from jaxpref.types import Completions
@@ -82,3 +88,41 @@ def test_eight_devices_equal_one():
     np.testing.assert_allclose(on_mesh.token_logps, drawn.token_logps, atol=1e-5)
     for a, b in zip(jax.tree.leaves(eight_gradient), jax.tree.leaves(one_gradient), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("tied", "microbatches"), [(True, 1), (False, 2)])
+def test_a_dpo_step_with_pair_scan_is_the_same_step(tied, microbatches):
+    policy = transformer(sizes=tiny(vocab=64, embed=32, heads=4, layers=2, tied=tied), eos_id=1)
+    batch, params = _batch(), policy.init(jax.random.key(0))
+    batch = dataclasses.replace(batch, response_mask=batch.response_mask.at[3].set(False))
+    outcomes = []
+    for pair_scan in (False, True):
+        algorithm = offline(
+            policy,
+            loss=partial(losses.dpo, beta=0.5),
+            optimizer=partial(optax.sgd, 0.5),
+            pair_scan=pair_scan,
+            microbatches=microbatches,
+        )
+        state = algorithm.init(params)
+        for _ in range(2):
+            state, metrics = jax.jit(algorithm.step)(state, batch, jax.random.key(0))
+        outcomes.append((state.params, metrics))
+    for plain, scanned in zip(*map(jax.tree.leaves, outcomes), strict=True):
+        np.testing.assert_allclose(scanned, plain, rtol=1e-5, atol=1e-6)
+
+
+def test_a_tied_matrix_gets_the_float32_sum_of_both_gradients():
+    """Compute in bfloat16, weights in float32: the lookup's and the head's gradients meet unrounded."""
+    sizes, batch = tiny(vocab=64, embed=32, heads=4, layers=1), _batch(b=8)
+    tied = transformer(sizes=sizes, compute_dtype="bfloat16", eos_id=1)
+    apart = transformer(sizes=dataclasses.replace(sizes, tied=False), compute_dtype="bfloat16", eos_id=1)
+    params = tied.init(jax.random.key(0))
+
+    def gradient(policy, params):
+        return jax.jit(jax.grad(lambda p: policy.token_logps(p, batch).sum()))(params)
+
+    parts = gradient(apart, params | {"unembedding": params["embedding"]})
+    both = gradient(tied, params)["embedding"]
+    assert both.dtype == jnp.float32
+    np.testing.assert_allclose(both, parts["embedding"] + parts["unembedding"], rtol=1e-6, atol=1e-6)

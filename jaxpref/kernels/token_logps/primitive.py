@@ -14,8 +14,15 @@ from jaxpref.kernels.partition import Partition
 from jaxpref.kernels.token_logps import fold
 from jaxpref.kernels.token_logps.dispatch import Plan, Step
 from jaxpref.kernels.token_logps.head import Gradients, Head, Operands
+from jaxpref.kernels.token_logps.placement import (
+    gathered,
+    gradient_specs,
+    local_targets,
+    operand_specs,
+    summed_over_devices,
+)
 
-__all__ = ["Call", "scores"]
+__all__ = ["Call", "Static", "cotangents", "given_upstream", "scores", "values_and_wanted"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,50 +34,28 @@ class Call:
     partition: Partition
 
 
-# How the operands lie over the devices while the kernel runs: weights whole but for the vocabulary.
-def _specs(x: Operands, partition: Partition) -> Operands:
-    by_row, by_word = partition.by_row, partition.by_word
-    specs: list[Any] = [by_row, by_word, by_row, None, None]
-    if x.bias is not None:
-        specs[3] = by_word
-    if x.reference is not None:
-        specs[4] = (by_row, by_word)
-    return Operands(*specs)
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Static:
+    """Which gradients are wanted, among residuals."""
 
-
-def _gathered(x: Operands, partition: Partition) -> Operands:
-    """Weights in the dtype they are multiplied in, where they are about to travel between devices."""
-    if not partition.rows:
-        return x
-    reference = x.reference
-    if reference is not None:
-        reference = (reference[0], reference[1].astype(reference[0].dtype))
-    return x._replace(weight=x.weight.astype(x.hidden.dtype), reference=reference)
-
-
-def _local_targets(x: Operands, partition: Partition) -> Operands:
-    """Targets counted from the start of this device's part of the vocabulary."""
-    if partition.vocab is None:
-        return x
-    begin = jax.lax.axis_index(partition.vocab) * x.weight.shape[0]
-    return x._replace(targets=x.targets - begin.astype(x.targets.dtype))
+    wanted: tuple[str, ...]
 
 
 def _forward(call: Call, step: Step, x: Operands) -> tuple[dict[str, Array], Any]:
     partition = call.partition
 
     def on_device(x: Operands):
-        carry, kept = step.fold(call.head, _local_targets(x, partition), step.fold_block)
+        carry, kept = step.fold(call.head, local_targets(x, partition), step.fold_block)
         if partition.vocab is not None:
             carry = fold.merge_devices(carry, partition.vocab)
         return fold.finish(carry), kept
 
     if not partition.splits:
         return on_device(x)
-    x = _gathered(x, partition)
+    x = gathered(x, partition)
     tile = P(partition.rows or None, partition.vocab)
-    specs = _specs(x, partition)
-    return partition.run(on_device, (specs,), (partition.by_row, tile))(x)
+    return partition.run(on_device, (operand_specs(x, partition),), (partition.by_row, tile))(x)
 
 
 def _backward(
@@ -82,36 +67,20 @@ def _backward(
     wanted: tuple[str, ...],
 ) -> Gradients:
     partition, step = call.partition, call.plan.training
-    like = {
-        "hidden": x.hidden.dtype,
-        "weight": x.weight.dtype,
-        "bias": None if x.bias is None else x.bias.dtype,
-    }
+    like = {name: getattr(x, name).dtype for name in wanted}
 
     def on_device(x: Operands, found: dict, upstream: dict, kept: Any) -> Gradients:
-        x = _local_targets(x, partition)
+        x = local_targets(x, partition)
         gradients = step.gradient(call.head, x, found, upstream, kept, wanted, step.gradient_block)
-        if "hidden" in wanted and partition.vocab:
-            gradients["hidden"] = jax.lax.psum(gradients["hidden"], partition.vocab)
-        if "bias" in wanted and partition.rows:
-            gradients["bias"] = jax.lax.psum(gradients["bias"], partition.rows)
-        if "weight" in wanted and partition.rows:
-            weight = gradients["weight"]
-            others = tuple(axis for axis in partition.rows if axis != partition.embed)
-            weight = jax.lax.psum(weight, others) if others else weight
-            if partition.embed:  # each device keeps the columns that it stores
-                weight = jax.lax.psum_scatter(weight, partition.embed, scatter_dimension=1, tiled=True)
-            gradients["weight"] = weight
+        gradients = summed_over_devices(gradients, partition)
         return {name: g.astype(like[name]) for name, g in gradients.items()}
 
     if not partition.splits:
         return on_device(x, found, upstream, kept)
-    by_row, by_word = partition.by_row, partition.by_word
+    x, by_row = gathered(x, partition), partition.by_row
     tile = P(partition.rows or None, partition.vocab)
-    out = {"hidden": by_row, "weight": P(partition.vocab, partition.embed), "bias": by_word}
-    x = _gathered(x, partition)
-    specs = (_specs(x, partition), by_row, by_row, tile)
-    return partition.run(on_device, specs, {name: out[name] for name in wanted})(x, found, upstream, kept)
+    specs = (operand_specs(x, partition), by_row, by_row, tile)
+    return partition.run(on_device, specs, gradient_specs(partition, wanted))(x, found, upstream, kept)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -121,38 +90,45 @@ def scores(call: Call, x: Operands) -> dict[str, Array]:
     return _forward(call, call.plan.scoring, x)[0]
 
 
-@jax.tree_util.register_static
-@dataclasses.dataclass(frozen=True)
-class _Static:
-    wanted: tuple[str, ...]
-
-
 def _is_primal(leaf: Any) -> bool:
     return hasattr(leaf, "perturbed")
 
 
-def _scores_forward(call: Call, x: Any):
-    given = {"hidden": x.hidden, "weight": x.weight, "bias": x.bias}
+def values_and_wanted(x: Any) -> tuple[Any, Static]:
+    """Operands as arrays, and which of them are differentiated."""
+    names = ("hidden", "weight", "bias")
+    given = {name: getattr(x, name) for name in names}
     wanted = tuple(name for name, leaf in given.items() if leaf is not None and leaf.perturbed)
-    x = jax.tree.map(lambda leaf: leaf.value, x, is_leaf=_is_primal)
-    call.plan.announce(call.plan.training)
-    found, kept = _forward(call, call.plan.training, x)
-    return found, (x, found, kept, _Static(wanted))
+    return jax.tree.map(lambda leaf: leaf.value, x, is_leaf=_is_primal), Static(wanted)
 
 
-def _scores_backward(call: Call, saved: tuple, upstream: dict[str, Any]):
-    x, found, kept, static = saved
+def given_upstream(upstream: dict[str, Any], found: dict[str, Array]) -> dict[str, Array]:
+    """Gradients that are not known to be zero; that of `logps` always."""
     given = {
         name: g
         for name, g in upstream.items()
         if not isinstance(g, SymbolicZero) and g.dtype != jax.dtypes.float0
     }
-    given.setdefault("logps", jnp.zeros_like(found["logps"]))
-    gradients = _backward(call, x, found, given, kept, static.wanted)
-    cotangents: list[Any] = [
-        gradients.get(name) for name in ("hidden", "weight", "targets", "bias", "reference")
-    ]
-    return (Operands(*cotangents),)
+    return {"logps": jnp.zeros_like(found["logps"])} | given
+
+
+def _scores_forward(call: Call, x: Any):
+    x, static = values_and_wanted(x)
+    call.plan.announce(call.plan.training)
+    found, kept = _forward(call, call.plan.training, x)
+    return found, (x, found, kept, static)
+
+
+def _scores_backward(call: Call, saved: tuple, upstream: dict[str, Any]):
+    x, found, kept, static = saved
+    gradients = _backward(call, x, found, given_upstream(upstream, found), kept, static.wanted)
+    return (cotangents(gradients),)
+
+
+def cotangents(gradients: Gradients) -> Operands:
+    """One for each operand; None is zero."""
+    given: list[Any] = [gradients.get(name) for name in ("hidden", "weight", "targets", "bias", "reference")]
+    return Operands(*given)
 
 
 scores.defvjp(_scores_forward, _scores_backward, symbolic_zeros=True)

@@ -7,12 +7,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array
 
 from jaxpref.kernels.machines import current_machine
 from jaxpref.kernels.token_logps import fold
 from jaxpref.kernels.token_logps.head import hits, pick
+from jaxpref.kernels.token_logps.primitive import given_upstream
 
 __all__ = ["ROW_IMPLEMENTATIONS", "RowCall", "row_scores"]
 
@@ -68,12 +68,7 @@ def _forward(call: RowCall, logits: Any, targets: Any):
 
 def _backward(call: RowCall, saved: tuple, upstream: dict[str, Any]):
     logits, targets, found = saved
-    given = {
-        name: g
-        for name, g in upstream.items()
-        if not isinstance(g, SymbolicZero) and g.dtype != jax.dtypes.float0
-    }
-    given.setdefault("logps", jnp.zeros_like(found["logps"]))
+    given = given_upstream(upstream, found)
     wide = logits.astype(found["logps"].dtype)
     gradient = fold.logits_gradient(found, given, wide, hits(targets, logits.shape[1]))
     return gradient.astype(logits.dtype), None

@@ -16,6 +16,7 @@ from jaxpref.kernels.token_logps.head import Gradients, Head, Operands, hits, ov
 __all__ = [
     "materialized_fold",
     "materialized_gradient",
+    "put",
     "token_scan_fold",
     "token_scan_gradient",
     "vocab_scan_fold",
@@ -56,7 +57,8 @@ def _rows(x: Operands, begin: Array | int, size: int) -> Operands:
     )
 
 
-def _put(whole: Array, some: Array, begin: Array | int) -> Array:
+def put(whole: Array, some: Array, begin: Array | int) -> Array:
+    """`whole` with `some` from row `begin` on."""
     return jax.lax.dynamic_update_slice_in_dim(whole, some.astype(whole.dtype), begin, 0)
 
 
@@ -127,7 +129,7 @@ def vocab_scan_gradient(
         columns = _columns(x, begin, size)
         more = _products(columns, _delta(head, columns, found, upstream, None), wanted)
         return {
-            name: whole + more[name] if name == "hidden" else _put(whole, more[name], begin)
+            name: whole + more[name] if name == "hidden" else put(whole, more[name], begin)
             for name, whole in carry.items()
         }
 
@@ -147,7 +149,7 @@ def vocab_scan_gradient(
 def token_scan_fold(head: Head, x: Operands, block: int) -> tuple[fold.Carry, Kept]:
     def body(carry: fold.Carry, begin: Array | int, size: int) -> fold.Carry:
         some, _ = materialized_fold(head, _rows(x, begin, size), size)
-        return {name: _put(whole, some[name], begin) for name, whole in carry.items()}
+        return {name: put(whole, some[name], begin) for name, whole in carry.items()}
 
     empty = fold.start(len(x.targets), head.statistics, _wide(x))
     return over_blocks(len(x.targets), block, body, empty), None
@@ -163,7 +165,7 @@ def token_scan_gradient(
         here, given = ({k: part(a, begin, size) for k, a in rows_of.items()} for rows_of in (found, upstream))
         more = _products(rows, _delta(head, rows, here, given, None), wanted)
         return {
-            name: _put(whole, more[name], begin) if name == "hidden" else whole + more[name]
+            name: put(whole, more[name], begin) if name == "hidden" else whole + more[name]
             for name, whole in carry.items()
         }
 

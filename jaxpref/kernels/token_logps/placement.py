@@ -1,0 +1,67 @@
+"""Operands and gradients of the head over the devices of a mesh: who holds what while a kernel runs."""
+
+from typing import Any
+
+import jax
+from jax.sharding import PartitionSpec as P
+
+from jaxpref.kernels.partition import Partition
+from jaxpref.kernels.token_logps.head import Gradients, Operands
+
+__all__ = ["gathered", "gradient_specs", "local_targets", "operand_specs", "summed_over_devices"]
+
+
+def gathered(x: Operands, partition: Partition) -> Operands:
+    """Weights in the dtype they are multiplied in, where they are about to travel between devices: they
+    are gathered once, before any loop."""
+    if not partition.rows:
+        return x
+    reference = x.reference
+    if reference is not None:
+        reference = (reference[0], reference[1].astype(reference[0].dtype))
+    return x._replace(weight=x.weight.astype(x.hidden.dtype), reference=reference)
+
+
+def operand_specs(x: Operands, partition: Partition) -> Operands:
+    """Rows split, the vocabulary split, widths whole."""
+    by_row, by_word = partition.by_row, partition.by_word
+    specs: list[Any] = [by_row, by_word, by_row, None, None]
+    if x.bias is not None:
+        specs[3] = by_word
+    if x.reference is not None:
+        specs[4] = (by_row, by_word)
+    return Operands(*specs)
+
+
+def local_targets(x: Operands, partition: Partition) -> Operands:
+    """Targets counted from the start of this device's part of the vocabulary."""
+    if partition.vocab is None:
+        return x
+    begin = jax.lax.axis_index(partition.vocab) * x.weight.shape[0]
+    return x._replace(targets=x.targets - begin.astype(x.targets.dtype))
+
+
+def gradient_specs(partition: Partition, wanted: tuple[str, ...]) -> dict[str, Any]:
+    """How `summed_over_devices` leaves them."""
+    specs = {
+        "hidden": partition.by_row,
+        "weight": P(partition.vocab, partition.embed),
+        "bias": partition.by_word,
+    }
+    return {name: specs[name] for name in wanted}
+
+
+def summed_over_devices(gradients: Gradients, partition: Partition) -> Gradients:
+    """Each device's part of the sums: of hidden states over the vocabulary's parts, of the rest over rows."""
+    out = dict(gradients)
+    if "hidden" in out and partition.vocab:
+        out["hidden"] = jax.lax.psum(out["hidden"], partition.vocab)
+    if "bias" in out and partition.rows:
+        out["bias"] = jax.lax.psum(out["bias"], partition.rows)
+    if "weight" in out and partition.rows:
+        others = tuple(axis for axis in partition.rows if axis != partition.embed)
+        weight = jax.lax.psum(out["weight"], others) if others else out["weight"]
+        if partition.embed:  # each device keeps the columns that it stores
+            weight = jax.lax.psum_scatter(weight, partition.embed, scatter_dimension=1, tiled=True)
+        out["weight"] = weight
+    return out
