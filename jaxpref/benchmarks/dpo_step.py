@@ -4,6 +4,7 @@ The configuration other libraries' DPO trainers have been measured on: hidden 25
 1024, vocabulary 8192, untied head, 8 pairs of 128 prompt and 128 response tokens, float32, AdamW.
 """
 
+import dataclasses
 import os
 import platform
 import statistics
@@ -12,15 +13,17 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxpref import losses
-from jaxpref.algorithms import offline
+from jaxpref.algorithms import Algorithm, offline
 from jaxpref.algorithms.optimizers import adamw, constant
 from jaxpref.models.sizes import tiny
+from jaxpref.policies.base import Policy
 from jaxpref.policies.transformer import transformer
 from jaxpref.training.peak import matmul_peak
-from jaxpref.types import Completions
+from jaxpref.types import Completions, Params
 
 __all__ = ["measure", "table"]
 
@@ -29,54 +32,87 @@ PAIRS, PROMPT, RESPONSE, VOCAB = 8, 128, 128, 8192
 TOKENS = 2 * PAIRS * (PROMPT + RESPONSE)
 
 
-def _batch() -> Completions:
+LOSSES = 3  # compared between the variants before anything is timed
+
+
+def _batches() -> tuple[Completions, Completions]:
+    """The pairs with the prompt stored once, and as plain sequences `[prompt | response]` of both sides."""
     rng = np.random.default_rng(0)
-    return Completions(
-        rng.integers(0, VOCAB, (PAIRS, PROMPT), np.int32),  # pyright: ignore[reportArgumentType]
-        np.ones((PAIRS, PROMPT), bool),  # pyright: ignore[reportArgumentType]
-        rng.integers(0, VOCAB, (PAIRS, 2, RESPONSE), np.int32),  # pyright: ignore[reportArgumentType]
-        np.ones((PAIRS, 2, RESPONSE), bool),  # pyright: ignore[reportArgumentType]
-        reference_logps=np.full((PAIRS, 2), -1000.0, np.float32),  # pyright: ignore[reportArgumentType]
-    )
+    prompts = rng.integers(3, VOCAB, (PAIRS, PROMPT))
+    responses = rng.integers(3, VOCAB, (PAIRS, 2, RESPONSE))
+    repeated = np.broadcast_to(prompts[:, None], (PAIRS, 2, PROMPT))
+    scored = np.arange(PROMPT + RESPONSE) >= PROMPT
+
+    def completions(prompts: Any, responses: Any, scored: Any) -> Completions:
+        as_tokens = partial(jnp.asarray, dtype=jnp.int32)
+        mask = jnp.broadcast_to(jnp.asarray(scored), responses.shape)
+        return Completions(as_tokens(prompts), jnp.ones(prompts.shape, bool), as_tokens(responses), mask)
+
+    shared = completions(prompts, responses, np.ones(RESPONSE, bool))
+    return shared, completions(prompts[:, :0], np.concatenate([repeated, responses], 2), scored)
+
+
+def _variants(policy: Policy, params: Params) -> dict[str, tuple[Algorithm, Completions]]:
+    optimizer = partial(adamw, schedule=partial(constant, value=1e-4), clip_norm=None)
+    dpo = partial(offline, policy, loss=losses.dpo, optimizer=optimizer)
+    shared, plain = _batches()
+    column = jax.jit(lambda params, batch: policy.token_logps(params, batch).sum(-1))(params, shared)
+    with_column = dataclasses.replace(shared, reference_logps=column)
+    return {
+        "plain": (dpo(reference="initial"), plain),
+        "reference each step": (dpo(reference="initial"), shared),
+        "precomputed reference": (dpo(reference="batch"), with_column),
+        "precomputed, pair scan": (dpo(reference="batch", pair_scan=True), with_column),
+    }
 
 
 def measure(*, rounds: int = 5, steps_per_round: int = 3) -> dict[str, Any]:
-    """Wall and CPU seconds of one step (the medians and minima over `rounds`), with the reference run every
-    step and with it precomputed; the two variants alternate, so that a busy machine disturbs both."""
+    """Wall and CPU seconds of one step (the medians and minima over `rounds`).
+
+    Variants: plain (prompts repeated, a position of theirs is scored like any other and masked, the reference
+    run every step), the same with shared prompts, with a precomputed reference too, and with the head's
+    gradient in the forward pass. They alternate, so that a busy machine disturbs all of them.
+
+    Raises:
+      AssertionError: the variants' first losses differ by more than 1e-5.
+    """
     sizes = partial(tiny, vocab=VOCAB, embed=256, layers=4, heads=4, mlp=1024, tied=False)
     policy = transformer(sizes=sizes, eos_id=2)
-    batch, key = jax.device_put(_batch()), jax.random.key(0)
-    optimizer = partial(adamw, schedule=partial(constant, value=1e-4), clip_norm=None)
+    key = jax.random.key(0)
     peak, source = matmul_peak()
     running: dict[str, Any] = {}
     variants: dict[str, dict[str, Any]] = {}
-    dpo = partial(offline, policy, loss=losses.dpo, optimizer=optimizer)
-    for name, algorithm in (
-        ("reference each step", dpo(reference="initial")),
-        ("precomputed reference", dpo(reference="batch")),
-    ):
-        state = jax.jit(algorithm.init)(policy.init(jax.random.key(0)))
+    for name, (algorithm, batch) in _variants(policy, policy.init(key)).items():
+        state = jax.jit(algorithm.init)(policy.init(key))
         step = jax.jit(algorithm.step, donate_argnums=0)
         start = time.perf_counter()
-        state, metrics = step(state, batch, key)
-        jax.block_until_ready((state, metrics))
-        running[name] = (step, state)
+        program = step.lower(state, batch, key).compile()
+        compile_seconds = time.perf_counter() - start
+        first = []
+        for _ in range(LOSSES):
+            state, metrics = program(state, batch, key)
+            first.append(float(metrics["loss"].value))
+        running[name] = (program, state, batch)
         variants[name] = {
-            "compile_seconds": time.perf_counter() - start,
+            "compile_seconds": compile_seconds,
+            "temporary_bytes": getattr(program.memory_analysis(), "temp_size_in_bytes", 0),
             "model_gflop": algorithm.flops(batch) / 1e9,
+            "first_losses": first,
             "wall": [],
             "cpu": [],
         }
+        apart = np.abs(np.subtract(first, variants["plain"]["first_losses"])).max()
+        assert apart <= 1e-5, f"{name}: losses {first}, plain {variants['plain']['first_losses']}"
     for _ in range(rounds):
         for name, figures in variants.items():
-            step, state = running[name]
+            program, state, batch = running[name]
             for _ in range(steps_per_round):
                 wall, cpu = time.perf_counter(), time.process_time()
-                state, metrics = step(state, batch, key)
+                state, metrics = program(state, batch, key)
                 jax.block_until_ready((state, metrics))
                 figures["wall"].append(time.perf_counter() - wall)
                 figures["cpu"].append(time.process_time() - cpu)
-            running[name] = (step, state)
+            running[name] = (program, state, batch)
     for figures in variants.values():
         wall, cpu = figures.pop("wall"), figures.pop("cpu")
         figures |= {
@@ -106,13 +142,13 @@ def table(figures: dict[str, Any]) -> str:
         f"DPO step on {figures['device']}, jax {figures['jax']}: {figures['tokens_per_step']} tokens a step; "
         f"matmul {figures['matmul_gflop_per_second']:.0f} GFLOP/s ({figures['matmul_rate_source']}); load "
         f"{figures['load_average']:.1f}; huge pages {'on' if figures['huge_pages'] else 'off'}",
-        f"{'variant':24s} {'tokens/s':>9s} {'ms/step':>8s} {'best':>7s} {'CPU ms':>8s} "
+        f"{'variant':24s} {'tokens/s':>9s} {'ms/step':>8s} {'best':>7s} {'CPU ms/2':>9s} {'temp MiB':>9s} "
         f"{'model GFLOP':>12s} {'of matmul':>10s}",
     ]
     lines += [
         f"{name:24s} {v['tokens_per_second']:9,.0f} {v['wall_seconds_median'] * 1e3:8.0f} "
-        f"{v['wall_seconds_min'] * 1e3:7.0f} {v['cpu_seconds_min'] * 1e3:8.0f} {v['model_gflop']:12.1f} "
-        f"{v['share_of_matmul_rate']:10.0%}"
+        f"{v['wall_seconds_min'] * 1e3:7.0f} {v['cpu_seconds_min'] * 5e2:9.0f} "
+        f"{v['temporary_bytes'] / 2**20:9.0f} {v['model_gflop']:12.1f} {v['share_of_matmul_rate']:10.0%}"
         for name, v in figures["variants"].items()
     ]
     return "\n".join(lines)
