@@ -127,10 +127,39 @@ def _parser() -> argparse.ArgumentParser:
     tokenizer.add_argument("--out", required=True, help="model file to write, for example my.model")
     tokenizer.add_argument("--vocab-size", type=int, default=8192)
     bench = add("bench", "measure this machine", lambda c, o: c.bench(o), file=None)
-    bench.add_argument("name", choices=["dpo-step"], help="dpo-step: tokens/s of a small DPO step")
-    bench.add_argument("--out", help="JSON file to write the figures to")
-    bench.add_argument("--rounds", type=int, default=5)
+    _add_benchmarks(bench.add_subparsers(dest="benchmark", required=True, metavar="NAME"))
     return parser
+
+
+def _add_benchmarks(names: argparse._SubParsersAction) -> None:
+    """Options of a benchmark are the parameters of its `measure`."""
+
+    def add(name: str, summary: str) -> argparse.ArgumentParser:
+        sub = names.add_parser(name, help=summary, description=summary)
+        sub.add_argument("--out", help="JSON file to write the figures to")
+        sub.add_argument("--rounds", type=int, default=5, help="turns that the variants take (default 5)")
+        return sub
+
+    add("dpo-step", "tokens per second of a small DPO step")
+    logprobs = add("logprobs", "time and memory of sequence log-probs, beside other ways to them")
+    logprobs.add_argument("--rows", type=int, default=2048, help="tokens scored (default 2048)")
+    logprobs.add_argument("--embed", type=int, default=512, help="width of hidden states (default 512)")
+    logprobs.add_argument("--vocab", type=int, default=32_768, help="vocabulary (default 32768)")
+    logprobs.add_argument(
+        "--allocator",
+        choices=["default", "huge-pages", "both"],
+        default="both",
+        help="glibc's, for every variant alike (default both; CPU only)",
+    )
+    logprobs.add_argument(
+        "--only", nargs="+", default=(), metavar="VARIANT", help="these rows of the table (default all)"
+    )
+    tune = add("tune", "block sizes of the log-prob scans and kernels, as a line for their table")
+    tune.add_argument(
+        "--shapes", nargs="+", default=(), metavar="ROWSxWIDTHxVOCAB", help="for example 2048x512x32768"
+    )
+    for sub in (logprobs, tune):
+        sub.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
 
 
 if __name__ == "__main__":

@@ -202,8 +202,9 @@ def tokenizer(options: Options) -> int:
 
 
 def bench(options: Options) -> int:
-    module = importlib.import_module(f"jaxpref.benchmarks.{options.name.replace('-', '_')}")
-    figures = module.measure(rounds=options.rounds)
+    module = importlib.import_module(f"jaxpref.benchmarks.{options.benchmark.replace('-', '_')}")
+    own = ("benchmark", "out", "run")
+    figures = module.measure(**{name: value for name, value in vars(options).items() if name not in own})
     print(module.table(figures))
     if options.out:
         pathlib.Path(options.out).write_text(json.dumps(figures, indent=2) + "\n")

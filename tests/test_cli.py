@@ -112,3 +112,16 @@ def test_bench_prints_tokens_per_second(tmp_path):
     assert "tokens/s" in output
     figures = json.loads((tmp_path / "bench.json").read_text())
     assert figures["variants"]["precomputed reference"]["tokens_per_second"] > 0
+
+
+@pytest.mark.slow
+def test_bench_logprobs_and_tune_print_their_tables(tmp_path):
+    sizes = ["--rows", "16", "--embed", "8", "--vocab", "40", "--rounds", "1"]
+    out = str(tmp_path / "logprobs.json")
+    output = run("bench", "logprobs", *sizes, "--only", "naive", "--allocator", "default", "--out", out)
+    assert "value and gradients" in output
+    figures = json.loads((tmp_path / "logprobs.json").read_text())
+    assert figures["variants"]["naive"]["train"]["default"]["cpu_seconds_min"] > 0
+    assert figures["optax"]
+    output = run("bench", "tune", "--shapes", "70x8x520", "--rounds", "1", "--dtype", "bfloat16")
+    assert '"cpu": Blocks(512, 64, "measured, bfloat16: ' in output

@@ -5,8 +5,6 @@ The configuration other libraries' DPO trainers have been measured on: hidden 25
 """
 
 import dataclasses
-import os
-import platform
 import statistics
 import time
 from functools import partial
@@ -19,6 +17,7 @@ import numpy as np
 from jaxpref import losses
 from jaxpref.algorithms import Algorithm, offline
 from jaxpref.algorithms.optimizers import adamw, constant
+from jaxpref.benchmarks.machine import facts
 from jaxpref.models.sizes import tiny
 from jaxpref.policies.base import Policy
 from jaxpref.policies.transformer import transformer
@@ -124,14 +123,10 @@ def measure(*, rounds: int = 5, steps_per_round: int = 3) -> dict[str, Any]:
         figures["share_of_matmul_rate"] = figures["model_gflop"] * 1e9 / figures["wall_seconds_median"] / peak
     return {
         "benchmark": "dpo-step",
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "jax": jax.__version__,
-        "python": platform.python_version(),
+        **facts(),
         "tokens_per_step": TOKENS,
         "matmul_gflop_per_second": peak / 1e9,
         "matmul_rate_source": source,
-        "huge_pages": "hugetlb=1" in os.environ.get("GLIBC_TUNABLES", ""),
-        "load_average": os.getloadavg()[0],
         "variants": variants,
     }
 

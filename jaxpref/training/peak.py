@@ -12,17 +12,17 @@ __all__ = ["matmul_peak"]
 
 
 @functools.cache
-def matmul_peak(size: int = 2048, repeats: int = 5) -> tuple[float, str]:
+def matmul_peak(size: int = 2048, repeats: int = 5, dtype: str = "float32") -> tuple[float, str]:
     """(FLOP/s of all devices together, where the figure comes from).
 
-    Data sheet (bfloat16) where the device is known, else the best of a few float32 matmuls measured here.
+    Data sheet (bfloat16) where the device is known, else the best of a few `dtype` matmuls measured here.
     Virtual CPU devices share their cores, so on CPU the measured rate is the whole machine's.
     """
     device = jax.local_devices()[0]
     if device.device_kind in MACHINES:
         return MACHINES[device.device_kind].flops * jax.device_count(), "data sheet, bfloat16"
     with jax.default_device(device):
-        a = jax.random.normal(jax.random.key(0), (size, size), jnp.float32)
+        a = jax.random.normal(jax.random.key(0), (size, size), jnp.dtype(dtype))
         multiply = jax.jit(lambda x: x @ x)
         multiply(a).block_until_ready()
         best = float("inf")
@@ -31,4 +31,4 @@ def matmul_peak(size: int = 2048, repeats: int = 5) -> tuple[float, str]:
             multiply(a).block_until_ready()
             best = min(best, time.perf_counter() - start)
     machines = jax.process_count() if device.platform == "cpu" else jax.device_count()
-    return 2 * size**3 / best * machines, f"measured, float32 {size}^3 matmul"
+    return 2 * size**3 / best * machines, f"measured, {dtype} {size}^3 matmul"
