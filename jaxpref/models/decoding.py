@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxpref.kernels.token_logps import linear_logits
 from jaxpref.models.attention import Keys
 from jaxpref.models.layers import Attend
 from jaxpref.models.transformer import (
@@ -25,11 +26,7 @@ Cache = dict[str, Array]  # see `prefill`
 
 def _logits(model: Transformer, params: Params, x: Float[Array, "*rows d"]) -> Float[Array, "*rows v"]:
     states = final_norm(model, params, x)
-    wide = jnp.promote_types(states.dtype, jnp.float32)
-    weight = unembedding(params).astype(states.dtype)
-    logits = jnp.einsum("...d,vd->...v", states, weight, preferred_element_type=wide)
-    cap = model.sizes.logit_soft_cap
-    return logits if cap is None else cap * jnp.tanh(logits / cap)
+    return linear_logits(states, unembedding(params), soft_cap=model.sizes.logit_soft_cap)
 
 
 def prefill(

@@ -75,9 +75,13 @@ def token_logps(model: Transformer, params: Params, batch: Completions) -> Float
     empty prompt is not scored, since nothing predicts it.
     """
     states = predicting_states(model, params, batch)
-    logps = linear_token_logps(
-        states, unembedding(params), batch.response_tokens, soft_cap=model.sizes.logit_soft_cap
-    )
-    starts = jnp.arange(logps.shape[-1])[None, None] > 0
+    starts = jnp.arange(states.shape[2])[None, None] > 0
     predicted = starts | batch.prompt_mask.any(-1)[:, None, None]
-    return jnp.where(batch.response_mask & predicted, logps, 0)
+    return linear_token_logps(
+        states,
+        unembedding(params),
+        batch.response_tokens,
+        soft_cap=model.sizes.logit_soft_cap,
+        where=batch.response_mask & predicted,
+        implementation=model.head,
+    )

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxpref.kernels.token_logps import IMPLEMENTATIONS
 from jaxpref.models.attention import Keys, attend
 from jaxpref.models.layers import Attend, Block, Norm
 from jaxpref.models.rope import frequencies, rope_angles
@@ -44,6 +45,8 @@ class Transformer:
     `remat`: what the backward pass recomputes: nothing, each block, or all but products with weights.
     `unroll`: blocks per iteration of the scan; None is all of a model of up to 8 layers, else 1. Unrolling
     four layers of width 256 on two CPU cores took 3 % off a gradient and a quarter off its compilation.
+    `head`: implementation of the log-probs (`kernels.token_logps.IMPLEMENTATIONS`); None decides from
+    shapes and machine.
     """
 
     sizes: TransformerSizes
@@ -51,6 +54,7 @@ class Transformer:
     compute_dtype: str = "float32"
     remat: Literal["none", "block", "dots"] = "none"
     unroll: int | None = None
+    head: str | None = None
 
     def __post_init__(self) -> None:
         if self.remat not in ("none", "block", "dots"):
@@ -58,6 +62,8 @@ class Transformer:
         for name in ("param_dtype", "compute_dtype"):
             if getattr(self, name) not in _DTYPES:
                 raise ValueError(f"{name}: expected one of {_DTYPES}, got {getattr(self, name)!r}")
+        if self.head not in (None, *IMPLEMENTATIONS):
+            raise ValueError(f"head: expected one of {IMPLEMENTATIONS} or None, got {self.head!r}")
         if self.unroll is not None and self.unroll < 1:
             raise ValueError(f"unroll: expected at least 1, got {self.unroll}")
 

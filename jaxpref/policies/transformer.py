@@ -26,15 +26,16 @@ def transformer(
     compute_dtype: str = "float32",
     remat: Literal["none", "block", "dots"] = "none",
     unroll: int | None = None,
+    head: str | None = None,
     eos_id: int,
     pad_id: int = 0,
 ) -> Policy:
     """Policy over token sequences; log-probs are float32 whatever the dtypes.
 
     `sizes`: `TransformerSizes`, or a function without arguments that gives them (a name of `models.sizes`).
-    `eos_id` ends a sampled response and counts as part of it; `pad_id` fills the rest. `remat` and
-    `unroll`: see `models.transformer.Transformer`. `Policy.sample` also takes `row_ids
-    [b]`, see `sampling.decode`.
+    `eos_id` ends a sampled response and counts as part of it; `pad_id` fills the rest. `remat`,
+    `unroll` and `head`: see `models.transformer.Transformer`. `Policy.sample` also takes `row_ids [b]`, see
+    `sampling.decode`.
     """
     given = sizes() if callable(sizes) else sizes
     for name, token in (("eos_id", eos_id), ("pad_id", pad_id)):
@@ -42,7 +43,7 @@ def transformer(
             raise ValueError(
                 f"transformer.{name}: expected an id below the vocabulary of {given.vocab}, got {token}"
             )
-    model = Transformer(given, param_dtype, compute_dtype, remat, unroll)
+    model = Transformer(given, param_dtype, compute_dtype, remat, unroll, head)
     decoder = Decoder(partial(prefill, model), partial(decode_step, model))
     return Policy(
         init=model.init,

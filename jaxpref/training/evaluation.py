@@ -52,7 +52,7 @@ def evaluations(
     earlier = [
         row for row in setting.files.read("samples.jsonl") if row["stage"] != stage.name or row["step"] < step
     ]
-    rewards = jax.jit(algorithm.rewards)
+    rewards = sharding.OnMesh(jax.jit(algorithm.rewards), mesh)
 
     def baseline(name: str) -> list[TextSample]:
         rows = [row for row in earlier if row["evaluator"] == name]

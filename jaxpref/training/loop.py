@@ -110,7 +110,7 @@ def run_stage(setting: Setting, stage: Stage, params: Params, checkpoints: Check
             if look or keep:
                 log.resume_clock()
     checkpoints.wait()
-    return state.params, step_function._cache_size()
+    return state.params, step_function.programs
 
 
 def _loader(setting: Setting, stage: Stage) -> Loader:

@@ -110,7 +110,8 @@ def with_prepared(experiment: Experiment, directory: str | pathlib.Path) -> Expe
 def _reference_logps(setting: Setting, before: str | None, records: Records, batch_size: int) -> np.ndarray:
     """float32 [n, k], nats, of the params that training starts from."""
     params = trained_params(setting, stage=before)
-    score = jax.jit(lambda params, batch: setting.policy.token_logps(params, batch).sum(-1))
+    logps = jax.jit(lambda params, batch: setting.policy.token_logps(params, batch).sum(-1))
+    score = sharding.OnMesh(logps, setting.mesh)
     loader = Loader(records, batch_size=batch_size, seed=0, shuffle=False)
     sharding.check_batch_size(batch_size, setting.mesh)
     parts = [

@@ -15,7 +15,7 @@ from jaxpref.training.loop import run_stage
 from jaxpref.training.preemption import Preemption
 from jaxpref.training.record import record_experiment
 from jaxpref.training.setting import Setting
-from jaxpref.training.writer import RunFiles
+from jaxpref.training.writer import RunFiles, show_choices
 from jaxpref.types import Params
 
 __all__ = ["Result", "setting_of", "train", "trained_params"]
@@ -72,9 +72,11 @@ def setting_of(
             f"vocabulary mismatch: the tokenizer has {tokenizer.vocab_size} ids and the model "
             f"{policy.vocab_size}; give the model that many, or change the tokenizer"
         )
+    files = RunFiles(pathlib.Path(workdir), active=jax.process_index() == 0, log=log)
+    show_choices(files.log)
     return Setting(
         experiment=experiment,
-        files=RunFiles(pathlib.Path(workdir), active=jax.process_index() == 0, log=log),
+        files=files,
         mesh=mesh,
         policy=policy,
         tokenizer=tokenizer,

@@ -1,7 +1,8 @@
 """Meshes and shardings: the one place that knows devices. Losses, policies and algorithms never do.
 
 To add a mesh axis: a field in `experiment.MeshShape`, its name in `AXES`, and the logical axes it splits in
-`RULES` (and in `BATCH` if it splits the batch).
+`RULES`. One that splits the batch, the vocabulary or `embed` is named in `kernels.partition`, since a kernel
+with a loop has to know it.
 """
 
 import math
@@ -14,10 +15,12 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxpref.experiment import MeshShape
+from jaxpref.kernels import partition
 
 __all__ = [
     "BATCH",
     "RULES",
+    "OnMesh",
     "batch_shards",
     "check_batch_size",
     "describe_mesh",
@@ -32,15 +35,15 @@ __all__ = [
 ]
 
 AXES = ("data", "fsdp", "tensor")
-BATCH = ("data", "fsdp")
+BATCH = partition.ROWS
 
 # Logical axis of a weight -> mesh axis. What is not named here is replicated.
 RULES = {
-    "vocab": "tensor",
+    "vocab": partition.VOCAB,
     "heads": "tensor",
     "kv_heads": "tensor",
     "mlp": "tensor",
-    "embed": "fsdp",
+    "embed": partition.EMBED,
 }
 
 
@@ -155,6 +158,22 @@ def fetch(tree: Any) -> Any:
     if jax.process_count() == 1:
         return jax.device_get(tree)
     return multihost_utils.process_allgather(tree, tiled=True)
+
+
+class OnMesh:
+    """A compiled function that is traced and called with `mesh` in context, where kernels look for it."""
+
+    def __init__(self, compiled: Any, mesh: Mesh) -> None:
+        self._compiled, self._mesh = compiled, mesh
+
+    def __call__(self, *args: Any) -> Any:
+        with jax.set_mesh(self._mesh):
+            return self._compiled(*args)
+
+    @property
+    def programs(self) -> int:
+        """Programs compiled so far: one for each shape."""
+        return self._compiled._cache_size()
 
 
 def batch_shards(mesh: Mesh) -> int:

@@ -1,15 +1,14 @@
 """The compiled step: an algorithm's step, plus the guard that keeps the last finite state."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool
 
 from jaxpref.algorithms import Algorithm
-from jaxpref.metrics import Mean, Metrics
+from jaxpref.metrics import Mean
+from jaxpref.training.sharding import OnMesh
 
 __all__ = ["compiled_evaluation", "compiled_step"]
 
@@ -18,7 +17,7 @@ GUARDED = ("loss", "grad_norm")
 
 def compiled_step(
     algorithm: Algorithm, shardings: Any, mesh: Mesh, *, seed: int, skip_non_finite: bool
-) -> Callable[..., tuple[Any, Bool[Array, ""], Metrics]]:
+) -> OnMesh:
     """`(state, alive, batch, step) -> (state, alive, metrics)`; donates the state.
 
     An update whose loss or gradient norm is not finite is not applied: with `skip_non_finite` it is dropped
@@ -37,13 +36,13 @@ def compiled_step(
         return jax.tree.map(lambda n, o: jnp.where(apply, n, o), new, state), alive & finite, metrics
 
     whole = NamedSharding(mesh, PartitionSpec())
-    return jax.jit(step, donate_argnums=(0, 1), out_shardings=(shardings, whole, whole))
+    return OnMesh(jax.jit(step, donate_argnums=(0, 1), out_shardings=(shardings, whole, whole)), mesh)
 
 
-def compiled_evaluation(algorithm: Algorithm, mesh: Mesh, *, seed: int) -> Callable[[Any, Any], Metrics]:
+def compiled_evaluation(algorithm: Algorithm, mesh: Mesh, *, seed: int) -> OnMesh:
     """`(state, batch) -> metrics`, replicated on every device."""
 
     def evaluate(state, batch):
         return algorithm.evaluate(state, batch, jax.random.key(seed))
 
-    return jax.jit(evaluate, out_shardings=NamedSharding(mesh, PartitionSpec()))
+    return OnMesh(jax.jit(evaluate, out_shardings=NamedSharding(mesh, PartitionSpec())), mesh)

@@ -1,6 +1,7 @@
 """What a run leaves behind: JSON lines of every step and TensorBoard points."""
 
 import json
+import logging
 import math
 import pathlib
 import sys
@@ -9,7 +10,24 @@ from typing import Any
 
 import tensorboardX
 
-__all__ = ["RunFiles"]
+__all__ = ["RunFiles", "show_choices"]
+
+
+class _Forward(logging.Handler):
+    def __init__(self, log: Callable[[str], None]) -> None:
+        super().__init__(logging.INFO)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._log(record.getMessage())
+
+
+def show_choices(log: Callable[[str], None]) -> None:
+    """Sends what lower layers decided while tracing (which kernel, why) where this run's lines go."""
+    logger = logging.getLogger("jaxpref")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.handlers = [_Forward(log)]
 
 
 def _number(value: Any) -> Any:

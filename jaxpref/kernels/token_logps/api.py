@@ -14,7 +14,7 @@ from jaxpref.kernels.token_logps.primitive import Call, scores
 from jaxpref.kernels.token_logps.reference import logits_scores, reference_scores
 from jaxpref.kernels.token_logps.rows import ROW_IMPLEMENTATIONS, RowCall, row_scores
 
-__all__ = ["linear_token_logps", "token_logps"]
+__all__ = ["linear_logits", "linear_token_logps", "token_logps"]
 
 Statistics = dict[str, Array]
 
@@ -145,6 +145,15 @@ def token_logps(
         wide = flat.astype(jnp.promote_types(flat.dtype, jnp.float32))
         return kept.results(logits_scores(statistics, wide, kept.targets), statistics)
     return kept.results(row_scores(RowCall(statistics, implementation), flat, kept.targets), statistics)
+
+
+def linear_logits(
+    hidden: Float[Array, "*rows d"], unembedding: Float[Array, "v d"], *, soft_cap: float | None = None
+) -> Float[Array, "*rows v"]:
+    """`cap(hidden @ unembedding.T)`, float32 or wider: what `linear_token_logps` takes the softmax of, for
+    those who need all of it (a sampler needs the last position's)."""
+    flat = Head(soft_cap).logits(hidden.reshape(-1, hidden.shape[-1]), unembedding)
+    return flat.reshape(*hidden.shape[:-1], -1)
 
 
 class _Rows:

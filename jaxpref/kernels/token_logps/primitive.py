@@ -149,7 +149,9 @@ def _scores_backward(call: Call, saved: tuple, upstream: dict[str, Any]):
     }
     given.setdefault("logps", jnp.zeros_like(found["logps"]))
     gradients = _backward(call, x, found, given, kept, static.wanted)
-    cotangents: list[Any] = [gradients.get(name) for name in ("hidden", "weight", None, "bias", None)]
+    cotangents: list[Any] = [
+        gradients.get(name) for name in ("hidden", "weight", "targets", "bias", "reference")
+    ]
     return (Operands(*cotangents),)
 
 
