@@ -54,15 +54,11 @@ def _call(kernel: Callable, **how: Any) -> Callable:
         raise ValueError(f"pallas_tpu runs on TPU; this is {platform}. None chooses what runs here")
     call = pl.pallas_call(kernel, interpret=_interpret, **how)
     mesh = jax.sharding.get_abstract_mesh()
-    automatic = [
-        size
-        for size, kind in zip(mesh.axis_sizes, mesh.axis_types, strict=True)
-        if kind != AxisType.Manual
-    ]
-    if math.prod(automatic) == 1:
+    axes = {a for a, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind != AxisType.Manual}
+    if math.prod(mesh.shape[axis] for axis in axes) == 1:
         return call
     # What the caller did not split is whole on every device.
-    return jax.shard_map(call, in_specs=P(), out_specs=P(), check_vma=False)
+    return jax.shard_map(call, in_specs=P(), out_specs=P(), axis_names=axes, check_vma=False)
 
 
 def _add(carry_refs: fold.Carry, logits: Float[Array, "n c"], targets: Int[Array, "n 1"], left: Any) -> None:
@@ -83,8 +79,8 @@ def _start(carry_refs: fold.Carry, statistics: tuple[str, ...]) -> None:
 
 
 def _carry_specs(statistics: tuple[str, ...], rows: int, block: int) -> tuple[dict, dict]:
-    """Shapes of the carry of all rows, and blocks of it. `[n, 1]` takes 128 lanes in a TPU's memory: half a
-    KiB a row for each, a sixteenth of a hidden state of width 4,096 in bfloat16."""
+    """Shapes of the carry of all rows, and blocks of it. Each `[n, 1]` fills 128 lanes while a kernel runs:
+    half a KiB a row, a sixteenth of a state of width 4,096 in bfloat16."""
     names = fold.start(1, statistics, jnp.dtype(jnp.float32))
     shapes = {name: jax.ShapeDtypeStruct((rows, 1), jnp.float32) for name in names}
     return shapes, {name: pl.BlockSpec((block, 1), lambda i, *_: (i, 0)) for name in names}
@@ -173,7 +169,7 @@ def pallas_tpu_fold(head: Head, x: Operands, block: int) -> tuple[fold.Carry, No
             flops=2 * rows * vocab * width, transcendentals=rows * vocab, bytes_accessed=read
         ),
     )
-    bias = None if x.bias is None else x.bias[None]
+    bias = None if x.bias is None else x.bias.astype(jnp.float32)[None]
     return call(_column_targets(x.targets, vocab), x.hidden, x.weight, bias), None
 
 

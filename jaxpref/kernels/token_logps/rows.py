@@ -62,7 +62,8 @@ def row_scores(call: RowCall, logits: Array, targets: Array) -> dict[str, Array]
     """`logps` and the statistics of `call`, each `[n, 1]`, of `[n, v]` logits."""
     if call.fold is _xla:
         return fold.finish(_xla(call.statistics, logits, targets))
-    partition = partition_of(*logits.shape, 0)
+    rows, vocab = logits.shape
+    partition = partition_of(rows, vocab, 0)
 
     def on_device(logits: Array, targets: Array) -> dict[str, Array]:
         if partition.vocab is None:
