@@ -10,7 +10,17 @@ import math
 
 from jaxpref.kernels.machines import Machine
 
-__all__ = ["BLOCKS", "Blocks", "balanced", "blocks_for"]
+__all__ = [
+    "BLOCKS",
+    "ROW_TILES",
+    "ROW_VMEM",
+    "TPU_TILES",
+    "Blocks",
+    "Tiles",
+    "balanced",
+    "blocks_for",
+    "tpu_tiles",
+]
 
 TILE_BYTES = 512 * 2**20  # of one float32 tile of logits: a few per cent of the smallest accelerator's memory
 _LANES = 128  # a TPU's vector registers and a GPU's tiles are this wide or divide it
@@ -51,3 +61,75 @@ def balanced(total: int, block: int, *, multiple: int = _LANES) -> int:
         return total
     even = math.ceil(total / math.ceil(total / block))
     return min(math.ceil(even / multiple) * multiple, total)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiles:
+    """Of the TPU kernels: `rows` of hidden states by `width` against `vocab` rows of weights by `width`.
+    `vmem`: bytes of on-chip memory that the compiler may use. `cores` share the blocks of rows."""
+
+    rows: int
+    vocab: int
+    width: int
+    vmem: int
+    reason: str
+    cores: int = 1
+
+
+# Weights are read once for every block of rows: with 1,024 rows in bfloat16, in 0.24 (v5e), 0.16 (v5p) and
+# 0.55 (v6e) of the time that the products take. States up to 4,096 wide stay on chip while the vocabulary
+# goes by. Not measured on a chip; libtpu's schedule of a tile is within a tenth of what its matrix unit needs
+# on v5e. States of at most `_NARROW` get twice the columns, since their products hide less of the work on the
+# carry (a sixth fewer instructions on v6e, 5 % on v5e).
+TPU_TILES = {
+    "TPU v5 lite": Tiles(1024, 1024, 4096, 100 * 2**20, "128 MiB VMEM"),
+    "TPU v5": Tiles(1024, 1024, 4096, 60 * 2**20, "two cores of 64 MiB VMEM", 2),
+    "TPU v5p": Tiles(1024, 1024, 4096, 60 * 2**20, "as TPU v5, its other name", 2),
+    "TPU v6 lite": Tiles(1024, 1024, 4096, 100 * 2**20, "128 MiB VMEM"),
+    "tpu": Tiles(256, 512, 2048, 15 * 2**20, "an unknown TPU: inside the 16 MiB that all of them have"),
+}
+_NARROW = 1024
+ROW_TILES = (256, 2048)  # of logits that exist: a few MiB, so that fetching one hides the work on another
+ROW_VMEM = 32 * 2**20  # bytes for two such tiles of float32 and what is computed of them
+
+
+def _vmem(tiles: Tiles, sizes: tuple[int, int]) -> int:
+    """Bytes that the fused kernel needs, at most (libtpu refused half to all of it in a search for the
+    limit): operands twice, as one is fetched while one is used, what they are converted to, and six float32
+    tiles of logits. `sizes`: bytes of an entry of the states, the weights."""
+    hidden, weight = sizes
+    states, words = tiles.rows * tiles.width, tiles.vocab * tiles.width
+    converted = words * hidden if weight != hidden else 0
+    pieces = 8 * (states + words) if hidden == 4 else 0  # float32 products are sums of bfloat16 ones
+    return 2 * (states * hidden + words * weight) + converted + pieces + 24 * tiles.rows * tiles.vocab
+
+
+def tpu_tiles(
+    machine: Machine, *, rows: int, vocab: int, width: int, sizes: tuple[int, int], block: int = 0
+) -> Tiles:
+    """The table's entry cut to these shapes and, where operands are wide, to its VMEM. `block`: columns that
+    the user asked for, rounded up to whole lanes; they are kept while anything else can shrink."""
+    entry = TPU_TILES.get(machine.kind) or TPU_TILES["tpu"]
+    if width <= _NARROW:
+        entry = dataclasses.replace(entry, vocab=2 * entry.vocab)
+    asked = math.ceil(block / _LANES) * _LANES
+
+    def cut(most: Tiles) -> Tiles:
+        columns = min(asked, vocab) if asked else balanced(vocab, most.vocab)
+        blocks = math.ceil(rows / (most.rows * most.cores)) * most.cores
+        return dataclasses.replace(
+            most,
+            rows=balanced(rows, math.ceil(rows / blocks), multiple=16),
+            vocab=columns,
+            width=balanced(width, most.width),
+        )
+
+    tiles = cut(entry)
+    while _vmem(tiles, sizes) > entry.vmem:
+        sides = {"vocab": 0 if asked else tiles.vocab, "rows": tiles.rows, "width": tiles.width // 4}
+        longest = max(sides, key=lambda name: sides[name])
+        half = getattr(tiles, longest) // 2
+        if half < _LANES:
+            break  # the compiler will say what is too large
+        tiles = cut(dataclasses.replace(tiles, **{longest: half}))
+    return tiles

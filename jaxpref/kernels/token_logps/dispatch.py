@@ -97,6 +97,8 @@ def _step(name: str, shape: Shape, machine: Machine, reason: str, block: int | N
     gradient = _GRADIENT_OF.get(name, name)
     by_tokens = ("token_scan", "pallas_gpu")
     fold_block = blocks.tokens if name in by_tokens else blocks.vocab
+    if name == "pallas_tpu":
+        fold_block = 0  # has a table of its own
     gradient_block = blocks.tokens if gradient in by_tokens else blocks.vocab
     return Step(
         name, _FOLDS[name], _GRADIENTS[gradient], block or fold_block, block or gradient_block, reason

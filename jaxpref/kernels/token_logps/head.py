@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 T = TypeVar("T")
 
-__all__ = ["Gradients", "Head", "Operands", "hits", "over_blocks", "part", "pick"]
+__all__ = ["Gradients", "Head", "Operands", "hits", "over_blocks", "part", "pick", "products"]
 
 
 class Operands(NamedTuple):
@@ -36,21 +36,13 @@ class Head:
     statistics: tuple[str, ...] = ()
 
     def logits(self, hidden: Array, weight: Array, bias: Array | None = None) -> Float[Array, "n c"]:
-        """float32 (float64 for float64 inputs) whatever the inputs, of a block of the vocabulary.
+        """float32 (float64 for float64 inputs) whatever the inputs, of a block of the vocabulary."""
+        return self.after_products(products(hidden, weight), bias)
 
-        float32 inputs are multiplied as float32: the default of TPUs and GPUs would round them first.
-        """
-        wide = jnp.promote_types(hidden.dtype, jnp.float32)
-        exact = jax.lax.Precision.HIGHEST if hidden.dtype == jnp.float32 else None
-        x = jax.lax.dot_general(
-            hidden,
-            weight.astype(hidden.dtype),
-            (((1,), (1,)), ((), ())),
-            precision=exact,
-            preferred_element_type=wide,
-        )
+    def after_products(self, x: Float[Array, "n c"], bias: Array | None) -> Float[Array, "n c"]:
+        """Logits from `hidden @ weight.T`."""
         if bias is not None:
-            x = x + bias.astype(wide)[None]
+            x = x + bias.astype(x.dtype)[None]
         if self.soft_cap is not None:
             x = self.soft_cap * jnp.tanh(x / self.soft_cap)
         return x if self.temperature == 1 else x / self.temperature
@@ -62,6 +54,22 @@ class Head:
         if self.soft_cap is None:
             return gradient
         return gradient * (1 - jnp.square(logits * (self.temperature / self.soft_cap)))
+
+
+def products(hidden: Float[Array, "n d"], weight: Float[Array, "c d"]) -> Float[Array, "n c"]:
+    """`hidden @ weight.T`, summed in float32 or wider.
+
+    float32 inputs are multiplied as float32: the default of TPUs and GPUs would round them first. Narrower
+    ones are exact as they are, whatever precision the user made the default (Mosaic refuses more).
+    """
+    exact = jax.lax.Precision.HIGHEST if hidden.dtype == jnp.float32 else jax.lax.Precision.DEFAULT
+    return jax.lax.dot_general(
+        hidden,
+        weight.astype(hidden.dtype),
+        (((1,), (1,)), ((), ())),
+        precision=exact,
+        preferred_element_type=jnp.promote_types(hidden.dtype, jnp.float32),
+    )
 
 
 def part(x: Array, begin: Array | int, size: int) -> Array:

@@ -7,9 +7,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
 from jaxpref.kernels.machines import current_machine
+from jaxpref.kernels.partition import partition_of
 from jaxpref.kernels.token_logps import fold
 from jaxpref.kernels.token_logps.head import hits, pick
 from jaxpref.kernels.token_logps.primitive import given_upstream
@@ -58,7 +60,22 @@ class RowCall:
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def row_scores(call: RowCall, logits: Array, targets: Array) -> dict[str, Array]:
     """`logps` and the statistics of `call`, each `[n, 1]`, of `[n, v]` logits."""
-    return fold.finish(call.fold(call.statistics, logits, targets))
+    if call.fold is _xla:
+        return fold.finish(_xla(call.statistics, logits, targets))
+    rows, vocab = logits.shape
+    partition = partition_of(rows, vocab, 0)
+
+    def on_device(logits: Array, targets: Array) -> dict[str, Array]:
+        if partition.vocab is None:
+            return fold.finish(call.fold(call.statistics, logits, targets))
+        targets = targets - jax.lax.axis_index(partition.vocab) * logits.shape[1]
+        carry = call.fold(call.statistics, logits, targets)
+        return fold.finish(fold.merge_devices(carry, partition.vocab))
+
+    if not partition.splits:
+        return on_device(logits, targets)
+    tile = P(partition.rows or None, partition.vocab)
+    return partition.run(on_device, (tile, partition.by_row), partition.by_row)(logits, targets)
 
 
 def _forward(call: RowCall, logits: Any, targets: Any):

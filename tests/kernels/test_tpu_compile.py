@@ -1,0 +1,175 @@
+"""Ahead-of-time compiles for TPUs with libtpu: a kernel that its target refuses cannot land, nor one that
+takes more memory than `tpu_memory.json` records. No TPU is needed, but the extra `tpu` (libtpu) is.
+
+After an intended change: JAXPREF_WRITE_GOLDEN=1 pytest tests/kernels/test_tpu_compile.py
+"""
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+import tpu_programs
+
+pytestmark = pytest.mark.needs_libtpu
+
+TABLE = pathlib.Path(__file__).with_name("tpu_memory.json")
+TOPOLOGIES = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}
+GIB = 2**30
+
+# Each width and each vocabulary once for each generation; the rest of the grid is slow.
+COVER = ("896x151936", "896x262144", "2304x256128", "4096x128256")
+SCORING = [
+    pytest.param(generation, f"scoring {head}", marks=[] if head in COVER else pytest.mark.slow)
+    for generation in TOPOLOGIES
+    for head in tpu_programs.HEADS
+]
+SCORING += [(g, f"scoring {name}") for g in TOPOLOGIES for name in ("every option", "few rows")]
+SCORING += [
+    pytest.param("v5e", f"scoring {name}", marks=pytest.mark.slow)
+    for name in ("master weights", "float32", "wide", "asked block")
+]
+SCORING += [pytest.param("v5p", "scoring float32", marks=pytest.mark.slow)]
+
+
+@pytest.fixture(scope="module")
+def compiled(request, tmp_path_factory):
+    """`compiled(generation, program)`: its figures. One process for each generation compiles what the
+    selected tests of this module will ask for."""
+    if importlib.util.find_spec("libtpu") is None:
+        if os.environ.get("CI"):
+            pytest.fail("CI must compile for TPUs: install the extra `tpu`")
+        pytest.skip("no libtpu: install the extra `tpu`")
+    wanted: dict[str, list[str]] = {}
+    for item in request.session.items:
+        if item.module is request.module:
+            given = item.callspec.params
+            wanted.setdefault(given["generation"], []).append(given["program"])
+    folder = tmp_path_factory.mktemp("tpu")
+    running = {g: _start(g, programs, folder / g) for g, programs in wanted.items()}
+    try:
+        outputs = {g: process.communicate(timeout=1800)[0] for g, process in running.items()}
+    finally:
+        for process in running.values():
+            process.kill()
+    found = {g: {line["name"]: line for line in map(json.loads, o.splitlines())} for g, o in outputs.items()}
+    if os.environ.get("JAXPREF_WRITE_GOLDEN"):
+        _write(found)
+
+    def figures(generation, program):
+        log = (folder / generation).read_text()[-3000:]
+        assert program in found[generation], f"the compiler's process ended early:\n{log}"
+        assert "error" not in found[generation][program], found[generation][program]["error"]
+        return found[generation][program]
+
+    return figures
+
+
+def _start(generation, programs, log):
+    root = pathlib.Path(__file__).resolve().parents[2]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(root), *sys.path])}
+    environment.pop("XLA_FLAGS", None)  # the suite's: for its own small programs
+    command = [sys.executable, str(pathlib.Path(tpu_programs.__file__)), TOPOLOGIES[generation], *programs]
+    with log.open("w") as stderr:
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True)
+
+
+def _write(found):
+    table = json.loads(TABLE.read_text()) if TABLE.exists() else {}
+    table["versions"] = {name: importlib.metadata.version(name) for name in ("jax", "libtpu")}
+    for generation, programs in found.items():
+        kept = table.setdefault("temporary_bytes", {}).setdefault(generation, {})
+        kept |= {name: line["temp"] for name, line in programs.items() if "error" not in line}
+    TABLE.write_text(json.dumps(table, indent=1, sort_keys=True) + "\n")
+
+
+def _check_memory(generation, program, temp):
+    table = json.loads(TABLE.read_text())
+    recorded = table["temporary_bytes"][generation][program]
+    assert temp <= 1.03 * recorded + 2**18, (
+        f"{temp:,} bytes instead of {recorded:,} ({table['versions']}); if intended, see this file's head"
+    )
+
+
+@pytest.mark.parametrize(("generation", "program"), SCORING)
+def test_scoring_takes_the_kernel_and_no_memory(compiled, generation, program):
+    figures = compiled(generation, program)
+    assert figures["kernels"] == 1
+    assert not figures["logits"]
+    assert figures["temp"] < 32 * 2**20  # of 2 to 8.6 GB of float32 logits
+    assert figures["flops"] > 1e9
+    _check_memory(generation, program, figures["temp"])
+
+
+NO_LOGITS = [
+    ("v5e", "chosen"),
+    ("v5p", "chosen"),
+    ("v6e", "chosen"),
+    ("v5e", "vocab_scan"),
+    ("v5e", "token_scan"),
+]
+
+
+@pytest.mark.parametrize(("generation", "program"), [(g, f"training {name}") for g, name in NO_LOGITS])
+def test_training_stores_no_logits(compiled, generation, program):
+    figures = compiled(generation, program)
+    assert not figures["logits"]
+    assert figures["kernels"] == (program == "training chosen")
+    if "token" not in program:  # which carries a float32 gradient of the weights
+        assert figures["temp"] <= GIB / 4
+    _check_memory(generation, program, figures["temp"])
+
+
+LOGITS = [("v5e", "training materialized", 4.0)]
+LOGITS += [pytest.param("v5e", "training naive", 7.9, marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize(("generation", "program", "gib"), LOGITS)
+def test_training_that_stores_logits(compiled, generation, program, gib):
+    figures = compiled(generation, program)
+    assert figures["logits"]
+    assert 0.9 * gib < figures["temp"] / GIB < gib
+    _check_memory(generation, program, figures["temp"])
+
+
+SHARDED = [("v5e", "training chosen, vocabulary over 4", 0), ("v5e", "training chosen, over 2 x 2", 1)]
+
+
+@pytest.mark.parametrize(("generation", "program", "gathers"), SHARDED)
+def test_sharded_weights_are_gathered_once_or_never(compiled, generation, program, gathers):
+    figures = compiled(generation, program)
+    assert figures["kernels"] == 1
+    assert not figures["logits"]
+    assert (figures["gathers"], figures["gathers_in_loops"]) == (gathers, 0)
+    _check_memory(generation, program, figures["temp"])
+
+
+ROWS = [(g, f"rows {dtype}") for g in TOPOLOGIES for dtype in ("bfloat16", "float32")]
+
+
+@pytest.mark.parametrize(("generation", "program"), [*ROWS, ("v5e", "rows over 2 x 2")])
+def test_rows_are_read_where_they_lie(compiled, generation, program):
+    figures = compiled(generation, program)
+    assert (figures["kernels"], figures["gathers"]) == (1, 0)
+    assert figures["temp"] < 32 * 2**20
+    _check_memory(generation, program, figures["temp"])
+
+
+@pytest.mark.parametrize("generation", ["v5e"])
+@pytest.mark.parametrize(("program", "size"), [("rows bfloat16, gradient", 2), ("rows float32, gradient", 4)])
+def test_the_gradient_takes_the_place_of_the_logits(compiled, generation, program, size):
+    figures = compiled(generation, program)
+    assert figures["alias"] >= size * tpu_programs.N * tpu_programs.LLAMA3[1]
+    assert figures["temp"] < 2**20
+    _check_memory(generation, program, figures["temp"])
+
+
+@pytest.mark.parametrize(("generation", "program"), [("v5e", "rows of a matmul, gradient")])
+def test_one_buffer_holds_logits_and_their_gradient(compiled, generation, program):
+    figures = compiled(generation, program)
+    assert figures["temp"] < 1.01 * 2 * tpu_programs.N * tpu_programs.LLAMA3[1]
+    _check_memory(generation, program, figures["temp"])
