@@ -127,7 +127,11 @@ def _parser() -> argparse.ArgumentParser:
     tokenizer.add_argument("--out", required=True, help="model file to write, for example my.model")
     tokenizer.add_argument("--vocab-size", type=int, default=8192)
     bench = add("bench", "measure this machine", lambda c, o: c.bench(o), file=None)
-    bench.add_argument("name", choices=["dpo-step"], help="dpo-step: tokens/s of a small DPO step")
+    bench.add_argument(
+        "name",
+        choices=["dpo-step", "gpu-check"],
+        help="dpo-step: tokens/s of a small DPO step; gpu-check: log-probs on this GPU",
+    )
     bench.add_argument("--out", help="JSON file to write the figures to")
     bench.add_argument("--rounds", type=int, default=5)
     return parser
