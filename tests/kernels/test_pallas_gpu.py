@@ -146,6 +146,45 @@ def test_linear_token_logps(dtype):
         assert error < (1e-5 if dtype == "float32" else 1e-2), (name, error)
 
 
+@needs_interpreter
+def test_fused():
+    c = oracle.case((150,), 64, 296, bias=True, temperature=0.8, names=NAMES).rounded("bfloat16")
+    # Copies beyond the ends are zero on a GPU; the interpreter makes them NaN, which is the harder case.
+    c.targets[:3] = [0, 255, 295]
+    c.bias[290] = -np.inf
+    c.targets[c.targets == 290] = 289
+    c.targets[149] = 290
+    for upstream in c.upstream.values():
+        upstream[149] = 0
+    expected, slopes = oracle.solve(c)
+    operands = {name: jnp.asarray(getattr(c, name), jnp.bfloat16) for name in ("hidden", "weight", "bias")}
+
+    def total(operands):
+        logps, found = linear_token_logps(
+            operands["hidden"],
+            operands["weight"],
+            jnp.asarray(c.targets),
+            bias=operands["bias"],
+            temperature=0.8,
+            statistics=NAMES,
+            implementation="pallas_gpu_fused",
+        )
+        results = {"logps": logps} | found
+        weighted = (
+            jnp.where(g != 0, results[name], 0) * jnp.asarray(g, logps.dtype)
+            for name, g in c.upstream.items()
+        )
+        return sum(x.sum() for x in weighted), results
+
+    with interpreted(out_of_bounds_reads="uninitialized"):
+        gradients, results = jax.jit(jax.grad(total, has_aux=True))(operands)
+    for name, x in results.items():
+        np.testing.assert_allclose(x, expected[name], rtol=0, atol=2e-5, err_msg=name)
+    for name, x in gradients.items():
+        error = np.linalg.norm(np.asarray(x, np.float64) - slopes[name]) / np.linalg.norm(slopes[name])
+        assert error < 1e-2, (name, error)
+
+
 def _lowered(kind, f, *shapes) -> str:
     device = AbstractDevice(kind, 132, "gpu")
     with use_abstract_mesh(AbstractMesh((1,), ("x",), axis_types=(AxisType.Auto,), abstract_device=device)):
@@ -173,6 +212,32 @@ def test_linear_token_logps_lowers_for_hopper():
     text = _lowered(H100, jax.grad(total, (0, 1)), *shapes, jax.ShapeDtypeStruct((512,), jnp.int32))
     assert "mosaic_gpu" in text
     assert "512x128256x" not in text  # of logits or their gradient, only tiles
+
+
+@pytest.mark.parametrize(("rows", "embed", "vocab"), [(150, 896, 49_152), (512, 4096, 128_256)])
+def test_fused_lowers_for_hopper(rows, embed, vocab):
+    def logps(hidden, weight, targets):
+        return linear_token_logps(
+            hidden,
+            weight,
+            targets,
+            soft_cap=30.0,
+            statistics=NAMES,
+            implementation="pallas_gpu_fused",
+        )
+
+    shapes = [jax.ShapeDtypeStruct(s, jnp.bfloat16) for s in ((rows, embed), (vocab, embed))]
+    text = _lowered(H100, logps, *shapes, jax.ShapeDtypeStruct((rows,), jnp.int32))
+    assert "mosaic_gpu" in text
+    assert "stablehlo.dot_general" not in text
+    for dtype, wrong_vocab, wrong_embed in (
+        ("float32", vocab, embed),
+        ("bfloat16", 50_257, embed),
+        ("bfloat16", vocab, 40),
+    ):
+        shapes = [jax.ShapeDtypeStruct(s, dtype) for s in ((rows, wrong_embed), (wrong_vocab, wrong_embed))]
+        with pytest.raises(ValueError, match="pallas_gpu_fused' takes bfloat16 or float16"):
+            _lowered(H100, logps, *shapes, jax.ShapeDtypeStruct((rows,), jnp.int32))
 
 
 def test_where_the_kernel_cannot_run():

@@ -51,6 +51,10 @@ class Head:
         )
         if bias is not None:
             x = x + bias.astype(wide)[None]
+        return self.capped(x)
+
+    def capped(self, x: Array) -> Array:
+        """`cap(x) / temperature`."""
         if self.soft_cap is not None:
             x = self.soft_cap * jnp.tanh(x / self.soft_cap)
         return x if self.temperature == 1 else x / self.temperature

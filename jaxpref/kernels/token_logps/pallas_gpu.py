@@ -35,10 +35,11 @@ _interpret: Any = None
 
 
 @contextlib.contextmanager
-def interpreted() -> Iterator[None]:
-    """Kernels traced inside run on any platform, in Pallas' interpreter of GPUs (jax 0.11.2 and later)."""
+def interpreted(**options: Any) -> Iterator[None]:
+    """Kernels traced inside run on any platform, in Pallas' interpreter of GPUs (jax 0.11.2 and later) with
+    these options."""
     global _interpret
-    before, _interpret = _interpret, plgpu.InterpretGPUParams()  # pyright: ignore[reportAttributeAccessIssue]
+    before, _interpret = _interpret, plgpu.InterpretGPUParams(**options)  # pyright: ignore[reportAttributeAccessIssue]
     try:
         yield
     finally:
@@ -50,16 +51,17 @@ def interpret_params() -> Any:
     return _interpret
 
 
-def check_device(name: str) -> None:
+def check_device(name: str, *, exactly: int | None = None) -> None:
     """
     Raises:
-      ValueError: kernels of this file do not run on the device that is compiled for.
+      ValueError: the device that is compiled for is no GPU of compute capability 9 or later (or `exactly`).
     """
     machine = current_machine()
-    if _interpret is None and (machine.platform != "gpu" or machine.capability < 9):
+    able = machine.capability == exactly if exactly else machine.capability >= 9
+    if _interpret is None and not (machine.platform == "gpu" and able):
         raise ValueError(
-            f"implementation={name!r} needs an NVIDIA GPU of compute capability 9 or later, and this is "
-            f"{machine.kind!r}; use vocab_scan (xla for given logits), or None to choose"
+            f"implementation={name!r} needs an NVIDIA GPU of compute capability {exactly or '9 or later'}, "
+            f"and this is {machine.kind!r}; use vocab_scan (xla for given logits), or None to choose"
         )
 
 
