@@ -158,6 +158,7 @@ def _add_benchmarks(names: argparse._SubParsersAction) -> None:
     tune.add_argument(
         "--shapes", nargs="+", default=(), metavar="ROWSxWIDTHxVOCAB", help="for example 2048x512x32768"
     )
+    add("gpu-check", "log-probs on this GPU: exactness, speed and memory, beside PyTorch's, in ten minutes")
     for sub in (logprobs, tune):
         sub.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
 

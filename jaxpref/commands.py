@@ -208,4 +208,4 @@ def bench(options: Options) -> int:
     print(module.table(figures))
     if options.out:
         pathlib.Path(options.out).write_text(json.dumps(figures, indent=2) + "\n")
-    return 0
+    return 1 if figures.get("failures") else 0

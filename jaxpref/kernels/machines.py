@@ -9,13 +9,15 @@ __all__ = ["CPU", "MACHINES", "Machine", "current_machine"]
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """One jax device. `flops`: dense bfloat16 matmul peak per second; `bandwidth`, `memory`: bytes."""
+    """One jax device. `flops`: dense bfloat16 matmul peak per second; `bandwidth`, `memory`: bytes;
+    `capability`: major compute capability of an NVIDIA GPU, 0 where unknown."""
 
     kind: str
     platform: str
     flops: float
     bandwidth: float
     memory: float
+    capability: int = 0
 
     @property
     def intensity(self) -> float:
@@ -36,9 +38,9 @@ MACHINES = {
         Machine("TPU v5", "tpu", 459e12, 2765e9, 95e9),
         Machine("TPU v5p", "tpu", 459e12, 2765e9, 95e9),
         Machine("TPU v6 lite", "tpu", 918e12, 1640e9, 32e9),
-        Machine("NVIDIA A100-SXM4-80GB", "gpu", 312e12, 2.04e12, 80e9),
-        Machine("NVIDIA H100 80GB HBM3", "gpu", 989e12, 3.35e12, 80e9),
-        Machine("NVIDIA H200", "gpu", 989e12, 4.8e12, 141e9),
+        Machine("NVIDIA A100-SXM4-80GB", "gpu", 312e12, 2.04e12, 80e9, 8),
+        Machine("NVIDIA H100 80GB HBM3", "gpu", 989e12, 3.35e12, 80e9, 9),
+        Machine("NVIDIA H200", "gpu", 989e12, 4.8e12, 141e9, 9),
     )
 }
 
@@ -61,4 +63,10 @@ def current_machine() -> Machine:
     platform = "gpu" if platform == "cuda" else platform or "cpu"
     if platform == "cpu":
         return CPU
-    return MACHINES.get(kind, Machine(kind, platform, 100e12, 1e12, 0.0))
+    return MACHINES.get(kind) or Machine(kind, platform, 100e12, 1e12, 0.0, _capability(kind))
+
+
+def _capability(kind: str) -> int:
+    first = jax.devices()[0]
+    found = getattr(first, "compute_capability", "0") if first.device_kind == kind else "0"
+    return int(str(found).split(".")[0])

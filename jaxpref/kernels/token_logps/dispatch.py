@@ -76,19 +76,26 @@ def _pallas_gpu_fold(*args):
     return pallas_gpu_fold(*args)
 
 
+def _pallas_gpu_fused_fold(*args):
+    from jaxpref.kernels.token_logps.pallas_gpu_fused import pallas_gpu_fused_fold
+
+    return pallas_gpu_fused_fold(*args)
+
+
 _FOLDS: dict[str, Callable] = {
     "materialized": xla.materialized_fold,
     "vocab_scan": xla.vocab_scan_fold,
     "token_scan": xla.token_scan_fold,
     "pallas_tpu": _pallas_tpu_fold,
     "pallas_gpu": _pallas_gpu_fold,
+    "pallas_gpu_fused": _pallas_gpu_fused_fold,
 }
 _GRADIENTS: dict[str, Callable] = {
     "materialized": xla.materialized_gradient,
     "vocab_scan": xla.vocab_scan_gradient,
     "token_scan": xla.token_scan_gradient,
 }
-_GRADIENT_OF = {"pallas_tpu": "vocab_scan", "pallas_gpu": "vocab_scan"}
+_GRADIENT_OF = {"pallas_tpu": "vocab_scan", "pallas_gpu": "vocab_scan", "pallas_gpu_fused": "vocab_scan"}
 IMPLEMENTATIONS = (*_FOLDS, "reference")
 
 

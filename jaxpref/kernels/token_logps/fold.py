@@ -9,7 +9,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-__all__ = ["KL", "STATISTICS", "Carry", "add", "finish", "logits_gradient", "merge_devices", "start"]
+__all__ = [
+    "KL",
+    "LOWEST",
+    "STATISTICS",
+    "Carry",
+    "add",
+    "finish",
+    "logits_gradient",
+    "merge_devices",
+    "rebased",
+    "start",
+]
 
 STATISTICS = {
     "logsumexp": "log-normaliser of the logits, nats",
@@ -24,12 +35,12 @@ KL = ("reverse_kl", "forward_kl")  # these need the reference's logits beside th
 Carry = dict[str, Array]
 
 # Below every logit, yet finite: differences of it are no NaN, and exp of them is exactly 0.
-_LOWEST = -1e30
+LOWEST = -1e30
 
 
 def start(rows: int, statistics: tuple[str, ...], dtype: jnp.dtype) -> Carry:
     """A fold over nothing. Sums are relative to `top`, the largest logit so far."""
-    zero, lowest = jnp.zeros((rows, 1), dtype), jnp.full((rows, 1), _LOWEST, dtype)
+    zero, lowest = jnp.zeros((rows, 1), dtype), jnp.full((rows, 1), LOWEST, dtype)
     carry = {"top": lowest, "total": zero, "target": zero}
     for name in ("entropy", "log_sum_p2", "reverse_kl", "forward_kl"):
         if name in statistics:
@@ -39,7 +50,7 @@ def start(rows: int, statistics: tuple[str, ...], dtype: jnp.dtype) -> Carry:
     return carry
 
 
-def _moved(carry: Carry, top: Array, reference_top: Array | None) -> Carry:
+def rebased(carry: Carry, top: Array, reference_top: Array | None = None) -> Carry:
     """The same sums relative to other tops."""
     shift = carry["top"] - top
     scale = jnp.exp(shift)
@@ -85,7 +96,7 @@ def add(
     if reference_logits is not None:
         block_top = jnp.max(reference_logits, axis=1, keepdims=True)
         reference_top = jnp.maximum(carry["reference_top"], block_top)
-    new = _moved(carry, top, reference_top)
+    new = rebased(carry, top, reference_top)
     shifted = logits - top
     p = jnp.exp(shifted)
     new["total"] += _sum(p)
@@ -110,7 +121,7 @@ def merge_devices(carry: Carry, axis_name: str) -> Carry:
     reference_top = None
     if "reference_top" in carry:
         reference_top = jax.lax.pmax(carry["reference_top"], axis_name)
-    moved = _moved(carry, jax.lax.pmax(carry["top"], axis_name), reference_top)
+    moved = rebased(carry, jax.lax.pmax(carry["top"], axis_name), reference_top)
     tops = ("top", "reference_top")
     return {name: x if name in tops else jax.lax.psum(x, axis_name) for name, x in moved.items()}
 

@@ -43,6 +43,10 @@ class Head:
         """Logits from `hidden @ weight.T`."""
         if bias is not None:
             x = x + bias.astype(x.dtype)[None]
+        return self.capped(x)
+
+    def capped(self, x: Array) -> Array:
+        """`cap(x) / temperature`."""
         if self.soft_cap is not None:
             x = self.soft_cap * jnp.tanh(x / self.soft_cap)
         return x if self.temperature == 1 else x / self.temperature
