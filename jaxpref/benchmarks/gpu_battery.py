@@ -1,5 +1,6 @@
 """Values and gradients of log-probs against float64 numpy, on the device at hand: part of `gpu_check`."""
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -13,8 +14,8 @@ __all__ = ["linear_error", "rows_error"]
 
 STATISTICS = ("logsumexp", "entropy", "log_sum_p2")
 
-# Nats of a value; norm of a gradient's error over its own. Inputs of any dtype are exact in the reference.
-VALUES = 2e-5
+# Nats of a log-prob, of a statistic; norm of a gradient's error over its own.
+LOGPS, OTHERS = 2e-5, 5e-5
 GRADIENTS = {"float32": 1e-5, "bfloat16": 1e-2, "float16": 1e-2}
 
 
@@ -60,7 +61,7 @@ def _largest(
         name: float(np.abs(np.asarray(found[name], np.float64) - x).max()) for name, x in results.items()
     }
     for name, error in errors.items():
-        assert error <= VALUES, f"{name} is {error:.1e} nats off"
+        assert error <= (LOGPS if name == "logps" else OTHERS), f"{name} is {error:.1e} nats off"
     for name, exact in gradients.items():
         error = np.linalg.norm(np.asarray(slopes[name], np.float64) - exact) / np.linalg.norm(exact)
         assert error <= GRADIENTS[dtype], f"gradient of {name} is {error:.1e} off"
@@ -99,3 +100,7 @@ def rows_error(implementation: Any, rows: int, vocab: int, dtype: str) -> float:
         return token_logps(logits, jnp.asarray(targets), statistics=STATISTICS, implementation=implementation)
 
     return _largest(function, {"logits": logits}, upstream, results, {"logits": delta}, dtype)
+
+
+if __name__ == "__main__":
+    print(linear_error(sys.argv[1], 150, 128, 5000, "bfloat16"))

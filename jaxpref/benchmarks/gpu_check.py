@@ -236,14 +236,25 @@ def _relative(ours: jax.Array, exact: jax.Array) -> jax.Array:
     return jnp.sqrt(jnp.square(ours - exact).sum() / jnp.square(exact).sum())
 
 
-def _torch(run: _Run, sizes: Sizes) -> dict[str, Any]:
-    """PyTorch's figures from a process of its own."""
-    arguments = [str(n) for n in (sizes.rows, sizes.embed, sizes.vocab, run.rounds)]
-    command = [sys.executable, "-m", "jaxpref.benchmarks.gpu_torch", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=180)
+def _alone(module: str, *arguments: Any, seconds: float) -> str:
+    """Last line that a module prints in a process of its own."""
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
     if done.returncode:
-        raise RuntimeError((done.stderr.splitlines() or ["no message"])[-1])
-    return json.loads(done.stdout.splitlines()[-1])
+        errors = [line for line in done.stderr.splitlines() if "Error" in line]
+        raise RuntimeError(errors[-1] if errors else f"{module} ended with {done.returncode}")
+    return done.stdout.splitlines()[-1]
+
+
+def _answers(name: str) -> bool:
+    """Runs a kernel once, apart: one that never ends must not take everything along."""
+    return bool(_alone("jaxpref.benchmarks.gpu_battery", name, seconds=90))
+
+
+def _torch(run: _Run, sizes: Sizes) -> dict[str, Any]:
+    """PyTorch's figures; apart, so that neither framework holds the other's memory."""
+    arguments = sizes.rows, sizes.embed, sizes.vocab, run.rounds
+    return json.loads(_alone("jaxpref.benchmarks.gpu_torch", *arguments, seconds=180))
 
 
 def measure(
@@ -271,6 +282,12 @@ def measure(
                 stack.enter_context(interpreted())
             except AttributeError:
                 names = tuple(name for name in names if not name.startswith("pallas"))
+        else:
+            names = tuple(
+                name
+                for name in names
+                if not name.startswith("pallas") or run.attempt(f"{name} answers", partial(_answers, name))
+            )
         kernel = "pallas_gpu" in names
         return {
             "benchmark": "gpu-check",

@@ -43,6 +43,12 @@ def test_a_case_that_fails_is_reported_and_the_others_go_on():
     assert run.left_out == ["late"]
 
 
+def test_a_kernel_that_does_not_answer_is_found_out():
+    with pytest.raises(RuntimeError, match=r"compute capability 9"):
+        gpu_check._answers("pallas_gpu")  # there is no GPU here
+    assert gpu_check._answers("vocab_scan")
+
+
 def test_without_a_gpu(monkeypatch, capsys):
     with pytest.raises(ValueError, match=r"compute capability 9.*'cpu'"):
         gpu_check.measure()
