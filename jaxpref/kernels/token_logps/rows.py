@@ -64,9 +64,7 @@ def _choice() -> str:
     machine = current_machine()
     if machine.platform == "tpu":
         return "pallas_tpu"
-    # XLA cannot split a kernel over the devices of a mesh: it would gather the logits.
-    alone = jax.sharding.get_abstract_mesh().size <= 1
-    return "pallas_gpu" if machine.platform == "gpu" and machine.capability >= 9 and alone else "xla"
+    return "pallas_gpu" if machine.platform == "gpu" and machine.capability >= 9 else "xla"
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
