@@ -18,72 +18,69 @@ import tpu_programs
 pytestmark = pytest.mark.needs_libtpu
 
 TABLE = pathlib.Path(__file__).with_name("tpu_memory.json")
-TOPOLOGIES = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}
 GIB = 2**30
 
 # Each width and each vocabulary once for each generation; the rest of the grid is slow.
 COVER = ("896x151936", "896x262144", "2304x256128", "4096x128256")
 SCORING = [
     pytest.param(generation, f"scoring {head}", marks=[] if head in COVER else pytest.mark.slow)
-    for generation in TOPOLOGIES
+    for generation in tpu_programs.TOPOLOGIES
     for head in tpu_programs.HEADS
 ]
-SCORING += [(g, f"scoring {name}") for g in TOPOLOGIES for name in ("every option", "few rows")]
+SCORING += [(g, f"scoring {name}") for g in tpu_programs.TOPOLOGIES for name in ("every option", "few rows")]
 SCORING += [
     pytest.param("v5e", f"scoring {name}", marks=pytest.mark.slow)
-    for name in ("master weights", "float32", "wide", "asked block")
+    for name in ("master weights", "wide", "asked block")
 ]
 SCORING += [pytest.param("v5p", "scoring float32", marks=pytest.mark.slow)]
 
 
 @pytest.fixture(scope="module")
 def compiled(request, tmp_path_factory):
-    """`compiled(generation, program)`: its figures. One process for each generation compiles what the
-    selected tests of this module will ask for."""
+    """`compiled(generation, program)`: its figures. Compiles at once what the selected tests will ask for,
+    in as many processes as there are cores (up to four, which take about a gigabyte each)."""
     if importlib.util.find_spec("libtpu") is None:
         if os.environ.get("CI"):
             pytest.fail("CI must compile for TPUs: install the extra `tpu`")
         pytest.skip("no libtpu: install the extra `tpu`")
-    wanted: dict[str, list[str]] = {}
-    for item in request.session.items:
-        if item.module is request.module:
-            given = item.callspec.params
-            wanted.setdefault(given["generation"], []).append(given["program"])
-    folder = tmp_path_factory.mktemp("tpu")
-    running = {g: _start(g, programs, folder / g) for g, programs in wanted.items()}
+    given = [item.callspec.params for item in request.session.items if item.module is request.module]
+    wanted = [f"{params['generation']}/{params['program']}" for params in given]
+    workers = min(4, os.cpu_count() or 1, len(wanted))
+    log = tmp_path_factory.mktemp("tpu") / "log"
+    running = [_start(wanted[i::workers], log) for i in range(workers)]
     try:
-        outputs = {g: process.communicate(timeout=1800)[0] for g, process in running.items()}
+        lines = [line for process in running for line in process.communicate(timeout=1800)[0].splitlines()]
     finally:
-        for process in running.values():
+        for process in running:
             process.kill()
-    found = {g: {line["name"]: line for line in map(json.loads, o.splitlines())} for g, o in outputs.items()}
+    found = {(line["generation"], line["program"]): line for line in map(json.loads, lines)}
     if os.environ.get("JAXPREF_WRITE_GOLDEN"):
         _write(found)
 
     def figures(generation, program):
-        log = (folder / generation).read_text()[-3000:]
-        assert program in found[generation], f"the compiler's process ended early:\n{log}"
-        assert "error" not in found[generation][program], found[generation][program]["error"]
-        return found[generation][program]
+        assert (generation, program) in found, f"the compiler's process ended: {log.read_text()[-3000:]}"
+        line = found[generation, program]
+        assert "error" not in line, line["error"]
+        return line
 
     return figures
 
 
-def _start(generation, programs, log):
+def _start(programs, log):
     root = pathlib.Path(__file__).resolve().parents[2]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(root), *sys.path])}
     environment.pop("XLA_FLAGS", None)  # the suite's: for its own small programs
-    command = [sys.executable, str(pathlib.Path(tpu_programs.__file__)), TOPOLOGIES[generation], *programs]
-    with log.open("w") as stderr:
+    command = [sys.executable, str(pathlib.Path(tpu_programs.__file__)), *programs]
+    with log.open("a") as stderr:
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True)
 
 
 def _write(found):
     table = json.loads(TABLE.read_text()) if TABLE.exists() else {}
     table["versions"] = {name: importlib.metadata.version(name) for name in ("jax", "libtpu")}
-    for generation, programs in found.items():
-        kept = table.setdefault("temporary_bytes", {}).setdefault(generation, {})
-        kept |= {name: line["temp"] for name, line in programs.items() if "error" not in line}
+    for (generation, program), line in found.items():
+        if "error" not in line:
+            table.setdefault("temporary_bytes", {}).setdefault(generation, {})[program] = line["temp"]
     TABLE.write_text(json.dumps(table, indent=1, sort_keys=True) + "\n")
 
 
@@ -105,22 +102,22 @@ def test_scoring_takes_the_kernel_and_no_memory(compiled, generation, program):
     _check_memory(generation, program, figures["temp"])
 
 
+# v5p has room for these logits and is chosen to keep them; v6e's blocks of 5,632 columns take a little more.
 NO_LOGITS = [
-    ("v5e", "chosen"),
-    ("v5p", "chosen"),
-    ("v6e", "chosen"),
-    ("v5e", "vocab_scan"),
-    ("v5e", "token_scan"),
+    ("v5e", "training chosen", 1, 0.25),
+    ("v5p", "training pallas_tpu", 1, 0.25),
+    ("v6e", "training pallas_tpu", 1, 0.27),
+    ("v5e", "training vocab_scan", 0, 0.25),
+    ("v5e", "training token_scan", 0, 2.0),  # carries a float32 gradient of the weights
 ]
 
 
-@pytest.mark.parametrize(("generation", "program"), [(g, f"training {name}") for g, name in NO_LOGITS])
-def test_training_stores_no_logits(compiled, generation, program):
+@pytest.mark.parametrize(("generation", "program", "kernels", "gib"), NO_LOGITS)
+def test_training_stores_no_logits(compiled, generation, program, kernels, gib):
     figures = compiled(generation, program)
     assert not figures["logits"]
-    assert figures["kernels"] == (program == "training chosen")
-    if "token" not in program:  # which carries a float32 gradient of the weights
-        assert figures["temp"] <= GIB / 4
+    assert figures["kernels"] == kernels
+    assert figures["temp"] <= gib * GIB
     _check_memory(generation, program, figures["temp"])
 
 
@@ -145,10 +142,11 @@ def test_sharded_weights_are_gathered_once_or_never(compiled, generation, progra
     assert figures["kernels"] == 1
     assert not figures["logits"]
     assert (figures["gathers"], figures["gathers_in_loops"]) == (gathers, 0)
+    assert figures["fusions_in_loops"]  # the loops were found
     _check_memory(generation, program, figures["temp"])
 
 
-ROWS = [(g, f"rows {dtype}") for g in TOPOLOGIES for dtype in ("bfloat16", "float32")]
+ROWS = [(g, f"rows {dtype}") for g in tpu_programs.TOPOLOGIES for dtype in ("bfloat16", "float32")]
 
 
 @pytest.mark.parametrize(("generation", "program"), [*ROWS, ("v5e", "rows over 2 x 2")])

@@ -1,8 +1,8 @@
-"""Programs compiled for TPUs on a machine that has none: `python tpu_programs.py TOPOLOGY NAME...`.
+"""Programs compiled for TPUs on a machine that has none: `python tpu_programs.py GENERATION/NAME...`.
 
 libtpu compiles for a described topology: what does not fit the chip's on-chip or main memory, or what its
-compiler refuses, fails here. One line of JSON a program. A process of its own for each generation, because
-libtpu must be told of its surroundings before JAX starts, and crashes rather than raises now and then.
+compiler refuses, fails here. One line of JSON a program. In a process of its own, because libtpu must be
+told of its surroundings before JAX starts, and can abort.
 """
 
 import json
@@ -12,6 +12,7 @@ import re
 import sys
 import time
 
+TOPOLOGIES = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}
 N = 8192  # rows: four pairs of 1,024 tokens
 HEADS = {  # width, vocabulary
     f"{width}x{vocab}": (width, vocab)
@@ -22,6 +23,7 @@ LLAMA3 = (4096, 128_256)
 GEMMA2 = (2304, 256_128)
 IMPLEMENTATIONS = {
     "chosen": None,
+    "pallas_tpu": "pallas_tpu",
     "vocab_scan": "vocab_scan",
     "token_scan": "token_scan",
     "materialized": "materialized",
@@ -34,7 +36,7 @@ OTHERS = {
     "float32": (896, 151_936, "float32", "float32", {}),
     "wide": (8192, 128_256, "bfloat16", "bfloat16", {}),
     "few rows": (896, 50_257, "bfloat16", "bfloat16", {"rows": 13}),
-    "asked block": (2304, 50_257, "bfloat16", "bfloat16", {"block": 4000}),
+    "asked block": (896, 50_257, "bfloat16", "bfloat16", {"block": 1000}),
 }
 STATISTICS = ("logsumexp", "entropy", "log_sum_p2", "top1")
 
@@ -150,6 +152,7 @@ def compiled(topology, axes, function, arguments, donated) -> dict:
         "kernels": text.count('custom_call_target="tpu_custom_call"'),
         "gathers": len(re.findall(r"= \S+ all-gather(?:-start)?\(", text)),
         "gathers_in_loops": in_loops(text, "all-gather"),
+        "fusions_in_loops": in_loops(text, "fusion("),
         "logits": sorted(set(re.findall(_logits(arguments, axes), text))),
     }
 
@@ -161,20 +164,23 @@ def _logits(arguments, axes) -> str:
     return rf"\w+\[(?:{n},{vocab}|{shards[0]},{shards[1]})\]"
 
 
-def main(name: str, *wanted: str) -> None:
+def main(*wanted: str) -> None:
     os.environ.update(ENVIRONMENT)
     from jax.experimental import topologies
 
-    topology = topologies.get_topology_desc(platform="tpu", topology_name=name)
-    known = programs()
-    for program in wanted:
+    known, described = programs(), {}
+    for each in wanted:
+        generation, name = each.split("/", 1)
         begin = time.process_time()
         try:
-            found = compiled(topology, *known[program])
+            if generation not in described:
+                topology = TOPOLOGIES[generation]
+                described[generation] = topologies.get_topology_desc(platform="tpu", topology_name=topology)
+            found = compiled(described[generation], *known[name])
         except Exception as error:  # reported as this program's failure; the others are still tried
             found = {"error": f"{type(error).__name__}: {error}"[:2000]}
-        found["seconds"] = round(time.process_time() - begin, 1)
-        print(json.dumps({"name": program, **found}), flush=True)
+        found["cpu_seconds"] = round(time.process_time() - begin, 1)
+        print(json.dumps({"generation": generation, "program": name, **found}), flush=True)
 
 
 if __name__ == "__main__":
