@@ -14,7 +14,7 @@ import jax
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-__all__ = ["EMBED", "ROWS", "VOCAB", "Partition", "partition_of"]
+__all__ = ["EMBED", "ROWS", "VOCAB", "Partition", "kernels_are_placed", "partition_of"]
 
 # Mesh axes that a kernel has to know; `training.sharding` maps logical axes of weights to the same names.
 ROWS = ("data", "fsdp")
@@ -47,6 +47,12 @@ class Partition:
     def run(self, function: Callable, in_specs: Any, out_specs: Any) -> Callable:
         """`function` on each device's part."""
         return jax.shard_map(function, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+
+
+def kernels_are_placed() -> bool:
+    """Whether a kernel may be chosen: it is known where its operands lie. With several devices and no mesh in
+    context they may be split in a way that only XLA sees, and XLA cannot split a kernel."""
+    return bool(jax.sharding.get_abstract_mesh().axis_names) or jax.device_count() == 1
 
 
 def partition_of(rows: int, vocab: int, embed: int) -> Partition:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 
 from jaxpref.kernels.machines import Machine, current_machine
+from jaxpref.kernels.partition import kernels_are_placed
 from jaxpref.kernels.token_logps import fold, xla
 from jaxpref.kernels.token_logps.block_sizes import blocks_for
 
@@ -124,7 +125,7 @@ def _choice(
             return "materialized", f"{size}, a single block"
         if shape.embed > _FLOAT32_LOGITS * machine.intensity:
             return "materialized", f"{size}, {budget}, and computing them twice would take longer"
-    if machine.platform == "tpu" and not set(statistics) & set(fold.KL):
+    if machine.platform == "tpu" and kernels_are_placed() and not set(statistics) & set(fold.KL):
         return "pallas_tpu", f"{size}, none are kept"
     if blocks.vocab >= shape.vocab and blocks.tokens < shape.rows:
         return "token_scan", f"{size} in a single block of the vocabulary, so tokens are split"

@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
 from jaxpref.kernels.machines import current_machine
-from jaxpref.kernels.partition import partition_of
+from jaxpref.kernels.partition import kernels_are_placed, partition_of
 from jaxpref.kernels.token_logps import fold
 from jaxpref.kernels.token_logps.head import hits, pick
 from jaxpref.kernels.token_logps.primitive import given_upstream
@@ -62,9 +62,10 @@ class RowCall:
 
 def _choice() -> str:
     machine = current_machine()
-    if machine.platform == "tpu":
+    if machine.platform == "tpu" and kernels_are_placed():
         return "pallas_tpu"
-    return "pallas_gpu" if machine.platform == "gpu" and machine.capability >= 9 else "xla"
+    able = machine.platform == "gpu" and machine.capability >= 9
+    return "pallas_gpu" if able and kernels_are_placed() else "xla"
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
