@@ -115,14 +115,15 @@ def _seconds(figures: dict[str, Any], platform: str) -> float:
 
 
 def best_block(figures: dict[str, Any], name: str) -> int | None:
-    """The smallest block of which value and gradients take, by the geometric mean over shapes, at most
-    `NEARLY` times what the fastest takes. None where no block ran for every shape."""
+    """The smallest block whose value and gradients (of a kernel: value) take, by the geometric mean over
+    shapes, at most `NEARLY` times what the fastest takes. None where no block ran for every shape."""
+    kind = "train" if name in COLUMN else "score"
     ratios: dict[int, list[float]] = {}
     for swept in figures["shapes"].values():
         times = {
-            f["block"]: _seconds(f["train"], figures["platform"])
+            f["block"]: _seconds(f[kind], figures["platform"])
             for f in swept
-            if f["implementation"] == name and "failed" not in f.get("train", {"failed": ""})
+            if f["implementation"] == name and "failed" not in f[kind]
         }
         for block, seconds in times.items():
             ratios.setdefault(block, []).append(seconds / min(times.values()))
@@ -150,7 +151,8 @@ def table(figures: dict[str, Any]) -> str:
         for f in swept:
             columns = "".join(_cells(f.get(kind), width) for kind, width in (("train", 11), ("score", 9)))
             lines.append(f"{f['implementation']:34s}{f['block']:7d}{columns}")
-    best = {name: best_block(figures, name) for name in COLUMN}
+    swept_names = dict.fromkeys(f["implementation"] for s in figures["shapes"].values() for f in s)
+    best = {name: best_block(figures, name) for name in (*COLUMN, *swept_names)}
     lines += [
         "",
         f"best: {', '.join(f'{n} {b}' for n, b in best.items() if b)}; for BLOCKS:",

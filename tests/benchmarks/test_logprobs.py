@@ -123,6 +123,13 @@ def test_a_failing_process_is_an_answer_and_a_wrong_one_of_ours_an_error(tmp_pat
         run._must_be_right("vocab_scan", wrong)
 
 
+def test_kernels_are_offered_on_their_own_machines_only():
+    for platform, other in (("cpu", ""), ("gpu", "pallas_tpu"), ("tpu", "pallas_gpu")):
+        kernels = [name for name in variants.names(platform, tokamax=True) if "pallas" in name]
+        assert bool(kernels) == (platform != "cpu")
+        assert not any(other in name for name in kernels)
+
+
 def test_mistakes_name_what_there_is():
     with pytest.raises(ValueError, match="rows must be even"):
         measure(rows=3)

@@ -45,6 +45,8 @@ def test_the_smallest_block_within_noise_of_the_fastest():
     )
     assert tune.best_block(_figures(a=one, b={512: 1.0, 1024: None, 2048: 1.0}), "vocab_scan") == 2048
     assert tune.best_block(_figures(a=one), "token_scan") is None
+    kernel = {"implementation": "pallas_gpu", "block": 64, "score": {"wall_seconds_min": 1.0}}
+    assert tune.best_block({"platform": "gpu", "shapes": {"a": [kernel]}}, "pallas_gpu") == 64
 
 
 @pytest.mark.parametrize("text", ["12x3", "axbxc", "3x4x5"])
