@@ -140,7 +140,8 @@ def _add_benchmarks(names: argparse._SubParsersAction) -> None:
         sub.add_argument("--rounds", type=int, default=5, help="turns that the variants take (default 5)")
         return sub
 
-    add("dpo-step", "tokens per second of a small DPO step")
+    step = add("dpo-step", "tokens per second of a small DPO step")
+    step.add_argument("--pairs", type=int, default=8, help="pairs of a batch (default 8)")
     logprobs = add("logprobs", "time and memory of sequence log-probs, beside other ways to them")
     logprobs.add_argument("--rows", type=int, default=2048, help="tokens scored (default 2048)")
     logprobs.add_argument("--embed", type=int, default=512, help="width of hidden states (default 512)")

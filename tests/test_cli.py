@@ -108,7 +108,7 @@ def test_tokenizer_command_trains_a_model(tmp_path):
 
 
 def test_bench_prints_tokens_per_second(tmp_path):
-    output = run("bench", "dpo-step", "--rounds", "1", "--out", str(tmp_path / "bench.json"))
+    output = run("bench", "dpo-step", "--pairs", "1", "--rounds", "1", "--out", str(tmp_path / "bench.json"))
     assert "tokens/s" in output
     figures = json.loads((tmp_path / "bench.json").read_text())
     assert figures["variants"]["precomputed reference"]["tokens_per_second"] > 0

@@ -19,27 +19,24 @@ from jaxpref.algorithms import Algorithm, offline
 from jaxpref.algorithms.optimizers import adamw, constant
 from jaxpref.benchmarks.machine import facts
 from jaxpref.models.sizes import tiny
-from jaxpref.policies.base import Policy
 from jaxpref.policies.transformer import transformer
 from jaxpref.training.peak import matmul_peak
 from jaxpref.types import Completions, Params
 
 __all__ = ["measure", "table"]
 
-PAIRS, PROMPT, RESPONSE, VOCAB = 8, 128, 128, 8192
-# Tokens of the plain form (prompt and response of both sides): the count other trainers report.
-TOKENS = 2 * PAIRS * (PROMPT + RESPONSE)
+PROMPT, RESPONSE, VOCAB = 128, 128, 8192
 
 
 LOSSES = 3  # compared between the variants before anything is timed
 
 
-def _batches() -> tuple[Completions, Completions]:
+def _batches(pairs: int) -> tuple[Completions, Completions]:
     """The pairs with the prompt stored once, and as plain sequences `[prompt | response]` of both sides."""
     rng = np.random.default_rng(0)
-    prompts = rng.integers(3, VOCAB, (PAIRS, PROMPT))
-    responses = rng.integers(3, VOCAB, (PAIRS, 2, RESPONSE))
-    repeated = np.broadcast_to(prompts[:, None], (PAIRS, 2, PROMPT))
+    prompts = rng.integers(3, VOCAB, (pairs, PROMPT))
+    responses = rng.integers(3, VOCAB, (pairs, 2, RESPONSE))
+    repeated = np.broadcast_to(prompts[:, None], (pairs, 2, PROMPT))
     scored = np.arange(PROMPT + RESPONSE) >= PROMPT
 
     def completions(prompts: Any, responses: Any, scored: Any) -> Completions:
@@ -51,37 +48,41 @@ def _batches() -> tuple[Completions, Completions]:
     return shared, completions(prompts[:, :0], np.concatenate([repeated, responses], 2), scored)
 
 
-def _variants(policy: Policy, params: Params) -> dict[str, tuple[Algorithm, Completions]]:
-    optimizer = partial(adamw, schedule=partial(constant, value=1e-4), clip_norm=None)
-    dpo = partial(offline, policy, loss=losses.dpo, optimizer=optimizer)
-    shared, plain = _batches()
+def _variants(pairs: int, sizes: Any, params: Params) -> dict[str, tuple[Algorithm, Completions]]:
+    policy = transformer(sizes=sizes, eos_id=2)
+    textbook = transformer(sizes=sizes, eos_id=2, head="reference")
+    optimizer = partial(adamw, schedule=partial(constant, value=1e-5), clip_norm=None)
+    given = {"loss": losses.dpo, "optimizer": optimizer}
+    dpo = partial(offline, policy, **given)
+    shared, plain = _batches(pairs)
     column = jax.jit(lambda params, batch: policy.token_logps(params, batch).sum(-1))(params, shared)
     with_column = dataclasses.replace(shared, reference_logps=column)
     return {
-        "plain": (dpo(reference="initial"), plain),
+        "plain": (offline(textbook, reference="initial", **given), plain),
         "reference each step": (dpo(reference="initial"), shared),
         "precomputed reference": (dpo(reference="batch"), with_column),
         "precomputed, pair scan": (dpo(reference="batch", pair_scan=True), with_column),
     }
 
 
-def measure(*, rounds: int = 5, steps_per_round: int = 3) -> dict[str, Any]:
+def measure(*, pairs: int = 8, rounds: int = 5, steps_per_round: int = 3) -> dict[str, Any]:
     """Wall and CPU seconds of one step (the medians and minima over `rounds`).
 
-    Variants: plain (prompts repeated, a position of theirs is scored like any other and masked, the reference
-    run every step), the same with shared prompts, with a precomputed reference too, and with the head's
-    gradient in the forward pass. They alternate, so that a busy machine disturbs all of them.
+    Variants: plain (prompts repeated, every position through a log-softmax that JAX differentiates, the
+    reference run every step); shared prompts and this library's head; with a precomputed reference too; and
+    with the head's gradient in the forward pass. They alternate, so that a busy machine disturbs all of them.
 
     Raises:
       AssertionError: the variants' first losses differ by more than 1e-5.
     """
     sizes = partial(tiny, vocab=VOCAB, embed=256, layers=4, heads=4, mlp=1024, tied=False)
-    policy = transformer(sizes=sizes, eos_id=2)
-    key = jax.random.key(0)
+    policy, key = transformer(sizes=sizes, eos_id=2), jax.random.key(0)
     peak, source = matmul_peak()
+    # Of the plain form (prompt and response of both sides): the count other trainers report.
+    tokens = 2 * pairs * (PROMPT + RESPONSE)
     running: dict[str, Any] = {}
     variants: dict[str, dict[str, Any]] = {}
-    for name, (algorithm, batch) in _variants(policy, policy.init(key)).items():
+    for name, (algorithm, batch) in _variants(pairs, sizes, policy.init(key)).items():
         state = jax.jit(algorithm.init)(policy.init(key))
         step = jax.jit(algorithm.step, donate_argnums=0)
         start = time.perf_counter()
@@ -118,13 +119,13 @@ def measure(*, rounds: int = 5, steps_per_round: int = 3) -> dict[str, Any]:
             "wall_seconds_median": statistics.median(wall),
             "wall_seconds_min": min(wall),
             "cpu_seconds_min": min(cpu),
-            "tokens_per_second": TOKENS / statistics.median(wall),
+            "tokens_per_second": tokens / statistics.median(wall),
         }
         figures["share_of_matmul_rate"] = figures["model_gflop"] * 1e9 / figures["wall_seconds_median"] / peak
     return {
         "benchmark": "dpo-step",
         **facts(),
-        "tokens_per_step": TOKENS,
+        "tokens_per_step": tokens,
         "matmul_gflop_per_second": peak / 1e9,
         "matmul_rate_source": source,
         "variants": variants,
