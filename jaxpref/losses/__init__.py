@@ -4,8 +4,45 @@ An input is a parameter without a default, named as in `jaxpref.algorithms.input
 keyword-only with a default. `README.md` in this folder has the conventions and the table of names.
 """
 
+from jaxpref.losses.divergences import alpha_dpo, chi_po, forward_kl_dpo, js_dpo
+from jaxpref.losses.lengths import ipo_mean, length_dpo, ln_dpo, mipo, simpo
 from jaxpref.losses.likelihood import sft
-from jaxpref.losses.pairwise import cdpo, dpo, ipo, ipo_mean, simpo
+from jaxpref.losses.offsets import cal_dpo, dpo_sft, dpop, flex_dpo, iterative_rpo
+from jaxpref.losses.pairwise import cdpo, discopop, dpo, exo, ipo, robust_dpo, rso_hinge
+from jaxpref.losses.pointwise import apo_down, apo_zero, bco_pair, nca, sppo_hard
+from jaxpref.losses.reference_free import cpo, orpo, slic_hf
 from jaxpref.losses.reward import bradley_terry
 
-__all__ = ["bradley_terry", "cdpo", "dpo", "ipo", "ipo_mean", "sft", "simpo"]
+__all__ = [
+    "alpha_dpo",
+    "apo_down",
+    "apo_zero",
+    "bco_pair",
+    "bradley_terry",
+    "cal_dpo",
+    "cdpo",
+    "chi_po",
+    "cpo",
+    "discopop",
+    "dpo",
+    "dpo_sft",
+    "dpop",
+    "exo",
+    "flex_dpo",
+    "forward_kl_dpo",
+    "ipo",
+    "ipo_mean",
+    "iterative_rpo",
+    "js_dpo",
+    "length_dpo",
+    "ln_dpo",
+    "mipo",
+    "nca",
+    "orpo",
+    "robust_dpo",
+    "rso_hinge",
+    "sft",
+    "simpo",
+    "slic_hf",
+    "sppo_hard",
+]

@@ -2,7 +2,7 @@
 
 from jaxtyping import Array, Float
 
-from jaxpref.losses.shapes import as_floats
+from jaxpref.losses.checks import as_floats
 
 __all__ = ["sft"]
 

@@ -1,35 +1,30 @@
-"""Losses of a chosen and a rejected response: one number per pair, no reduction.
+"""Losses of a chosen and a rejected response: a link of the difference of their log-ratios.
 
-All take log-probs summed over the scored tokens of a response (nats) and, where a method normalises by
-length, the number of those tokens. `h` is the margin that enters the link.
+All take log-probs summed over the scored tokens of a response (nats). `h` is the margin that enters the link,
+beta times the difference of log-ratios.
 """
 
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from jaxpref.losses.links import logistic, smoothed_logistic, squared
-from jaxpref.losses.scores import log_ratio, per_token
-from jaxpref.losses.shapes import as_floats
+from jaxpref.losses.checks import positive, within
+from jaxpref.losses.links import (
+    bernoulli_kl,
+    hinge,
+    log_ratio_modulated,
+    logistic,
+    smoothed_logistic,
+    squared,
+)
+from jaxpref.losses.scores import log_ratios
 
-__all__ = ["cdpo", "dpo", "ipo", "ipo_mean", "simpo"]
+__all__ = ["cdpo", "discopop", "dpo", "exo", "ipo", "robust_dpo", "rso_hinge"]
 
 Batch = Float[Array, " b"]
-Lengths = Int[Array, " b"]
 
 
-def _log_ratio_margins(chosen, rejected, reference_chosen, reference_rejected) -> Batch:
-    chosen, rejected, reference_chosen, reference_rejected = as_floats(
-        chosen_logps=chosen,
-        rejected_logps=rejected,
-        reference_chosen_logps=reference_chosen,
-        reference_rejected_logps=reference_rejected,
-    )
-    return log_ratio(chosen, reference_chosen) - log_ratio(rejected, reference_rejected)
-
-
-def _positive(**values: float) -> None:
-    for name, value in values.items():
-        if not value > 0:
-            raise ValueError(f"{name}: expected a number above 0, got {value}")
+def _margins(chosen: Batch, rejected: Batch, reference_chosen: Batch, reference_rejected: Batch) -> Batch:
+    first, second = log_ratios(chosen, rejected, reference_chosen, reference_rejected)
+    return first - second
 
 
 def dpo(
@@ -47,10 +42,8 @@ def dpo(
     Args:
       beta: strength of the KL constraint to the reference, above 0 (paper: 0.1; 0.5 for TL;DR).
     """
-    _positive(beta=beta)
-    margins = _log_ratio_margins(
-        chosen_logps, rejected_logps, reference_chosen_logps, reference_rejected_logps
-    )
+    positive(beta=beta)
+    margins = _margins(chosen_logps, rejected_logps, reference_chosen_logps, reference_rejected_logps)
     return logistic(beta * margins)
 
 
@@ -73,13 +66,34 @@ def cdpo(
     Args:
       label_smoothing: e, in [0, 0.5).
     """
-    _positive(beta=beta)
-    if not 0 <= label_smoothing < 0.5:
-        raise ValueError(f"label_smoothing: expected a number in [0, 0.5), got {label_smoothing}")
-    margins = _log_ratio_margins(
-        chosen_logps, rejected_logps, reference_chosen_logps, reference_rejected_logps
-    )
+    positive(beta=beta)
+    within("label_smoothing", label_smoothing, 0, 0.5)
+    margins = _margins(chosen_logps, rejected_logps, reference_chosen_logps, reference_rejected_logps)
     return smoothed_logistic(beta * margins, label_smoothing)
+
+
+def robust_dpo(
+    chosen_logps: Batch,
+    rejected_logps: Batch,
+    reference_chosen_logps: Batch,
+    reference_rejected_logps: Batch,
+    *,
+    beta: float = 0.1,
+    label_smoothing: float = 0.1,
+) -> Batch:
+    """Provably robust DPO: an unbiased estimate of the clean loss when labels are flipped at a known rate.
+
+    `((1 - e) l(h) - e l(-h)) / (1 - 2 e) = l(h) - e h / (1 - 2 e)`, Chowdhury et al. 2024, arXiv:2403.00409;
+    nats. The mean over flips equals `dpo`. Not bounded below: it falls linearly as h grows, so a run needs
+    early stopping. It differs from `cdpo` in the sign of the term in e.
+
+    Args:
+      label_smoothing: e, the rate of flipped labels, in [0, 0.5); 1 / (1 - 2 e) has its pole at one half.
+    """
+    positive(beta=beta)
+    within("label_smoothing", label_smoothing, 0, 0.5)
+    margins = _margins(chosen_logps, rejected_logps, reference_chosen_logps, reference_rejected_logps)
+    return smoothed_logistic(beta * margins, -label_smoothing / (1 - 2 * label_smoothing))
 
 
 def ipo(
@@ -98,73 +112,78 @@ def ipo(
     Args:
       tau: regularisation, above 0 (paper and TRL: 0.1); the target margin is 1 / (2 tau) nats.
     """
-    _positive(tau=tau)
-    margins = _log_ratio_margins(
-        chosen_logps, rejected_logps, reference_chosen_logps, reference_rejected_logps
-    )
+    positive(tau=tau)
+    margins = _margins(chosen_logps, rejected_logps, reference_chosen_logps, reference_rejected_logps)
     return squared(margins, 1 / (2 * tau))
 
 
-def ipo_mean(
+def rso_hinge(
     chosen_logps: Batch,
     rejected_logps: Batch,
     reference_chosen_logps: Batch,
     reference_rejected_logps: Batch,
-    chosen_lengths: Lengths,
-    rejected_lengths: Lengths,
     *,
-    tau: float = 0.1,
+    beta: float = 0.05,
 ) -> Batch:
-    """IPO on log-ratios averaged over tokens; what TRL (DPOTrainer) and HALOs call IPO.
+    """Hinge on the log-ratio margin: max(0, 1 - h). RSO's "SLiC-norm"; TRL's `hinge`.
 
-    Azar et al. 2023, arXiv:2310.12036, Eq. 17 with log-ratios per token. Units: (nats per token) squared.
-    The same `tau` means a target per token here and per response in `ipo`.
-
-    Differs from TRL, which counts tokens in the unshifted completion mask: lengths here are scored tokens.
-    """
-    _positive(tau=tau)
-    chosen, rejected, reference_chosen, reference_rejected, chosen_lengths, rejected_lengths = as_floats(
-        chosen_logps=chosen_logps,
-        rejected_logps=rejected_logps,
-        reference_chosen_logps=reference_chosen_logps,
-        reference_rejected_logps=reference_rejected_logps,
-        chosen_lengths=chosen_lengths,
-        rejected_lengths=rejected_lengths,
-    )
-    margins = per_token(log_ratio(chosen, reference_chosen), chosen_lengths) - per_token(
-        log_ratio(rejected, reference_rejected), rejected_lengths
-    )
-    return squared(margins, 1 / (2 * tau))
-
-
-def simpo(
-    chosen_logps: Batch,
-    rejected_logps: Batch,
-    chosen_lengths: Lengths,
-    rejected_lengths: Lengths,
-    *,
-    beta: float = 2.0,
-    gamma_beta_ratio: float = 0.25,
-) -> Batch:
-    """SimPO: no reference, log-probs per token, a target margin.
-
-    -log sigmoid(beta * (logp_w / |y_w| - logp_l / |y_l| - gamma / beta)), Meng et al. 2024,
-    arXiv:2405.14734, Eq. 6. At equal averages the loss is softplus(gamma), above log 2.
-
-    Differs from TRL's CPOTrainer, which takes gamma itself and adds an NLL term unless `cpo_alpha=0`.
+    Liu et al. 2023, arXiv:2309.06657. 0, with no gradient, beyond a margin of 1 / beta nats. `slic_hf` is the
+    form without reference.
 
     Args:
-      beta: above 0 (released code 2.0; released models 2 to 10). It is on a per-token scale.
-      gamma_beta_ratio: gamma / beta, 0 or more (released code 0.25).
+      beta: above 0 (the paper's gamma: 0.05).
     """
-    _positive(beta=beta)
-    if gamma_beta_ratio < 0:
-        raise ValueError(f"gamma_beta_ratio: expected 0 or more, got {gamma_beta_ratio}")
-    chosen, rejected, chosen_lengths, rejected_lengths = as_floats(
-        chosen_logps=chosen_logps,
-        rejected_logps=rejected_logps,
-        chosen_lengths=chosen_lengths,
-        rejected_lengths=rejected_lengths,
-    )
-    margins = per_token(chosen, chosen_lengths) - per_token(rejected, rejected_lengths)
-    return logistic(beta * (margins - gamma_beta_ratio))
+    positive(beta=beta)
+    margins = _margins(chosen_logps, rejected_logps, reference_chosen_logps, reference_rejected_logps)
+    return hinge(beta * margins, 1.0)
+
+
+def exo(
+    chosen_logps: Batch,
+    rejected_logps: Batch,
+    reference_chosen_logps: Batch,
+    reference_rejected_logps: Batch,
+    *,
+    beta: float = 0.5,
+    label_smoothing: float = 1e-3,
+) -> Batch:
+    """Efficient exact optimisation from pairs: KL(Bernoulli(sigmoid(h)) || Bernoulli(1 - e)), nats.
+
+    Ji et al. 2024, arXiv:2402.00856, the two-response case: the reverse KL, where DPO is the forward one.
+    Its slope is sigmoid(h) sigmoid(-h) (h - log((1 - e) / e)): 0 at the target, and vanishing as h falls, so
+    a pair that is ranked badly enough gets no signal (DPO's gets the most).
+
+    Differs from the released code, whose targets (0, -10) are not normalised.
+
+    Args:
+      beta: above 0 (released: 0.5 on HH and TL;DR, 0.1 on IMDB).
+      label_smoothing: e, in (0, 0.5); its logarithm enters, so 0 is refused.
+    """
+    positive(beta=beta)
+    within("label_smoothing", label_smoothing, 0, 0.5, low_open=True)
+    margins = _margins(chosen_logps, rejected_logps, reference_chosen_logps, reference_rejected_logps)
+    return bernoulli_kl(beta * margins, label_smoothing)
+
+
+def discopop(
+    chosen_logps: Batch,
+    rejected_logps: Batch,
+    reference_chosen_logps: Batch,
+    reference_rejected_logps: Batch,
+    *,
+    beta: float = 0.05,
+    temperature: float = 0.05,
+) -> Batch:
+    """DiscoPOP, the log-ratio modulated loss that a language model found.
+
+    (1 - m) l(h) + m exp(-h) with m = sigmoid(h / temperature), Lu et al. 2024, arXiv:2406.08414. Not convex:
+    at h = 0 its slope is +0.78 (temperature 0.05), so the margin first moves the wrong way; it has a local
+    minimum at h = -0.1186 and a local maximum at h = 0.0720.
+
+    Args:
+      beta, temperature: above 0 (paper: 0.05 each); `temperature` below 1.
+    """
+    positive(beta=beta)
+    within("temperature", temperature, 0, 1, low_open=True)
+    margins = _margins(chosen_logps, rejected_logps, reference_chosen_logps, reference_rejected_logps)
+    return log_ratio_modulated(beta * margins, temperature)

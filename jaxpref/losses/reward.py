@@ -2,8 +2,8 @@
 
 from jaxtyping import Array, Float
 
+from jaxpref.losses.checks import as_floats
 from jaxpref.losses.links import logistic
-from jaxpref.losses.shapes import as_floats
 
 __all__ = ["bradley_terry"]
 

@@ -1,0 +1,43 @@
+"""Checks shared by the losses: static, so they cost nothing under jit."""
+
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+__all__ = ["as_floats", "check_same_shape", "not_negative", "positive", "within"]
+
+
+def check_same_shape(arrays: Mapping[str, Array]) -> None:
+    """Raises ValueError unless all share one shape: broadcasting `[1]` against `[b]` hides mistakes."""
+    shapes = {name: jnp.shape(array) for name, array in arrays.items()}
+    if len(set(shapes.values())) > 1:
+        described = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise ValueError(f"expected one shape for all inputs, got {described}")
+
+
+def as_floats(**arrays: Array) -> list[Float[Array, "..."]]:
+    """The arrays in float32 or better, in the order given, after checking that they share one shape."""
+    check_same_shape(arrays)
+    return [jnp.asarray(a, jnp.promote_types(jnp.result_type(a), jnp.float32)) for a in arrays.values()]
+
+
+def positive(**values: float) -> None:
+    """Raises ValueError unless every hyper-parameter is above 0."""
+    for name, value in values.items():
+        if not value > 0:
+            raise ValueError(f"{name}: expected a number above 0, got {value}")
+
+
+def not_negative(**values: float) -> None:
+    """Raises ValueError unless every hyper-parameter is 0 or more."""
+    for name, value in values.items():
+        if not value >= 0:
+            raise ValueError(f"{name}: expected 0 or more, got {value}")
+
+
+def within(name: str, value: float, low: float, high: float, *, low_open: bool = False) -> None:
+    """Raises ValueError unless `low <= value < high` (`low < value < high` where `low_open`)."""
+    if not (low < value if low_open else low <= value) or not value < high:
+        bracket = "(" if low_open else "["
+        raise ValueError(f"{name}: expected a number in {bracket}{low}, {high}), got {value}")

@@ -1,0 +1,111 @@
+"""DPO under other divergences than the reverse KL: the log-ratio u passes through phi(u) = f'(exp(u)).
+
+Wang et al. 2023, arXiv:2309.16240: with f' in place of the logarithm the closed form still cancels the
+normaliser, so the loss is `-log sigmoid(beta * (phi(u_w) - phi(u_l)))`. The reverse KL is `losses.dpo`.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxpref.losses.checks import positive, within
+from jaxpref.losses.links import logistic
+from jaxpref.losses.scores import bounded_exp, log_ratios
+
+__all__ = ["alpha_dpo", "chi_po", "forward_kl_dpo", "js_dpo"]
+
+Batch = Float[Array, " b"]
+
+
+def forward_kl_dpo(
+    chosen_logps: Batch,
+    rejected_logps: Batch,
+    reference_chosen_logps: Batch,
+    reference_rejected_logps: Batch,
+    *,
+    beta: float = 0.1,
+) -> Batch:
+    """DPO regularised by the forward KL: phi(u) = -exp(-u).
+
+    Wang et al. 2023, arXiv:2309.16240. Slope of phi at u = 0 is 1: near the reference it is `dpo`; nats. The
+    exponential is held constant beyond 40 nats.
+
+    Args:
+      beta: above 0 (paper: 0.1).
+    """
+    positive(beta=beta)
+    first, second = log_ratios(chosen_logps, rejected_logps, reference_chosen_logps, reference_rejected_logps)
+    return logistic(beta * (bounded_exp(-second) - bounded_exp(-first)))
+
+
+def js_dpo(
+    chosen_logps: Batch,
+    rejected_logps: Batch,
+    reference_chosen_logps: Batch,
+    reference_rejected_logps: Batch,
+    *,
+    beta: float = 0.1,
+) -> Batch:
+    """DPO regularised by the Jensen-Shannon divergence: phi(u) = log sigmoid(u) + log 2.
+
+    Wang et al. 2023, arXiv:2309.16240; nats. Slope of phi at u = 0 is one half, so near the reference it is
+    `dpo` with beta / 2. (The constant log 2 cancels.)
+
+    Args:
+      beta: above 0 (paper: 0.1).
+    """
+    positive(beta=beta)
+    first, second = log_ratios(chosen_logps, rejected_logps, reference_chosen_logps, reference_rejected_logps)
+    return logistic(beta * (jax.nn.log_sigmoid(first) - jax.nn.log_sigmoid(second)))
+
+
+def alpha_dpo(
+    chosen_logps: Batch,
+    rejected_logps: Batch,
+    reference_chosen_logps: Batch,
+    reference_rejected_logps: Batch,
+    *,
+    beta: float = 0.1,
+    alpha: float = 0.5,
+) -> Batch:
+    """DPO regularised by an alpha-divergence: phi(u) = (1 - exp(-alpha u)) / alpha.
+
+    Wang et al. 2023, arXiv:2309.16240; nats. alpha -> 0 is `dpo`, alpha -> 1 `forward_kl_dpo`. The
+    exponential is held constant beyond 40 nats.
+
+    Differs from TRL >= 0.29, whose coefficient is 1 - alpha.
+
+    Args:
+      beta: above 0. alpha: in (0, 1).
+    """
+    positive(beta=beta)
+    within("alpha", alpha, 0, 1, low_open=True)
+    first, second = log_ratios(chosen_logps, rejected_logps, reference_chosen_logps, reference_rejected_logps)
+    return logistic(beta / alpha * (bounded_exp(-alpha * second) - bounded_exp(-alpha * first)))
+
+
+def chi_po(
+    chosen_logps: Batch,
+    rejected_logps: Batch,
+    reference_chosen_logps: Batch,
+    reference_rejected_logps: Batch,
+    *,
+    beta: float = 0.1,
+    clip: float | None = None,
+) -> Batch:
+    """chi-squared preference optimisation: phi(u) = exp(u) + u, which makes the policy pessimistic.
+
+    Huang et al. 2024, arXiv:2407.13399; nats. Slope of phi at u = 0 is 2: near the reference it is `dpo` with
+    2 beta. The exponential is held constant beyond 40 nats.
+
+    Args:
+      beta: above 0 (the default is ours).
+      clip: the margin h is held in [-clip, clip], above 0; None does not clip. The paper clips at twice the
+        largest reward; the constants of its experiments have not been verified.
+    """
+    positive(beta=beta)
+    if clip is not None:
+        positive(clip=clip)
+    first, second = log_ratios(chosen_logps, rejected_logps, reference_chosen_logps, reference_rejected_logps)
+    margins = beta * (bounded_exp(first) - bounded_exp(second) + first - second)
+    return logistic(margins if clip is None else jnp.clip(margins, -clip, clip))

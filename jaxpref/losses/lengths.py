@@ -1,0 +1,180 @@
+"""Pairwise losses in which the length of a response counts: averages per token, or a length in the margin."""
+
+import jax
+from jaxtyping import Array, Float, Int
+
+from jaxpref.losses.checks import as_floats, not_negative, positive
+from jaxpref.losses.links import logistic, squared
+from jaxpref.losses.scores import log_ratios, per_token
+
+__all__ = ["ipo_mean", "length_dpo", "ln_dpo", "mipo", "simpo"]
+
+Batch = Float[Array, " b"]
+Lengths = Int[Array, " b"]
+
+
+def _averaged(
+    chosen: Batch,
+    rejected: Batch,
+    reference_chosen: Batch,
+    reference_rejected: Batch,
+    chosen_lengths: Lengths,
+    rejected_lengths: Lengths,
+) -> Batch:
+    """Difference of log-ratios per token."""
+    as_floats(chosen_logps=chosen, chosen_lengths=chosen_lengths, rejected_lengths=rejected_lengths)
+    first, second = log_ratios(chosen, rejected, reference_chosen, reference_rejected)
+    return per_token(first, chosen_lengths) - per_token(second, rejected_lengths)
+
+
+def ipo_mean(
+    chosen_logps: Batch,
+    rejected_logps: Batch,
+    reference_chosen_logps: Batch,
+    reference_rejected_logps: Batch,
+    chosen_lengths: Lengths,
+    rejected_lengths: Lengths,
+    *,
+    tau: float = 0.1,
+) -> Batch:
+    """IPO on log-ratios averaged over tokens; what TRL (DPOTrainer) and HALOs call IPO.
+
+    Azar et al. 2023, arXiv:2310.12036, Eq. 17 with log-ratios per token. Units: (nats per token) squared.
+    The same `tau` means a target per token here and per response in `ipo`.
+
+    Differs from TRL, which counts tokens in the unshifted completion mask: lengths here are scored tokens.
+    """
+    positive(tau=tau)
+    margins = _averaged(
+        chosen_logps,
+        rejected_logps,
+        reference_chosen_logps,
+        reference_rejected_logps,
+        chosen_lengths,
+        rejected_lengths,
+    )
+    return squared(margins, 1 / (2 * tau))
+
+
+def ln_dpo(
+    chosen_logps: Batch,
+    rejected_logps: Batch,
+    reference_chosen_logps: Batch,
+    reference_rejected_logps: Batch,
+    chosen_lengths: Lengths,
+    rejected_lengths: Lengths,
+    *,
+    beta: float = 1.0,
+) -> Batch:
+    """Length-normalised DPO: -log sigmoid(beta * difference of log-ratios per token).
+
+    Ahrabian et al. 2024, "The Hitchhiker's Guide to Human Alignment with *PO", arXiv:2407.15229; TRL's
+    `sigmoid_norm`. With equal lengths T it is `dpo` with beta / T, so beta is on a scale |y| times larger.
+
+    Args:
+      beta: above 0, on a per-token scale (the default is ours; the paper's grid has not been verified).
+    """
+    positive(beta=beta)
+    margins = _averaged(
+        chosen_logps,
+        rejected_logps,
+        reference_chosen_logps,
+        reference_rejected_logps,
+        chosen_lengths,
+        rejected_lengths,
+    )
+    return logistic(beta * margins)
+
+
+def simpo(
+    chosen_logps: Batch,
+    rejected_logps: Batch,
+    chosen_lengths: Lengths,
+    rejected_lengths: Lengths,
+    *,
+    beta: float = 2.0,
+    gamma_beta_ratio: float = 0.25,
+) -> Batch:
+    """SimPO: no reference, log-probs per token, a target margin.
+
+    -log sigmoid(beta * (logp_w / |y_w| - logp_l / |y_l| - gamma / beta)), Meng et al. 2024,
+    arXiv:2405.14734, Eq. 6. At equal averages the loss is softplus(gamma), above log 2.
+
+    Differs from TRL's CPOTrainer, which takes gamma itself and adds an NLL term unless `cpo_alpha=0`.
+
+    Args:
+      beta: above 0 (released code 2.0; released models 2 to 10). It is on a per-token scale.
+      gamma_beta_ratio: gamma / beta, 0 or more (released code 0.25).
+    """
+    positive(beta=beta)
+    not_negative(gamma_beta_ratio=gamma_beta_ratio)
+    chosen, rejected, chosen_lengths, rejected_lengths = as_floats(
+        chosen_logps=chosen_logps,
+        rejected_logps=rejected_logps,
+        chosen_lengths=chosen_lengths,
+        rejected_lengths=rejected_lengths,
+    )
+    margins = per_token(chosen, chosen_lengths) - per_token(rejected, rejected_lengths)
+    return logistic(beta * (margins - gamma_beta_ratio))
+
+
+def length_dpo(
+    chosen_logps: Batch,
+    rejected_logps: Batch,
+    reference_chosen_logps: Batch,
+    reference_rejected_logps: Batch,
+    chosen_lengths: Lengths,
+    rejected_lengths: Lengths,
+    *,
+    beta: float = 0.1,
+    alpha: float = 0.1,
+) -> Batch:
+    """Length-regularised DPO ("R-DPO"): h = beta * difference of log-ratios + alpha * (|y_w| - |y_l|).
+
+    Park et al. 2024, arXiv:2403.19159. The bonus is inside the margin, so a longer chosen response *weakens*
+    the gradient: length has explained part of the label already. Equal lengths are `dpo`.
+
+    Args:
+      beta: above 0. alpha: nats a token, 0 or more (0.1 in a public port; the paper's is not verified).
+    """
+    positive(beta=beta)
+    not_negative(alpha=alpha)
+    first, second = log_ratios(chosen_logps, rejected_logps, reference_chosen_logps, reference_rejected_logps)
+    _, chosen_lengths, rejected_lengths = as_floats(
+        chosen_logps=chosen_logps, chosen_lengths=chosen_lengths, rejected_lengths=rejected_lengths
+    )
+    return logistic(beta * (first - second) + alpha * (chosen_lengths - rejected_lengths))
+
+
+def mipo(
+    chosen_logps: Batch,
+    rejected_logps: Batch,
+    reference_chosen_logps: Batch,
+    reference_rejected_logps: Batch,
+    chosen_lengths: Lengths,
+    rejected_lengths: Lengths,
+    *,
+    beta: float = 1.0,
+) -> Batch:
+    """Modulated intervention: the reference counts as far as it agrees with the label.
+
+    h = beta * (a_w - a_l - softplus(K)), with a the policy's log-probs per token and K the reference's
+    difference of them, arXiv:2409.17545; nats. K -> infinity is `ln_dpo`, K -> -infinity `simpo` at ratio 0.
+
+    Differs from the author's trainer in that log(1 + exp(K)) cannot overflow.
+
+    Args:
+      beta: above 0, on a per-token scale (the default is ours; the paper's is not verified).
+    """
+    positive(beta=beta)
+    chosen, rejected, reference_chosen, reference_rejected, chosen_lengths, rejected_lengths = as_floats(
+        chosen_logps=chosen_logps,
+        rejected_logps=rejected_logps,
+        reference_chosen_logps=reference_chosen_logps,
+        reference_rejected_logps=reference_rejected_logps,
+        chosen_lengths=chosen_lengths,
+        rejected_lengths=rejected_lengths,
+    )
+    margins = per_token(chosen, chosen_lengths) - per_token(rejected, rejected_lengths)
+    agreement = per_token(reference_chosen, chosen_lengths) - per_token(reference_rejected, rejected_lengths)
+    return logistic(beta * (margins - jax.nn.softplus(jax.lax.stop_gradient(agreement))))

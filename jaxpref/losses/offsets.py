@@ -1,0 +1,130 @@
+"""DPO whose margin is moved, scaled by side, or joined by a term on the chosen response."""
+
+import jax
+from jaxtyping import Array, Float, Int
+
+from jaxpref.losses.checks import as_floats, not_negative, positive
+from jaxpref.losses.links import logistic, squared
+from jaxpref.losses.scores import log_ratios, per_token
+
+__all__ = ["cal_dpo", "dpo_sft", "dpop", "flex_dpo", "iterative_rpo"]
+
+Batch = Float[Array, " b"]
+Lengths = Int[Array, " b"]
+
+
+def dpop(
+    chosen_logps: Batch,
+    rejected_logps: Batch,
+    reference_chosen_logps: Batch,
+    reference_rejected_logps: Batch,
+    *,
+    beta: float = 0.3,
+    penalty: float = 50.0,
+) -> Batch:
+    """DPO-positive: punishes a chosen response that became less likely than under the reference.
+
+    -log sigmoid(beta * (u_w - u_l - penalty * max(0, -u_w))), Pal et al. 2024, arXiv:2402.13228; nats. Where
+    u_w >= 0 it is `dpo`. With summed log-probs and 50 it is steep: expect gradient clipping.
+
+    Args:
+      beta: above 0 (0.3 has not been verified). penalty: the paper's lambda, 0 or more (50).
+    """
+    positive(beta=beta)
+    not_negative(penalty=penalty)
+    first, second = log_ratios(chosen_logps, rejected_logps, reference_chosen_logps, reference_rejected_logps)
+    return logistic(beta * (first - second - penalty * jax.nn.relu(-first)))
+
+
+def flex_dpo(
+    chosen_logps: Batch,
+    rejected_logps: Batch,
+    reference_chosen_logps: Batch,
+    reference_rejected_logps: Batch,
+    *,
+    beta_chosen: float = 0.1,
+    beta_rejected: float = 0.1,
+) -> Batch:
+    """Flex-DPO: -log sigmoid(beta_chosen * u_w - beta_rejected * u_l), with a strength for each side.
+
+    Yan et al. 2024, "3D-Properties", arXiv:2406.07327; nats. Equal strengths are `dpo`.
+
+    Args:
+      beta_chosen, beta_rejected: above 0. The paper holds the first and sweeps the second (best near 0.08;
+        its value of the first is not verified).
+    """
+    positive(beta_chosen=beta_chosen, beta_rejected=beta_rejected)
+    first, second = log_ratios(chosen_logps, rejected_logps, reference_chosen_logps, reference_rejected_logps)
+    return logistic(beta_chosen * first - beta_rejected * second)
+
+
+def cal_dpo(
+    chosen_logps: Batch,
+    rejected_logps: Batch,
+    reference_chosen_logps: Batch,
+    reference_rejected_logps: Batch,
+    *,
+    beta: float = 0.001,
+) -> Batch:
+    """Calibrated DPO: -log sigmoid(u_w - u_l) + ((u_w - 1/(2 beta))^2 + (u_l + 1/(2 beta))^2) / 2.
+
+    Xiao et al. 2024, arXiv:2412.14516, as released: beta is in the targets only. Units: nats, and nats
+    squared in the second term, whose fixed point is u_w = -u_l = 1/(2 beta).
+
+    Args:
+      beta: above 0 (released script: 0.001; the paper's weight of the second term is not verified).
+    """
+    positive(beta=beta)
+    first, second = log_ratios(chosen_logps, rejected_logps, reference_chosen_logps, reference_rejected_logps)
+    target = 1 / (2 * beta)
+    return logistic(first - second) + (squared(first, target) + squared(second, -target)) / 2
+
+
+def dpo_sft(
+    chosen_logps: Batch,
+    rejected_logps: Batch,
+    reference_chosen_logps: Batch,
+    reference_rejected_logps: Batch,
+    *,
+    beta: float = 0.01,
+    sft_weight: float = 0.005,
+) -> Batch:
+    """Regularised preference optimisation: DPO + sft_weight * beta * (-logp_w), the log-prob a sum; nats.
+
+    Liu et al. 2024, arXiv:2405.16436, as released.
+
+    Differs from TRL's recipe (`["sigmoid", "sft"], [1, 0.005]`), which averages the NLL over tokens and does
+    not multiply it by beta.
+
+    Args:
+      beta: above 0 (released: 0.01). sft_weight: the paper's eta, 0 or more (released: 0.005).
+    """
+    positive(beta=beta)
+    not_negative(sft_weight=sft_weight)
+    first, second = log_ratios(chosen_logps, rejected_logps, reference_chosen_logps, reference_rejected_logps)
+    (chosen,) = as_floats(chosen_logps=chosen_logps)
+    return logistic(beta * (first - second)) - sft_weight * beta * chosen
+
+
+def iterative_rpo(
+    chosen_logps: Batch,
+    rejected_logps: Batch,
+    reference_chosen_logps: Batch,
+    reference_rejected_logps: Batch,
+    chosen_lengths: Lengths,
+    *,
+    beta: float = 0.1,
+    sft_weight: float = 1.0,
+) -> Batch:
+    """Iterative reasoning preference optimisation: DPO + sft_weight * (-logp_w / |y_w|); nats.
+
+    Pang et al. 2024, arXiv:2404.19733. The NLL is per token of the chosen response.
+
+    Args:
+      beta: above 0 (paper: 0.1). sft_weight: the paper's alpha, 0 or more (1).
+    """
+    positive(beta=beta)
+    not_negative(sft_weight=sft_weight)
+    first, second = log_ratios(chosen_logps, rejected_logps, reference_chosen_logps, reference_rejected_logps)
+    chosen, chosen_lengths = as_floats(chosen_logps=chosen_logps, chosen_lengths=chosen_lengths)
+    return logistic(beta * (first - second)) - sft_weight * per_token(chosen, chosen_lengths)

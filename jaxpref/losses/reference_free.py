@@ -1,0 +1,87 @@
+"""Pairwise losses without a reference, each with a likelihood term on the chosen response."""
+
+import jax
+from jaxtyping import Array, Float, Int
+
+from jaxpref.losses.checks import as_floats, not_negative, positive
+from jaxpref.losses.links import hinge, logistic
+from jaxpref.losses.scores import log_odds, per_token
+
+__all__ = ["cpo", "orpo", "slic_hf"]
+
+Batch = Float[Array, " b"]
+Lengths = Int[Array, " b"]
+
+
+def slic_hf(
+    chosen_logps: Batch, rejected_logps: Batch, *, delta: float = 1.0, sft_weight: float = 0.1
+) -> Batch:
+    """Sequence likelihood calibration: max(0, delta - logp_w + logp_l) + sft_weight * (-logp_w), nats.
+
+    Zhao et al. 2023, arXiv:2305.10425, with the chosen response as the target of the likelihood term.
+    `rso_hinge` is the form with a reference and without that term.
+
+    Args:
+      delta: margin in nats, above 0 (1 in HALOs; the paper's is not verified).
+      sft_weight: 0 or more (HALOs: 0.1).
+    """
+    positive(delta=delta)
+    not_negative(sft_weight=sft_weight)
+    chosen, rejected = as_floats(chosen_logps=chosen_logps, rejected_logps=rejected_logps)
+    return hinge(chosen - rejected, delta) - sft_weight * chosen
+
+
+def cpo(
+    chosen_logps: Batch,
+    rejected_logps: Batch,
+    chosen_lengths: Lengths,
+    *,
+    beta: float = 0.1,
+    sft_weight: float = 1.0,
+) -> Batch:
+    """Contrastive preference optimisation: -log sigmoid(beta * (logp_w - logp_l)) + sft_weight * NLL.
+
+    Xu et al. 2024, arXiv:2401.08417; nats. Log-probs are sums in the preference term; the likelihood term is
+    the chosen response's NLL per token.
+
+    Differs from the released code, which averages the NLL over the tokens of the whole batch: there a long
+    response weighs more. (Its current HEAD is another method, ARPO.)
+
+    Args:
+      beta: above 0 (paper: 0.1). sft_weight: 0 or more (paper: 1).
+    """
+    positive(beta=beta)
+    not_negative(sft_weight=sft_weight)
+    chosen, rejected, chosen_lengths = as_floats(
+        chosen_logps=chosen_logps, rejected_logps=rejected_logps, chosen_lengths=chosen_lengths
+    )
+    return logistic(beta * (chosen - rejected)) - sft_weight * per_token(chosen, chosen_lengths)
+
+
+def orpo(
+    chosen_logps: Batch,
+    rejected_logps: Batch,
+    chosen_lengths: Lengths,
+    rejected_lengths: Lengths,
+    *,
+    odds_weight: float = 0.1,
+) -> Batch:
+    """Odds-ratio preference optimisation: NLL per token + odds_weight * (-log sigmoid(log odds ratio)).
+
+    Hong et al. 2024, arXiv:2403.07691; nats. Odds are of exp(logp / |y|), held at
+    p = 1 - 1e-6.
+
+    Differs from TRL and the released code, which also count prompt tokens in the NLL by default.
+
+    Args:
+      odds_weight: the paper's lambda, 0 or more (0.1 in the released model; TRL calls it beta).
+    """
+    not_negative(odds_weight=odds_weight)
+    chosen, rejected, chosen_lengths, rejected_lengths = as_floats(
+        chosen_logps=chosen_logps,
+        rejected_logps=rejected_logps,
+        chosen_lengths=chosen_lengths,
+        rejected_lengths=rejected_lengths,
+    )
+    chosen, rejected = per_token(chosen, chosen_lengths), per_token(rejected, rejected_lengths)
+    return -chosen + odds_weight * jax.nn.softplus(log_odds(rejected) - log_odds(chosen))
