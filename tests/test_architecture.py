@@ -6,7 +6,6 @@ import shutil
 import statistics
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -29,12 +28,9 @@ def test_import_loads_no_tensorflow(module):
 
 
 def test_import_takes_under_three_seconds():
-    best = 99.0
-    for _ in range(3):
-        start = time.perf_counter()
-        _python("import jaxpref.commands")
-        best = min(best, time.perf_counter() - start)
-    assert best < 3
+    """CPU seconds, which other work on the machine does not stretch."""
+    code = "import time, jaxpref.commands; print(time.process_time())"
+    assert min(float(_python(code).split()[-1]) for _ in range(3)) < 3
 
 
 def test_layer_contract(repository):
