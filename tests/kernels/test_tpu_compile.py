@@ -20,19 +20,19 @@ pytestmark = pytest.mark.needs_libtpu
 TABLE = pathlib.Path(__file__).with_name("tpu_memory.json")
 GIB = 2**30
 
-# Each width and each vocabulary once for each generation; the rest of the grid is slow.
+# Each width and each vocabulary once for each generation; the rest of the grid: pytest -m exhaustive.
 COVER = ("896x151936", "896x262144", "2304x256128", "4096x128256")
 SCORING = [
-    pytest.param(generation, f"scoring {head}", marks=[] if head in COVER else pytest.mark.slow)
+    pytest.param(generation, f"scoring {head}", marks=[] if head in COVER else pytest.mark.exhaustive)
     for generation in tpu_programs.TOPOLOGIES
     for head in tpu_programs.HEADS
 ]
 SCORING += [(g, f"scoring {name}") for g in tpu_programs.TOPOLOGIES for name in ("every option", "few rows")]
 SCORING += [
-    pytest.param("v5e", f"scoring {name}", marks=pytest.mark.slow)
+    pytest.param("v5e", f"scoring {name}", marks=pytest.mark.exhaustive)
     for name in ("master weights", "wide", "asked block")
 ]
-SCORING += [pytest.param("v5p", "scoring float32", marks=pytest.mark.slow)]
+SCORING += [pytest.param("v5p", "scoring float32", marks=pytest.mark.exhaustive)]
 
 
 @pytest.fixture(scope="module")
