@@ -5,7 +5,6 @@ The configuration other libraries' DPO trainers have been measured on: hidden 25
 """
 
 import dataclasses
-import statistics
 import time
 from functools import partial
 from typing import Any
@@ -17,7 +16,8 @@ import numpy as np
 from jaxpref import losses
 from jaxpref.algorithms import Algorithm, offline
 from jaxpref.algorithms.optimizers import adamw, constant
-from jaxpref.benchmarks.machine import facts
+from jaxpref.benchmarks.machine import cores, facts
+from jaxpref.benchmarks.timing import compiled, summary
 from jaxpref.models.sizes import tiny
 from jaxpref.policies.transformer import transformer
 from jaxpref.training.peak import matmul_peak
@@ -26,8 +26,6 @@ from jaxpref.types import Completions, Params
 __all__ = ["measure", "table"]
 
 PROMPT, RESPONSE, VOCAB = 128, 128, 8192
-
-
 LOSSES = 3  # compared between the variants before anything is timed
 
 
@@ -84,18 +82,15 @@ def measure(*, pairs: int = 8, rounds: int = 5, steps_per_round: int = 3) -> dic
     variants: dict[str, dict[str, Any]] = {}
     for name, (algorithm, batch) in _variants(pairs, sizes, policy.init(key)).items():
         state = jax.jit(algorithm.init)(policy.init(key))
-        step = jax.jit(algorithm.step, donate_argnums=0)
-        start = time.perf_counter()
-        program = step.lower(state, batch, key).compile()
-        compile_seconds = time.perf_counter() - start
+        program = compiled(algorithm.step, state, batch, key, donate_argnums=0)
         first = []
         for _ in range(LOSSES):
-            state, metrics = program(state, batch, key)
+            state, metrics = program.call(state, batch, key)
             first.append(float(metrics["loss"].value))
-        running[name] = (program, state, batch)
+        running[name] = (program.call, state, batch)
         variants[name] = {
-            "compile_seconds": compile_seconds,
-            "temporary_bytes": getattr(program.memory_analysis(), "temp_size_in_bytes", 0),
+            "compile_seconds": program.seconds,
+            "memory": program.memory,
             "model_gflop": algorithm.flops(batch) / 1e9,
             "first_losses": first,
             "wall": [],
@@ -114,13 +109,9 @@ def measure(*, pairs: int = 8, rounds: int = 5, steps_per_round: int = 3) -> dic
                 figures["cpu"].append(time.process_time() - cpu)
             running[name] = (program, state, batch)
     for figures in variants.values():
-        wall, cpu = figures.pop("wall"), figures.pop("cpu")
-        figures |= {
-            "wall_seconds_median": statistics.median(wall),
-            "wall_seconds_min": min(wall),
-            "cpu_seconds_min": min(cpu),
-            "tokens_per_second": tokens / statistics.median(wall),
-        }
+        figures |= summary(figures.pop("wall"), figures.pop("cpu"))
+        figures["cpu_seconds_min_per_core"] = figures["cpu_seconds_min"] / cores()
+        figures["tokens_per_second"] = tokens / figures["wall_seconds_median"]
         figures["share_of_matmul_rate"] = figures["model_gflop"] * 1e9 / figures["wall_seconds_median"] / peak
     return {
         "benchmark": "dpo-step",
@@ -138,13 +129,14 @@ def table(figures: dict[str, Any]) -> str:
         f"DPO step on {figures['device']}, jax {figures['jax']}: {figures['tokens_per_step']} tokens a step; "
         f"matmul {figures['matmul_gflop_per_second']:.0f} GFLOP/s ({figures['matmul_rate_source']}); load "
         f"{figures['load_average']:.1f}; huge pages {'on' if figures['huge_pages'] else 'off'}",
-        f"{'variant':24s} {'tokens/s':>9s} {'ms/step':>8s} {'best':>7s} {'CPU ms/2':>9s} {'temp MiB':>9s} "
+        f"{'variant':24s} {'tokens/s':>9s} {'ms/step':>8s} {'best':>7s} {'CPU/core':>9s} {'temp MiB':>9s} "
         f"{'model GFLOP':>12s} {'of matmul':>10s}",
     ]
     lines += [
         f"{name:24s} {v['tokens_per_second']:9,.0f} {v['wall_seconds_median'] * 1e3:8.0f} "
-        f"{v['wall_seconds_min'] * 1e3:7.0f} {v['cpu_seconds_min'] * 5e2:9.0f} "
-        f"{v['temporary_bytes'] / 2**20:9.0f} {v['model_gflop']:12.1f} {v['share_of_matmul_rate']:10.0%}"
+        f"{v['wall_seconds_min'] * 1e3:7.0f} {v['cpu_seconds_min_per_core'] * 1e3:9.0f} "
+        f"{v['memory'].get('temp', 0) / 2**20:9.0f} {v['model_gflop']:12.1f} "
+        f"{v['share_of_matmul_rate']:10.0%}"
         for name, v in figures["variants"].items()
     ]
     return "\n".join(lines)

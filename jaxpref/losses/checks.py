@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-__all__ = ["as_floats", "check_same_shape", "not_negative", "positive", "within"]
+__all__ = ["as_floats", "check_axes", "check_same_shape", "floats", "not_negative", "positive", "within"]
 
 
 def check_same_shape(arrays: Mapping[str, Array]) -> None:
@@ -20,6 +20,28 @@ def as_floats(**arrays: Array) -> list[Float[Array, "..."]]:
     """The arrays in float32 or better, in the order given, after checking that they share one shape."""
     check_same_shape(arrays)
     return [jnp.asarray(a, jnp.promote_types(jnp.result_type(a), jnp.float32)) for a in arrays.values()]
+
+
+def check_axes(**arrays: tuple[Array, str]) -> None:
+    """`check_axes(logps=(logps, "b k"), labels=(labels, "b"))`: raises ValueError unless ranks are right and
+    every letter has one size."""
+    sizes: dict[str, tuple[int, str]] = {}
+    for name, (array, axes) in arrays.items():
+        shape, letters = jnp.shape(array), axes.split()
+        if len(shape) != len(letters):
+            raise ValueError(f"{name}: expected one shape [{', '.join(letters)}], got {shape}")
+        for letter, size in zip(letters, shape, strict=True):
+            before, other = sizes.setdefault(letter, (size, name))
+            if before != size:
+                raise ValueError(
+                    f"expected one shape for all inputs: axis {letter} is {before} in {other} and {size} "
+                    f"in {name}"
+                )
+
+
+def floats(*arrays: Array) -> list[Float[Array, "..."]]:
+    """The arrays in float32 or better; their shapes may differ."""
+    return [jnp.asarray(a, jnp.promote_types(jnp.result_type(a), jnp.float32)) for a in arrays]
 
 
 def positive(**values: float) -> None:

@@ -31,7 +31,7 @@ def forward_kl_dpo(
     exponential is held constant beyond 40 nats.
 
     Args:
-      beta: above 0 (paper: 0.1).
+      beta: above 0 (released code: 0.1).
     """
     positive(beta=beta)
     first, second = log_ratios(chosen_logps, rejected_logps, reference_chosen_logps, reference_rejected_logps)
@@ -52,7 +52,7 @@ def js_dpo(
     `dpo` with beta / 2. (The constant log 2 cancels.)
 
     Args:
-      beta: above 0 (paper: 0.1).
+      beta: above 0 (released code: 0.1).
     """
     positive(beta=beta)
     first, second = log_ratios(chosen_logps, rejected_logps, reference_chosen_logps, reference_rejected_logps)
@@ -100,8 +100,8 @@ def chi_po(
 
     Args:
       beta: above 0 (the default is ours).
-      clip: the margin h is held in [-clip, clip], above 0; None does not clip. The paper clips at twice the
-        largest reward; the constants of its experiments have not been verified.
+      clip: the margin h is held in [-clip, clip], above 0; None does not clip. That the paper clips, at twice
+        the largest reward, has not been verified.
     """
     positive(beta=beta)
     if clip is not None:

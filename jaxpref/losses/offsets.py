@@ -121,7 +121,7 @@ def iterative_rpo(
     Pang et al. 2024, arXiv:2404.19733. The NLL is per token of the chosen response.
 
     Args:
-      beta: above 0 (paper: 0.1). sft_weight: the paper's alpha, 0 or more (1).
+      beta: above 0 (the default is ours). sft_weight: the paper's alpha, 0 or more (1 by TRL's account).
     """
     positive(beta=beta)
     not_negative(sft_weight=sft_weight)

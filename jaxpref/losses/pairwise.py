@@ -181,7 +181,7 @@ def discopop(
     minimum at h = -0.1186 and a local maximum at h = 0.0720.
 
     Args:
-      beta, temperature: above 0 (paper: 0.05 each); `temperature` below 1.
+      beta, temperature: above 0 (released code: 0.05 each); `temperature` below 1.
     """
     positive(beta=beta)
     within("temperature", temperature, 0, 1, low_open=True)

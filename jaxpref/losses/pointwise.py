@@ -26,7 +26,7 @@ def nca(
     likelihood does not have to fall on both sides as it may in `dpo`.
 
     Args:
-      beta: above 0 (paper: 0.01).
+      beta: above 0 (released code: 0.01).
     """
     positive(beta=beta)
     first, second = log_ratios(chosen_logps, rejected_logps, reference_chosen_logps, reference_rejected_logps)

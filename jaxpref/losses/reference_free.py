@@ -48,7 +48,7 @@ def cpo(
     response weighs more. (Its current HEAD is another method, ARPO.)
 
     Args:
-      beta: above 0 (paper: 0.1). sft_weight: 0 or more (paper: 1).
+      beta: above 0 (released code: 0.1). sft_weight: 0 or more (released code: 1).
     """
     positive(beta=beta)
     not_negative(sft_weight=sft_weight)

@@ -35,12 +35,12 @@ def log_ratios(
 
 
 def per_token(scores: Float[Array, "*b"], lengths: Int[Array, "*b"]) -> Float[Array, "*b"]:
-    """Score divided by the number of scored tokens; 0 for a response of no tokens (which has no weight)."""
+    """Score per scored token (SimPO, arXiv:2405.14734); 0 for a response of no tokens (it has no weight)."""
     return scores / jnp.maximum(lengths, 1)
 
 
 def log_odds(log_p: Float[Array, "*b"]) -> Float[Array, "*b"]:
-    """log(p / (1 - p)) of log-probs below 0, nats; held at p = 1 - 1e-6, where odds stop growing."""
+    """log(p / (1 - p)) of log-probs below 0, nats (ORPO, arXiv:2403.07691); held at p = 1 - 1e-6."""
     log_p = jnp.minimum(log_p, -1e-6)
     # Two forms of log(1 - p), each exact where the other loses digits; both see harmless arguments only.
     near = jnp.log(-jnp.expm1(jnp.maximum(log_p, -1.0)))

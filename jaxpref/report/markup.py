@@ -10,7 +10,7 @@ __all__ = ["clean", "interval", "signed", "text", "value"]
 _CONTROL = {code: 0x2400 + code for code in range(32) if code not in (9, 10)} | {127: 0x2421}
 # Characters that turn the direction of what follows them could make the page lie about a sample.
 _DIRECTION = re.compile("[\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-MISSING = "–"  # noqa: RUF001
+MISSING = "–"
 
 
 def clean(content: Any) -> str:

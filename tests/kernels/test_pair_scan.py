@@ -110,5 +110,7 @@ def test_data_are_constants():
 
 def test_shapes_that_do_not_fit():
     hidden, weight, targets, data, where = _case(dtype="float32")
-    with pytest.raises(ValueError, match=r"expected \[b, k, r, d\]"):
+    with pytest.raises(ValueError, match=r"expected \[b, k, r\]"):
         linear_summed_loss(_dpo, hidden[0], weight, targets[0], data, where=where[0])
+    with pytest.raises(ValueError, match=r"linear_summed_loss: .* do not fit"):
+        linear_summed_loss(_dpo, hidden[:, :, :1], weight, targets, data, where=where)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from loss_table import inputs_for
+from loss_inputs import inputs_for
 
 from jaxpref import losses
 

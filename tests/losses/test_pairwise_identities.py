@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from loss_table import inputs_for
+from loss_inputs import inputs_for
 from x64 import enable_x64
 
 from jaxpref import losses

@@ -233,7 +233,7 @@ def test_evaluations_without_intervals_make_no_claim(tmp_path):
     ]
     (run / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     page = rendered(tmp_path, run)
-    assert "0.500 → –" in page.text  # noqa: RUF001
+    assert "0.500 → –" in page.text
     assert "better" not in page.text
 
 

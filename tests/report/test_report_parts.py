@@ -168,8 +168,8 @@ def test_differences_name_leaves_that_only_one_run_has(tmp_path):
     [
         (0.5964, "0.596"),
         (0, "0"),
-        (None, "–"),  # noqa: RUF001
-        (math.nan, "–"),  # noqa: RUF001
+        (None, "–"),
+        (math.nan, "–"),
         (-math.inf, "-∞"),
         (4.314, "4.31"),
         (12.34, "12.3"),

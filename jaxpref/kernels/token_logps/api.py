@@ -14,7 +14,7 @@ from jaxpref.kernels.token_logps.primitive import Call, scores
 from jaxpref.kernels.token_logps.reference import logits_scores, reference_scores
 from jaxpref.kernels.token_logps.rows import ROW_IMPLEMENTATIONS, RowCall, row_scores
 
-__all__ = ["linear_logits", "linear_token_logps", "token_logps"]
+__all__ = ["Rows", "check_shapes", "linear_logits", "linear_token_logps", "token_logps"]
 
 Statistics = dict[str, Array]
 
@@ -90,11 +90,7 @@ def linear_token_logps(
     Raises:
       ValueError: shapes disagree, or a name is unknown or cannot run here.
     """
-    if hidden.shape[:-1] != targets.shape or hidden.shape[-1] != unembedding.shape[-1]:
-        raise ValueError(
-            f"linear_token_logps: hidden {hidden.shape}, unembedding {unembedding.shape} and targets "
-            f"{targets.shape} do not fit; expected [..., d], [v, d] and [...]"
-        )
+    check_shapes("linear_token_logps", hidden, unembedding, targets)
     vocab, embed = unembedding.shape
     if bias is not None and bias.shape != (vocab,):
         raise ValueError(f"linear_token_logps: bias {bias.shape}; expected one entry a token, ({vocab},)")
@@ -105,7 +101,7 @@ def linear_token_logps(
         if value is not None and not value > 0:
             raise ValueError(f"linear_token_logps: {name}={value}; expected a positive number")
     head = Head(soft_cap, temperature, statistics)
-    kept = _Rows(targets, where, vocab)
+    kept = Rows(targets, where, vocab)
     pair = None
     if reference is not None and set(statistics) & set(KL):
         pair = (kept.flat(jax.lax.stop_gradient(reference[0])), jax.lax.stop_gradient(reference[1]))
@@ -139,7 +135,7 @@ def token_logps(
     if set(statistics) & set(KL):
         raise ValueError("token_logps: KL needs hidden states of both policies; use linear_token_logps")
     _check_statistics(statistics, True)
-    kept = _Rows(targets, where, logits.shape[-1])
+    kept = Rows(targets, where, logits.shape[-1])
     flat = kept.flat(logits)
     if implementation == "reference":
         wide = flat.astype(jnp.promote_types(flat.dtype, jnp.float32))
@@ -156,7 +152,16 @@ def linear_logits(
     return flat.reshape(*hidden.shape[:-1], -1)
 
 
-class _Rows:
+def check_shapes(name: str, hidden: Array, unembedding: Array, targets: Array) -> None:
+    """Raises ValueError unless the three fit one another."""
+    if hidden.shape[:-1] != targets.shape or hidden.shape[-1] != unembedding.shape[-1]:
+        raise ValueError(
+            f"{name}: hidden {hidden.shape}, unembedding {unembedding.shape} and targets {targets.shape} do "
+            "not fit; expected [..., d], [v, d] and [...]"
+        )
+
+
+class Rows:
     """Rows as the primitives see them (`[n]`), and results as the caller does (`[*rows]`)."""
 
     def __init__(self, targets: Array, where: Array | None, vocab: int) -> None:

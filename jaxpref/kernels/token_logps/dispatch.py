@@ -127,7 +127,7 @@ def _choice(
             return "materialized", f"{size}, {budget}, and computing them twice would take longer"
     if machine.platform == "tpu" and kernels_are_placed() and not set(statistics) & set(fold.KL):
         return "pallas_tpu", f"{size}, none are kept"
-    if blocks.vocab >= shape.vocab and blocks.tokens < shape.rows:
+    if blocks.vocab >= shape.vocab and shape.logits_bytes > machine.logits_budget:
         return "token_scan", f"{size} in a single block of the vocabulary, so tokens are split"
     return "vocab_scan", f"{size}, none are kept" + (f" ({budget})" if training else "")
 

@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxpref.kernels.machines import current_machine
 from jaxpref.kernels.partition import Partition, partition_of
 from jaxpref.kernels.token_logps import fold, xla
-from jaxpref.kernels.token_logps.api import linear_token_logps
+from jaxpref.kernels.token_logps.api import Rows, check_shapes, linear_token_logps
 from jaxpref.kernels.token_logps.block_sizes import blocks_for
 from jaxpref.kernels.token_logps.head import Head, Operands, over_blocks, part
 from jaxpref.kernels.token_logps.placement import (
@@ -28,7 +28,7 @@ from jaxpref.kernels.token_logps.placement import (
     operand_specs,
     summed_over_devices,
 )
-from jaxpref.kernels.token_logps.primitive import cotangents, values_and_wanted
+from jaxpref.kernels.token_logps.primitive import cotangents, is_primal, values_and_wanted
 
 __all__ = ["SummedLoss", "linear_summed_loss"]
 
@@ -58,24 +58,19 @@ def linear_summed_loss(
 
     The log-probs returned are for metrics: no gradient flows through them.
     """
-    if hidden.shape[:-1] != targets.shape or targets.ndim != 3:
-        raise ValueError(
-            f"linear_summed_loss: hidden {hidden.shape} and targets {targets.shape}; expected [b, k, r, d] "
-            "and [b, k, r]"
-        )
+    if targets.ndim != 3:
+        raise ValueError(f"linear_summed_loss: targets {targets.shape}; expected [b, k, r]")
+    check_shapes("linear_summed_loss", hidden, unembedding, targets)
     b, vocab = targets.shape[0], unembedding.shape[0]
+    kept = Rows(targets, where, vocab)
     partition = partition_of(b, vocab, unembedding.shape[1])
     if examples is None:
         rows = targets.shape[1] * targets.shape[2]
         blocks = blocks_for(current_machine(), rows=b * rows, vocab=vocab // partition.vocab_shards)
         examples = max(blocks.tokens // rows, 1)
     call = _Call(loss, Head(soft_cap), partition, examples, targets.shape[1:])
-    in_range = (targets >= 0) & (targets < vocab)
-    x = Operands(
-        jnp.where(where[..., None], hidden, 0).reshape(-1, hidden.shape[-1]),
-        unembedding,
-        jnp.where(in_range, targets, 0).reshape(-1).astype(jnp.int32),
-    )
+    x = Operands(kept.flat(hidden), unembedding, kept.targets)
+    in_range = kept.valid.reshape(targets.shape)
     result: tuple[Array, Array] = _summed_loss(call, x, (where, in_range, data))
     total, logps = result
     return total, jax.lax.stop_gradient(logps)
@@ -104,9 +99,9 @@ def _summed_loss(call: _Call, x: Operands, extras: tuple[Array, Array, Any]) -> 
 
 def _forward(call: _Call, x: Any, extras: Any):
     x, static = values_and_wanted(x)
-    if any(leaf.perturbed for leaf in jax.tree.leaves(extras, is_leaf=lambda y: hasattr(y, "perturbed"))):
+    if any(leaf.perturbed for leaf in jax.tree.leaves(extras, is_leaf=is_primal)):
         raise ValueError("linear_summed_loss: `data` holds constants, and here they are differentiated")
-    extras = jax.tree.map(lambda leaf: leaf.value, extras, is_leaf=lambda y: hasattr(y, "perturbed"))
+    extras = jax.tree.map(lambda leaf: leaf.value, extras, is_leaf=is_primal)
     partition, wanted = call.partition, static.wanted
 
     def on_device(x: Operands, extras: Any):
@@ -115,14 +110,12 @@ def _forward(call: _Call, x: Any, extras: Any):
             total = jax.lax.psum(total, partition.rows)
         return total, logps, summed_over_devices(gradients, partition)
 
-    like = {name: getattr(x, name).dtype for name in wanted}
     if partition.splits:
         x, by_row = gathered(x, partition), partition.by_row
         out = (jax.sharding.PartitionSpec(), by_row, gradient_specs(partition, wanted))
         on_device = partition.run(on_device, (operand_specs(x, partition), by_row), out)
     total, logps, gradients = on_device(x, extras)
-    # One float of each dtype stands for it: residuals are arrays.
-    return (total, logps), (gradients, {name: jnp.zeros((), dtype) for name, dtype in like.items()}, static)
+    return (total, logps), (gradients, static)
 
 
 def _scan(call: _Call, x: Operands, extras: Any, wanted: tuple[str, ...]):
@@ -162,9 +155,10 @@ def _scan(call: _Call, x: Operands, extras: Any, wanted: tuple[str, ...]):
 
 
 def _backward(call: _Call, saved: tuple, upstream: tuple[Any, Any]):
-    gradients, like, _ = saved
+    gradients, static = saved
     scale = 0.0 if isinstance(upstream[0], SymbolicZero) else upstream[0]
-    scaled = {name: (g * scale).astype(like[name].dtype) for name, g in gradients.items()}
+    dtypes = dict(zip(static.wanted, static.dtypes, strict=True))
+    scaled = {name: (g * scale).astype(dtypes[name]) for name, g in gradients.items()}
     return cotangents(scaled), None
 
 

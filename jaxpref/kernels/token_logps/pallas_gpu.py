@@ -18,7 +18,8 @@ from jaxtyping import Array, Float, Int
 
 from jaxpref.kernels.machines import current_machine
 from jaxpref.kernels.token_logps import fold
-from jaxpref.kernels.token_logps.head import Head, Operands, over_blocks, part, pick
+from jaxpref.kernels.token_logps.head import Head, Operands, pick
+from jaxpref.kernels.token_logps.xla import token_scan_fold
 
 __all__ = ["check_device", "interpret_params", "interpreted", "pallas_gpu_fold", "row_fold"]
 
@@ -160,15 +161,8 @@ def _add(carry: fold.Carry, blocks: list[Array]) -> fold.Carry:
 def pallas_gpu_fold(head: Head, x: Operands, block: int) -> tuple[fold.Carry, None]:
     """Blocks of `block` tokens: XLA's product, a float32 tile of logits, and one read of it by `row_fold`."""
     check_device("pallas_gpu")
-    rows = len(x.targets)
 
-    def body(carry: fold.Carry, begin: Array | int, size: int) -> fold.Carry:
-        logits = head.logits(part(x.hidden, begin, size), x.weight, x.bias)
-        some = row_fold(head.statistics, logits, part(x.targets, begin, size))
-        return {
-            name: jax.lax.dynamic_update_slice_in_dim(whole, some[name], begin, 0)
-            for name, whole in carry.items()
-        }
+    def fold_rows(head: Head, x: Operands) -> fold.Carry:
+        return row_fold(head.statistics, head.logits(x.hidden, x.weight, x.bias), x.targets)
 
-    wide = jnp.promote_types(x.hidden.dtype, jnp.float32)
-    return over_blocks(rows, block, body, fold.start(rows, head.statistics, wide)), None
+    return token_scan_fold(head, x, block, fold_rows)[0], None

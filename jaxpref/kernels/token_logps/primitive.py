@@ -22,7 +22,7 @@ from jaxpref.kernels.token_logps.placement import (
     summed_over_devices,
 )
 
-__all__ = ["Call", "Static", "cotangents", "given_upstream", "scores", "values_and_wanted"]
+__all__ = ["Call", "Static", "cotangents", "given_upstream", "is_primal", "scores", "values_and_wanted"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,9 +37,10 @@ class Call:
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Static:
-    """Which gradients are wanted, among residuals."""
+    """Which gradients are wanted, and in which dtypes: among residuals."""
 
     wanted: tuple[str, ...]
+    dtypes: tuple[jnp.dtype, ...]
 
 
 def _forward(call: Call, step: Step, x: Operands) -> tuple[dict[str, Array], Any]:
@@ -64,10 +65,10 @@ def _backward(
     found: dict[str, Array],
     upstream: dict[str, Array],
     kept: Any,
-    wanted: tuple[str, ...],
+    static: Static,
 ) -> Gradients:
-    partition, step = call.partition, call.plan.training
-    like = {name: getattr(x, name).dtype for name in wanted}
+    partition, step, wanted = call.partition, call.plan.training, static.wanted
+    like = dict(zip(wanted, static.dtypes, strict=True))
 
     def on_device(x: Operands, found: dict, upstream: dict, kept: Any) -> Gradients:
         x = local_targets(x, partition)
@@ -90,7 +91,8 @@ def scores(call: Call, x: Operands) -> dict[str, Array]:
     return _forward(call, call.plan.scoring, x)[0]
 
 
-def _is_primal(leaf: Any) -> bool:
+def is_primal(leaf: Any) -> bool:
+    """Whether this is an argument that says if it is differentiated (`symbolic_zeros`)."""
     return hasattr(leaf, "perturbed")
 
 
@@ -99,7 +101,8 @@ def values_and_wanted(x: Any) -> tuple[Any, Static]:
     names = ("hidden", "weight", "bias")
     given = {name: getattr(x, name) for name in names}
     wanted = tuple(name for name, leaf in given.items() if leaf is not None and leaf.perturbed)
-    return jax.tree.map(lambda leaf: leaf.value, x, is_leaf=_is_primal), Static(wanted)
+    x = jax.tree.map(lambda leaf: leaf.value, x, is_leaf=is_primal)
+    return x, Static(wanted, tuple(getattr(x, name).dtype for name in wanted))
 
 
 def given_upstream(upstream: dict[str, Any], found: dict[str, Array]) -> dict[str, Array]:
@@ -121,7 +124,7 @@ def _scores_forward(call: Call, x: Any):
 
 def _scores_backward(call: Call, saved: tuple, upstream: dict[str, Any]):
     x, found, kept, static = saved
-    gradients = _backward(call, x, found, given_upstream(upstream, found), kept, static.wanted)
+    gradients = _backward(call, x, found, given_upstream(upstream, found), kept, static)
     return (cotangents(gradients),)
 
 

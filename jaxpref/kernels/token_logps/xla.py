@@ -6,6 +6,8 @@ meets the other operand: float32 tiles beside bfloat16 weights would make both p
 gradient accumulates in is float32; the caller casts.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -146,9 +148,14 @@ def vocab_scan_gradient(
 # Blocks of tokens: the gradient of the weights is carried, in float32.
 
 
-def token_scan_fold(head: Head, x: Operands, block: int) -> tuple[fold.Carry, Kept]:
+def token_scan_fold(
+    head: Head, x: Operands, block: int, fold_rows: Callable[[Head, Operands], fold.Carry] | None = None
+) -> tuple[fold.Carry, Kept]:
+    """`fold_rows` folds one block; a kernel may."""
+
     def body(carry: fold.Carry, begin: Array | int, size: int) -> fold.Carry:
-        some, _ = materialized_fold(head, _rows(x, begin, size), size)
+        rows = _rows(x, begin, size)
+        some = materialized_fold(head, rows, size)[0] if fold_rows is None else fold_rows(head, rows)
         return {name: put(whole, some[name], begin) for name, whole in carry.items()}
 
     empty = fold.start(len(x.targets), head.statistics, _wide(x))
