@@ -15,10 +15,30 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-__all__ = ["Completions", "Params", "PRNGKey", "Prompts", "Samples", "check_completions", "check_prompts"]
+__all__ = [
+    "COLUMNS",
+    "Completions",
+    "Params",
+    "PRNGKey",
+    "Prompts",
+    "Samples",
+    "check_completions",
+    "check_prompts",
+]
 
 Params = Any  # a pytree of arrays: nested dicts, layers stacked on axis 0
 PRNGKey = Key[Array, ""]
+
+# Columns that records may hold beside the tokens, for losses that name them; others are passed on as they are.
+COLUMNS = {
+    "scores": ("b k", "how good each response is; any scale, higher is better"),
+    "labels": ("b k", "1: desirable, 0: undesirable"),
+    "ratings": ("b k m", "attributes of each response; NaN where missing"),
+    "margins": ("b", "by how much response 0 is better than response 1"),
+    "annotators": ("b", "who judged, from 0"),
+    "example_ids": ("b", "row of the records, from 0; every batch has it"),
+    "prompt_embeddings": ("b d", "of the prompt, by any encoder"),
+}
 
 
 @jax.tree_util.register_dataclass
@@ -46,6 +66,7 @@ class Completions:
     response_mask: Bool[Array, "b k r"]  # True where a token is scored, EOS included
     reference_logps: Float[Array, "b k"] | None = None  # nats, summed over scored tokens
     preferences: Float[Array, "b k k"] | None = None  # P(i beats j); None: index order is the label
+    columns: dict[str, Array] = dataclasses.field(default_factory=dict)  # [b, ...], see `COLUMNS`
 
     @property
     def lengths(self) -> Int[Array, "b k"]:
@@ -110,6 +131,21 @@ def _check_range(name: str, tokens: np.ndarray, vocab_size: int | None) -> None:
         )
 
 
+def _check_column(name: str, value: np.ndarray, sizes: dict[str, int]) -> None:
+    axes = COLUMNS.get(name, ("b",))[0].split()
+    wanted = [sizes.get(axis) for axis in axes]
+    fits = value.ndim >= len(axes) and all(w in (None, n) for w, n in zip(wanted, value.shape, strict=False))
+    if not fits or (name in COLUMNS and value.ndim != len(axes)):
+        raise ValueError(f"column {name}: expected shape [{', '.join(axes)}] with {sizes}, got {value.shape}")
+    if name == "labels" and not np.isin(value, (0, 1)).all():
+        odd = value[~np.isin(value, (0, 1))][0]
+        raise ValueError(f"column labels: expected 0 (undesirable) or 1 (desirable), got {odd}")
+    if name in ("annotators", "example_ids") and (value < 0).any():
+        raise ValueError(f"column {name}: expected ids from 0, got {value.min()}")
+    if value.dtype.kind == "f" and name != "ratings" and not np.isfinite(value).all():
+        raise ValueError(f"column {name}: row {np.argwhere(~np.isfinite(value))[0][0]} is not finite")
+
+
 def check_completions(batch: Completions, vocab_size: int | None = None) -> None:
     """`check_prompts`, and the same for the responses and the optional columns."""
     check_prompts(batch, vocab_size)
@@ -142,6 +178,8 @@ def check_completions(batch: Completions, vocab_size: int | None = None) -> None
         if not np.isfinite(np.asarray(value)).all():
             row = np.argwhere(~np.isfinite(np.asarray(value)))[0][0]
             raise ValueError(f"{name}: row {row} is not finite; recompute the column")
+    for name, value in batch.columns.items():
+        _check_column(name, np.asarray(value), {"b": b, "k": k})
     if batch.preferences is not None:
         pref = np.asarray(batch.preferences)
         if (

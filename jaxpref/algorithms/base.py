@@ -23,6 +23,7 @@ class TrainState:
     params: Params
     opt_state: optax.OptState
     reference_params: Params | None = None  # frozen; never has optimizer state
+    loss_state: Any = None  # what a loss carries from step to step, if it does
 
 
 class Algorithm(NamedTuple):

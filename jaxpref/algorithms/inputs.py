@@ -1,80 +1,151 @@
 """Binds a loss to a batch: a loss names its inputs, and this is where the names get their arrays.
 
-A loss function's parameters without default are its inputs. Adding a loss therefore needs no change here
-unless it needs a quantity that no other loss has needed.
+A loss function's parameters without default are its inputs. A name is a quantity of `QUANTITIES`, a column of
+the records, or one of these with a prefix: `chosen_`, `rejected_` (responses 0 and 1), the names in `SIDES`
+for a third response, and `reference_` for the same under the reference policy. Adding a loss therefore needs
+no change here unless it needs a quantity that no other loss has needed.
 """
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
+from jaxpref.kernels.token_logps import KL, STATISTICS
 from jaxpref.types import Completions
 
-__all__ = ["PAIRWISE", "bind", "check_loss", "pairwise_inputs"]
+__all__ = ["QUANTITIES", "SIDES", "Input", "bind", "check_loss", "fed", "inputs_of", "loss_name", "recorded"]
 
-PAIRWISE = {
-    "chosen_logps": "policy log-prob of response 0, summed over scored tokens (nats) [b]",
-    "rejected_logps": "the same of response 1 [b]",
-    "reference_chosen_logps": "reference log-prob of response 0 (nats) [b]",
-    "reference_rejected_logps": "the same of response 1 [b]",
-    "chosen_lengths": "scored tokens of response 0 [b]",
-    "rejected_lengths": "scored tokens of response 1 [b]",
+SIDES = {"chosen": 0, "rejected": 1, "rationale": 2, "corrupted": 2, "retrieved": 2}
+
+TOKEN_QUANTITIES = ("token_logps", *STATISTICS)
+HEAD_QUANTITIES = ("rewards", "embeddings")
+QUANTITIES = {
+    "logps": "log-prob of a response, summed over scored tokens (nats) [b, k]",
+    "token_logps": "log-prob of each scored token, 0 elsewhere (nats) [b, k, r]",
+    **{name: f"{text} [b, k, r]" for name, text in STATISTICS.items()},
+    "rewards": "output of a policy with one head output [b, k]",
+    "embeddings": "outputs of a policy's head [b, k, m]",
+    "mismatched_logps": "log-prob of the next row's response after this row's prompt (nats), constant [b, k]",
+    "lengths": "scored tokens [b, k]",
+    "mask": "True on scored tokens [b, k, r]",
+    "where": "True for responses with a scored token [b, k]",
+    "valid": "True for rows that are not padding [b]",
+    "pair_preferences": "P(response 0 beats response 1) of the records [b]",
+    "preferences": "P(i beats j) of the records [b, k, k]",
+    "key": "a random key, another one each step",
+    "state": "what the loss carried over from the step before",
 }
 
 
-def _name(loss: Callable[..., Any]) -> str:
+@dataclasses.dataclass(frozen=True)
+class Input:
+    """One input of a loss."""
+
+    name: str
+    base: str  # a quantity or a column
+    reference: bool = False
+    response: int | None = None  # None: of all responses
+
+    @classmethod
+    def of(cls, name: str) -> "Input":
+        base, reference = name.removeprefix("reference_"), name.startswith("reference_")
+        side, _, rest = base.partition("_")
+        if side in SIDES and rest:
+            return cls(name, rest, reference, SIDES[side])
+        return cls(name, base, reference)
+
+
+def loss_name(loss: Callable[..., Any]) -> str:
+    """For messages."""
     while isinstance(loss, functools.partial):
         loss = loss.func
     return getattr(loss, "__name__", repr(loss))
 
 
-def inputs_of(loss: Callable[..., Any]) -> list[str]:
-    """Names of the parameters that have no default and are not bound yet."""
+def inputs_of(loss: Callable[..., Any]) -> tuple[Input, ...]:
+    """The parameters that have no default and are not bound yet."""
     parameters = inspect.signature(loss).parameters.values()
-    return [q.name for q in parameters if q.default is q.empty and q.kind is not q.VAR_KEYWORD]
+    return tuple(Input.of(q.name) for q in parameters if q.default is q.empty and q.kind is not q.VAR_KEYWORD)
 
 
-def check_loss(loss: Callable[..., Any], *, reference: str | None) -> None:
-    """Raises ValueError, before anything runs, if `loss` cannot be fed by pairs and this reference."""
-    wanted = inputs_of(loss)
-    unknown = [n for n in wanted if n not in PAIRWISE]
-    if unknown:
-        raise ValueError(
-            f"loss {_name(loss)}: unknown inputs {unknown}; pairs offer {sorted(PAIRWISE)} "
-            "(an input is a parameter without default)"
-        )
-    needs_reference = any(n.startswith("reference") for n in wanted)
+def check_loss(loss: Callable[..., Any], *, reference: str | None, heads: bool, tokens: bool) -> None:
+    """Raises ValueError, before anything runs, if `loss` cannot be fed with this reference and policy.
+
+    `heads`: the policy has head outputs; `tokens`: it gives statistics of tokens.
+    """
+    name, wanted = loss_name(loss), inputs_of(loss)
+    kl = [i.name for i in wanted if i.base in KL]
+    needs_reference = any(i.reference for i in wanted) or bool(kl)
     if needs_reference and reference is None:
         raise ValueError(
-            f"loss {_name(loss)} needs reference log-probs: set reference='initial' (frozen copy) or "
-            "'batch' (a precomputed column)"
+            f"loss {name} needs reference log-probs: set reference='initial' (frozen copy) or 'batch' (a "
+            "precomputed column)"
         )
     if not needs_reference and reference == "initial":
         raise ValueError(
-            f"loss {_name(loss)} takes no reference: set reference=None (a frozen copy would cost memory "
-            "and a forward pass for nothing)"
+            f"loss {name} takes no reference: set reference=None (a frozen copy would cost memory and a "
+            "forward pass for nothing)"
         )
+    beyond = kl + [i.name for i in wanted if i.reference and i.base != "logps"]
+    if beyond and reference == "batch":
+        raise ValueError(
+            f"loss {name} needs {beyond} of the reference, and the records hold its summed log-probs only: "
+            "set reference='initial'"
+        )
+    for allowed, bases, what in (
+        (heads, HEAD_QUANTITIES, "a head: build the policy with outputs=1 (rewards) or more (embeddings)"),
+        (tokens, STATISTICS, "statistics of tokens, which transformer policies give"),
+    ):
+        missing = [i.name for i in wanted if i.base in bases]
+        if missing and not allowed:
+            raise ValueError(f"loss {name} needs {missing}: the policy lacks {what}")
 
 
-def pairwise_inputs(
-    logps: Float[Array, "b 2"], reference_logps: Float[Array, "b 2"] | None, batch: Completions
-) -> dict[str, Array]:
-    """The arrays behind `PAIRWISE`. Index order is the label: response 0 is the chosen one."""
-    inputs = {
-        "chosen_logps": logps[:, 0],
-        "rejected_logps": logps[:, 1],
-        "chosen_lengths": batch.lengths[:, 0],
-        "rejected_lengths": batch.lengths[:, 1],
+def recorded(batch: Completions) -> dict[str, Array]:
+    """What a batch itself offers: the quantities that need no policy, and its columns."""
+    offered = {
+        "lengths": batch.lengths,
+        "mask": batch.response_mask,
+        "where": batch.response_mask.any(-1),
+        "valid": batch.valid,
+        **batch.columns,
     }
-    if reference_logps is not None:
-        inputs["reference_chosen_logps"] = reference_logps[:, 0]
-        inputs["reference_rejected_logps"] = reference_logps[:, 1]
-    return inputs
+    if batch.preferences is not None:
+        offered |= {"preferences": batch.preferences, "pair_preferences": batch.preferences[:, 0, 1]}
+    return offered
 
 
-def bind(loss: Callable[..., Any], inputs: Mapping[str, Array]) -> Array:
+def bind(loss: Callable[..., Any], inputs: Mapping[str, Any]) -> Any:
     """Calls `loss` with those of `inputs` that it names."""
-    return loss(**{name: inputs[name] for name in inputs_of(loss)})
+    return loss(**{i.name: inputs[i.name] for i in inputs_of(loss)})
+
+
+def fed(loss: Callable[..., Any], policy: Mapping[str, Any], reference: Mapping[str, Array]) -> Any:
+    """Calls `loss` with what it names out of `policy` and `reference`, which hold all responses."""
+    return bind(loss, {i.name: _value(loss, i, policy, reference) for i in inputs_of(loss)})
+
+
+def _value(
+    loss: Callable[..., Any], wanted: Input, policy: Mapping[str, Any], reference: Mapping[str, Array]
+) -> Any:
+    offered = reference if wanted.reference else policy
+    if wanted.base not in offered:
+        kind = "reference has" if wanted.reference else "batch and policy have"
+        what = QUANTITIES.get(wanted.base, "add a column of that name to the records (Records.with_column)")
+        raise ValueError(
+            f"loss {loss_name(loss)} needs {wanted.name}, and the {kind} no {wanted.base!r}: {what}; there "
+            f"are {sorted(offered)}"
+        )
+    value = offered[wanted.base]
+    if wanted.response is None:
+        return value
+    if value.shape[1] <= wanted.response:
+        raise ValueError(
+            f"loss {loss_name(loss)} needs {wanted.name}, response {wanted.response} of each prompt, and "
+            f"there are {value.shape[1]}"
+        )
+    return value[:, wanted.response]

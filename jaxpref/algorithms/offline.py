@@ -1,4 +1,4 @@
-"""Offline preference optimisation: any pairwise loss on recorded pairs."""
+"""Optimisation of an objective on recorded responses: pairs, lists or labelled ones."""
 
 import inspect
 from collections.abc import Callable
@@ -10,130 +10,167 @@ import optax
 from jaxtyping import Array, Float
 
 from jaxpref.algorithms.base import Algorithm, TrainState, num_tokens
-from jaxpref.algorithms.inputs import bind, check_loss, pairwise_inputs
+from jaxpref.algorithms.inputs import check_loss, fed, inputs_of, loss_name
+from jaxpref.algorithms.quantities import Features, Source
+from jaxpref.algorithms.reported import reward_metrics
 from jaxpref.algorithms.update import accumulated_gradient, apply_gradient
+from jaxpref.losses.preference_model import general_preference_scores
 from jaxpref.metrics import Mean, Metrics, masked_mean
 from jaxpref.policies.base import Policy
 from jaxpref.types import Completions, Params, PRNGKey
 
-__all__ = ["offline", "pair_metrics"]
+__all__ = ["offline"]
 
-
-def pair_metrics(
-    logps: Float[Array, "b 2"],
-    reference_logps: Float[Array, "b 2"] | None,
-    batch: Completions,
-    reward_scale: float,
-) -> Metrics:
-    """TRL's metric names. Rewards are `reward_scale * (logps - reference_logps)` in nats, or
-    `reward_scale * logps` with no reference; ties count one half in accuracies (TRL counts them as wrong).
-    """
-    rewards = _rewards(logps, reference_logps, reward_scale)
-    margins = rewards[:, 0] - rewards[:, 1]
-    accuracies = jnp.where(margins > 0, 1.0, jnp.where(margins == 0, 0.5, 0.0))
-    columns = {
-        "rewards/chosen": rewards[:, 0],
-        "rewards/rejected": rewards[:, 1],
-        "rewards/margins": margins,
-        "rewards/accuracies": accuracies,
-        "logps/chosen": logps[:, 0],
-        "logps/rejected": logps[:, 1],
-    }
-    return {name: masked_mean(jax.lax.stop_gradient(x), batch.valid) for name, x in columns.items()}
-
-
-def _rewards(
-    logps: Float[Array, "b k"], reference_logps: Float[Array, "b k"] | None, scale: float
-) -> Float[Array, "b k"]:
-    return scale * (logps if reference_logps is None else logps - reference_logps)
+_SUMMED = {"logps", "lengths"}  # all that `Policy.summed_loss` can feed
 
 
 def offline(
     policy: Policy,
     *,
-    loss: Callable[..., Float[Array, " b"]],
+    loss: Callable[..., Any],
     optimizer: Callable[[], optax.GradientTransformation],
     reference: Literal["initial", "batch"] | None = "initial",
     reward_scale: float | None = None,
+    loss_state: Callable[[], Any] | None = None,
+    features: Features | None = None,
+    combine: Callable[[Any], Any] | None = None,
+    outputs_reward: Callable[[Array], Array] | None = None,
     microbatches: int = 1,
     pair_scan: bool = False,
 ) -> Algorithm:
-    """Minimises the mean of `loss` over recorded pairs.
+    """Minimises the mean of `loss` over recorded responses.
+
+    The loss names what it is fed (`algorithms.inputs`), and the shape of what it returns says what it is a
+    mean over: `[b]` prompts (pairs and lists), `[b, k]` responses (labelled ones), `[b, o]` prompts, once for
+    each of `o` objectives whose gradients `combine` makes one of.
 
     Args:
-      loss: a pairwise loss; its parameters without default name what it is fed (`algorithms.inputs`).
+      loss: any function of `jaxpref.losses`, or one of yours.
       optimizer: builds the optax transformation.
       reference: "initial": a frozen copy of the starting params, run every step. "batch": the column
         `reference_logps` of the records (`jaxpref prepare` writes it). None: a reference-free loss.
       reward_scale: factor of the reported rewards; by default the loss's own `beta`, or 1 if it has none.
-      microbatches: equal parts of the batch, accumulated exactly.
+      loss_state: builds the state of a loss that carries one, such as `losses.bco_state`.
+      features: `(params, batch) -> {name: [b, k, ...]}`, more inputs by name; `reference_` ones too.
+      combine: gradients with a leading axis `o` to one gradient, such as `losses.multi.raco` with weights.
+      outputs_reward: reward `[b, k]` of a head's outputs `[b, k, m]`, for what is reported. By default a single
+        output is the reward, and several are an embedding of the general preference model, whose reward is the
+        mean score against the other responses (arXiv:2410.02197). `losses.attributes` has another.
+      microbatches: equal parts of the batch, accumulated exactly. A loss that couples the examples of a
+        batch sees one part at a time; one with state takes no more than one part.
       pair_scan: take the gradient of the unembedding in the forward pass, a few pairs at a time: the same
         numbers with logits of a few pairs only. For policies that offer it (transformers do).
     """
     if reference not in ("initial", "batch", None):
         raise ValueError(f"reference: expected 'initial', 'batch' or None, got {reference!r}")
-    check_loss(loss, reference=reference)
-    if pair_scan and policy.summed_loss is None:
-        raise ValueError("pair_scan: this policy has no summed_loss; leave it out")
+    quantities = policy.quantities is not None
+    check_loss(loss, reference=reference, heads=quantities and policy.outputs > 0, tokens=quantities)
+    source = Source(policy, inputs_of(loss), reference, features)
+    bases = {i.base for i in source.inputs}
+    _check_state("state" in bases, loss, loss_state, microbatches)
+    if pair_scan:
+        _check_pair_scan(policy, loss, bases, combine)
     transform = optimizer()
     scale = _beta(loss) if reward_scale is None else reward_scale
 
-    def mean_loss(
-        token_logps: Float[Array, "b 2 r"], data: tuple[Float[Array, "b 2"] | None, Completions]
-    ) -> Mean:
-        reference_logps, batch = data
-        inputs = pairwise_inputs(token_logps.sum(-1), reference_logps, batch)
-        return masked_mean(bind(loss, inputs), batch.valid)
+    def mean_of(losses: Array, batch: Completions) -> Mean:
+        where = batch.response_mask.any(-1)
+        rows = where.sum(-1) >= 2 if "where" in bases else batch.valid
+        if combine is not None:
+            return Mean(jnp.where(rows[:, None], losses, 0).sum(0), rows.sum().astype(jnp.float32))
+        return masked_mean(losses, rows if losses.ndim == 1 else where)
+
+    def rewards_of(found: dict, held: dict) -> Float[Array, "b k"]:
+        if "embeddings" in found and ("rewards" in bases or "logps" not in found):
+            return (outputs_reward or _outputs_reward)(found["embeddings"])
+        return scale * (found["logps"] - held["logps"] if held else found["logps"])
 
     def forward(
-        params: Params, batch: Completions, reference_logps: Float[Array, "b 2"] | None
-    ) -> tuple[Mean, Metrics]:
-        data = (reference_logps, batch)
+        params: Params, batch: Completions, state: TrainState, key: PRNGKey
+    ) -> tuple[Mean, tuple[Metrics, Any]]:
+        held = source.of_reference(state.reference_params, batch)
+        carried = state.loss_state
         if pair_scan and policy.summed_loss is not None:
-            total, logps = policy.summed_loss(params, batch, lambda *a: mean_loss(*a).total, data)
-            mean = Mean(total, batch.valid.sum().astype(jnp.float32))
+            # `valid` rows are all there is to a mean of pairs, so the total may be taken a few at a time.
+            def total(token_logps: Array, data: tuple) -> Array:
+                part, part_held = data
+                found = {"logps": token_logps.sum(-1), "lengths": part.lengths}
+                return mean_of(fed(loss, found, part_held), part).total
+
+            value, token_logps = policy.summed_loss(params, batch, total, (batch, held))
+            mean = Mean(value, batch.valid.sum().astype(jnp.float32))
+            found: dict[str, Any] = {"logps": token_logps.sum(-1)}
         else:
-            logps = policy.token_logps(params, batch)
-            mean = mean_loss(logps, data)
-        logps = logps.sum(-1)
-        metrics = {"loss": mean, "num_tokens": num_tokens(batch)}
-        return mean, metrics | pair_metrics(logps, reference_logps, batch, scale)
-
-    def reference_of(reference_params: Params | None, batch: Completions) -> Float[Array, "b 2"] | None:
-        if reference == "initial":
-            return jax.lax.stop_gradient(policy.token_logps(reference_params, batch).sum(-1))
-        if reference == "batch" and batch.reference_logps is None:
-            raise ValueError(
-                "reference='batch' but the records have no column reference_logps; write it with "
-                "`jaxpref prepare FILE records=DIR --reference`, or set reference='initial'"
-            )
-        return batch.reference_logps if reference == "batch" else None
-
-    def against(reference_params: Params | None):
-        return lambda params, batch: forward(params, batch, reference_of(reference_params, batch))
+            found = source.of_policy(params, state.reference_params, batch)
+            out = fed(loss, found | {"key": key, "state": carried}, held)
+            if carried is not None:
+                out, carried = out
+            mean = mean_of(out, batch)
+        metrics = {"loss": Mean(mean.total.sum(), mean.count), "num_tokens": num_tokens(batch)}
+        more = reward_metrics(rewards_of(found, held), found.get("logps"), batch, labelled="labels" in bases)
+        return mean, (metrics | more, jax.lax.stop_gradient(carried))
 
     def init(params: Params) -> TrainState:
         # The copy is real: `step` donates the state, and a donated buffer must not appear twice.
         frozen = jax.tree.map(jnp.copy, params) if reference == "initial" else None
-        return TrainState(jnp.int32(0), params, transform.init(params), frozen)
+        carried = None if loss_state is None else loss_state()
+        return TrainState(jnp.int32(0), params, transform.init(params), frozen, carried)
 
     def step(state: TrainState, batch: Completions, key: PRNGKey) -> tuple[TrainState, Metrics]:
-        del key
-        loss_of_part = against(state.reference_params)
-        gradient, metrics = accumulated_gradient(loss_of_part, state.params, batch, microbatches)
+        def loss_of_part(params: Params, part: Completions):
+            return forward(params, part, state, key)
+
+        gradient, (metrics, carried) = accumulated_gradient(
+            loss_of_part, state.params, batch, microbatches, combine
+        )
         params, opt_state, more = apply_gradient(transform, state.params, state.opt_state, gradient)
-        return TrainState(state.step + 1, params, opt_state, state.reference_params), metrics | more
+        new = TrainState(state.step + 1, params, opt_state, state.reference_params, carried)
+        return new, metrics | more
 
     def evaluate(state: TrainState, batch: Completions, key: PRNGKey) -> Metrics:
-        del key
-        return against(state.reference_params)(state.params, batch)[1]
+        return forward(state.params, batch, state, key)[1][0]
 
     def rewards(state: TrainState, batch: Completions) -> Float[Array, "b k"]:
-        logps = policy.token_logps(state.params, batch).sum(-1)
-        return _rewards(logps, reference_of(state.reference_params, batch), scale)
+        found = source.of_policy(state.params, state.reference_params, batch)
+        return rewards_of(found, source.of_reference(state.reference_params, batch))
 
-    passes = 4 if reference == "initial" else 3
+    passes = 3 + (reference == "initial") + (1 + (reference == "initial")) * ("mismatched_logps" in bases)
     return Algorithm(init, step, evaluate, lambda batch: passes * policy.flops(batch), rewards)
+
+
+def _outputs_reward(outputs: Float[Array, "b k m"]) -> Float[Array, "b k"]:
+    m = outputs.shape[-1]
+    if m == 1:
+        return outputs[..., 0]
+    if m % 2:
+        raise ValueError(f"a head of {m} outputs has no reward of its own: set outputs_reward")
+    return general_preference_scores(outputs).mean(-1)
+
+
+def _check_state(
+    stateful: bool, loss: Callable[..., Any], loss_state: Callable[[], Any] | None, microbatches: int
+) -> None:
+    name = loss_name(loss)
+    if stateful and loss_state is None:
+        raise ValueError(
+            f"loss {name} carries state: set loss_state=losses.{name}_state (or a partial of it)"
+        )
+    if not stateful and loss_state is not None:
+        raise ValueError(f"loss {name} carries no state: leave loss_state out")
+    if stateful and microbatches > 1:
+        raise ValueError(f"loss {name} carries state that every batch moves once: set microbatches=1")
+
+
+def _check_pair_scan(
+    policy: Policy, loss: Callable[..., Any], bases: set[str], combine: Callable[..., Any] | None
+) -> None:
+    if policy.summed_loss is None:
+        raise ValueError("pair_scan: this policy has no summed_loss; leave it out")
+    if bases - _SUMMED or combine is not None:
+        raise ValueError(
+            f"pair_scan takes losses of {sorted(_SUMMED)} alone, each pair by itself, and {loss_name(loss)} also "
+            f"names {sorted(bases - _SUMMED) or 'combine'}; leave pair_scan out"
+        )
 
 
 def _beta(loss: Callable[..., Any]) -> float:

@@ -25,32 +25,33 @@ def sft(
     """
     transform = optimizer()
 
-    def loss(params: Params, batch: Completions) -> tuple[Mean, Metrics]:
+    def loss(params: Params, batch: Completions) -> tuple[Mean, tuple[Metrics, None]]:
         token_logps = policy.token_logps(params, batch)
         tokens = batch.response_mask.sum().astype(jnp.float32)
         nll = losses.sft(token_logps.sum(-1).reshape(-1)).sum()
         # A mean over tokens: microbatches and hosts with other numbers of tokens weigh as they should.
         mean = Mean(nll, tokens)
         lengths = batch.lengths
-        return mean, {
+        metrics = {
             "loss": mean,
             "logps/chosen": masked_mean(token_logps.sum(-1), lengths > 0),
             "response_length": masked_mean(lengths.astype(jnp.float32), lengths > 0),
             "num_tokens": num_tokens(batch),
         }
+        return mean, (metrics, None)
 
     def init(params: Params) -> TrainState:
         return TrainState(jnp.int32(0), params, transform.init(params))
 
     def step(state: TrainState, batch: Completions, key: PRNGKey) -> tuple[TrainState, Metrics]:
         del key
-        gradient, metrics = accumulated_gradient(loss, state.params, batch, microbatches)
+        gradient, (metrics, _) = accumulated_gradient(loss, state.params, batch, microbatches)
         params, opt_state, more = apply_gradient(transform, state.params, state.opt_state, gradient)
         return TrainState(state.step + 1, params, opt_state), metrics | more
 
     def evaluate(state: TrainState, batch: Completions, key: PRNGKey) -> Metrics:
         del key
-        return loss(state.params, batch)[1]
+        return loss(state.params, batch)[1][0]
 
     def rewards(state: TrainState, batch: Completions) -> Float[Array, "b k"]:
         """A likelihood has no reward of its own: the log-prob (nats) stands in."""

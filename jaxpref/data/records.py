@@ -12,15 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxpref.types import Completions
+from jaxpref.types import COLUMNS, Completions
 
 if TYPE_CHECKING:
     from jaxpref.data.boundary import Example
 
 __all__ = ["Records", "concatenate", "held_out_rows"]
 
-# Columns that go into `Completions`; any other column is kept but not batched.
-_BATCHED = {"reference_logps": ("n", "k"), "preferences": ("n", "k", "k")}
+# Columns with a field of their own in `Completions`; the others go into its `columns`.
+_FIELDS = {"reference_logps": ("n", "k"), "preferences": ("n", "k", "k")}
+_SHAPES = _FIELDS | {
+    name: tuple("n" if a == "b" else a for a in axes.split()) for name, (axes, _) in COLUMNS.items()
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -32,8 +35,8 @@ class Records:
     response_starts  int64 [n, k], response_lengths int64 [n, k], EOS included
     unscored         int64 [n, k]: how many leading tokens of each response are not scored
     group            int64 [n]: rows of one group are never parted by `split`
-    columns          arrays whose first axis is `n`: `reference_logps` [n, k] (nats),
-                     `preferences` [n, k, k], or any of your own
+    columns          arrays whose first axis is `n`: `reference_logps` [n, k] (nats), `preferences`
+                     [n, k, k], those of `types.COLUMNS`, or any of your own; losses name them
     metadata         what the manifest says (vocab_size, tokenizer, drops, source, ...)
     """
 
@@ -99,17 +102,19 @@ class Records:
                 responses[row, j, : lengths[row, j]] = self.response(index, j)
         at = np.arange(r)
         unscored = self.unscored[indices][..., None]
-        columns = {}
-        for name in _BATCHED.keys() & self.columns.keys():
-            values = np.asarray(self.columns[name][indices], np.float32)
-            neutral = np.float32(0.5 if name == "preferences" else 0)
+        columns: dict[str, np.ndarray] = {"example_ids": np.where(real, indices, 0).astype(np.int32)}
+        for name in sorted(self.columns):
+            values = _narrowed(np.asarray(self.columns[name][indices]))
+            neutral = np.asarray(0.5 if name == "preferences" else 0, values.dtype)
             columns[name] = np.where(real.reshape((b,) + (1,) * (values.ndim - 1)), values, neutral)
+        fields = {name: columns.pop(name) for name in _FIELDS if name in columns}
         return Completions(  # pyright: ignore[reportCallIssue]
             prompt_tokens=prompts,  # pyright: ignore[reportArgumentType]
             prompt_mask=np.arange(p) < prompt_lengths[:, None],  # pyright: ignore[reportArgumentType]
             response_tokens=responses,  # pyright: ignore[reportArgumentType]
             response_mask=(at < lengths[..., None]) & (at >= unscored),  # pyright: ignore[reportArgumentType]
-            **columns,
+            columns=columns,  # pyright: ignore[reportArgumentType]
+            **fields,  # pyright: ignore[reportArgumentType]
         )
 
     def take(self, indices: Sequence[int] | np.ndarray) -> "Records":
@@ -133,13 +138,13 @@ class Records:
     def only(self, response_index: int) -> "Records":
         """One response of each prompt (`k = 1`): `only(0)` of pairs is SFT data on the chosen side.
 
-        `reference_logps` keeps its column; `preferences` has nothing left to say and goes.
+        Columns of responses keep the one of this response; `preferences` has nothing left to say and goes.
         """
         if not 0 <= response_index < self.k:
             raise ValueError(f"only: expected a response index in [0, {self.k}), got {response_index}")
         pick = slice(response_index, response_index + 1)
         columns = {
-            n: v[:, pick] if n == "reference_logps" else v
+            n: v[:, pick] if _SHAPES.get(n, ())[1:2] == ("k",) else v
             for n, v in self.columns.items()
             if n != "preferences"
         }
@@ -172,10 +177,15 @@ class Records:
     def with_column(self, name: str, values: np.ndarray) -> "Records":
         """A copy with one more (or replaced) column; raises ValueError where its shape does not fit."""
         values = np.asarray(values)
-        shape = tuple({"n": len(self), "k": self.k}[axis] for axis in _BATCHED.get(name, ("n",)))
-        if values.shape[: len(shape)] != shape or (name in _BATCHED and values.shape != shape):
-            raise ValueError(f"column {name}: expected shape {shape}, got {values.shape}")
-        if name in _BATCHED and not np.isfinite(values).all():
+        axes, sizes = _SHAPES.get(name, ("n",)), {"n": len(self), "k": self.k}
+        fits = all(sizes.get(a, size) == size for a, size in zip(axes, values.shape, strict=False))
+        if not fits or values.ndim < len(axes) or (name in _SHAPES and values.ndim != len(axes)):
+            raise ValueError(
+                f"column {name}: expected shape [{', '.join(str(sizes.get(a, a)) for a in axes)}], got {values.shape}"
+            )
+        if values.dtype.kind not in "biuf":
+            raise ValueError(f"column {name}: expected numbers, got {values.dtype}")
+        if name in _FIELDS and not np.isfinite(values).all():
             raise ValueError(f"column {name}: row {np.argwhere(~np.isfinite(values))[0][0]} is not finite")
         return dataclasses.replace(self, columns=MappingProxyType({**self.columns, name: values}))
 
@@ -229,6 +239,11 @@ class Records:
 def starts(lengths: np.ndarray) -> np.ndarray:
     """Where each of a run of rows of these lengths begins, int64 [n]."""
     return np.cumsum(lengths) - lengths
+
+
+def _narrowed(values: np.ndarray) -> np.ndarray:
+    """As devices want them: 32 bits."""
+    return values.astype({"f": np.float32, "i": np.int32, "u": np.int32, "b": bool}[values.dtype.kind])
 
 
 def _flat(parts: Sequence[Sequence[int]]) -> np.ndarray:

@@ -1,11 +1,12 @@
-"""Log-probs of responses under a transformer, each prompt computed once for all its responses."""
+"""Scores of responses under a transformer, each prompt computed once for all its responses."""
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jaxpref.kernels.token_logps import SummedLoss, linear_summed_loss, linear_token_logps
+from jaxpref.kernels.token_logps import KL, SummedLoss, linear_summed_loss, linear_token_logps
 from jaxpref.models.attention import Keys
 from jaxpref.models.layers import Attend
 from jaxpref.models.transformer import (
@@ -20,11 +21,13 @@ from jaxpref.models.transformer import (
 )
 from jaxpref.types import Completions, Params
 
-__all__ = ["predicting_states", "summed_loss", "token_logps"]
+__all__ = ["predicting_states", "quantities", "summed_loss", "token_logps"]
 
 
-def predicting_states(model: Transformer, params: Params, batch: Completions) -> Float[Array, "b k r d"]:
-    """Normalised hidden state that predicts each response token: the token before it, in one forward pass.
+def _residuals(
+    model: Transformer, params: Params, batch: Completions
+) -> tuple[Float[Array, "b d"], Float[Array, "b k r d"]]:
+    """Residual stream of the last prompt token and of every response token, in one forward pass.
 
     Prompts are computed once: rows are `[prompt | response 1 | ... | response k]`, and responses read the
     prompt's keys but not each other (prefix sharing, arXiv:2410.20305, by shape instead of by mask). The
@@ -64,9 +67,25 @@ def predicting_states(model: Transformer, params: Params, batch: Completions) ->
 
     x, _ = run_blocks(model, params, tokens, positions, attend_on)
     responses = x[:, p:].reshape(b, k, r, -1)
-    first = last_of_prompt(x[:, :p], lengths) if p else jnp.zeros_like(x[:, 0])
-    first = jnp.broadcast_to(first[:, None, None], (b, k, 1, x.shape[-1]))
+    return (last_of_prompt(x[:, :p], lengths) if p else jnp.zeros_like(x[:, 0])), responses
+
+
+def predicting_states(model: Transformer, params: Params, batch: Completions) -> Float[Array, "b k r d"]:
+    """Normalised hidden state that predicts each response token: that of the token before it."""
+    return _predicting(model, params, *_residuals(model, params, batch))
+
+
+def _predicting(model: Transformer, params: Params, prompt: Array, responses: Array) -> Array:
+    b, k, _, d = responses.shape
+    first = jnp.broadcast_to(prompt[:, None, None], (b, k, 1, d))
     return final_norm(model, params, jnp.concatenate([first, responses[:, :, :-1]], 2))
+
+
+def _last_states(model: Transformer, params: Params, responses: Array, batch: Completions) -> Array:
+    """Normalised hidden state of the last scored token, [b, k, d]; of one without any, of the first token."""
+    r = batch.response_mask.shape[-1]
+    last = jnp.max(jnp.where(batch.response_mask, jnp.arange(r), 0), -1)
+    return final_norm(model, params, jnp.take_along_axis(responses, last[..., None, None], 2)[:, :, 0])
 
 
 def _scored(batch: Completions) -> Bool[Array, "b k r"]:
@@ -90,6 +109,44 @@ def token_logps(model: Transformer, params: Params, batch: Completions) -> Float
         where=_scored(batch),
         implementation=model.head,
     )
+
+
+def quantities(
+    model: Transformer,
+    params: Params,
+    batch: Completions,
+    names: tuple[str, ...],
+    reference_params: Params | None = None,
+) -> dict[str, Array]:
+    """What `names` asks for, in one forward pass: "token_logps" and statistics `[b, k, r]` (nats; KL to
+    `reference_params`, which are constants), "embeddings" `[b, k, m]` (outputs of the head, float32 or better,
+    at the last scored token)."""
+    prompt, responses = _residuals(model, params, batch)
+    found: dict[str, Array] = {}
+    statistics = tuple(n for n in names if n not in ("token_logps", "embeddings"))
+    if statistics or "token_logps" in names:
+        reference = None
+        if set(statistics) & set(KL):
+            if reference_params is None:
+                raise ValueError(f"{statistics}: a KL needs the params of the reference")
+            constants = jax.lax.stop_gradient(reference_params)
+            reference = (predicting_states(model, constants, batch), unembedding(constants))
+        logps, more = linear_token_logps(
+            _predicting(model, params, prompt, responses),
+            unembedding(params),
+            batch.response_tokens,
+            soft_cap=model.sizes.logit_soft_cap,
+            where=_scored(batch),
+            statistics=statistics,
+            reference=reference,
+            implementation=model.head,
+        )
+        found = {"token_logps": logps} | more
+    if "embeddings" in names:
+        states = _last_states(model, params, responses, batch)
+        wide = jnp.promote_types(states.dtype, jnp.float32)
+        found["embeddings"] = states.astype(wide) @ params["head"].astype(wide)
+    return found
 
 
 def summed_loss(

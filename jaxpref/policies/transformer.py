@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from jaxpref.models.decoding import decode_step, prefill
-from jaxpref.models.scoring import summed_loss, token_logps
+from jaxpref.models.scoring import quantities, summed_loss, token_logps
 from jaxpref.models.sizes import TransformerSizes
 from jaxpref.models.transformer import Transformer
 from jaxpref.policies.base import Policy, Sample
@@ -27,6 +27,7 @@ def transformer(
     remat: Literal["none", "block", "dots"] = "none",
     unroll: int | None = None,
     head: str | None = None,
+    outputs: int = 0,
     eos_id: int,
     pad_id: int = 0,
 ) -> Policy:
@@ -34,7 +35,7 @@ def transformer(
 
     `sizes`: `TransformerSizes`, or a function without arguments that gives them (a name of `models.sizes`).
     `eos_id` ends a sampled response and counts as part of it; `pad_id` fills the rest. `remat`,
-    `unroll` and `head`: see `models.transformer.Transformer`. `Policy.sample` also takes `row_ids [b]`, see
+    `unroll`, `head` and `outputs`: see `models.transformer.Transformer`. `Policy.sample` also takes `row_ids [b]`, see
     `sampling.decode`.
     """
     given = sizes() if callable(sizes) else sizes
@@ -43,7 +44,7 @@ def transformer(
             raise ValueError(
                 f"transformer.{name}: expected an id below the vocabulary of {given.vocab}, got {token}"
             )
-    model = Transformer(given, param_dtype, compute_dtype, remat, unroll, head)
+    model = Transformer(given, param_dtype, compute_dtype, remat, unroll, head, outputs)
     decoder = Decoder(partial(prefill, model), partial(decode_step, model))
     return Policy(
         init=model.init,
@@ -53,6 +54,8 @@ def transformer(
         flops=partial(forward_flops, given),
         vocab_size=given.vocab,
         summed_loss=partial(summed_loss, model),
+        quantities=partial(quantities, model),
+        outputs=outputs,
     )
 
 

@@ -138,6 +138,9 @@ def _initial_params(setting: Setting) -> Params:
         init = jax.jit(setting.policy.init, out_shardings=shardings)
         return init(jax.random.key(experiment.seed))
     weights = experiment.weights()
+    if "head" in abstract and "head" not in weights:
+        # Pretrained language models have no reward head: it starts as in a model from scratch.
+        weights = weights | {"head": setting.policy.init(jax.random.key(experiment.seed))["head"]}
     given = {jax.tree_util.keystr(p): jnp.shape(x) for p, x in jax.tree.leaves_with_path(weights)}
     wanted = {jax.tree_util.keystr(p): x.shape for p, x in jax.tree.leaves_with_path(abstract)}
     differing = [k for k in sorted(given.keys() | wanted.keys()) if given.get(k) != wanted.get(k)]

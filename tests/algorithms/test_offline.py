@@ -123,7 +123,9 @@ def test_reference_free_loss_keeps_no_reference():
     [
         ({"loss": losses.dpo, "reference": None}, "needs reference log-probs"),
         ({"loss": losses.simpo, "reference": "initial"}, "takes no reference"),
-        ({"loss": losses.bradley_terry}, "unknown inputs"),
+        ({"loss": losses.bradley_terry, "reference": None}, "build the policy with outputs=1"),
+        ({"loss": losses.dpo, "loss_state": dict}, "carries no state"),
+        ({"loss": losses.sft, "reference": None, "pair_scan": True}, "no summed_loss"),
         ({"loss": losses.dpo, "reference": "frozen"}, "expected 'initial', 'batch' or None"),
     ],
 )

@@ -73,7 +73,7 @@ class TestRows:
         np.testing.assert_array_equal(batch.reference_logps, [[8, 9], [0, 0]])
         check_completions(batch)
         np.testing.assert_array_equal(records.take([4]).only(1).rows([0]).reference_logps, [[9]])
-        with pytest.raises(ValueError, match=r"reference_logps: expected shape \(23, 2\), got \(23,\)"):
+        with pytest.raises(ValueError, match=r"reference_logps: expected shape \[23, 2\], got \(23,\)"):
             table().with_column("reference_logps", np.zeros(23))
         with pytest.raises(ValueError, match="row 3 is not finite"):
             table().with_column("reference_logps", np.where(np.arange(23)[:, None] == 3, np.nan, logps))

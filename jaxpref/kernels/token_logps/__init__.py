@@ -2,11 +2,12 @@
 
 from jaxpref.kernels.token_logps.api import linear_logits, linear_token_logps, token_logps
 from jaxpref.kernels.token_logps.dispatch import IMPLEMENTATIONS
-from jaxpref.kernels.token_logps.fold import STATISTICS
+from jaxpref.kernels.token_logps.fold import KL, STATISTICS
 from jaxpref.kernels.token_logps.pair_scan import SummedLoss, linear_summed_loss
 
 __all__ = [
     "IMPLEMENTATIONS",
+    "KL",
     "STATISTICS",
     "SummedLoss",
     "linear_logits",

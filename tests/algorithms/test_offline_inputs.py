@@ -1,0 +1,311 @@
+"""Everything a loss may name reaches it: heads, statistics, columns, labels, lists, state, keys."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from toys import table_policy
+
+from jaxpref import losses
+from jaxpref.algorithms import offline
+from jaxpref.algorithms.inputs import Input, inputs_of
+from jaxpref.algorithms.quantities import mismatched
+from jaxpref.methods import METHODS
+from jaxpref.metrics import to_floats
+from jaxpref.models.sizes import tiny
+from jaxpref.policies.transformer import transformer
+from jaxpref.types import Completions, check_completions
+
+KEY = jax.random.key(0)
+B, R, V = 4, 5, 11
+SGD = partial(optax.sgd, 0.1)
+
+
+def _policy(outputs: int = 0):
+    return transformer(
+        sizes=tiny(vocab=V, embed=8, heads=2, kv_heads=1, layers=1, mlp=16), outputs=outputs, eos_id=1
+    )
+
+
+def _batch(k: int = 2, b: int = B, seed: int = 0) -> Completions:
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(2, R + 1, (b, k))
+    p = rng.uniform(0.1, 0.9, (b, k, k))
+    columns = {
+        "scores": rng.uniform(0.05, 0.95, (b, k)),
+        "labels": rng.integers(0, 2, (b, k)),
+        "ratings": rng.normal(size=(b, k, 4)),
+        "margins": rng.normal(size=b),
+        "annotators": np.zeros(b, int),
+        "example_ids": np.arange(b),
+        "prompt_embeddings": rng.normal(size=(b, 3)),
+        "signs": rng.choice([-1.0, 1.0], (b, 2)),
+        "degrees": rng.integers(0, 4, b),
+        "densities": rng.gamma(1.0, 1.0, (b, k)),
+        "step_ids": np.minimum(np.arange(R) // 2, 2) * np.ones((b, k, 1), int),
+        "step_weights": np.ones((b, k, R)),
+        "token_rewards": rng.gamma(1.0, 1.0, (b, k, R)),
+        "token_weights": rng.uniform(size=(b, k, R)),
+        "kl_weights": rng.uniform(size=(b, k, R)),
+    }
+    columns["scores"][:, ::-1].sort(-1)  # response 0 is the best
+    batch = Completions(
+        jnp.asarray(rng.integers(2, V, (b, 3))),
+        jnp.ones((b, 3), bool),
+        jnp.asarray(rng.integers(2, V, (b, k, R))),
+        jnp.asarray(np.arange(R) < lengths[..., None]),
+        preferences=jnp.asarray((p + 1 - p.swapaxes(1, 2)) / 2, jnp.float32),
+        columns={
+            n: jnp.asarray(x, jnp.float32 if x.dtype.kind == "f" else jnp.int32) for n, x in columns.items()
+        },
+    )
+    check_completions(batch)
+    return batch
+
+
+def _features(params, batch):
+    """Two features of each response that move with the params."""
+    weight = params["embedding"][:2].mean(-1)
+    return {"features": jnp.tile(weight[None, None], (*batch.lengths.shape, 2)) * batch.lengths[..., None]}
+
+
+def _algorithm(method, **arguments):
+    bases = {i.base for i in inputs_of(method.loss)}
+    outputs = 1 if "rewards" in bases else (2 if method.name == "odin" else 4) if "embeddings" in bases else 0
+    kl = bases & {"forward_kl", "reverse_kl"}
+    objectives = "signs" in bases
+    return _policy(outputs), partial(
+        offline,
+        loss=method.loss,
+        optimizer=SGD,
+        reference="initial" if method.reference or kl else None,
+        loss_state=method.state,
+        features=_features if "features" in bases else None,
+        combine=(lambda g: jax.tree.map(lambda x: x.sum(0), g)) if objectives else None,
+        **arguments,
+    )
+
+
+def _responses(method) -> int:
+    sides = [i.response for i in inputs_of(method.loss)]
+    if all(i is None for i in sides):
+        return 3
+    return max(i for i in sides if i is not None) + 1
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
+def test_every_loss_trains_through_the_same_rule(method):
+    """Traced with shapes alone: every input is found, and a step gives a state like the one it got."""
+    policy, build = _algorithm(method)
+    algorithm, batch = build(policy), _batch(max(_responses(method), 2))
+    state = jax.eval_shape(algorithm.init, jax.eval_shape(policy.init, KEY))
+    after, metrics = jax.eval_shape(algorithm.step, state, batch, KEY)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), state
+    )
+    assert {"loss", "grad_norm", "num_tokens"} <= set(metrics)
+    assert any(name.startswith("rewards/") for name in metrics)
+    assert jax.eval_shape(algorithm.rewards, state, batch).shape == batch.lengths.shape
+
+
+@pytest.mark.parametrize(
+    ("name", "base", "reference", "response"),
+    [
+        ("chosen_logps", "logps", False, 0),
+        ("reference_rejected_token_logps", "token_logps", True, 1),
+        ("reference_logps", "logps", True, None),
+        ("rationale_logps", "logps", False, 2),
+        ("pair_preferences", "pair_preferences", False, None),
+        ("chosen_forward_kl", "forward_kl", False, 0),
+        ("my_column", "my_column", False, None),
+    ],
+)
+def test_names_are_read(name, base, reference, response):
+    assert Input.of(name) == Input(name, base, reference, response)
+
+
+def test_statistics_and_heads_come_from_one_pass_and_are_right():
+    policy, batch = _policy(outputs=3), _batch()
+    params = policy.init(KEY)
+    other = policy.init(jax.random.key(1))
+    found = policy.quantities(params, batch, ("token_logps", "entropy", "forward_kl", "embeddings"), other)
+    np.testing.assert_allclose(found["token_logps"], policy.token_logps(params, batch), rtol=1e-5, atol=1e-6)
+    assert (found["forward_kl"] >= -1e-6).all()
+    np.testing.assert_array_equal(found["forward_kl"] == 0, ~batch.response_mask)
+    same = policy.quantities(params, batch, ("forward_kl",), params)["forward_kl"]
+    np.testing.assert_allclose(same, 0, atol=1e-5)
+    assert found["embeddings"].shape == (B, 2, 3)
+    # The head reads the last scored token: what comes after it changes nothing.
+    junk = jnp.where(batch.response_mask, batch.response_tokens, 7)
+    again = policy.quantities(params, dataclasses.replace(batch, response_tokens=junk), ("embeddings",), None)
+    np.testing.assert_allclose(again["embeddings"], found["embeddings"], rtol=1e-5, atol=1e-7)
+
+
+def test_a_reward_model_learns_through_the_same_rule():
+    policy, batch = _policy(outputs=1), _batch(b=8)
+    algorithm = offline(
+        policy, loss=losses.bradley_terry, optimizer=partial(optax.adam, 3e-3), reference=None
+    )
+    state, step = algorithm.init(policy.init(KEY)), jax.jit(algorithm.step)
+    first = to_floats(algorithm.evaluate(state, batch, KEY))
+    assert first["loss"] == pytest.approx(np.log(2), abs=0.1), "a fresh head gives rewards near 0"
+    for _ in range(60):
+        state, metrics = step(state, batch, KEY)
+    last = to_floats(metrics)
+    assert last["rewards/accuracies"] == 1.0
+    assert last["loss"] < 0.2
+    assert not any(name.startswith("logps/") for name in last), "no log-prob was computed"
+    np.testing.assert_allclose(
+        algorithm.rewards(state, batch),
+        policy.quantities(state.params, batch, ("embeddings",), None)["embeddings"][..., 0],
+    )
+
+
+def test_the_wrong_head_is_an_error():
+    with pytest.raises(ValueError, match="head has 4 outputs"):
+        algorithm = offline(_policy(outputs=4), loss=losses.bradley_terry, optimizer=SGD, reference=None)
+        algorithm.evaluate(algorithm.init(_policy(outputs=4).init(KEY)), _batch(), KEY)
+
+
+TABLE = table_policy(3, 5)
+
+
+def _table(labels=None, k=1, b=6, **columns):
+    rng = np.random.default_rng(3)
+    mask = jnp.ones((b, k, 1), bool)
+    if labels is not None:
+        columns["labels"] = jnp.asarray(labels)[:, None]
+    return Completions(
+        jnp.asarray(rng.integers(0, 3, (b, 1))),
+        jnp.ones((b, 1), bool),
+        jnp.asarray(rng.integers(0, 5, (b, k, 1))),
+        mask,
+        columns=columns,
+    )
+
+
+def test_labelled_responses_are_a_mean_over_responses():
+    def unpaired(logps, labels):
+        return jnp.where(labels == 1, -logps, 2 * logps)
+
+    labels = jnp.array([1, 0, 1, 1, 0, 0])
+    batch = _table(labels)
+    mask = batch.response_mask.at[5].set(False)
+    batch = dataclasses.replace(batch, response_mask=mask)
+    algorithm = offline(TABLE, loss=unpaired, optimizer=SGD, reference=None)
+    params = TABLE.init(KEY)
+    metrics = to_floats(algorithm.evaluate(algorithm.init(params), batch, KEY))
+    logps = np.asarray(TABLE.token_logps(params, batch).sum((1, 2)))
+    signs = np.array([-1, 2, -1, -1, 2, 0])
+    assert metrics["loss"] == pytest.approx((signs * logps)[:5].mean(), rel=1e-6)
+    assert metrics["rewards/chosen"] == pytest.approx(logps[[0, 2, 3]].mean(), rel=1e-6)
+    assert metrics["rewards/rejected"] == pytest.approx(logps[[1, 4]].mean(), rel=1e-6)
+
+
+def test_lists_skip_rows_with_nothing_to_compare_and_count_pairs():
+    def spread(logps, scores, where):
+        return jnp.where(where, logps * scores, 0).sum(-1)
+
+    scores = jnp.tile(jnp.array([0.5, 0.1, 0.9]), (4, 1))
+    batch = _table(k=3, b=4, scores=scores)
+    mask = batch.response_mask.at[3, 1:].set(False).at[2, 2].set(False)
+    batch = dataclasses.replace(batch, response_mask=mask)
+    algorithm = offline(TABLE, loss=spread, optimizer=SGD, reference=None)
+    params = TABLE.init(KEY)
+    metrics = to_floats(algorithm.evaluate(algorithm.init(params), batch, KEY))
+    logps = np.asarray(TABLE.token_logps(params, batch).sum(-1))
+    rows = [(logps[i] * scores[i] * mask[i, :, 0]).sum() for i in range(3)]
+    assert metrics["loss"] == pytest.approx(np.mean(rows), rel=1e-6), (
+        "the row with one response has no weight"
+    )
+    pairs = [
+        (i, a, c)
+        for i in range(4)
+        for a in range(3)
+        for c in range(3)
+        if scores[i, a] > scores[i, c] and mask[i, a, 0] and mask[i, c, 0]
+    ]
+    wins = [
+        1.0 if logps[i, a] > logps[i, c] else 0.5 if logps[i, a] == logps[i, c] else 0.0 for i, a, c in pairs
+    ]
+    assert metrics["rewards/accuracies"] == pytest.approx(np.mean(wins), rel=1e-6)
+    assert metrics["rewards/chosen"] == pytest.approx(
+        np.mean([logps[0, 2], logps[1, 2], logps[2, 0]]), rel=1e-6
+    )
+
+
+def test_state_goes_from_step_to_step_and_evaluation_leaves_it_alone():
+    def counting(logps, state):
+        return -logps[:, 0], state + 1
+
+    algorithm = offline(TABLE, loss=counting, optimizer=SGD, reference=None, loss_state=lambda: jnp.int32(5))
+    state = algorithm.init(TABLE.init(KEY))
+    for _ in range(3):
+        state, _ = algorithm.step(state, _table(), KEY)
+        algorithm.evaluate(state, _table(), KEY)
+    assert state.loss_state == 8
+    for arguments, message in (
+        ({}, "set loss_state=losses.counting_state"),
+        ({"loss_state": dict, "microbatches": 2}, "microbatches=1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            offline(TABLE, loss=counting, optimizer=SGD, reference=None, **arguments)
+
+
+def test_a_loss_that_draws_gets_the_step_key():
+    def noisy(logps, key):
+        return -logps[:, 0] * jax.random.uniform(key)
+
+    algorithm = offline(TABLE, loss=noisy, optimizer=SGD, reference=None)
+    state = algorithm.init(TABLE.init(KEY))
+    first, second = (
+        to_floats(algorithm.evaluate(state, _table(), jax.random.key(i)))["loss"] for i in (1, 2)
+    )
+    assert first != second
+
+
+def test_objectives_are_combined_from_the_gradients_of_the_whole_batch():
+    def two(logps, rows):
+        return jnp.stack([-logps[:, 0], logps[:, 0] * rows], 1)
+
+    def combine(gradients):
+        return jax.tree.map(lambda g: g[0] + 10 * g[1], gradients)
+
+    def one(logps, rows):
+        return -logps[:, 0] + 10 * logps[:, 0] * rows
+
+    batch, params = _table(rows=jnp.arange(6.0)), TABLE.init(KEY)
+    results = []
+    for loss, arguments in (
+        (one, {}),
+        (two, {"combine": combine}),
+        (two, {"combine": combine, "microbatches": 3}),
+    ):
+        algorithm = offline(TABLE, loss=loss, optimizer=SGD, reference=None, **arguments)
+        results.append(algorithm.step(algorithm.init(params), batch, KEY)[0].params["logits"])
+    for other in results[1:]:
+        np.testing.assert_allclose(other, results[0], rtol=1e-5, atol=1e-6)
+
+
+def test_mismatched_responses_rotate_among_real_rows():
+    batch = _table(k=1, b=5)
+    batch = dataclasses.replace(batch, response_mask=batch.response_mask.at[3:].set(False))
+    rolled = mismatched(batch)
+    np.testing.assert_array_equal(rolled.response_tokens[:3], batch.response_tokens[jnp.array([1, 2, 0])])
+    np.testing.assert_array_equal(rolled.response_mask.any((1, 2)), [True, True, True, False, False])
+
+
+def test_a_missing_column_says_what_to_add():
+    def with_mine(chosen_logps, mine):
+        return -chosen_logps * mine
+
+    algorithm = offline(TABLE, loss=with_mine, optimizer=SGD, reference=None)
+    with pytest.raises(ValueError, match=r"no 'mine': add a column of that name"):
+        algorithm.evaluate(algorithm.init(TABLE.init(KEY)), _table(k=2), KEY)
+    with pytest.raises(ValueError, match="needs rejected_logps, response 1"):
+        algorithm = offline(TABLE, loss=losses.cpo, optimizer=SGD, reference=None)
+        algorithm.evaluate(algorithm.init(TABLE.init(KEY)), _table(k=1), KEY)
