@@ -1,0 +1,227 @@
+"""Models of P(i beats j) that need not come from one score: preference matrices, and losses that fit them.
+
+A preference matrix `P [b, k, k]` holds P_ij = P(response i beats response j): P + P^T = 1, and one half on
+the diagonal. Rewards cannot express a cycle (A beats B beats C beats A); the functions below can.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxpref.losses.checks import as_floats, floats, not_negative, positive
+from jaxpref.losses.links import logistic
+
+__all__ = [
+    "bradley_terry_preferences",
+    "check_preferences",
+    "general_preference",
+    "general_preference_scores",
+    "general_preference_soft",
+    "general_preferences",
+    "pair_preference",
+    "pair_preference_penalised",
+    "pair_preference_soft",
+    "symmetrised",
+]
+
+Batch = Float[Array, " b"]
+Embeddings = Float[Array, "b m"]
+
+
+def bradley_terry_preferences(
+    rewards: Float[Array, "*b k"], *, temperature: float = 1.0
+) -> Float[Array, "*b k k"]:
+    """P_ij = sigmoid((r_i - r_j) / temperature)."""
+    positive(temperature=temperature)
+    (rewards,) = floats(rewards)
+    return jax.nn.sigmoid((rewards[..., :, None] - rewards[..., None, :]) / temperature)
+
+
+def symmetrised(p: Float[Array, "*b k k"]) -> Float[Array, "*b k k"]:
+    """(P + 1 - P^T) / 2, and one half on the diagonal, whatever a judge of ordered pairs left there.
+
+    The mean over both orders of a judge that reads "A" before "B": it has no bias of position.
+    """
+    (p,) = floats(p)
+    both = (p + 1 - jnp.swapaxes(p, -1, -2)) / 2
+    return jnp.where(jnp.eye(p.shape[-1], dtype=bool), 0.5, both)
+
+
+def check_preferences(p: Float[Array, "*b k k"], *, tolerance: float = 1e-5) -> None:
+    """Raises ValueError unless `p` is a preference matrix. Reads values: on the host, not under jit."""
+    p = np.asarray(p, np.float64)
+    if p.ndim < 2 or p.shape[-1] != p.shape[-2]:
+        raise ValueError(f"preferences: expected one shape [..., k, k], got {p.shape}")
+    if not ((p >= 0) & (p <= 1)).all():
+        raise ValueError(f"preferences: expected probabilities in [0, 1], got {p.min()} to {p.max()}")
+    off = np.abs(np.diagonal(p, axis1=-2, axis2=-1) - 0.5)
+    if (off > tolerance).any():
+        raise ValueError(f"preferences: expected one half on the diagonal, off by up to {off.max():.3g}")
+    off = np.abs(p + p.swapaxes(-1, -2) - 1)
+    if (off > tolerance).any():
+        at = tuple(int(i) for i in np.unravel_index(off.argmax(), off.shape))
+        raise ValueError(
+            f"preferences: expected P + P^T = 1, off by {off.max():.3g} at {at}; see `symmetrised`"
+        )
+
+
+def _check_even(embeddings: Float[Array, "*b m"]) -> None:
+    if embeddings.shape[-1] % 2 or not embeddings.shape[-1]:
+        raise ValueError(f"general preference: expected an even width, got {embeddings.shape[-1]}")
+
+
+def _unit(v: Float[Array, "*b m"]) -> Float[Array, "*b m"]:
+    """v / |v|; 0, with no gradient, for 0."""
+    squares = (v**2).sum(-1, keepdims=True)
+    return jnp.where(squares > 0, v / jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0)
+
+
+def _turned(v: Float[Array, "*b m"]) -> Float[Array, "*b m"]:
+    """R^T v: each block (x, y) becomes (y, -x)."""
+    blocks = v.reshape(*v.shape[:-1], -1, 2)
+    return jnp.stack([blocks[..., 1], -blocks[..., 0]], -1).reshape(v.shape)
+
+
+def general_preference_scores(
+    embeddings: Float[Array, "*b k m"],
+    eigenvalues: Float[Array, "*b half_m"] | None = None,
+    *,
+    normalize: bool = True,
+) -> Float[Array, "*b k k"]:
+    """s_ij = v_i^T R^T v_j = sum over blocks of (v_i0 v_j1 - v_i1 v_j0): skew-symmetric for any v.
+
+    Zhang et al. 2024, arXiv:2410.02197. One block of unit vectors gives sin(angle_j - angle_i), and
+    v = (r, 1) not normalised gives r_i - r_j, so Bradley-Terry is a special case. All of a list costs one
+    forward for each response.
+
+    Args:
+      eigenvalues: weight of each block, such as a softmax over a prompt's state; multiplied by their number,
+        so that uniform ones are the plain form. (The released training code also divides by the square root
+        of a width, its inference example does neither.)
+      normalize: to unit length, as the released inference example (its training file does not).
+    """
+    (v,) = floats(embeddings)
+    _check_even(v)
+    if normalize:
+        v = _unit(v)
+    second = _turned(v)
+    if eigenvalues is not None:
+        blocks = v.shape[-1] // 2
+        if eigenvalues.shape != (*v.shape[:-2], blocks):
+            raise ValueError(
+                f"eigenvalues: expected one shape {(*v.shape[:-2], blocks)}, got {eigenvalues.shape}"
+            )
+        second = second * jnp.repeat(blocks * eigenvalues, 2, axis=-1)[..., None, :]
+    table = jnp.einsum("...im,...jm->...ij", v, second, precision="highest")
+    # Skew to the last bit: a matrix product need not add s_ij and s_ji in the same order.
+    return (table - jnp.swapaxes(table, -1, -2)) / 2
+
+
+def general_preferences(
+    embeddings: Float[Array, "*b k m"],
+    eigenvalues: Float[Array, "*b half_m"] | None = None,
+    *,
+    temperature: float = 0.1,
+    normalize: bool = True,
+) -> Float[Array, "*b k k"]:
+    """P_ij = sigmoid(s_ij / temperature) of `general_preference_scores`."""
+    positive(temperature=temperature)
+    return jax.nn.sigmoid(
+        general_preference_scores(embeddings, eigenvalues, normalize=normalize) / temperature
+    )
+
+
+def _pair_score(chosen: Embeddings, rejected: Embeddings, normalize: bool) -> Batch:
+    chosen, rejected = as_floats(chosen_embeddings=chosen, rejected_embeddings=rejected)
+    _check_even(chosen)
+    if normalize:
+        chosen, rejected = _unit(chosen), _unit(rejected)
+    return (chosen * _turned(rejected)).sum(-1)
+
+
+def general_preference(
+    chosen_embeddings: Embeddings,
+    rejected_embeddings: Embeddings,
+    *,
+    temperature: float = 0.1,
+    margin: float = 0.0,
+    normalize: bool = True,
+) -> Batch:
+    """General preference model: -log sigmoid((s(w, l) - margin) / temperature), nats.
+
+    Zhang et al. 2024, arXiv:2410.02197: s is the skew form of `general_preference_scores`, so preferences may
+    form cycles. With unit vectors s is in [-1, 1] and the temperature sets the sharpest probability.
+
+    Args:
+      temperature: above 0 (released code: 0.1). margin: any number.
+      normalize: embeddings to unit length (the released inference example does, its training file does not).
+    """
+    positive(temperature=temperature)
+    return logistic((_pair_score(chosen_embeddings, rejected_embeddings, normalize) - margin) / temperature)
+
+
+def general_preference_soft(
+    chosen_embeddings: Embeddings,
+    rejected_embeddings: Embeddings,
+    pair_preferences: Batch,
+    *,
+    temperature: float = 0.1,
+    normalize: bool = True,
+) -> Batch:
+    """`general_preference` against P(chosen beats rejected) instead of a label: cross entropy, nats.
+
+    Zhang et al. 2024, arXiv:2410.02197, with soft labels (ours). The minimum is at
+    s = temperature * log(p / (1 - p)), where unit vectors can reach it.
+
+    Args:
+      temperature: above 0 (released code, hard labels: 0.1). normalize: embeddings to unit length.
+    """
+    positive(temperature=temperature)
+    margins = _pair_score(chosen_embeddings, rejected_embeddings, normalize) / temperature
+    margins, p = as_floats(pair_scores=margins, pair_preferences=pair_preferences)
+    return logistic(margins) + (1 - p) * margins
+
+
+def pair_preference(chosen_rewards: Batch, rejected_rewards: Batch) -> Batch:
+    """A cross-encoder that reads both responses: -log sigmoid(s(x, y_w, y_l) - s(x, y_l, y_w)), nats.
+
+    Preference models of Munos et al. 2023, arXiv:2312.00886, made antisymmetric by construction (ours).
+    `chosen_rewards` is s with the chosen response first, `rejected_rewards` with the rejected first: Bradley-
+    Terry of the two orders. `pair_preference_penalised` is for a model whose two orders stand for themselves.
+    """
+    chosen, rejected = as_floats(chosen_rewards=chosen_rewards, rejected_rewards=rejected_rewards)
+    return logistic(chosen - rejected)
+
+
+def pair_preference_soft(chosen_rewards: Batch, rejected_rewards: Batch, pair_preferences: Batch) -> Batch:
+    """`pair_preference` against P(chosen beats rejected) instead of a label: cross entropy, nats.
+
+    Munos et al. 2023, arXiv:2312.00886, antisymmetric by construction (ours). The minimum is at
+    s(x, y_w, y_l) - s(x, y_l, y_w) = log(p / (1 - p)).
+    """
+    chosen, rejected, p = as_floats(
+        chosen_rewards=chosen_rewards, rejected_rewards=rejected_rewards, pair_preferences=pair_preferences
+    )
+    return logistic(chosen - rejected) + (1 - p) * (chosen - rejected)
+
+
+def pair_preference_penalised(
+    chosen_rewards: Batch, rejected_rewards: Batch, pair_preferences: Batch, *, symmetry_weight: float = 1.0
+) -> Batch:
+    """A cross-encoder whose two orders are probabilities of their own, held together by a penalty.
+
+    Mean cross entropy of P12 = sigmoid(s(x, y_w, y_l)) against p and of P21 = sigmoid(s(x, y_l, y_w)) against
+    1 - p, plus symmetry_weight * (P12 + P21 - 1)^2; nats. For the models of Munos et al. 2023,
+    arXiv:2312.00886; the penalty is ours. The minimum is at P12 = p = 1 - P21, where it vanishes.
+
+    Args:
+      symmetry_weight: 0 or more (the default is ours).
+    """
+    not_negative(symmetry_weight=symmetry_weight)
+    first, second, p = as_floats(
+        chosen_rewards=chosen_rewards, rejected_rewards=rejected_rewards, pair_preferences=pair_preferences
+    )
+    entropy = (logistic(first) + (1 - p) * first + logistic(second) + p * second) / 2
+    excess = jax.nn.sigmoid(first) - jax.nn.sigmoid(-second)
+    return entropy + symmetry_weight * excess**2
