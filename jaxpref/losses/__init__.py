@@ -4,21 +4,42 @@ An input is a parameter without a default, named as in `jaxpref.algorithms.input
 keyword-only with a default. `README.md` in this folder has the conventions and the table of names.
 """
 
+from jaxpref.losses.attributes import attribute_regression
 from jaxpref.losses.divergences import alpha_dpo, chi_po, forward_kl_dpo, js_dpo
 from jaxpref.losses.lengths import ipo_mean, length_dpo, ln_dpo, mipo, simpo
 from jaxpref.losses.likelihood import sft
+from jaxpref.losses.odin import odin
 from jaxpref.losses.offsets import cal_dpo, dpo_sft, dpop, flex_dpo, iterative_rpo
 from jaxpref.losses.pairwise import cdpo, discopop, dpo, exo, ipo, robust_dpo, rso_hinge
 from jaxpref.losses.pointwise import apo_down, apo_zero, bco_pair, nca, sppo_hard
+from jaxpref.losses.preference_model import (
+    general_preference,
+    general_preference_soft,
+    pair_preference,
+    pair_preference_penalised,
+    pair_preference_soft,
+)
 from jaxpref.losses.reference_free import cpo, orpo, slic_hf
-from jaxpref.losses.reward import bradley_terry
+from jaxpref.losses.reward import (
+    bradley_terry,
+    bradley_terry_margin,
+    bradley_terry_regression,
+    bradley_terry_sft,
+    bradley_terry_soft,
+)
+from jaxpref.losses.win_rates import gpo, sppo
 
 __all__ = [
     "alpha_dpo",
     "apo_down",
     "apo_zero",
+    "attribute_regression",
     "bco_pair",
     "bradley_terry",
+    "bradley_terry_margin",
+    "bradley_terry_regression",
+    "bradley_terry_sft",
+    "bradley_terry_soft",
     "cal_dpo",
     "cdpo",
     "chi_po",
@@ -30,6 +51,9 @@ __all__ = [
     "exo",
     "flex_dpo",
     "forward_kl_dpo",
+    "general_preference",
+    "general_preference_soft",
+    "gpo",
     "ipo",
     "ipo_mean",
     "iterative_rpo",
@@ -38,11 +62,16 @@ __all__ = [
     "ln_dpo",
     "mipo",
     "nca",
+    "odin",
     "orpo",
+    "pair_preference",
+    "pair_preference_penalised",
+    "pair_preference_soft",
     "robust_dpo",
     "rso_hinge",
     "sft",
     "simpo",
     "slic_hf",
+    "sppo",
     "sppo_hard",
 ]

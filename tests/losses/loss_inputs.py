@@ -72,7 +72,8 @@ def inputs_for(loss: Callable[..., Any], batch: int = 5, scale: float = 3.0, see
     """Random inputs of a loss by the names of its parameters without default (all but its state)."""
     rng = np.random.default_rng(seed)
     sizes, axes = SIZES | {"b": batch}, axes_of(loss)
-    inputs = {q.name: _draw(q, tuple(sizes[a] for a in axes[q.name]), rng, scale) for q in _parameters(loss)}
+    shapes = {n: tuple(int(a) if a.isdigit() else sizes[a] for a in letters) for n, letters in axes.items()}
+    inputs = {q.name: _draw(q, shapes[q.name], rng, scale) for q in _parameters(loss)}
     if "chosen_scores" in inputs:  # chosen is what scored higher
         low, high = np.sort([inputs["chosen_scores"], inputs["rejected_scores"]], axis=0)
         inputs |= {"chosen_scores": high, "rejected_scores": low}

@@ -1,0 +1,113 @@
+"""Is a probability of 0.8 right four times in five? Calibration of preference probabilities.
+
+The number depends on how pairs are laid out: with the chosen response always first every outcome is 1, and a
+model is called badly calibrated for being unsure. `pair_calibration_error` counts each pair in both orders.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from jaxpref.losses.checks import as_floats, check_axes, positive
+
+__all__ = [
+    "calibration_bins",
+    "calibration_error_of_bins",
+    "expected_calibration_error",
+    "fit_temperature",
+    "pair_calibration_error",
+]
+
+
+def calibration_bins(
+    probabilities: Float[Array, " n"],
+    outcomes: Float[Array, " n"],
+    where: Bool[Array, " n"] | None = None,
+    *,
+    bins: int = 10,
+) -> Float[Array, "bins 3"]:
+    """Sums of probabilities, outcomes and ones over equal bins of [0, 1]; sums of parts of the data add up.
+
+    The last bin contains 1. Items that do not exist (`where`) may hold anything.
+    """
+    positive(bins=bins)
+    p, y = as_floats(probabilities=probabilities, outcomes=outcomes)
+    where = jnp.ones(p.shape, bool) if where is None else where
+    check_axes(probabilities=(p, "n"), where=(where, "n"))
+    p, y = jnp.where(where, p, 0), jnp.where(where, y, 0)
+    index = jnp.clip((p * bins).astype(int), 0, bins - 1)
+    rows = jnp.stack([p, y, where.astype(p.dtype)], -1)
+    return jax.ops.segment_sum(rows, index, num_segments=bins)
+
+
+def calibration_error_of_bins(sums: Float[Array, "bins 3"]) -> Float[Array, ""]:
+    """sum over bins of |sum of p - sum of y| / n; 0 where there is nothing."""
+    return jnp.abs(sums[:, 0] - sums[:, 1]).sum() / jnp.maximum(sums[:, 2].sum(), 1)
+
+
+def expected_calibration_error(
+    probabilities: Float[Array, " n"],
+    outcomes: Float[Array, " n"],
+    where: Bool[Array, " n"] | None = None,
+    *,
+    bins: int = 10,
+) -> Float[Array, ""]:
+    """Gap between probability and frequency, averaged over items; in [0, 1].
+
+    Guo et al. 2017, arXiv:1706.04599, for P(event). In the orientation it is given: where the chosen response
+    always comes first, use `pair_calibration_error`.
+    """
+    return calibration_error_of_bins(calibration_bins(probabilities, outcomes, where, bins=bins))
+
+
+def pair_calibration_error(
+    chosen_rewards: Float[Array, " n"],
+    rejected_rewards: Float[Array, " n"],
+    where: Bool[Array, " n"] | None = None,
+    *,
+    bins: int = 10,
+    temperature: float = 1.0,
+) -> Float[Array, ""]:
+    """Calibration error of sigmoid((r_w - r_l) / temperature), each pair in both orders.
+
+    The orders are (p, won) and (1 - p, lost), so bins come in mirrored pairs and counts double; a random
+    order for each pair estimates the same number with more noise.
+    """
+    positive(temperature=temperature)
+    chosen, rejected = as_floats(chosen_rewards=chosen_rewards, rejected_rewards=rejected_rewards)
+    logits = (chosen - rejected) / temperature
+    p = jnp.concatenate([jax.nn.sigmoid(logits), jax.nn.sigmoid(-logits)])
+    y = jnp.concatenate([jnp.ones_like(chosen), jnp.zeros_like(chosen)])
+    both = None if where is None else jnp.concatenate([where, where])
+    return expected_calibration_error(p, y, both, bins=bins)
+
+
+def fit_temperature(
+    logits: Float[Array, " n"],
+    outcomes: Float[Array, " n"],
+    where: Bool[Array, " n"] | None = None,
+    *,
+    low: float = 1e-3,
+    high: float = 1e3,
+) -> Float[Array, ""]:
+    """The temperature in [low, high] at which sigmoid(logits / temperature) is most likely.
+
+    Guo et al. 2017, arXiv:1706.04599. The likelihood is concave in 1 / temperature, so bisection on its slope
+    finds it; where all items are right (or worse than chance) it is the lower (upper) end of the range. For
+    pairs: logits r_w - r_l, outcomes all 1.
+    """
+    positive(low=low)
+    if not high > low:
+        raise ValueError(f"high: expected a number above low = {low}, got {high}")
+    logits, y = as_floats(logits=logits, outcomes=outcomes)
+    where = jnp.ones(logits.shape, bool) if where is None else where
+    logits, y = jnp.where(where, logits, 0), jnp.where(where, y, 0)
+
+    def halve(_: int, ends: Float[Array, "2"]) -> Float[Array, "2"]:
+        middle = ends.mean()
+        slope = ((jax.nn.sigmoid(logits * jnp.exp(-middle)) - y) * logits).sum()
+        # A positive slope in 1 / T means that 1 / T is too large, so T too small.
+        return jnp.where(slope > 0, jnp.stack([middle, ends[1]]), jnp.stack([ends[0], middle]))
+
+    ends = jnp.log(jnp.stack([jnp.asarray(low, logits.dtype), jnp.asarray(high, logits.dtype)]))
+    return jnp.exp(jax.lax.fori_loop(0, 60, halve, ends).mean())

@@ -1,0 +1,100 @@
+"""Policy losses that regress log-ratios on how often a response wins, as a preference model tells it."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from jaxpref.losses.checks import as_floats, check_axes, floats, positive
+from jaxpref.losses.links import squared
+from jaxpref.losses.scores import log_ratios
+
+__all__ = ["gpo", "gpo_scores", "sppo", "win_rates"]
+
+Batch = Float[Array, " b"]
+
+
+def _row_means(
+    table: Float[Array, "b k k"], where: Bool[Array, "b k"] | None, own: float
+) -> Float[Array, "b k"]:
+    check_axes(table=(table, "b k j"))
+    (table,) = floats(table)
+    responses = table.shape[-1]
+    if where is None:
+        where = jnp.ones(table.shape[:-1], bool)
+    check_axes(table=(table, "b k k"), where=(where, "b k"))
+    # The entry of a response against itself is known; a judge may have left anything there.
+    table = jnp.where(jnp.eye(responses, dtype=bool), own, table)
+    means = jnp.where(where[:, None, :], table, 0).sum(-1) / jnp.maximum(where.sum(-1), 1)[:, None]
+    return jnp.where(where, means, 0)
+
+
+def win_rates(
+    preferences: Float[Array, "b k k"], where: Bool[Array, "b k"] | None = None
+) -> Float[Array, "b k"]:
+    """Mean of P(i beats j) over all j of the list, itself (one half) among them: the scores of `sppo`.
+
+    0 for a response that does not exist (`where`).
+    """
+    return _row_means(preferences, where, 0.5)
+
+
+def gpo_scores(scores: Float[Array, "b k k"], where: Bool[Array, "b k"] | None = None) -> Float[Array, "b k"]:
+    """Mean of the skew scores s(i, j) over all j of the list, itself (0) among them: the scores of `gpo`.
+
+    Differs from the released script, which antisymmetrises a table that may be skew already: twice this.
+    """
+    return _row_means(scores, where, 0.0)
+
+
+def sppo(
+    chosen_logps: Batch,
+    rejected_logps: Batch,
+    reference_chosen_logps: Batch,
+    reference_rejected_logps: Batch,
+    chosen_scores: Batch,
+    rejected_scores: Batch,
+    *,
+    beta: float = 0.001,
+) -> Batch:
+    """Self-play preference optimisation: ((u_w - (P_w - 1/2) / beta)^2 + (u_l - (P_l - 1/2) / beta)^2) / 2.
+
+    Wu et al. 2024, arXiv:2405.00675, as released; nats squared. `chosen_scores` and `rejected_scores` are win
+    rates in [0, 1] against the policy's own responses (`win_rates`); chosen and rejected are those with the
+    highest and the lowest of a list. The reference is the policy that drew them. Win rates of 1 and 0 are
+    `sppo_hard`.
+
+    Args:
+      beta: 1 / eta of the paper, above 0 (0.001).
+    """
+    positive(beta=beta)
+    first, second = log_ratios(chosen_logps, rejected_logps, reference_chosen_logps, reference_rejected_logps)
+    first, chosen, rejected = as_floats(
+        chosen_logps=first, chosen_scores=chosen_scores, rejected_scores=rejected_scores
+    )
+    return (squared(first, (chosen - 0.5) / beta) + squared(second, (rejected - 0.5) / beta)) / 2
+
+
+def gpo(
+    chosen_logps: Batch,
+    rejected_logps: Batch,
+    reference_chosen_logps: Batch,
+    reference_rejected_logps: Batch,
+    chosen_scores: Batch,
+    rejected_scores: Batch,
+    *,
+    beta: float = 0.001,
+) -> Batch:
+    """General preference optimisation: `sppo` with mean scores in place of win rates less one half.
+
+    ((u_w - s_w / beta)^2 + (u_l - s_l / beta)^2) / 2, Zhang et al. 2024, arXiv:2410.02197; nats squared.
+    `chosen_scores` and `rejected_scores` are `gpo_scores`. The released repository has no policy trainer:
+    this loss, its factor one half and its scale have not been verified.
+
+    Args:
+      beta: 1 / eta, above 0 (0.001, as `sppo`).
+    """
+    positive(beta=beta)
+    first, second = log_ratios(chosen_logps, rejected_logps, reference_chosen_logps, reference_rejected_logps)
+    first, chosen, rejected = as_floats(
+        chosen_logps=first, chosen_scores=chosen_scores, rejected_scores=rejected_scores
+    )
+    return (squared(first, chosen / beta) + squared(second, rejected / beta)) / 2
