@@ -1,8 +1,8 @@
 """Judges: which of `k` responses to a prompt beats which. One contract for all of them.
 
-A judge maps `(params, completions)` to `P [b, k, k]`, `P[:, i, j]` the probability that response i beats response
-j, with `P + P^T = 1` and one half on the diagonal. That is what online methods and evaluations
-take; how it is found (a scalar reward, a preference model that may be cyclic, a rule) is the judge's business.
+A judge maps `(params, completions)` to `P [b, k, k]`, `P[:, i, j]` the probability that response i beats
+response j, with `P + P^T = 1` and one half on the diagonal. That is what online methods and evaluations take;
+how it is found (a scalar reward, a preference model that may be cyclic, a rule) is the judge's business.
 """
 
 from collections.abc import Callable
@@ -48,8 +48,8 @@ def general_preference_judge(policy: Policy, *, temperature: float = 0.1, normal
 
 
 def pair_judge(policy: Policy, *, temperature: float = 1.0) -> Judge:
-    """sigmoid((s(y_i, y_j) - s(y_j, y_i)) / temperature) of a `policies.comparing` policy: both orders of each
-    pair, so position cannot matter; `k (k - 1)` passes."""
+    """sigmoid((s(y_i, y_j) - s(y_j, y_i)) / temperature) of a `policies.comparing` policy: both orders of
+    each pair, so position cannot matter; `k (k - 1)` passes."""
     outputs = _outputs(policy, "pair_judge", lambda m: m == 1, "one output")
 
     def judge(params: Params, completions: Completions) -> Float[Array, "b k k"]:

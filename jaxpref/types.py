@@ -29,7 +29,7 @@ __all__ = [
 Params = Any  # a pytree of arrays: nested dicts, layers stacked on axis 0
 PRNGKey = Key[Array, ""]
 
-# Columns that records may hold beside the tokens, for losses that name them; others are passed on as they are.
+# Columns that records may hold beside the tokens, for losses that name them; others are passed on.
 COLUMNS = {
     "scores": ("b k", "how good each response is; any scale, higher is better"),
     "labels": ("b k", "1: desirable, 0: undesirable"),

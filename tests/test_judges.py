@@ -76,9 +76,10 @@ def test_the_wrong_head_is_refused(name):
 
 
 def test_a_judge_of_pairs_needs_a_policy_that_compares():
+    policy = _policy(1)
+    params = policy.init(KEY)
     with pytest.raises(ValueError, match="comparing"):
-        policy = _policy(1)
-        judges.pair_judge(policy)(policy.init(KEY), _batch([[1, 2, 3, 3]]))
+        judges.pair_judge(policy)(params, _batch([[1, 2, 3, 3]]))
     with pytest.raises(ValueError, match="no head"):
         comparing(policy=_policy(0), separator_id=8)
     with pytest.raises(ValueError, match="separator_id"):

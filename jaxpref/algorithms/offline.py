@@ -53,9 +53,9 @@ def offline(
       loss_state: builds the state of a loss that carries one, such as `losses.bco_state`.
       features: `(params, batch) -> {name: [b, k, ...]}`, more inputs by name; `reference_` ones too.
       combine: gradients with a leading axis `o` to one gradient, such as `losses.multi.raco` with weights.
-      outputs_reward: reward `[b, k]` of a head's outputs `[b, k, m]`, for what is reported. By default a single
-        output is the reward, and several are an embedding of the general preference model, whose reward is the
-        mean score against the other responses (arXiv:2410.02197). `losses.attributes` has another.
+      outputs_reward: reward `[b, k]` of a head's outputs `[b, k, m]`, for what is reported. By default one
+        output is the reward, and several are an embedding of the general preference model, whose reward is
+        the mean score against the other responses (arXiv:2410.02197). `losses.attributes` has another.
       microbatches: equal parts of the batch, accumulated exactly. A loss that couples the examples of a
         batch sees one part at a time; one with state takes no more than one part.
       pair_scan: take the gradient of the unembedding in the forward pass, a few pairs at a time: the same
@@ -168,8 +168,8 @@ def _check_pair_scan(
         raise ValueError("pair_scan: this policy has no summed_loss; leave it out")
     if bases - _SUMMED or combine is not None:
         raise ValueError(
-            f"pair_scan takes losses of {sorted(_SUMMED)} alone, each pair by itself, and {loss_name(loss)} also "
-            f"names {sorted(bases - _SUMMED) or 'combine'}; leave pair_scan out"
+            f"pair_scan takes losses of {sorted(_SUMMED)} alone, each pair by itself, and {loss_name(loss)} "
+            f"also names {sorted(bases - _SUMMED) or 'combine'}; leave pair_scan out"
         )
 
 

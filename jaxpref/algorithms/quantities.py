@@ -89,8 +89,8 @@ def one_output(embeddings: Array) -> Array:
     """`[b, k, 1]` to `[b, k]`."""
     if embeddings.shape[-1] != 1:
         raise ValueError(
-            f"rewards: the policy's head has {embeddings.shape[-1]} outputs and a reward is one; set outputs=1, or "
-            "use a loss of embeddings"
+            f"rewards: the policy's head has {embeddings.shape[-1]} outputs and a reward is one; set "
+            "outputs=1, or use a loss of embeddings"
         )
     return embeddings[..., 0]
 

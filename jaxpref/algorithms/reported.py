@@ -16,9 +16,9 @@ def reward_metrics(
     """`rewards/*` and, where there are log-probs, `logps/*`; none carries a gradient.
 
     `labelled`: chosen are the responses labelled 1, rejected those labelled 0, and there are no pairs to be
-    accurate about. Else, for two responses, response 0 is the chosen one. Longer lists are compared pair by pair
-    by their column `scores`, or by their order without one; `rewards/chosen` is of the best response, and
-    `rewards/rejected` of the worst. Ties of rewards count one half in accuracies (TRL counts them as wrong).
+    accurate about. Else, for two responses, response 0 is the chosen one. Longer lists are compared pair by
+    pair by their column `scores`, or by their order without one; `rewards/chosen` is of the best response,
+    and `rewards/rejected` of the worst. Ties of rewards count one half in accuracies (in TRL as wrong).
     """
     rewards = jax.lax.stop_gradient(rewards)
     logps = None if logps is None else jax.lax.stop_gradient(logps)

@@ -180,9 +180,8 @@ class Records:
         axes, sizes = _SHAPES.get(name, ("n",)), {"n": len(self), "k": self.k}
         fits = all(sizes.get(a, size) == size for a, size in zip(axes, values.shape, strict=False))
         if not fits or values.ndim < len(axes) or (name in _SHAPES and values.ndim != len(axes)):
-            raise ValueError(
-                f"column {name}: expected shape [{', '.join(str(sizes.get(a, a)) for a in axes)}], got {values.shape}"
-            )
+            wanted = ", ".join(str(sizes.get(axis, axis)) for axis in axes)
+            raise ValueError(f"column {name}: expected shape [{wanted}], got {values.shape}")
         if values.dtype.kind not in "biuf":
             raise ValueError(f"column {name}: expected numbers, got {values.dtype}")
         if name in _FIELDS and not np.isfinite(values).all():

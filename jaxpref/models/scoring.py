@@ -84,7 +84,7 @@ def _predicting(model: Transformer, params: Params, prompt: Array, responses: Ar
 def _last_states(model: Transformer, params: Params, responses: Array, batch: Completions) -> Array:
     """Normalised hidden state of the last scored token, [b, k, d]; of one without any, of the first token."""
     r = batch.response_mask.shape[-1]
-    last = jnp.max(jnp.where(batch.response_mask, jnp.arange(r), 0), -1)
+    last = jnp.max(jnp.where(batch.response_mask, jnp.arange(r)[None, None], 0), -1)
     return final_norm(model, params, jnp.take_along_axis(responses, last[..., None, None], 2)[:, :, 0])
 
 
@@ -119,8 +119,8 @@ def quantities(
     reference_params: Params | None = None,
 ) -> dict[str, Array]:
     """What `names` asks for, in one forward pass: "token_logps" and statistics `[b, k, r]` (nats; KL to
-    `reference_params`, which are constants), "embeddings" `[b, k, m]` (outputs of the head, float32 or better,
-    at the last scored token)."""
+    `reference_params`, which are constants), "embeddings" `[b, k, m]` (outputs of the head, float32 or
+    better, at the last scored token)."""
     prompt, responses = _residuals(model, params, batch)
     found: dict[str, Array] = {}
     statistics = tuple(n for n in names if n not in ("token_logps", "embeddings"))
@@ -131,7 +131,7 @@ def quantities(
                 raise ValueError(f"{statistics}: a KL needs the params of the reference")
             constants = jax.lax.stop_gradient(reference_params)
             reference = (predicting_states(model, constants, batch), unembedding(constants))
-        logps, more = linear_token_logps(
+        scored = linear_token_logps(
             _predicting(model, params, prompt, responses),
             unembedding(params),
             batch.response_tokens,
@@ -141,7 +141,7 @@ def quantities(
             reference=reference,
             implementation=model.head,
         )
-        found = {"token_logps": logps} | more
+        found = {"token_logps": scored[0], **scored[1]} if statistics else {"token_logps": scored}
     if "embeddings" in names:
         states = _last_states(model, params, responses, batch)
         wide = jnp.promote_types(states.dtype, jnp.float32)

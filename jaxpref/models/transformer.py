@@ -47,8 +47,8 @@ class Transformer:
     four layers of width 256 on two CPU cores took 3 % off a gradient and a quarter off its compilation.
     `head`: implementation of the log-probs (`kernels.token_logps.IMPLEMENTATIONS`); None decides from
     shapes and machine.
-    `outputs`: scalars that a linear head without bias gives for a response (a reward, an embedding of a preference
-    model); 0 for none.
+    `outputs`: scalars that a linear head without bias gives for a response (a reward, an embedding of a
+    preference model); 0 for none.
     """
 
     sizes: TransformerSizes

@@ -16,10 +16,10 @@ __all__ = ["comparing", "ordered_pairs"]
 def comparing(*, policy: Callable[[], Policy] | Policy, separator_id: int) -> Policy:
     """`policy` with a head that reads `first <separator> second` after the prompt, for both orders of a pair.
 
-    Its head outputs `[b, k, m]` are those of `ordered_pairs`: of two responses, output 0 is s(x, y_0, y_1) and
-    output 1 is s(x, y_1, y_0), so that any loss of two rewards trains it, antisymmetrically. More responses
-    than two give `k (k - 1)` outputs, as `judges.pair_judge` reads them. Log-probs and samples are those of
-    `policy`.
+    Its head outputs `[b, k, m]` are those of `ordered_pairs`: of two responses, output 0 is s(x, y_0, y_1)
+    and output 1 is s(x, y_1, y_0), so that any loss of two rewards trains it, antisymmetrically. More
+    responses than two give `k (k - 1)` outputs, as `judges.pair_judge` reads them. Log-probs and samples
+    are those of `policy`.
     """
     inner = policy() if callable(policy) else policy
     if inner.quantities is None or not inner.outputs:
@@ -51,9 +51,11 @@ def ordered_pairs(batch: Completions, separator_id: int) -> Completions:
     """
     k, r = batch.response_tokens.shape[1:]
     order = np.array([(i, j) for i in range(k) for j in range(k) if i != j])
-    lengths = jnp.where(batch.response_mask, jnp.arange(r) + 1, 0).max(-1)  # unscored tokens inside count
+    lengths = jnp.where(batch.response_mask, jnp.arange(r)[None, None] + 1, 0).max(
+        -1
+    )  # unscored tokens inside count
     first, second = lengths[:, order[:, 0]], lengths[:, order[:, 1]]
-    at = jnp.arange(2 * r + 1)
+    at = jnp.arange(2 * r + 1)[None, None]
     tokens = jnp.where(
         at < first[..., None],
         _at(batch.response_tokens[:, order[:, 0]], at),

@@ -35,8 +35,8 @@ def transformer(
 
     `sizes`: `TransformerSizes`, or a function without arguments that gives them (a name of `models.sizes`).
     `eos_id` ends a sampled response and counts as part of it; `pad_id` fills the rest. `remat`,
-    `unroll`, `head` and `outputs`: see `models.transformer.Transformer`. `Policy.sample` also takes `row_ids [b]`, see
-    `sampling.decode`.
+    `unroll`, `head` and `outputs`: see `models.transformer.Transformer`. `Policy.sample` also takes
+    `row_ids [b]`, see `sampling.decode`.
     """
     given = sizes() if callable(sizes) else sizes
     for name, token in (("eos_id", eos_id), ("pad_id", pad_id)):

@@ -166,9 +166,11 @@ def test_a_reward_model_learns_through_the_same_rule():
 
 
 def test_the_wrong_head_is_an_error():
+    policy = _policy(outputs=4)
+    algorithm = offline(policy, loss=losses.bradley_terry, optimizer=SGD, reference=None)
+    state = algorithm.init(policy.init(KEY))
     with pytest.raises(ValueError, match="head has 4 outputs"):
-        algorithm = offline(_policy(outputs=4), loss=losses.bradley_terry, optimizer=SGD, reference=None)
-        algorithm.evaluate(algorithm.init(_policy(outputs=4).init(KEY)), _batch(), KEY)
+        algorithm.evaluate(state, _batch(), KEY)
 
 
 TABLE = table_policy(3, 5)
@@ -306,6 +308,6 @@ def test_a_missing_column_says_what_to_add():
     algorithm = offline(TABLE, loss=with_mine, optimizer=SGD, reference=None)
     with pytest.raises(ValueError, match=r"no 'mine': add a column of that name"):
         algorithm.evaluate(algorithm.init(TABLE.init(KEY)), _table(k=2), KEY)
+    algorithm = offline(TABLE, loss=losses.cpo, optimizer=SGD, reference=None)
     with pytest.raises(ValueError, match="needs rejected_logps, response 1"):
-        algorithm = offline(TABLE, loss=losses.cpo, optimizer=SGD, reference=None)
         algorithm.evaluate(algorithm.init(TABLE.init(KEY)), _table(k=1), KEY)

@@ -1,0 +1,100 @@
+"""The table of methods, as text and as Markdown: `jaxpref methods`, and the tables of the READMEs."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from jaxpref.methods.base import Method
+
+__all__ = ["details", "evidence", "family_list", "markdown"]
+
+
+def _differences(method: Method) -> str:
+    return f"identity test: {method.stops}" if method.stops else "yes"
+
+
+def _extremes(method: Method) -> str:
+    return "yes"
+
+
+EVIDENCE: dict[str, Callable[[Method], str]] = {
+    "finite differences": _differences,
+    "extremes": _extremes,
+    "identities": lambda m: m.identities,
+    "outside parity": lambda m: m.parity,
+    "real data": lambda m: m.real,
+}
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return getattr(value, "__name__", str(value))
+
+
+def _defaults(method: Method) -> str:
+    given = ", ".join(f"{name}={_number(value)}" for name, value in method.hyper_parameters.items())
+    return f"{given} ({method.defaults})" if given else "-"
+
+
+def _sources(method: Method) -> str:
+    return ", ".join(method.sources)
+
+
+def evidence(methods: Iterable[Method]) -> str:
+    """Method by kind of evidence, one block a method: what a terminal shows."""
+    lines = []
+    for method in methods:
+        lines.append(f"{method.name}  ({method.title}; {_sources(method)})")
+        lines += [f"    {kind:19s} {cell(method)}" for kind, cell in EVIDENCE.items()]
+    return "\n".join(lines)
+
+
+def details(method: Method) -> str:
+    """One method in full."""
+    rows = {
+        "title": method.title,
+        "source": _sources(method),
+        "formula": method.formula,
+        "compares": method.score,
+        "reference": "yes" if method.reference else "no",
+        "inputs": ", ".join(method.inputs),
+        "defaults": _defaults(method),
+        "coupled": method.coupled or "no: every example stands for itself",
+        "state": "yes: set loss_state" if method.state else "no",
+        **{kind: cell(method) for kind, cell in EVIDENCE.items()},
+    }
+    return "\n".join([method.name, *(f"    {name:19s} {text}" for name, text in rows.items())])
+
+
+def markdown(families: dict[str, Iterable[Method]]) -> str:
+    """Tables by family, for `losses/README.md`."""
+    head = (
+        "| loss | method, paper | formula | of | ref. | defaults | identities | outside parity | real data |"
+    )
+    parts = []
+    for family, methods in families.items():
+        rows = [
+            f"| `{m.name}` | {m.title}, {_sources(m)} | {_escaped(m.formula)} | {m.score} | "
+            f"{'yes' if m.reference else 'no'} | {_defaults(m)} | {_escaped(m.identities)}"
+            f"{_escaped(f'; gradient stops: {m.stops}') if m.stops else ''} | {_escaped(m.parity)} | {m.real} |"
+            for m in methods
+        ]
+        parts.append("\n".join([f"### {family}", "", head, "|---" * 9 + "|", *rows]))
+    return "\n\n".join(parts)
+
+
+def family_list(families: dict[str, Iterable[Method]]) -> str:
+    """A line for each method, for the README: title, paper, name, evidence in a few words."""
+    lines = ["| method | paper | loss | evidence |", "|---|---|---|---|"]
+    for methods in families.values():
+        lines += [f"| {m.title} | {_sources(m)} | `losses.{m.name}` | {_short(m)} |" for m in methods]
+    return "\n".join(lines)
+
+
+def _short(method: Method) -> str:
+    cells = ["identities", method.parity, method.real]
+    return ", ".join(cell for cell in cells if not cell.startswith("none"))
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|")
