@@ -73,14 +73,25 @@ def markdown(families: dict[str, Iterable[Method]]) -> str:
     )
     parts = []
     for family, methods in families.items():
-        rows = [
-            f"| `{m.name}` | {m.title}, {_sources(m)} | {_escaped(m.formula)} | {m.score} | "
-            f"{'yes' if m.reference else 'no'} | {_defaults(m)} | {_escaped(m.identities)}"
-            f"{_escaped(f'; gradient stops: {m.stops}') if m.stops else ''} | {_escaped(m.parity)} | {m.real} |"
-            for m in methods
-        ]
+        rows = [_row(m) for m in methods]
         parts.append("\n".join([f"### {family}", "", head, "|---" * 9 + "|", *rows]))
     return "\n\n".join(parts)
+
+
+def _row(m: Method) -> str:
+    stops = f"; gradient stops: {m.stops}" if m.stops else ""
+    cells = (
+        f"`{m.name}`",
+        f"{m.title}, {_sources(m)}",
+        m.formula,
+        m.score,
+        "yes" if m.reference else "no",
+        _defaults(m),
+        m.identities + stops,
+        m.parity,
+        m.real,
+    )
+    return "| " + " | ".join(map(_escaped, cells)) + " |"
 
 
 def family_list(families: dict[str, Iterable[Method]]) -> str:

@@ -42,7 +42,8 @@ class Policy(NamedTuple):
     # cheaper than through `token_logps`: for losses that take each example by itself.
     summed_loss: Callable[..., tuple[Array, Array]] | None = None
     # `(params, batch, names, reference_params) -> {name: array}` in one forward pass: "token_logps",
-    # statistics `[b, k, r]` (`kernels.token_logps.STATISTICS`; KL is to `reference_params`), "embeddings" `[b, k, m]`.
+    # statistics `[b, k, r]` (`kernels.token_logps.STATISTICS`; KL is to `reference_params`), and the head's
+    # outputs, "embeddings" `[b, k, m]`.
     quantities: Callable[[Params, Completions, tuple[str, ...], Params | None], dict[str, Array]] | None = (
         None
     )
