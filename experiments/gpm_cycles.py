@@ -6,9 +6,12 @@ it says nothing. The general preference model embeds a response in a plane of ro
 form. A model that reads both responses at once, in both orders, can also do it, at k (k - 1) forward passes
 instead of k.
 
+Embeddings are not normalised here, as in the released training code. On the unit circle the loss has a local
+minimum where all embeddings agree (log 2, nothing learnt), and `normalize=true` ends there.
+
 Paper     Zhang et al. (2024), arXiv:2410.02197 (general preference model; the cycle of its introduction).
 Run       jaxpref train experiments/gpm_cycles.py
-Change    num_items=5 temperature=1.0 stages.preferences.num_steps=1000
+Change    num_items=5 temperature=1.0 normalize=true stages.preferences.num_steps=1000
 Ablation  jaxpref sweep experiments/gpm_cycles.py:sweep_models
 Try       jaxpref train experiments/gpm_cycles.py --smoke
 Cost      COST
@@ -31,13 +34,18 @@ from jaxpref.policies.transformer import transformer
 
 
 def experiment(
-    *, num_items: int = 3, temperature: float = 0.1, num_steps: int = 300, seed: int = 0
+    *,
+    num_items: int = 3,
+    temperature: float = 0.1,
+    normalize: bool = False,
+    num_steps: int = 300,
+    seed: int = 0,
 ) -> Experiment:
     """The general preference model."""
     return _fit(
         name="gpm_cycles",
         policy=partial(_policy, outputs=2),
-        loss=partial(losses.general_preference, temperature=temperature),
+        loss=partial(losses.general_preference, temperature=temperature, normalize=normalize),
         num_items=num_items,
         num_steps=num_steps,
         seed=seed,

@@ -93,7 +93,11 @@ def sweep(options: Options) -> int:
 
 
 def _labels(experiments: list[Experiment]) -> list[str]:
-    """Folder names that say what differs: the last part of each differing path and its value."""
+    """Folder names that say what differs: the experiments' names, or else the last part of each differing
+    path and its value."""
+    names = [experiment.name for experiment in experiments]
+    if len(names) > 1 and len(set(names)) == len(names):
+        return [re.sub(r"[^\w.=+-]+", "-", name) for name in names]
     flat = [config.leaves(config.describe(e)) for e in experiments]
     keys = sorted({k for f in flat for k in f})
     differing = [k for k in keys if len({json.dumps(f.get(k)) for f in flat}) > 1]
