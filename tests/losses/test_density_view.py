@@ -49,13 +49,15 @@ def _population(loss, preferences):
 
 def _minimum(value):
     """log-probs at the minimum that Newton's method finds, which is shown to be one."""
-    step = jax.jit(lambda x: jnp.linalg.solve(jax.hessian(value)(x), jax.grad(value)(x)))
-    free = jnp.zeros(ITEMS - 1)
-    for _ in range(100):
-        change = step(free)
-        free = free - change * jnp.minimum(1, 1 / jnp.abs(change).max())  # damped far away
-    assert jnp.abs(jax.grad(value)(free)).max() < 1e-14
-    assert jnp.linalg.eigvalsh(jax.hessian(value)(free)).min() > 1e-5
+    slopes = jax.jit(lambda x: (jax.grad(value)(x), jax.hessian(value)(x)))
+    free = np.zeros(ITEMS - 1)
+    for _ in range(50):
+        gradient, hessian = slopes(free)
+        change = np.linalg.solve(hessian, gradient)
+        free = free - change * min(1, 1 / np.abs(change).max(initial=1e-300))  # damped far away
+    gradient, hessian = slopes(free)
+    assert np.abs(gradient).max() < 1e-14
+    assert np.linalg.eigvalsh(hessian).min() > 1e-5
     return jax.nn.log_softmax(jnp.concatenate([free, jnp.zeros(1)]))
 
 
