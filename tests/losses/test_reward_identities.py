@@ -234,6 +234,7 @@ def test_attribute_regression_skips_what_is_missing():
     ]
     np.testing.assert_allclose(losses.attribute_regression(embeddings, ratings, where), expected)
     embeddings[2, 1] = np.nan  # a response that does not exist may hold anything
+    np.testing.assert_allclose(losses.attribute_regression(embeddings, ratings, where), expected)
     gradient = jax.grad(lambda e: losses.attribute_regression(e, ratings, where).sum())(
         jnp.asarray(embeddings)
     )
