@@ -30,7 +30,7 @@ def preference_direction(angle: Float[Array, "*b"] | float) -> Float[Array, "*b 
     return jnp.stack([jnp.cos(angle), jnp.sin(angle)], -1)
 
 
-def directional_reward(outputs: Float[Array, "*b m"], direction: Float[Array, "*#b m"]) -> Float[Array, "*b"]:
+def directional_reward(outputs: Float[Array, "*b m"], direction: Float[Array, " m"]) -> Float[Array, "*b"]:
     """direction . outputs: what a user with these weights makes of the attributes (arXiv:2402.18571)."""
-    (outputs,) = floats(outputs)
-    return (outputs * direction).sum(-1)
+    outputs, direction = floats(outputs, direction)
+    return outputs @ direction

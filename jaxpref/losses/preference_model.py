@@ -50,15 +50,15 @@ def symmetrised(p: Float[Array, "*b k k"]) -> Float[Array, "*b k k"]:
 
 def check_preferences(p: Float[Array, "*b k k"], *, tolerance: float = 1e-5) -> None:
     """Raises ValueError unless `p` is a preference matrix. Reads values: on the host, not under jit."""
-    p = np.asarray(p, np.float64)
-    if p.ndim < 2 or p.shape[-1] != p.shape[-2]:
-        raise ValueError(f"preferences: expected one shape [..., k, k], got {p.shape}")
-    if not ((p >= 0) & (p <= 1)).all():
-        raise ValueError(f"preferences: expected probabilities in [0, 1], got {p.min()} to {p.max()}")
-    off = np.abs(np.diagonal(p, axis1=-2, axis2=-1) - 0.5)
+    table = np.asarray(p, np.float64)
+    if table.ndim < 2 or table.shape[-1] != table.shape[-2]:
+        raise ValueError(f"preferences: expected one shape [..., k, k], got {table.shape}")
+    if not ((table >= 0) & (table <= 1)).all():
+        raise ValueError(f"preferences: expected probabilities in [0, 1], got {table.min()} to {table.max()}")
+    off = np.abs(np.diagonal(table, axis1=-2, axis2=-1) - 0.5)
     if (off > tolerance).any():
         raise ValueError(f"preferences: expected one half on the diagonal, off by up to {off.max():.3g}")
-    off = np.abs(p + p.swapaxes(-1, -2) - 1)
+    off = np.abs(table + table.swapaxes(-1, -2) - 1)
     if (off > tolerance).any():
         at = tuple(int(i) for i in np.unravel_index(off.argmax(), off.shape))
         raise ValueError(

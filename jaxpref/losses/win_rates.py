@@ -4,7 +4,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jaxpref.losses.checks import as_floats, check_axes, floats, positive
-from jaxpref.losses.links import squared
 from jaxpref.losses.scores import log_ratios
 
 __all__ = ["gpo", "gpo_scores", "sppo", "win_rates"]
@@ -70,7 +69,8 @@ def sppo(
     first, chosen, rejected = as_floats(
         chosen_logps=first, chosen_scores=chosen_scores, rejected_scores=rejected_scores
     )
-    return (squared(first, (chosen - 0.5) / beta) + squared(second, (rejected - 0.5) / beta)) / 2
+    first, second = first - (chosen - 0.5) / beta, second - (rejected - 0.5) / beta
+    return (first**2 + second**2) / 2
 
 
 def gpo(
@@ -97,4 +97,5 @@ def gpo(
     first, chosen, rejected = as_floats(
         chosen_logps=first, chosen_scores=chosen_scores, rejected_scores=rejected_scores
     )
-    return (squared(first, chosen / beta) + squared(second, rejected / beta)) / 2
+    first, second = first - chosen / beta, second - rejected / beta
+    return (first**2 + second**2) / 2
