@@ -12,6 +12,7 @@ from jaxpref.losses.pairwise import cdpo, discopop, dpo, exo, ipo, robust_dpo, r
 from jaxpref.losses.pointwise import apo_down, apo_zero, bco_pair, nca, sppo_hard
 from jaxpref.losses.reference_free import cpo, orpo, slic_hf
 from jaxpref.losses.reward import bradley_terry
+from jaxpref.losses.tokenwise import fpo, ld_dpo, sparse_po, tdpo1, tdpo2, wpo
 
 __all__ = [
     "alpha_dpo",
@@ -30,10 +31,12 @@ __all__ = [
     "exo",
     "flex_dpo",
     "forward_kl_dpo",
+    "fpo",
     "ipo",
     "ipo_mean",
     "iterative_rpo",
     "js_dpo",
+    "ld_dpo",
     "length_dpo",
     "ln_dpo",
     "mipo",
@@ -44,5 +47,9 @@ __all__ = [
     "sft",
     "simpo",
     "slic_hf",
+    "sparse_po",
     "sppo_hard",
+    "tdpo1",
+    "tdpo2",
+    "wpo",
 ]
