@@ -5,8 +5,10 @@ keyword-only with a default. `README.md` in this folder has the conventions and 
 """
 
 from jaxpref.losses.divergences import alpha_dpo, chi_po, forward_kl_dpo, js_dpo
+from jaxpref.losses.guidance import step_dpo, token_guided_sft, token_reward_list_mle
 from jaxpref.losses.lengths import ipo_mean, length_dpo, ln_dpo, mipo, simpo
 from jaxpref.losses.likelihood import sft
+from jaxpref.losses.multimodal import mdpo, re_align, v_dpo
 from jaxpref.losses.offsets import cal_dpo, dpo_sft, dpop, flex_dpo, iterative_rpo
 from jaxpref.losses.pairwise import cdpo, discopop, dpo, exo, ipo, robust_dpo, rso_hinge
 from jaxpref.losses.pointwise import apo_down, apo_zero, bco_pair, nca, sppo_hard
@@ -39,9 +41,11 @@ __all__ = [
     "ld_dpo",
     "length_dpo",
     "ln_dpo",
+    "mdpo",
     "mipo",
     "nca",
     "orpo",
+    "re_align",
     "robust_dpo",
     "rso_hinge",
     "sft",
@@ -49,7 +53,11 @@ __all__ = [
     "slic_hf",
     "sparse_po",
     "sppo_hard",
+    "step_dpo",
     "tdpo1",
     "tdpo2",
+    "token_guided_sft",
+    "token_reward_list_mle",
+    "v_dpo",
     "wpo",
 ]
