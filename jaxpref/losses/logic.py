@@ -1,9 +1,9 @@
 """Preference losses as logic: which predictions of a model count for a pair, and which against it.
 
 A proposition says that a model predicts a response: `chosen` and `rejected` for the policy,
-`reference_chosen` and `reference_rejected` for the reference. It is true with that response's probability, and
-propositions are independent. A preference structure (P, P_C, P_A) has three formulas: what should hold, on
-which condition, and what counts for both sides. The truth assignments ("models")
+`reference_chosen` and `reference_rejected` for the reference. It is true with that response's probability,
+and propositions are independent. A preference structure (P, P_C, P_A) has three formulas: what should hold,
+on which condition, and what counts for both sides. The truth assignments ("models")
 
     for:      P_C and (P or P_A)
     against:  P_C and (not P or P_A)
