@@ -6,8 +6,10 @@ keyword-only with a default. `README.md` in this folder has the conventions and 
 
 from jaxpref.losses.attributes import attribute_regression
 from jaxpref.losses.divergences import alpha_dpo, chi_po, forward_kl_dpo, js_dpo
+from jaxpref.losses.guidance import step_dpo, token_guided_sft, token_reward_list_mle
 from jaxpref.losses.lengths import ipo_mean, length_dpo, ln_dpo, mipo, simpo
 from jaxpref.losses.likelihood import sft
+from jaxpref.losses.multimodal import mdpo, re_align, v_dpo
 from jaxpref.losses.odin import odin
 from jaxpref.losses.offsets import cal_dpo, dpo_sft, dpop, flex_dpo, iterative_rpo
 from jaxpref.losses.pairwise import cdpo, discopop, dpo, exo, ipo, robust_dpo, rso_hinge
@@ -27,6 +29,7 @@ from jaxpref.losses.reward import (
     bradley_terry_sft,
     bradley_terry_soft,
 )
+from jaxpref.losses.tokenwise import fpo, ld_dpo, sparse_po, tdpo1, tdpo2, wpo
 from jaxpref.losses.win_rates import gpo, sppo
 
 __all__ = [
@@ -51,6 +54,7 @@ __all__ = [
     "exo",
     "flex_dpo",
     "forward_kl_dpo",
+    "fpo",
     "general_preference",
     "general_preference_soft",
     "gpo",
@@ -58,8 +62,10 @@ __all__ = [
     "ipo_mean",
     "iterative_rpo",
     "js_dpo",
+    "ld_dpo",
     "length_dpo",
     "ln_dpo",
+    "mdpo",
     "mipo",
     "nca",
     "odin",
@@ -67,11 +73,20 @@ __all__ = [
     "pair_preference",
     "pair_preference_penalised",
     "pair_preference_soft",
+    "re_align",
     "robust_dpo",
     "rso_hinge",
     "sft",
     "simpo",
     "slic_hf",
+    "sparse_po",
     "sppo",
     "sppo_hard",
+    "step_dpo",
+    "tdpo1",
+    "tdpo2",
+    "token_guided_sft",
+    "token_reward_list_mle",
+    "v_dpo",
+    "wpo",
 ]

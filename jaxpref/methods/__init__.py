@@ -5,9 +5,12 @@ of the READMEs are made from them, so none of the three can drift from the other
 """
 
 from jaxpref.methods.base import Method
+from jaxpref.methods.guidance import GUIDANCE
+from jaxpref.methods.multimodal import MULTIMODAL
 from jaxpref.methods.pairwise import PAIRWISE
 from jaxpref.methods.rewards import REWARDS
+from jaxpref.methods.tokens import TOKENS
 
 __all__ = ["METHODS", "Method"]
 
-METHODS: tuple[Method, ...] = (*PAIRWISE, *REWARDS)
+METHODS: tuple[Method, ...] = (*PAIRWISE, *REWARDS, *TOKENS, *GUIDANCE, *MULTIMODAL)

@@ -1,0 +1,367 @@
+"""Pairwise losses that look at single tokens (or features) of the two responses.
+
+`token_logps` and masks come as [b r], True where a token is scored. Whatever stands at other positions is
+ignored, NaN too. `forward_kl` is KL(reference || policy) of the next-token distribution at a position, nats.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxpref.losses.checks import check_axes, floats, not_negative, positive
+from jaxpref.losses.links import logistic
+from jaxpref.losses.scores import log_ratio, log_ratios, per_token
+
+__all__ = [
+    "activation_weights",
+    "feature_gap",
+    "fpo",
+    "ld_dpo",
+    "log_agreement",
+    "pooled_features",
+    "sparse_po",
+    "tdpo1",
+    "tdpo2",
+    "token_sum",
+    "wpo",
+]
+
+Batch = Float[Array, " b"]
+Lengths = Int[Array, " b"]
+Tokens = Float[Array, "b r"]
+Mask = Bool[Array, "b r"]
+Features = Float[Array, "b m"]
+
+
+def token_sum(values: Float[Array, "*b r"], mask: Bool[Array, "*b r"]) -> Float[Array, "*b"]:
+    """Sum over scored tokens; other positions may hold anything."""
+    return jnp.where(mask, values, 0).sum(-1)
+
+
+def _pair_of_ratios(
+    chosen: Tokens,
+    rejected: Tokens,
+    reference_chosen: Tokens,
+    reference_rejected: Tokens,
+    chosen_mask: Mask,
+    rejected_mask: Mask,
+) -> tuple[Tokens, Tokens]:
+    """Token log-ratios of both responses, float32 or better."""
+    check_axes(
+        chosen_token_logps=(chosen, "b r"),
+        rejected_token_logps=(rejected, "b r"),
+        reference_chosen_token_logps=(reference_chosen, "b r"),
+        reference_rejected_token_logps=(reference_rejected, "b r"),
+        chosen_mask=(chosen_mask, "b r"),
+        rejected_mask=(rejected_mask, "b r"),
+    )
+    first, second, reference_first, reference_second = floats(
+        chosen, rejected, reference_chosen, reference_rejected
+    )
+    return log_ratio(first, reference_first), log_ratio(second, reference_second)
+
+
+def ld_dpo(
+    chosen_token_logps: Tokens,
+    rejected_token_logps: Tokens,
+    reference_chosen_token_logps: Tokens,
+    reference_rejected_token_logps: Tokens,
+    chosen_mask: Mask,
+    rejected_mask: Mask,
+    *,
+    beta: float = 0.1,
+    alpha: float = 0.5,
+) -> Batch:
+    """Length-desensitised DPO: tokens beyond the length of the shorter response count `alpha`.
+
+    Liu et al. 2024, arXiv:2409.06411; nats. The shared length is the smaller of the two counts of scored
+    tokens, and position is counted in scored tokens. 1 is `dpo`; 0 cuts both responses to one length.
+
+    Differs from TRL < 0.29, which counts positions from the start of the padded prompt, so that it drops
+    response tokens, and leaves the reference unweighted. TRL 1.x is as here.
+
+    Args:
+      beta: above 0 (DPO's). alpha: in [0, 1] (the default is ours; the paper's is not verified).
+    """
+    positive(beta=beta)
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha: expected a number in [0, 1], got {alpha}")
+    ratios = _pair_of_ratios(
+        chosen_token_logps,
+        rejected_token_logps,
+        reference_chosen_token_logps,
+        reference_rejected_token_logps,
+        chosen_mask,
+        rejected_mask,
+    )
+    shared = jnp.minimum(chosen_mask.sum(-1), rejected_mask.sum(-1))[:, None]
+
+    def score(ratio: Tokens, mask: Mask) -> Batch:
+        weights = jnp.where(mask.cumsum(-1) <= shared, 1.0, alpha)
+        return token_sum(jnp.where(mask, ratio, 0) * weights, mask)
+
+    return logistic(beta * (score(ratios[0], chosen_mask) - score(ratios[1], rejected_mask)))
+
+
+def _sequence_kls(
+    logps: Batch, chosen_kl: Tokens, rejected_kl: Tokens, chosen_mask: Mask, rejected_mask: Mask
+) -> tuple[Batch, Batch]:
+    """KL(reference || policy) of both responses, summed over scored tokens."""
+    check_axes(
+        chosen_logps=(logps, "b"),
+        chosen_forward_kl=(chosen_kl, "b r"),
+        rejected_forward_kl=(rejected_kl, "b r"),
+        chosen_mask=(chosen_mask, "b r"),
+        rejected_mask=(rejected_mask, "b r"),
+    )
+    first, second = floats(chosen_kl, rejected_kl)
+    return token_sum(first, chosen_mask), token_sum(second, rejected_mask)
+
+
+def tdpo1(
+    chosen_logps: Batch,
+    rejected_logps: Batch,
+    reference_chosen_logps: Batch,
+    reference_rejected_logps: Batch,
+    chosen_forward_kl: Tokens,
+    rejected_forward_kl: Tokens,
+    chosen_mask: Mask,
+    rejected_mask: Mask,
+    *,
+    beta: float = 0.1,
+) -> Batch:
+    """Token-level DPO, first form: h = beta * (u_w - u_l - (K_l - K_w)), K the summed forward KL; nats.
+
+    Zeng et al. 2024, arXiv:2404.11999. No divergence is `dpo`.
+
+    Args:
+      beta: above 0 (released code: 0.1).
+    """
+    positive(beta=beta)
+    first, second = log_ratios(chosen_logps, rejected_logps, reference_chosen_logps, reference_rejected_logps)
+    kl_w, kl_l = _sequence_kls(first, chosen_forward_kl, rejected_forward_kl, chosen_mask, rejected_mask)
+    return logistic(beta * (first - second - (kl_l - kl_w)))
+
+
+def tdpo2(
+    chosen_logps: Batch,
+    rejected_logps: Batch,
+    reference_chosen_logps: Batch,
+    reference_rejected_logps: Batch,
+    chosen_forward_kl: Tokens,
+    rejected_forward_kl: Tokens,
+    chosen_mask: Mask,
+    rejected_mask: Mask,
+    *,
+    beta: float = 0.1,
+    alpha: float = 0.5,
+) -> Batch:
+    """Token-level DPO, second form: h = beta * (u_w - u_l - alpha * (K_l - stop_gradient(K_w))); nats.
+
+    Zeng et al. 2024, arXiv:2404.11999. The divergence of the chosen side is a baseline without gradient, so
+    the loss never pushes it up. At alpha = 1 the value, not the gradient, is `tdpo1`'s; at 0 it is `dpo`.
+
+    Args:
+      beta: above 0 (released code: 0.1). alpha: 0 or more (released code: 0.5).
+    """
+    positive(beta=beta)
+    not_negative(alpha=alpha)
+    first, second = log_ratios(chosen_logps, rejected_logps, reference_chosen_logps, reference_rejected_logps)
+    kl_w, kl_l = _sequence_kls(first, chosen_forward_kl, rejected_forward_kl, chosen_mask, rejected_mask)
+    return logistic(beta * (first - second - alpha * (kl_l - jax.lax.stop_gradient(kl_w))))
+
+
+def sparse_po(
+    chosen_token_logps: Tokens,
+    rejected_token_logps: Tokens,
+    reference_chosen_token_logps: Tokens,
+    reference_rejected_token_logps: Tokens,
+    chosen_forward_kl: Tokens,
+    rejected_forward_kl: Tokens,
+    chosen_mask: Mask,
+    rejected_mask: Mask,
+    chosen_token_weights: Tokens,
+    rejected_token_weights: Tokens,
+    chosen_kl_weights: Tokens,
+    rejected_kl_weights: Tokens,
+    *,
+    beta: float = 0.1,
+    l1_tokens: float = 0.001,
+    l1_kl: float = 0.001,
+) -> Batch:
+    """SparsePO: every token's log-ratio and divergence has a weight, learned (with an L1 price) or given.
+
+    h = beta * (U_w - U_l - (K_l - K_w)), U the weighted sum of token log-ratios and K of forward KLs, plus
+    l1_tokens * |token weights|_1 + l1_kl * |KL weights|_1 over the scored tokens of both responses; nats.
+    Christopoulou et al. 2024, arXiv:2410.05102. Weights 1 are `tdpo1`; KL weights 0 and token weights 1 are
+    `dpo`, but for the constant price. Gradients reach the weights: a learned mask is trained by this loss
+    (common masks are the same array twice), and MaPO's is `activation_weights`.
+
+    Args:
+      beta: above 0 (released: 0.1 on HH, 0.8 on IMDB and TL;DR).
+      l1_tokens, l1_kl: price of a unit of weight, 0 or more (released: 0.001 on HH); 0 for given weights.
+    """
+    positive(beta=beta)
+    not_negative(l1_tokens=l1_tokens, l1_kl=l1_kl)
+    ratios = _pair_of_ratios(
+        chosen_token_logps,
+        rejected_token_logps,
+        reference_chosen_token_logps,
+        reference_rejected_token_logps,
+        chosen_mask,
+        rejected_mask,
+    )
+    given = {
+        "chosen_forward_kl": chosen_forward_kl,
+        "rejected_forward_kl": rejected_forward_kl,
+        "chosen_token_weights": chosen_token_weights,
+        "rejected_token_weights": rejected_token_weights,
+        "chosen_kl_weights": chosen_kl_weights,
+        "rejected_kl_weights": rejected_kl_weights,
+    }
+    check_axes(chosen_mask=(chosen_mask, "b r"), **{name: (x, "b r") for name, x in given.items()})
+    kl_w, kl_l, weights_w, weights_l, kl_weights_w, kl_weights_l = floats(*given.values())
+
+    def side(ratio: Tokens, kl: Tokens, weight: Tokens, kl_weight: Tokens, mask: Mask) -> tuple[Batch, Batch]:
+        # Masked before the product: the gradient of 0 * NaN would be NaN.
+        ratio, kl, weight, kl_weight = (jnp.where(mask, x, 0) for x in (ratio, kl, weight, kl_weight))
+        price = l1_tokens * jnp.abs(weight).sum(-1) + l1_kl * jnp.abs(kl_weight).sum(-1)
+        return (weight * ratio + kl_weight * kl).sum(-1), price
+
+    first, first_price = side(ratios[0], kl_w, weights_w, kl_weights_w, chosen_mask)
+    second, second_price = side(ratios[1], kl_l, weights_l, kl_weights_l, rejected_mask)
+    return logistic(beta * (first - second)) + first_price + second_price
+
+
+def activation_weights(reference_states: Float[Array, "b r d"], mask: Mask) -> Tokens:
+    """MaPO's token weights: mean activation of the reference at a token, scaled to [0, 1] over the response.
+
+    Christopoulou et al. 2024, arXiv:2410.05102; no gradient. The paper z-normalises first, which the scaling
+    to [0, 1] undoes exactly, so it is left out. Average over layers outside. Where all scored tokens agree
+    (one token, say) the weights are 1; the released code divides 0 by 0 there.
+    """
+    check_axes(reference_states=(reference_states, "b r d"), mask=(mask, "b r"))
+    (states,) = floats(reference_states)
+    level = jax.lax.stop_gradient(states).mean(-1)
+    low = jnp.where(mask, level, jnp.inf).min(-1, keepdims=True)
+    high = jnp.where(mask, level, -jnp.inf).max(-1, keepdims=True)
+    spread = high > low  # False for a response of no tokens, too
+    scaled = (level - jnp.where(spread, low, 0)) / jnp.where(spread, high - low, 1)
+    return jnp.where(mask, jnp.where(spread, scaled, 1), 0)
+
+
+def pooled_features(activations: Float[Array, "b r m"], mask: Mask) -> Features:
+    """Mean of sparse-autoencoder activations over scored tokens (the released FPO divides by the padded
+    length, so its value depends on padding)."""
+    check_axes(activations=(activations, "b r m"), mask=(mask, "b r"))
+    (activations,) = floats(activations)
+    total = jnp.where(mask[..., None], activations, 0).sum(1)
+    return total / jnp.maximum(mask.sum(-1), 1)[:, None]
+
+
+def feature_gap(features: Features, reference_features: Features, top_k: int) -> Batch:
+    """Mean squared difference over the policy's `top_k` strongest features (all, if there are fewer)."""
+    strongest, where = jax.lax.top_k(features, min(top_k, features.shape[-1]))
+    reference = jnp.take_along_axis(jax.lax.stop_gradient(reference_features), where, -1)
+    return ((strongest - reference) ** 2).mean(-1)
+
+
+def fpo(
+    chosen_logps: Batch,
+    rejected_logps: Batch,
+    reference_chosen_logps: Batch,
+    reference_rejected_logps: Batch,
+    chosen_lengths: Lengths,
+    rejected_lengths: Lengths,
+    chosen_features: Features,
+    rejected_features: Features,
+    reference_chosen_features: Features,
+    reference_rejected_features: Features,
+    *,
+    beta: float = 0.1,
+    alpha: float = 0.5,
+    top_k: int = 50,
+) -> Batch:
+    """Feature-level preference optimisation: log-ratios per token, divergence in sparse-autoencoder features.
+
+    h = beta * (u_w / n_w - u_l / n_l - alpha * (E_l - stop_gradient(E_w))), E the `feature_gap` of pooled
+    activations (`pooled_features`); Yin et al. 2024, arXiv:2411.07618. Units: nats a token, and activations
+    squared. alpha = 0 is `ln_dpo`. The reference's features can be stored with the data.
+
+    Differs from the released code in that features are pooled over scored tokens, not over padding.
+
+    Args:
+      beta: above 0 (released code: 0.1). alpha: 0 or more (0.5). top_k: features compared, 1 or more (50).
+    """
+    positive(beta=beta, top_k=top_k)
+    not_negative(alpha=alpha)
+    first, second = log_ratios(chosen_logps, rejected_logps, reference_chosen_logps, reference_rejected_logps)
+    check_axes(
+        chosen_logps=(chosen_logps, "b"),
+        chosen_lengths=(chosen_lengths, "b"),
+        rejected_lengths=(rejected_lengths, "b"),
+        chosen_features=(chosen_features, "b m"),
+        rejected_features=(rejected_features, "b m"),
+        reference_chosen_features=(reference_chosen_features, "b m"),
+        reference_rejected_features=(reference_rejected_features, "b m"),
+    )
+    x_w, x_l, ref_w, ref_l = floats(
+        chosen_features, rejected_features, reference_chosen_features, reference_rejected_features
+    )
+    margins = per_token(first, chosen_lengths) - per_token(second, rejected_lengths)
+    baseline = jax.lax.stop_gradient(feature_gap(x_w, ref_w, top_k))
+    return logistic(beta * (margins - alpha * (feature_gap(x_l, ref_l, top_k) - baseline)))
+
+
+def log_agreement(token_logps: Tokens, log_sum_p2: Tokens, mask: Mask) -> Batch:
+    """WPO's log weight of a response: mean over scored tokens of log p(token) - log sum_v p_v^2, nats.
+
+    0 for a policy that is uniform, or certain of these tokens. No gradient.
+    """
+    excess = token_sum(jax.lax.stop_gradient(token_logps - log_sum_p2), mask)
+    return per_token(excess, mask.sum(-1))
+
+
+def wpo(
+    chosen_token_logps: Tokens,
+    rejected_token_logps: Tokens,
+    reference_chosen_token_logps: Tokens,
+    reference_rejected_token_logps: Tokens,
+    chosen_mask: Mask,
+    rejected_mask: Mask,
+    chosen_log_sum_p2: Tokens,
+    rejected_log_sum_p2: Tokens,
+    *,
+    beta: float = 0.01,
+) -> Batch:
+    """Weighted preference optimisation: DPO times how much the pair looks like the policy's own samples.
+
+    weight = min(1, w(y_w) w(y_l)), w(y) = exp(mean over tokens of log p - log sum_v p_v^2), no gradient;
+    Zhou et al. 2024, arXiv:2406.11827, with the released code's bound; nats. Multiply any other loss by
+    `exp(min(0, log_agreement + log_agreement))` for its weighted form.
+
+    Differs from TRL >= 0.29 (no bound at 1) and from TRL 0.28 (log p and log sum p^2 one position apart).
+
+    Args:
+      beta: above 0 (released code: 0.01).
+    """
+    positive(beta=beta)
+    ratio_w, ratio_l = _pair_of_ratios(
+        chosen_token_logps,
+        rejected_token_logps,
+        reference_chosen_token_logps,
+        reference_rejected_token_logps,
+        chosen_mask,
+        rejected_mask,
+    )
+    check_axes(
+        chosen_token_logps=(chosen_token_logps, "b r"),
+        chosen_log_sum_p2=(chosen_log_sum_p2, "b r"),
+        rejected_log_sum_p2=(rejected_log_sum_p2, "b r"),
+    )
+    logps_w, logps_l, p2_w, p2_l = floats(
+        chosen_token_logps, rejected_token_logps, chosen_log_sum_p2, rejected_log_sum_p2
+    )
+    log_weight = log_agreement(logps_w, p2_w, chosen_mask) + log_agreement(logps_l, p2_l, rejected_mask)
+    margins = token_sum(ratio_w, chosen_mask) - token_sum(ratio_l, rejected_mask)
+    return jnp.exp(jnp.minimum(log_weight, 0)) * logistic(beta * margins)
