@@ -5,9 +5,11 @@ of the READMEs are made from them, so none of the three can drift from the other
 """
 
 from jaxpref.methods.base import Method
+from jaxpref.methods.listwise import LISTWISE
 from jaxpref.methods.pairwise import PAIRWISE
 from jaxpref.methods.rewards import REWARDS
+from jaxpref.methods.unpaired import UNPAIRED
 
 __all__ = ["METHODS", "Method"]
 
-METHODS: tuple[Method, ...] = (*PAIRWISE, *REWARDS)
+METHODS: tuple[Method, ...] = (*PAIRWISE, *UNPAIRED, *LISTWISE, *REWARDS)
