@@ -208,10 +208,10 @@ def pmpo(
 ) -> Values:
     """Preference optimisation as probabilistic inference: alpha (-logp) or (1 - alpha) logp, + beta KL; nats.
 
-    Abdolmaleki et al. 2024, arXiv:2410.04166, from a summary (the paper was not read): -logp of desirable responses
-    weighs alpha, +logp of the others 1 - alpha. The KL is KL(reference || policy), summed over the scored
-    positions of the response. alpha = 1, beta = 0 is the likelihood of the desirable responses. Log-probs of
-    the others have no lower bound: beta is what holds them.
+    Abdolmaleki et al. 2024, arXiv:2410.04166, from a summary (not checked against the paper): -logp of
+    desirable responses weighs alpha, +logp of the others 1 - alpha. The KL is KL(reference || policy), summed
+    over the scored positions of the response. alpha = 1, beta = 0 is the likelihood of the desirable ones.
+    Log-probs of the others have no lower bound: beta is what holds them.
 
     The expectations are over each label by itself; the mean of these losses weighs the labels by frequency.
     With as many of one as of the other it is the KL part plus half the likelihood part.

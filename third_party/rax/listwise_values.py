@@ -36,8 +36,17 @@ def rows() -> dict[str, np.ndarray]:
     return {"scores": scores, "labels": labels, "where": where}
 
 
+def best(labels: jax.Array, where: jax.Array) -> jax.Array:
+    """1 at the item of the highest label."""
+    return 1.0 * (labels == jnp.where(where, labels, -jnp.inf).max(-1, keepdims=True))
+
+
+def softened(labels: jax.Array, where: jax.Array) -> jax.Array:
+    return jax.nn.softmax(labels, axis=-1, where=where)
+
+
 def losses() -> dict[str, tuple]:
-    """Rax's function with its arguments, and the reduction inside a list."""
+    """Rax's function, the reduction inside a list, and the other arguments."""
     normalised = rax.utils.normalize_probabilities
     return {
         "pairwise_logistic": (rax.pairwise_logistic_loss, "mean", {}),
@@ -56,6 +65,8 @@ def losses() -> dict[str, tuple]:
         "unique_softmax": (rax.unique_softmax_loss, "mean", {"gain_fn": None}),
         "softmax": (rax.softmax_loss, "mean", {}),
         "softmax_normalised": (rax.softmax_loss, "mean", {"label_fn": normalised}),
+        "softmax_best": (rax.softmax_loss, "mean", {"label_fn": best}),
+        "softmax_softened": (rax.softmax_loss, "mean", {"label_fn": softened}),
         "pointwise_mse": (rax.pointwise_mse_loss, "mean", {}),
         "pointwise_sigmoid": (rax.pointwise_sigmoid_loss, "mean", {}),
     }
