@@ -9,6 +9,23 @@ from jaxpref.losses.divergences import alpha_dpo, chi_po, forward_kl_dpo, js_dpo
 from jaxpref.losses.guidance import step_dpo, token_guided_sft, token_reward_list_mle
 from jaxpref.losses.lengths import ipo_mean, length_dpo, ln_dpo, mipo, simpo
 from jaxpref.losses.likelihood import sft
+from jaxpref.losses.list_averages import pro, tree_po
+from jaxpref.losses.list_contrastive import exo_list, info_nca, nca_list
+from jaxpref.losses.listwise import (
+    lipo_lambda,
+    list_mle,
+    list_pair_hinge,
+    list_pair_logistic,
+    list_point_mse,
+    list_point_sigmoid,
+    list_softmax,
+)
+from jaxpref.losses.listwise_rewards import (
+    reward_list_net,
+    reward_list_pairs,
+    reward_plackett_luce,
+    reward_softmax,
+)
 from jaxpref.losses.multimodal import mdpo, re_align, v_dpo
 from jaxpref.losses.odin import odin
 from jaxpref.losses.offsets import cal_dpo, dpo_sft, dpop, flex_dpo, iterative_rpo
@@ -30,14 +47,19 @@ from jaxpref.losses.reward import (
     bradley_terry_soft,
 )
 from jaxpref.losses.tokenwise import fpo, ld_dpo, sparse_po, tdpo1, tdpo2, wpo
+from jaxpref.losses.unpaired import apo_zero_unpaired, bco, bco_state, bco_weighted, kto, pmpo
 from jaxpref.losses.win_rates import gpo, sppo
 
 __all__ = [
     "alpha_dpo",
     "apo_down",
     "apo_zero",
+    "apo_zero_unpaired",
     "attribute_regression",
+    "bco",
     "bco_pair",
+    "bco_state",
+    "bco_weighted",
     "bradley_terry",
     "bradley_terry_margin",
     "bradley_terry_regression",
@@ -52,28 +74,45 @@ __all__ = [
     "dpo_sft",
     "dpop",
     "exo",
+    "exo_list",
     "flex_dpo",
     "forward_kl_dpo",
     "fpo",
     "general_preference",
     "general_preference_soft",
     "gpo",
+    "info_nca",
     "ipo",
     "ipo_mean",
     "iterative_rpo",
     "js_dpo",
+    "kto",
     "ld_dpo",
     "length_dpo",
+    "lipo_lambda",
+    "list_mle",
+    "list_pair_hinge",
+    "list_pair_logistic",
+    "list_point_mse",
+    "list_point_sigmoid",
+    "list_softmax",
     "ln_dpo",
     "mdpo",
     "mipo",
     "nca",
+    "nca_list",
     "odin",
     "orpo",
     "pair_preference",
     "pair_preference_penalised",
     "pair_preference_soft",
+    "pmpo",
+    "pro",
     "re_align",
+    "reward_list_net",
+    "reward_list_pairs",
+    "reward_plackett_luce",
+    "reward_softmax",
     "robust_dpo",
     "rso_hinge",
     "sft",
@@ -87,6 +126,7 @@ __all__ = [
     "tdpo2",
     "token_guided_sft",
     "token_reward_list_mle",
+    "tree_po",
     "v_dpo",
     "wpo",
 ]

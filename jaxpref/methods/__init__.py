@@ -6,11 +6,23 @@ of the READMEs are made from them, so none of the three can drift from the other
 
 from jaxpref.methods.base import Method
 from jaxpref.methods.guidance import GUIDANCE
+from jaxpref.methods.listwise import LISTWISE
 from jaxpref.methods.multimodal import MULTIMODAL
 from jaxpref.methods.pairwise import PAIRWISE
 from jaxpref.methods.rewards import REWARDS
 from jaxpref.methods.tokens import TOKENS
+from jaxpref.methods.unpaired import UNPAIRED
 
-__all__ = ["METHODS", "Method"]
+__all__ = ["FAMILIES", "METHODS", "Method"]
 
-METHODS: tuple[Method, ...] = (*PAIRWISE, *REWARDS, *TOKENS, *GUIDANCE, *MULTIMODAL)
+FAMILIES: dict[str, tuple[Method, ...]] = {
+    "Pairs": PAIRWISE,
+    "Labelled responses": UNPAIRED,
+    "Lists": LISTWISE,
+    "Tokens and features": TOKENS,
+    "Guidance by tokens and steps": GUIDANCE,
+    "Vision and language": MULTIMODAL,
+    "Reward and preference models": REWARDS,
+}
+
+METHODS: tuple[Method, ...] = tuple(method for family in FAMILIES.values() for method in family)
