@@ -77,8 +77,8 @@ def ld_dpo(
     Liu et al. 2024, arXiv:2409.06411; nats. The shared length is the smaller of the two counts of scored
     tokens, and position is counted in scored tokens. 1 is `dpo`; 0 cuts both responses to one length.
 
-    Differs from TRL < 0.29, which counts positions from the start of the padded prompt, so that it drops
-    response tokens, and leaves the reference unweighted. TRL 1.x is as here.
+    Differs from TRL 0.24 to 0.28, which count positions from the start of the padded prompt, so that response
+    tokens are dropped, and leave the reference unweighted. TRL 1.16 is as here.
 
     Args:
       beta: above 0 (DPO's). alpha: in [0, 1] (the default is ours; the paper's is not verified).
