@@ -115,6 +115,9 @@ def _parser() -> argparse.ArgumentParser:
         "--flat", action="store_true", help="one dotted.path = value a line, as overrides take"
     )
 
+    methods = add("methods", "print every objective with its evidence", lambda c, o: c.methods(o), file=None)
+    methods.add_argument("name", nargs="?", help="one objective, in full; default: all, method by evidence")
+    methods.add_argument("--markdown", action="store_true", help="the tables of the losses' README")
     report = add(
         "report", "write an HTML page and PNGs about one or several runs", lambda c, o: c.report(o), file=None
     )

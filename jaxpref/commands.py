@@ -1,6 +1,7 @@
 """What the commands do. `cli.py` parses; nothing here knows argparse but the names of its options."""
 
 import dataclasses
+import difflib
 import importlib
 import json
 import pathlib
@@ -107,6 +108,20 @@ def _labels(experiments: list[Experiment]) -> list[str]:
         seen.setdefault(tuple(json.dumps(f.get(key)) for f in flat), key)
     labels = ["_".join(f"{k.rsplit('.', 1)[-1]}-{f.get(k)}" for k in seen.values()) for f in flat]
     return [re.sub(r"[^\w.=+-]+", "-", label)[:80] or "run" for label in labels]
+
+
+def methods(options: Options) -> int:
+    from jaxpref.methods import FAMILIES, METHODS, table
+
+    if options.name is not None:
+        found = [method for method in METHODS if method.name == options.name]
+        if not found:
+            near = difflib.get_close_matches(options.name, [m.name for m in METHODS], n=5, cutoff=0.4)
+            raise ValueError(f"no objective is called {options.name!r}; near: {', '.join(near) or 'none'}")
+        print(table.details(found[0]))
+    else:
+        print(table.markdown(FAMILIES) if options.markdown else table.evidence(METHODS))
+    return 0
 
 
 def prepare(options: Options) -> int:

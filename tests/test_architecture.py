@@ -9,8 +9,6 @@ import sys
 
 import pytest
 
-from jaxpref import algorithms, losses
-
 SOURCES = "jaxpref"
 HEAVY = ("tensorflow", "seqio", "tensorflow_datasets", "torch")
 
@@ -55,28 +53,6 @@ def test_only_training_names_meshes(repository):
         if inside[0] in ("training", "commands.py", "kernels"):
             continue
         assert not pattern.search(path.read_text()), path
-
-
-def test_readme_table_names_every_loss_and_nothing_else(repository):
-    rows = re.findall(r"^\| .*?`losses\.(\w+)`.*$", (repository / "README.md").read_text(), re.M)
-    assert sorted(rows) == sorted(losses.__all__)
-
-
-def test_readme_table_rows_are_true(repository):
-    text = (repository / "README.md").read_text()
-    table = [line for line in text.splitlines() if re.match(r"\| .*`losses\.", line)]
-    for line in table:
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        method, paper, loss, algorithm, experiment, status = cells
-        assert method
-        function = getattr(losses, loss.strip("`").removeprefix("losses."))
-        for identifier in re.findall(r"\d{4}\.\d{4,5}", paper):
-            assert identifier in function.__doc__, (loss, identifier)
-        for name in re.findall(r"`algorithms\.(\w+)`", algorithm):
-            assert callable(getattr(algorithms, name))
-        for file in re.findall(r"`(experiments/[\w/]+\.py)`", experiment):
-            assert (repository / file).is_file(), file
-        assert status
 
 
 def test_names_in_the_markdown_exist(repository):

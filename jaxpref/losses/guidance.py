@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxpref.losses.checks import check_axes, floats, positive
+from jaxpref.losses.checks import check_axes, check_same_shape, floats, positive
 from jaxpref.losses.links import logistic
 from jaxpref.losses.scores import log_ratio
 from jaxpref.losses.tokenwise import token_sum
@@ -134,14 +134,16 @@ def token_reward_list_mle(
     return jnp.where(exists, normaliser - totals, 0).sum(-1)
 
 
-def token_guided_sft(token_logps: Tokens, token_rewards: Tokens, mask: Mask) -> Batch:
+def token_guided_sft(
+    token_logps: Float[Array, "*n r"], token_rewards: Float[Array, "*n r"], mask: Bool[Array, "*n r"]
+) -> Float[Array, "*n"]:
     """Likelihood with learned weights: -sum_t w_t log pi(y_t), w_t = r_t / sum of r over scored tokens; nats.
 
     Yang et al. 2023, arXiv:2306.00398. Rewards are data here, and positive (softplus or sigmoid outputs of
     the reward model). Equal rewards are the mean NLL per token. A response whose rewards add up to 0 or less
     has no weight.
     """
-    check_axes(token_logps=(token_logps, "b r"), token_rewards=(token_rewards, "b r"), mask=(mask, "b r"))
+    check_same_shape({"token_logps": token_logps, "token_rewards": token_rewards, "mask": mask})
     logps, rewards = floats(token_logps, token_rewards)
     rewards = jnp.where(mask, jax.lax.stop_gradient(rewards), 0)
     total = rewards.sum(-1, keepdims=True)

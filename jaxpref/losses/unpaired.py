@@ -2,8 +2,8 @@
 
 `r = beta * log-ratio`; log-probs are summed over the scored tokens (nats). Everything is elementwise over any
 shape, such as [b] or [b, k]. A label that is neither 0 nor 1 takes its response out: loss 0, no gradient, no
-part in any mean (a traced label cannot be refused). What stands in rows that are not valid, NaN included, has
-no influence, and their loss is 0.
+part in any mean (a traced label cannot be refused). What stands where `where` is False, NaN included, has
+no influence, and the loss there is 0.
 """
 
 from typing import NamedTuple
@@ -49,7 +49,7 @@ def kto(
     labels: Labels,
     mismatched_logps: Values,
     reference_mismatched_logps: Values,
-    valid: Flags,
+    where: Flags,
     *,
     beta: float = 0.1,
     desirable_weight: float = 1.0,
@@ -78,10 +78,10 @@ def kto(
         "mismatched_logps": mismatched_logps,
         "reference_mismatched_logps": reference_mismatched_logps,
     }
-    check_same_shape(given | {"labels": labels, "valid": valid})
+    check_same_shape(given | {"labels": labels, "where": where})
     logps, reference_logps, mismatched, reference_mismatched = as_floats(**given)
-    baseline = jax.nn.relu(_mean(_log_ratios(mismatched, reference_mismatched, valid), valid))
-    rows = valid & _known(labels)
+    baseline = jax.nn.relu(_mean(_log_ratios(mismatched, reference_mismatched, where), where))
+    rows = where & _known(labels)
     margins = beta * (_log_ratios(logps, reference_logps, rows) - jax.lax.stop_gradient(baseline))
     desirable = desirable_weight * jax.nn.sigmoid(-margins)
     undesirable = undesirable_weight * jax.nn.sigmoid(margins)
@@ -112,7 +112,7 @@ def bco(
     logps: Values,
     reference_logps: Values,
     labels: Labels,
-    valid: Flags,
+    where: Flags,
     state: BcoState,
     *,
     beta: float = 0.1,
@@ -136,9 +136,9 @@ def bco(
     """
     positive(beta=beta)
     within("decay", decay, 0, 1)
-    check_same_shape({"logps": logps, "reference_logps": reference_logps, "labels": labels, "valid": valid})
+    check_same_shape({"logps": logps, "reference_logps": reference_logps, "labels": labels, "where": where})
     logps, reference_logps = as_floats(logps=logps, reference_logps=reference_logps)
-    rows = valid & _known(labels)
+    rows = where & _known(labels)
     rewards = beta * _log_ratios(logps, reference_logps, rows)
     shift, state = _shift(rewards, labels, rows, state, decay)
     margins = jnp.where(labels == 1, rewards - shift, shift - rewards)
@@ -150,7 +150,7 @@ def bco_weighted(
     reference_logps: Values,
     labels: Labels,
     densities: Values,
-    valid: Flags,
+    where: Flags,
     state: BcoState,
     *,
     beta: float = 0.1,
@@ -174,8 +174,8 @@ def bco_weighted(
         raise ValueError(f"highest_weight: expected {lowest_weight} or more, got {highest_weight}")
     check_same_shape({"logps": logps, "densities": densities})
     (densities,) = as_floats(densities=densities)
-    values, state = bco(logps, reference_logps, labels, valid, state, beta=beta, decay=decay)
-    weighted = (labels == 0) & valid
+    values, state = bco(logps, reference_logps, labels, where, state, beta=beta, decay=decay)
+    weighted = (labels == 0) & where
     weights = jnp.clip(jnp.where(weighted, densities, 1), lowest_weight, highest_weight)
     return jnp.where(weighted, jax.lax.stop_gradient(weights), 1) * values, state
 

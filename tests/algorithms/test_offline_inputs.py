@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from toys import table_policy
+from toys import scored_table_policy, table_policy
 
 from jaxpref import losses
 from jaxpref.algorithms import offline
@@ -23,6 +23,9 @@ from jaxpref.types import Completions, check_completions
 KEY = jax.random.key(0)
 B, R, V = 4, 5, 11
 SGD = partial(optax.sgd, 0.1)
+
+
+KINDS = {"f": jnp.float32, "i": jnp.int32, "b": bool}
 
 
 def _policy(outputs: int = 0):
@@ -50,6 +53,8 @@ def _batch(k: int = 2, b: int = B, seed: int = 0) -> Completions:
         "step_weights": np.ones((b, k, R)),
         "token_rewards": rng.gamma(1.0, 1.0, (b, k, R)),
         "token_weights": rng.uniform(size=(b, k, R)),
+        "segment_mask": np.arange(R) < 2 * np.ones((b, k, 1), int),
+        "image_free_logps": -rng.gamma(2.0, 2.0, (b, k)),
         "kl_weights": rng.uniform(size=(b, k, R)),
     }
     columns["scores"][:, ::-1].sort(-1)  # response 0 is the best
@@ -59,9 +64,7 @@ def _batch(k: int = 2, b: int = B, seed: int = 0) -> Completions:
         jnp.asarray(rng.integers(2, V, (b, k, R))),
         jnp.asarray(np.arange(R) < lengths[..., None]),
         preferences=jnp.asarray((p + 1 - p.swapaxes(1, 2)) / 2, jnp.float32),
-        columns={
-            n: jnp.asarray(x, jnp.float32 if x.dtype.kind == "f" else jnp.int32) for n, x in columns.items()
-        },
+        columns={n: jnp.asarray(x, KINDS[x.dtype.kind]) for n, x in columns.items()},
     )
     check_completions(batch)
     return batch
@@ -69,7 +72,7 @@ def _batch(k: int = 2, b: int = B, seed: int = 0) -> Completions:
 
 def _features(params, batch):
     """Two features of each response that move with the params."""
-    weight = params["embedding"][:2].mean(-1)
+    weight = params["logits"][:2].mean(-1)
     return {"features": jnp.tile(weight[None, None], (*batch.lengths.shape, 2)) * batch.lengths[..., None]}
 
 
@@ -78,7 +81,7 @@ def _algorithm(method, **arguments):
     outputs = 1 if "rewards" in bases else (2 if method.name == "odin" else 4) if "embeddings" in bases else 0
     kl = bases & {"forward_kl", "reverse_kl"}
     objectives = "signs" in bases
-    return _policy(outputs), partial(
+    return scored_table_policy(V, outputs), partial(
         offline,
         loss=method.loss,
         optimizer=SGD,
@@ -148,12 +151,12 @@ def test_statistics_and_heads_come_from_one_pass_and_are_right():
 def test_a_reward_model_learns_through_the_same_rule():
     policy, batch = _policy(outputs=1), _batch(b=8)
     algorithm = offline(
-        policy, loss=losses.bradley_terry, optimizer=partial(optax.adam, 3e-3), reference=None
+        policy, loss=losses.bradley_terry, optimizer=partial(optax.adam, 5e-3), reference=None
     )
     state, step = algorithm.init(policy.init(KEY)), jax.jit(algorithm.step)
     first = to_floats(algorithm.evaluate(state, batch, KEY))
     assert first["loss"] == pytest.approx(np.log(2), abs=0.1), "a fresh head gives rewards near 0"
-    for _ in range(60):
+    for _ in range(100):
         state, metrics = step(state, batch, KEY)
     last = to_floats(metrics)
     assert last["rewards/accuracies"] == 1.0

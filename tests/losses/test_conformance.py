@@ -112,11 +112,12 @@ def test_examples_stand_for_themselves(method: Method):
     np.testing.assert_allclose(np.concatenate(single), value(method, inputs), rtol=1e-6, atol=1e-6)
 
 
-@over([m for m in METHODS if m.coupled and "valid" in m.inputs])
+@over([m for m in METHODS if m.coupled and {"valid", "where"} & set(m.inputs)])
 def test_padding_rows_change_nothing(method: Method):
-    """Whatever stands in rows that are not valid, and however many there are: NaN must not leak either."""
+    """Whatever stands in rows that are not real, and however many there are: NaN must not leak either."""
     inputs, axes = inputs_for(method.loss), axes_of(method.loss)
-    inputs["valid"] = np.array([True, True, False, True, False])
+    real = "valid" if "valid" in inputs else "where"
+    inputs[real] = np.array([True, True, False, True, False])
     rows = {n for n in inputs if "b" in axes[n]}
     garbage = dict(inputs)
     for n in rows:
@@ -124,7 +125,7 @@ def test_padding_rows_change_nothing(method: Method):
             garbage[n] = np.where(
                 inputs["valid"].reshape(-1, *(1,) * (inputs[n].ndim - 1)), inputs[n], np.nan
             )
-    keep = inputs["valid"]
+    keep = inputs[real]
     np.testing.assert_allclose(value(method, garbage)[keep], value(method, inputs)[keep], rtol=1e-6)
     moves = moving(method, garbage)
     rest = {n: x for n, x in garbage.items() if n not in moves}

@@ -1,0 +1,74 @@
+"""The table of methods is complete and true, and the pages that show it are made from it.
+
+JAXPREF_WRITE_GOLDEN=1 pytest tests/test_methods.py writes the pages anew.
+"""
+
+import os
+import pathlib
+import re
+
+import pytest
+
+from jaxpref import cli
+from jaxpref.methods import FAMILIES, METHODS, table
+
+PAGES = {"README.md": table.family_list, "jaxpref/losses/README.md": table.markdown}
+ALL = pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_pages_show_the_table(repository, page):
+    path = repository / page
+    before, marker, rest = path.read_text().partition("<!-- methods -->\n")
+    assert marker, page
+    shown, end, after = rest.partition("<!-- /methods -->")
+    assert end, page
+    expected = PAGES[page](FAMILIES) + "\n"
+    if os.environ.get("JAXPREF_WRITE_GOLDEN"):
+        path.write_text(before + marker + expected + end + after)
+        return
+    assert shown == expected, f"{page} is not what the rows say; see the docstring of this file"
+
+
+@ALL
+def test_no_cell_is_empty_and_a_gap_has_its_reason(method):
+    for field in ("title", "formula", "score", "defaults", "identities", "parity", "real"):
+        text = getattr(method, field)
+        assert text.strip(), field
+        assert text != "none", field
+        if text.startswith("none"):
+            assert re.fullmatch(r"none: .{10,}", text), (field, text)
+    assert method.sources, "the docstring names its source"
+
+
+@ALL
+def test_evidence_exists(repository, method):
+    """What a row points to is there: the files of identities name the loss, and so do those of parity."""
+    folder = repository / "tests" / "losses"
+    tests = {p.name: p.read_text() for p in folder.glob("test_*.py") if p.name != "test_conformance.py"}
+    named = re.compile(rf"\b(losses\.{method.name}|{method.name})\b")
+    naming = [name for name, text in tests.items() if named.search(text)]
+    assert naming, f"no test of identities names {method.name}"
+    if not method.parity.startswith("none"):
+        outside = re.compile(r"trl|rax|stigler|citations|electricity", re.I)
+        assert any(outside.search(tests[name]) for name in naming), method.parity
+    for file in re.findall(r"experiments/[\w/]+\.py", method.real):
+        text = (repository / file).read_text()
+        helpers = [
+            pathlib.Path(repository / "experiments" / f"{m}.py")
+            for m in re.findall(r"from (_\w+) import", text)
+        ]
+        assert any(method.name in t for t in (text, *(p.read_text() for p in helpers))), file
+
+
+def test_the_command_prints_every_method_by_every_kind_of_evidence(capsys):
+    assert cli.main(["methods"]) == 0
+    out = capsys.readouterr().out
+    for method in METHODS:
+        assert re.search(rf"^{method.name}  ", out, re.M)
+    for kind in table.EVIDENCE:
+        assert len(re.findall(rf"^    {kind} ", out, re.M)) == len(METHODS)
+    assert cli.main(["methods", "dpo"]) == 0
+    assert "2305.18290" in capsys.readouterr().out
+    assert cli.main(["methods", "dop"]) == 2
+    assert "near: dpo" in capsys.readouterr().err
