@@ -95,7 +95,7 @@ def test_spo_sequential_limits():
 
 
 def test_spo_sequential_optimum_keeps_the_earlier_reward():
-    """On a table: with labels from reward 2, the policy before times exp((R_2 + alpha R_1) / beta) is optimal."""
+    """On a table, with labels from R_2: the policy before times exp((R_2 + alpha R_1) / beta)."""
     rng = np.random.default_rng(0)
     before, first, second = rng.normal(size=(3, 4))
     beta, alpha = 0.7, 0.4

@@ -1,4 +1,4 @@
-"""Losses that couple the rows of a batch, against brute force: all pairings, double loops, and TRL's numbers."""
+"""Losses that couple the rows of a batch, against all pairings, double loops and TRL's numbers."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""Coupled losses see the global batch: the number of devices changes nothing, microbatches change the value."""
+"""Coupled losses see the global batch: devices change nothing, microbatches change the value."""
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,8 @@ from jaxpref.methods import METHODS, Method
 COUPLED = [m for m in METHODS if m.coupled]
 
 
-def _inputs(method: Method, batch: int):
-    x = inputs_for(method.loss, batch)
+def _inputs(method: Method, batch: int, scale: float = 3.0):
+    x = inputs_for(method.loss, batch, scale)
     return {n: jnp.asarray(v, jnp.float32) if is_float(v) else jnp.asarray(v) for n, v in x.items()}
 
 
@@ -48,7 +48,7 @@ def test_eight_devices_give_what_one_gives(method: Method):
 @pytest.mark.parametrize("method", COUPLED, ids=lambda m: m.name)
 def test_two_microbatches_give_something_else(method: Method):
     """What the docstrings warn of. With state, the second part sees what the first one left."""
-    inputs, axes = _inputs(method, 16), axes_of(method.loss)
+    inputs, axes = _inputs(method, 16, scale=30.0), axes_of(method.loss)
     if "valid" in inputs:
         inputs["valid"] = jnp.ones(16, bool)
     whole = _step(method, inputs, _start(method))
