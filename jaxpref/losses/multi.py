@@ -99,6 +99,9 @@ def conflict_averse_mixture(
     tiny = 8 * o * float(jnp.finfo(gram.dtype).eps)
     largest = jnp.max(jnp.diagonal(gram))
     gram = gram / jnp.where(largest > 0, largest, 1)
+    lengths = jnp.sqrt(jnp.diagonal(gram))
+    lengths = jnp.where(lengths > 0, lengths, 1)
+    cosines = gram / jnp.outer(lengths, lengths)  # solved with these: one gradient may be far shorter
     weights = weights.astype(gram.dtype)
     target = gram @ weights
     s = c * jnp.sqrt(jnp.maximum(weights @ target, 0))
@@ -110,10 +113,10 @@ def conflict_averse_mixture(
         # Off the face: an identity block, so that one solve serves faces of every size. The ridge makes faces
         # of linearly dependent gradients solvable; the values below are of the gram matrix as it is.
         inside = face.astype(gram.dtype)
-        matrix = jnp.where(face[:, None] & face[None, :], gram, 0)
+        matrix = jnp.where(face[:, None] & face[None, :], cosines, 0)
         matrix = matrix + jnp.diag(jnp.where(face, tiny, 1))
-        solved = jnp.linalg.solve(matrix, jnp.stack([inside, inside * target], 1))
-        ones, along = solved[:, 0] * inside, solved[:, 1] * inside
+        solved = jnp.linalg.solve(matrix, jnp.stack([inside, inside * target], 1) / lengths[:, None])
+        ones, along = (solved / lengths[:, None] * inside[:, None]).T
         a, b, d = ones.sum(), along.sum(), along @ target
         root = jnp.sqrt(jnp.maximum(b**2 - a * (d - s**2), 0))
         safe = jnp.where(root > 0, root, 1)
@@ -157,7 +160,7 @@ def raco(
     length = jnp.sqrt(jnp.maximum(weights @ gram @ weights, 0))
     squared = p @ gram @ p
     # Rounding leaves a vanishing G_p with a direction of its own, which must not be scaled up.
-    smallest = 64 * float(jnp.finfo(gram.dtype).eps) * jnp.max(jnp.diagonal(gram)) * p.max() ** 2
-    some = squared > smallest
+    largest = (p @ jnp.sqrt(jnp.diagonal(gram))) ** 2  # of |G_p|^2: all gradients in one direction
+    some = squared > 16 * p.size * float(jnp.finfo(gram.dtype).eps) * largest
     pull = jnp.where(some, c * length / jnp.sqrt(jnp.where(some, squared, 1)), 0)
     return _combination(gradients, weights + pull * p)

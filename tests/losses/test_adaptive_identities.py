@@ -1,4 +1,4 @@
-"""Losses that carry state: neutral settings, the recursion of the state, gradients with what is held fixed."""
+"""Losses that carry state: neutral settings, recursions of the state, gradients with what is held fixed."""
 
 from functools import partial
 
@@ -50,7 +50,8 @@ def test_beta_dpo_state_is_a_moving_average_without_correction():
     for seed in range(4):
         x = _inputs(losses.beta_dpo, seed=seed)
         x["valid"] = jnp.array([True, True, False, True, True, True])
-        d = (lambda w, l: w - l)(*_ratios(x))[np.asarray(x["valid"])]
+        u_w, u_l = _ratios(x)
+        d = (u_w - u_l)[np.asarray(x["valid"])]
         _, state = losses.beta_dpo(**x, state=state)
         mean, deviation = 0.9 * mean + 0.1 * d.mean(), 0.9 * deviation + 0.1 * d.std(ddof=1)
         np.testing.assert_allclose(state, (mean, deviation), rtol=1e-12)

@@ -12,7 +12,12 @@ from scipy.optimize import minimize
 from x64 import enable_x64
 
 from jaxpref import losses
-from jaxpref.losses.multi import conflict_averse_mixture, raco, weighted_sum
+from jaxpref.losses import multi
+from jaxpref.losses.multi import weighted_sum
+
+# Compiled once for a shape: the tests below call them often.
+conflict_averse_mixture = jax.jit(multi.conflict_averse_mixture)
+raco = jax.jit(multi.raco, static_argnames=("c", "clip"))
 
 
 @pytest.fixture
@@ -111,6 +116,22 @@ def test_float32_reaches_the_same_value():
         p = np.asarray(conflict_averse_mixture(gram, jnp.asarray(w, jnp.float32), 0.4), float)
         exact = value(_mixture(g, w, 0.4))
         assert value(p / p.sum()) <= exact + 1e-5 * max(1, abs(exact))
+
+
+@pytest.mark.parametrize("ratio", [1e-2, 1e-4, 1e-6])
+def test_a_gradient_that_is_far_shorter_is_not_rounding(ratio):
+    """In float32: the mixture may be all on the short one, whose square is tiny beside the others."""
+    used = 0
+    for seed in range(6):
+        g, w = _problem(3, seed=seed)
+        g[0] *= ratio
+        with enable_x64():
+            exact = raco({"a": jnp.asarray(g)}, jnp.asarray(w), clip=False)["a"]
+        ours = raco({"a": jnp.asarray(g, jnp.float32)}, jnp.asarray(w, jnp.float32), clip=False)["a"]
+        np.testing.assert_allclose(ours, exact, atol=2e-3 * np.linalg.norm(exact))
+        addition = np.asarray(exact) - w @ g
+        used += addition @ g[0] > 0.9 * np.linalg.norm(addition) * np.linalg.norm(g[0])
+    assert used
 
 
 def _tree(g):
@@ -212,9 +233,9 @@ def test_bad_input():
 def test_dtypes_are_kept_and_jit_changes_nothing():
     g, w = _problem(3, size=8)
     tree = {"a": jnp.asarray(g, jnp.bfloat16), "b": jnp.asarray(g, jnp.float32)}
-    out = raco(tree, jnp.asarray(w, jnp.float32))
+    out = multi.raco(tree, jnp.asarray(w, jnp.float32))
     assert (out["a"].dtype, out["b"].dtype) == (jnp.bfloat16, jnp.float32)
-    compiled = jax.jit(raco)(tree, jnp.asarray(w, jnp.float32))
+    compiled = raco(tree, jnp.asarray(w, jnp.float32))
     np.testing.assert_allclose(compiled["b"], out["b"], rtol=1e-4, atol=1e-5)
 
 
@@ -224,7 +245,7 @@ def test_inner_products_are_global_over_devices():
     tree, weights = {"a": jnp.asarray(g, jnp.float32)}, jnp.asarray(w, jnp.float32)
     mesh = jax.sharding.Mesh(np.array(jax.devices()), ("model",))
     spread = jax.device_put(tree, NamedSharding(mesh, PartitionSpec(None, "model")))
-    one, eight = jax.jit(raco)(tree, weights), jax.jit(raco)(spread, weights)
+    one, eight = raco(tree, weights), raco(spread, weights)
     assert len(eight["a"].sharding.device_set) == 8
     np.testing.assert_allclose(one["a"], eight["a"], rtol=1e-4, atol=1e-5)
 
