@@ -122,6 +122,17 @@ def test_beta_dpo_draws_by_gaussian_weights():
     np.testing.assert_allclose(frequencies(0.3), 1 - np.array(left), atol=0.02)
 
 
+def test_beta_dpo_draws_by_the_averages_that_hold_this_batch():
+    """From a fresh state and with no momentum, the first draw is already by this batch's mean and deviation."""
+    d = jnp.array([0.0, 0.0, 0.0, 9.0])
+    x = {"chosen_logps": d, "valid": jnp.ones(4, bool)}
+    x |= {n: jnp.zeros(4) for n in ("rejected_logps", "reference_chosen_logps", "reference_rejected_logps")}
+    step = partial(losses.beta_dpo, **x, state=losses.beta_dpo_state(), momentum=0.0, filtered=0.75)
+    drawn = jax.jit(jax.vmap(lambda key: step(key=key)[0] != 0))(jax.random.split(jax.random.key(2), 8000))
+    w = np.exp(-0.5 * ((np.asarray(d) - 2.25) / 4.5) ** 2)
+    np.testing.assert_allclose(drawn.mean(0), w / w.sum(), atol=0.02)
+
+
 def test_beta_dpo_without_spread_draws_evenly():
     """Equal margins at the first step: sigma is 0, which must not divide."""
     x = {n: jnp.zeros(4) for n in inputs_for(losses.dpo)} | {"valid": jnp.ones(4, bool)}

@@ -57,6 +57,7 @@ def test_odpo_offset_is_the_logarithm_of_the_gap():
     [
         (losses.odpo, 1.0, 1.0),
         (losses.odpo, 1.0, 1.5),
+        (partial(losses.odpo, alpha=0.0), 1.0, 1.0),
         (losses.odpo_ratio, 1.0, 1.5),
         (losses.odpo_ratio, 1.0, 0.0),
         (losses.odpo_ratio, 1.0, -1.0),

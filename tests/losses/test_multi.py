@@ -119,19 +119,19 @@ def test_float32_reaches_the_same_value():
 
 
 @pytest.mark.parametrize("ratio", [1e-2, 1e-4, 1e-6])
-def test_a_gradient_that_is_far_shorter_is_not_rounding(ratio):
-    """In float32: the mixture may be all on the short one, whose square is tiny beside the others."""
-    used = 0
-    for seed in range(6):
+def test_gradients_that_are_far_shorter_are_not_rounding(ratio):
+    """In float32: the mixture may be all on short ones, whose squares are tiny beside the third's."""
+    mixed = 0
+    for seed in range(8):
         g, w = _problem(3, seed=seed)
-        g[0] *= ratio
+        g[:2] *= ratio
         with enable_x64():
+            p = _mixture(g, w, 0.4)
             exact = raco({"a": jnp.asarray(g)}, jnp.asarray(w), clip=False)["a"]
         ours = raco({"a": jnp.asarray(g, jnp.float32)}, jnp.asarray(w, jnp.float32), clip=False)["a"]
         np.testing.assert_allclose(ours, exact, atol=2e-3 * np.linalg.norm(exact))
-        addition = np.asarray(exact) - w @ g
-        used += addition @ g[0] > 0.9 * np.linalg.norm(addition) * np.linalg.norm(g[0])
-    assert used
+        mixed += (p[:2] > 0.01).all()
+    assert mixed
 
 
 def _tree(g):
