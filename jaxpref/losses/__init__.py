@@ -4,7 +4,19 @@ An input is a parameter without a default, named as in `jaxpref.algorithms.input
 keyword-only with a default. `README.md` in this folder has the conventions and the table of names.
 """
 
+from jaxpref.losses.adaptive import beta_dpo, beta_dpo_state, mixed_po, mixed_po_state, spa, spa_state
+from jaxpref.losses.annotated import (
+    dove,
+    odpo,
+    odpo_ratio,
+    osp,
+    rationale_dpo,
+    rationale_dpo_released,
+    spo_degree,
+    spo_sequential,
+)
 from jaxpref.losses.attributes import attribute_regression
+from jaxpref.losses.batchwise import aot, aot_unpaired, relative_po
 from jaxpref.losses.divergences import alpha_dpo, chi_po, forward_kl_dpo, js_dpo
 from jaxpref.losses.guidance import step_dpo, token_guided_sft, token_reward_list_mle
 from jaxpref.losses.lengths import ipo_mean, length_dpo, ln_dpo, mipo, simpo
@@ -26,6 +38,7 @@ from jaxpref.losses.listwise_rewards import (
     reward_plackett_luce,
     reward_softmax,
 )
+from jaxpref.losses.multi import signed_dpo
 from jaxpref.losses.multimodal import mdpo, re_align, v_dpo
 from jaxpref.losses.odin import odin
 from jaxpref.losses.offsets import cal_dpo, dpo_sft, dpop, flex_dpo, iterative_rpo
@@ -39,6 +52,7 @@ from jaxpref.losses.preference_model import (
     pair_preference_soft,
 )
 from jaxpref.losses.reference_free import cpo, orpo, slic_hf
+from jaxpref.losses.reliability import re_cpo, re_ipo, re_po, re_po_state, re_simpo
 from jaxpref.losses.reward import (
     bradley_terry,
     bradley_terry_margin,
@@ -46,12 +60,15 @@ from jaxpref.losses.reward import (
     bradley_terry_sft,
     bradley_terry_soft,
 )
+from jaxpref.losses.samples_contrastive import dft, dft2, dft_state
 from jaxpref.losses.tokenwise import fpo, ld_dpo, sparse_po, tdpo1, tdpo2, wpo
 from jaxpref.losses.unpaired import apo_zero_unpaired, bco, bco_state, bco_weighted, kto, pmpo
 from jaxpref.losses.win_rates import gpo, sppo
 
 __all__ = [
     "alpha_dpo",
+    "aot",
+    "aot_unpaired",
     "apo_down",
     "apo_zero",
     "apo_zero_unpaired",
@@ -60,6 +77,8 @@ __all__ = [
     "bco_pair",
     "bco_state",
     "bco_weighted",
+    "beta_dpo",
+    "beta_dpo_state",
     "bradley_terry",
     "bradley_terry_margin",
     "bradley_terry_regression",
@@ -69,7 +88,11 @@ __all__ = [
     "cdpo",
     "chi_po",
     "cpo",
+    "dft",
+    "dft2",
+    "dft_state",
     "discopop",
+    "dove",
     "dpo",
     "dpo_sft",
     "dpop",
@@ -99,16 +122,29 @@ __all__ = [
     "ln_dpo",
     "mdpo",
     "mipo",
+    "mixed_po",
+    "mixed_po_state",
     "nca",
     "nca_list",
     "odin",
+    "odpo",
+    "odpo_ratio",
     "orpo",
+    "osp",
     "pair_preference",
     "pair_preference_penalised",
     "pair_preference_soft",
     "pmpo",
     "pro",
+    "rationale_dpo",
+    "rationale_dpo_released",
     "re_align",
+    "re_cpo",
+    "re_ipo",
+    "re_po",
+    "re_po_state",
+    "re_simpo",
+    "relative_po",
     "reward_list_net",
     "reward_list_pairs",
     "reward_plackett_luce",
@@ -116,9 +152,14 @@ __all__ = [
     "robust_dpo",
     "rso_hinge",
     "sft",
+    "signed_dpo",
     "simpo",
     "slic_hf",
+    "spa",
+    "spa_state",
     "sparse_po",
+    "spo_degree",
+    "spo_sequential",
     "sppo",
     "sppo_hard",
     "step_dpo",

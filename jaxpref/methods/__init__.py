@@ -4,7 +4,10 @@ The conformance battery (`tests/losses`) runs over these rows, `jaxpref methods`
 of the READMEs are made from them, so none of the three can drift from the others.
 """
 
+from jaxpref.methods.adaptive import ADAPTIVE
+from jaxpref.methods.annotated import ANNOTATED
 from jaxpref.methods.base import Method
+from jaxpref.methods.batchwise import BATCHWISE
 from jaxpref.methods.guidance import GUIDANCE
 from jaxpref.methods.listwise import LISTWISE
 from jaxpref.methods.multimodal import MULTIMODAL
@@ -17,6 +20,9 @@ __all__ = ["FAMILIES", "METHODS", "Method"]
 
 FAMILIES: dict[str, tuple[Method, ...]] = {
     "Pairs": PAIRWISE,
+    "Pairs with annotations": ANNOTATED,
+    "Pairs of a whole batch": BATCHWISE,
+    "Pairs and samples with carried state": ADAPTIVE,
     "Labelled responses": UNPAIRED,
     "Lists": LISTWISE,
     "Tokens and features": TOKENS,

@@ -55,6 +55,8 @@ def _draw(q: inspect.Parameter, shape: tuple[int, ...], rng: np.random.Generator
     if any(d.startswith("int") for d in kinds):
         if q.name == "example_ids":
             return rng.permutation(shape[0])
+        if q.name == "degrees":  # classes of a head of m outputs
+            return rng.integers(0, SIZES["m"], shape)
         return rng.integers(1, 20, shape) if q.name.endswith("lengths") else rng.integers(0, 2, shape)
     if q.name.endswith(("preferences", "strengths")):
         p = rng.uniform(0.05, 0.95, shape)

@@ -1,0 +1,167 @@
+"""RE-PO: expectation maximisation over labels of unknown reliability, around any pairwise loss.
+
+A loss L induces the logit h = L(y_l > y_w) - L(y_w > y_l). With p = sigmoid(h) and the reliability eta of the
+annotator, the label is right with probability w = p eta / (p eta + (1 - p)(1 - eta)), and the loss is
+-w log p - (1 - w) log(1 - p) with w held fixed.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxpref.losses.checks import as_floats, check_same_shape, not_negative, positive, within
+from jaxpref.losses.links import logistic
+from jaxpref.losses.rows import entry_of, only, slots, valid_log_ratios
+from jaxpref.losses.scores import per_token
+
+__all__ = ["re_cpo", "re_ipo", "re_po", "re_po_state", "re_simpo"]
+
+Batch = Float[Array, " b"]
+Rows = Bool[Array, " b"]
+Ids = Int[Array, " b"]
+Reliability = Float[Array, " annotators"]
+
+
+def re_po_state(num_annotators: int = 1, reliability: float = 0.9) -> Reliability:
+    """One reliability eta, in (0, 1], for each annotator: 0.9 in the paper, and one annotator where there are
+    no ids. At 1 it stays 1 and RE-PO is -log sigmoid(h)."""
+    if num_annotators < 1:
+        raise ValueError(f"num_annotators: expected 1 or more, got {num_annotators}")
+    if not 0 < reliability <= 1:
+        raise ValueError(f"reliability: expected a number in (0, 1], got {reliability}")
+    return jnp.full(num_annotators, reliability)
+
+
+def _expected(
+    logits: Batch, annotators: Ids, valid: Rows, state: Reliability, rate: float
+) -> tuple[Batch, Reliability]:
+    """Both halves of a step: the loss under the present reliabilities, then their update."""
+    within("rate", rate, 0, 1)
+    check_same_shape({"chosen_logps": logits, "annotators": annotators, "valid": valid})
+    logits = only(valid, logits)
+    eta = entry_of(state, annotators, valid)
+    right = jax.lax.stop_gradient(logits) + jnp.log(eta) - jnp.log1p(-eta)
+    # Two sigmoids, as 1 - w would lose its digits.
+    w, flipped = jax.nn.sigmoid(right), jax.nn.sigmoid(-right)
+    losses = w * logistic(logits) + flipped * logistic(-logits)
+    where = slots(state, annotators, valid)
+    counts = jnp.zeros_like(state).at[where].add(1, mode="drop")
+    totals = jnp.zeros_like(state).at[where].add(w.astype(state.dtype), mode="drop")
+    mean = totals / jnp.maximum(counts, 1)
+    return only(valid, losses), jnp.where(counts > 0, (1 - rate) * state + rate * mean, state)
+
+
+def re_po(
+    chosen_logps: Batch,
+    rejected_logps: Batch,
+    reference_chosen_logps: Batch,
+    reference_rejected_logps: Batch,
+    annotators: Ids,
+    valid: Rows,
+    state: Reliability,
+    *,
+    beta: float = 0.1,
+    rate: float = 0.1,
+) -> tuple[Batch, Reliability]:
+    """RE-PO around DPO: labels weighted by how likely they are right; h = beta * (u_w - u_l).
+
+    arXiv:2509.24159 (first called LCPO, then RPO); nats. Its gradient is sigmoid(h) - w, that of
+    -log(eta p + (1 - eta)(1 - p)). After the step eta of each annotator in the batch moves by `rate` to the
+    mean w of its rows. An annotator that the state does not have makes its rows NaN.
+
+    The state is updated from the global batch; microbatches would update it once for each part.
+
+    Args:
+      beta: above 0 (ours). rate: of the moving average, in [0, 1) (paper: 0.1).
+    """
+    positive(beta=beta)
+    first, second = valid_log_ratios(
+        chosen_logps, rejected_logps, reference_chosen_logps, reference_rejected_logps, valid
+    )
+    return _expected(beta * (first - second), annotators, valid, state, rate)
+
+
+def re_ipo(
+    chosen_logps: Batch,
+    rejected_logps: Batch,
+    reference_chosen_logps: Batch,
+    reference_rejected_logps: Batch,
+    annotators: Ids,
+    valid: Rows,
+    state: Reliability,
+    *,
+    tau: float = 0.1,
+    rate: float = 0.1,
+) -> tuple[Batch, Reliability]:
+    """RE-PO around IPO: `re_po` with h = 2 (u_w - u_l) / tau. A logistic surrogate, not a weighted square.
+
+    arXiv:2509.24159; nats. The state is updated from the global batch; microbatches would change it.
+
+    Args:
+      tau: above 0 (0.1, as `ipo`). rate: as `re_po`.
+    """
+    positive(tau=tau)
+    first, second = valid_log_ratios(
+        chosen_logps, rejected_logps, reference_chosen_logps, reference_rejected_logps, valid
+    )
+    return _expected(2 * (first - second) / tau, annotators, valid, state, rate)
+
+
+def re_simpo(
+    chosen_logps: Batch,
+    rejected_logps: Batch,
+    chosen_lengths: Int[Array, " b"],
+    rejected_lengths: Int[Array, " b"],
+    annotators: Ids,
+    valid: Rows,
+    state: Reliability,
+    *,
+    beta: float = 2.0,
+    gamma_beta_ratio: float = 0.25,
+    rate: float = 0.1,
+) -> tuple[Batch, Reliability]:
+    """RE-PO around SimPO: `re_po` with h = log sigmoid(s - gamma) - log sigmoid(-s - gamma).
+
+    s = beta * (logp_w / |y_w| - logp_l / |y_l|), arXiv:2509.24159; nats. gamma = 0 gives h = s. The state is
+    updated from the global batch; microbatches would change it.
+
+    Args:
+      beta, gamma_beta_ratio: as `simpo`. rate: as `re_po`.
+    """
+    positive(beta=beta)
+    not_negative(gamma_beta_ratio=gamma_beta_ratio)
+    chosen, rejected, chosen_lengths, rejected_lengths = as_floats(
+        chosen_logps=chosen_logps,
+        rejected_logps=rejected_logps,
+        chosen_lengths=chosen_lengths,
+        rejected_lengths=rejected_lengths,
+    )
+    s = beta * (per_token(chosen, chosen_lengths) - per_token(rejected, rejected_lengths))
+    check_same_shape({"chosen_logps": s, "valid": valid})
+    s, gamma = only(valid, s), beta * gamma_beta_ratio
+    return _expected(logistic(-s - gamma) - logistic(s - gamma), annotators, valid, state, rate)
+
+
+def re_cpo(
+    chosen_logps: Batch,
+    rejected_logps: Batch,
+    annotators: Ids,
+    valid: Rows,
+    state: Reliability,
+    *,
+    beta: float = 0.1,
+    sft_weight: float = 1.0,
+    rate: float = 0.1,
+) -> tuple[Batch, Reliability]:
+    """RE-PO around CPO with a summed NLL: `re_po` with h = (beta + sft_weight) * (logp_w - logp_l).
+
+    arXiv:2509.24159; nats. A logistic surrogate, not a weighted sum of CPO losses. The state is updated from
+    the global batch; microbatches would change it.
+
+    Args:
+      beta: above 0 (0.1, as `cpo`). sft_weight: 0 or more (paper: 1). rate: as `re_po`.
+    """
+    positive(beta=beta)
+    not_negative(sft_weight=sft_weight)
+    chosen, rejected = as_floats(chosen_logps=chosen_logps, rejected_logps=rejected_logps)
+    return _expected((beta + sft_weight) * (chosen - rejected), annotators, valid, state, rate)
