@@ -233,20 +233,22 @@ def reward_case(name: str, rewards: dict, centering: float | None = None, *, mar
 
 
 def token_logits(logps: torch.Tensor, rest: torch.Tensor) -> torch.Tensor:
-    """Normalised logits of eight tokens, of which token 1 has log-prob `logps`; `rest` divides what remains."""
+    """Normalised logits of eight tokens, token 1 with log-prob `logps`; `rest` divides what remains."""
     others = torch.log(-torch.expm1(logps))[..., None] + torch.log_softmax(rest, -1)
     return torch.cat([others[..., :1], logps[..., None], others[..., 1:]], -1)
 
 
 def tokens() -> dict[str, torch.Tensor]:
-    """Six rows of at most seven tokens (nats), 0 past the end; `*_rest` are the logits of the other tokens."""
+    """Six rows of at most seven tokens (nats), 0 past the end; `*_rest`: logits of the other tokens."""
     generator = torch.Generator().manual_seed(20240617)
     lengths = torch.tensor([[7, 3], [2, 6], [4, 4], [1, 7], [5, 1], [3, 2]]).T
     scored = torch.arange(7) < lengths[..., None]
     policy = (-0.05 - 3 * torch.rand((2, 6, 7), generator=generator, dtype=torch.float64)).round(decimals=6)
     drift = 0.5 * torch.randn((2, 6, 7), generator=generator, dtype=torch.float64)
     reference = torch.clamp((policy + drift).round(decimals=6), max=-0.01)
-    rest = 3 * torch.randn((2, 6, 7, 7), generator=generator, dtype=torch.float64)
+    rest = torch.randn((2, 6, 7, 7), generator=generator, dtype=torch.float64)
+    rest[:, :2] *= 4  # peaked: weights below 1; the other rows are flat and go beyond it
+    rest[:, 2:] /= 10
     log_sum_p2 = torch.logsumexp(2 * token_logits(policy, rest), -1)
     found = {}
     for side, name in enumerate(("chosen", "rejected")):
@@ -292,12 +294,11 @@ def token_case(name: str, data: dict, **parameters) -> dict:
         )
         stand_in.concatenated_forward = functools.partial(DPOTrainer.concatenated_forward, stand_in)
         stand_in.dpo_loss = functools.partial(DPOTrainer.dpo_loss, stand_in)
-        batch = {
-            f"prompt_{key}": torch.ones((1, 1), dtype=torch.long) for key in ("input_ids", "attention_mask")
-        }
-        for key, length in zip(sides, lengths, strict=True):
+        batch = {}
+        for key, length in zip(("prompt", *sides), (1, *lengths), strict=True):
             for part in ("input_ids", "attention_mask"):
                 batch[f"{key}_{part}"] = torch.ones((1, length), dtype=torch.long)
+        for key in sides:
             batch[f"ref_{key}_logps"] = leaves[f"reference_{key}_token_logps"][row : row + 1].sum(-1)
 
         def model(*_, **__):
@@ -308,9 +309,8 @@ def token_case(name: str, data: dict, **parameters) -> dict:
     def evaluate(leaves):
         return torch.stack([row_loss(leaves, row) for row in range(len(data["chosen_lengths"]))])
 
-    leaves = {
-        name.replace("logps", "token_logps"): data[name.replace("logps", "token_logps")] for name in NAMES
-    }
+    names = [name.replace("logps", "token_logps") for name in NAMES]
+    leaves = {name: data[name] for name in names}
     return case(name, "DPOTrainer.get_batch_loss_metrics, sigmoid", parameters, evaluate, leaves)
 
 

@@ -5,15 +5,15 @@
     cd third_party/trl
     python dpo_loss_values_new.py dpo_loss_values.json dpo_loss_values_1.16.0.json
 
-Since 0.29 the formulas stand inline in `DPOTrainer._compute_loss` (and `KTOTrainer._compute_loss`), which runs the
-model and returns the mean of a batch. That method is called unbound, with a stand-in for the trainer that carries
-only the attributes it reads, and with a stand-in for the model that returns prescribed log-probs per token (what
-TRL's fused output layer would return). The formulas are TRL's, none is written here.
+Since 0.29 the formulas stand inline in `DPOTrainer._compute_loss` (and `KTOTrainer._compute_loss`), which
+runs the model and returns the mean of a batch. That method is called unbound, with a stand-in for the trainer
+that carries only the attributes it reads, and a stand-in for the model that returns prescribed log-probs per
+token (what TRL's fused output layer would return). The formulas are TRL's, none is written here.
 
 * A row's loss is the loss of a batch of that row alone. Losses that couple the rows of a batch (`aot`,
   `aot_unpaired`, `kto`, `sft_batch`) have one number, `batch_loss`, and the gradients of that mean.
-* The rows of summed log-probs are those of the first file; a sum is spread evenly over the response's tokens, and
-  the gradient is with respect to the sum. `tokens` holds eight rows of log-probs per token, for the losses
+* The rows of summed log-probs are those of the first file; a sum is spread evenly over the response's tokens,
+  and the gradient is with respect to the sum. `tokens` holds eight rows of log-probs per token, for losses
   (`per_token: true`) that weigh tokens; their gradients are per token.
 * Arithmetic is float64 on the CPU, except `alpha_divergence`, whose clamp knows only 16 and 32 bits: float32.
 * TRL's fused output layer computes in float32 whatever it is given, so `log_sum_p2` is prescribed as well.
@@ -37,7 +37,7 @@ PACKAGES = ("trl", "torch", "transformers")
 
 
 def tokens() -> dict[str, torch.Tensor]:
-    """Eight rows of at most nine tokens (nats); 0 past the end. `log_sum_p2`: log of the sum of squared probabilities."""
+    """Eight rows of at most nine tokens (nats), 0 past the end; `log_sum_p2`: log of the sum of p^2."""
     generator = torch.Generator().manual_seed(20260725)
     lengths = torch.tensor([[9, 4], [3, 8], [5, 5], [1, 9], [7, 1], [2, 3], [9, 9], [6, 2]])
     scored = torch.arange(9) < lengths.T[:, :, None]
@@ -293,7 +293,7 @@ def main(first_file: str, output: str) -> None:
         for key, value in rows.items()
     }
     token_data = tokens()
-    # The ordinary rows' responses one by one, labels mixed; numbers of other responses stand for the mismatched pairs.
+    # The ordinary rows' responses, labels mixed; other responses' numbers stand for the mismatched pairs.
     first, second = (
         torch.cat([data[f"{prefix}{side}_logps"][:10] for side in SIDES]) for prefix in ("", "reference_")
     )
