@@ -155,11 +155,11 @@ def kto_case(name: str, data: dict, **parameters) -> dict:
 
 
 def bco_pair_cases(data: dict, **parameters) -> list[dict]:
-    """Two steps of one trainer: ordinary rows 0-5, then 6-9. `shift` is the running mean it used."""
+    """Three steps of one trainer, on 4, 4 and 2 ordinary rows; `shift` is the running mean it used."""
     stand_in = trainer(f_divergence_type=FDivergenceType("reverse_kl"), label_smoothing=0.0, **parameters)
     stand_in.running = RunningMoments(stand_in.accelerator)
     found = []
-    for step, rows in enumerate((slice(0, 6), slice(6, 10))):
+    for step, rows in enumerate((slice(0, 4), slice(4, 8), slice(8, 10))):
 
         def evaluate(leaves):
             return DPOTrainer.dpo_loss(stand_in, *(leaves[key] for key in NAMES), "bco_pair")[0]
@@ -176,11 +176,11 @@ def bco_pair_cases(data: dict, **parameters) -> list[dict]:
 
 
 def bco_cases(data: dict, **parameters) -> list[dict]:
-    """Two steps of unpaired BCO with classes of unequal size. Losses: the desirable responses first."""
+    """Two steps of unpaired BCO, the second with classes of unequal size. Losses: the desirable first."""
     stand_in = trainer(match_underlying_distribution=False, **parameters)
     stand_in.running = RunningMoments(stand_in.accelerator)
     found = []
-    for step, (chosen, rejected) in enumerate(((slice(0, 6), slice(0, 4)), (slice(6, 10), slice(4, 10)))):
+    for step, (chosen, rejected) in enumerate(((slice(0, 5), slice(0, 5)), (slice(5, 10), slice(5, 8)))):
 
         def evaluate(leaves):
             return BCOTrainer.bco_loss(stand_in, *(leaves[key] for key in NAMES), None, None)[0]
