@@ -137,8 +137,11 @@ def token_dpo(leaves: dict[str, torch.Tensor], data: dict, **parameters: object)
     lengths = torch.cat([data["chosen_lengths"], data["rejected_lengths"]])
     size = int(lengths.max())  # TRL pads a batch to its own longest row
 
+    scored = torch.arange(size) < lengths[:, None]
+
     def both(prefix: str, key: str, source: dict) -> torch.Tensor:
-        return torch.cat([source[f"{prefix}{side}_{key}"][:, :size] for side in SIDES])
+        values = torch.cat([source[f"{prefix}{side}_{key}"][:, :size] for side in SIDES])
+        return torch.where(scored, values, 0.0)  # as TRL's output layer does
 
     model = Model(both("", "token_logps", leaves), both("", "log_sum_p2", data))
     reference = Model(both("reference_", "token_logps", leaves))
@@ -287,6 +290,7 @@ def cases(data: dict, token_data: dict, unpaired: dict) -> list[dict]:
 
 
 def main(first_file: str, output: str) -> None:
+    torch.set_default_dtype(torch.float64)  # `exo_pair` makes a tensor of its label smoothing
     rows = json.loads(pathlib.Path(first_file).read_text())["inputs"]
     data = {
         key: torch.tensor(value, dtype=torch.float64 if "logps" in key else torch.long)
