@@ -36,6 +36,7 @@ PARITY = {
     "js_divergence": losses.js_dpo,
     "alpha_divergence": losses.alpha_dpo,
     "cpo_sigmoid": partial(losses.cpo, sft_weight=0.0),
+    "cpo_hinge": partial(losses.slic_hf, delta=10.0, sft_weight=0.0),  # max(0, 1 - beta x), beta = 1 / delta
     # TRL takes gamma itself, we take gamma / beta.
     "cpo_simpo": partial(losses.simpo, beta=2.0, gamma_beta_ratio=0.25),
     "cpo_simpo_paper": partial(losses.simpo, beta=2.5, gamma_beta_ratio=0.55),
@@ -43,7 +44,7 @@ PARITY = {
 }
 
 # TRL's number is this many times ours (its odds-ratio term is the one that its trainer subtracts).
-FACTOR = {"sppo_hard": 2.0, "orpo_odds_ratio": -1.0}
+FACTOR = {"sppo_hard": 2.0, "orpo_odds_ratio": -1.0, "cpo_hinge": 0.1}
 
 
 def _inputs():
