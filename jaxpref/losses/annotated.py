@@ -107,7 +107,7 @@ def spo_sequential(
 
     Lou et al. 2024, arXiv:2405.12739. The reference is the policy of the round before, and `margins` is data:
     the reward margins R_i(y_w) - R_i(y_l) of the earlier rounds, R_i = beta_i * log-ratio of round i to its
-    reference, summed over rounds. Our derivation from the paper's constrained problem, whose exact form of the
+    reference, summed over rounds. Our derivation from the paper's constrained problem: its own form of the
     loss has not been verified. alpha = 0 is `dpo` against the round before.
 
     Args:
