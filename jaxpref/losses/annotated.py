@@ -107,9 +107,8 @@ def spo_sequential(
 
     Lou et al. 2024, arXiv:2405.12739. The reference is the policy of the round before, and `margins` is data:
     the reward margins R_i(y_w) - R_i(y_l) of the earlier rounds, R_i = beta_i * log-ratio of round i to its
-    reference, summed (with a weight for each round in the data, if there are several). Our derivation from
-    the paper's constrained problem: the exact form of its loss has not been verified. alpha = 0 is `dpo`
-    against the round before.
+    reference, summed over rounds. Our derivation from the paper's constrained problem: its own form of the
+    loss has not been verified. alpha = 0 is `dpo` against the round before.
 
     Args:
       beta: above 0 (ours). alpha: multiplier of the earlier rounds' constraint, 0 or more (ours).
@@ -134,8 +133,7 @@ def osp(
 
     Zhai et al. 2024, arXiv:2405.14103 (online self-preferring), whose judge gives p in [1/2, 1]; its scaling
     of h has not been verified. p = 1 is `dpo`, one p for all rows is `cdpo` with label smoothing 1 - p, and
-    the minimum is at h = log(p / (1 - p)). p must lie in [0, 1]: outside, the loss has no lower bound (not
-    checked here).
+    the minimum is at h = log(p / (1 - p)). p must lie in [0, 1], which is not checked here.
 
     Args:
       beta: above 0 (ours).
@@ -148,8 +146,7 @@ def osp(
 
 
 def _rationale(logps: Batch, rationale_logps: Batch) -> Batch:
-    _, rationale = as_floats(chosen_logps=logps, rationale_logps=rationale_logps)
-    return rationale
+    return as_floats(chosen_logps=logps, rationale_logps=rationale_logps)[1]
 
 
 def rationale_dpo(
@@ -236,8 +233,7 @@ def spo_degree(
 
     Li et al. 2024, arXiv:2409.17791. Keywords are removed from a response to some degree, and a head whose
     outputs are the logits `chosen_embeddings` predicts which: `degrees` in 0..m-1. A degree outside that
-    range adds exactly nothing. The released repository is empty: gamma, the number of degrees and the way in
-    which the two terms share responses have not been verified.
+    range adds exactly nothing. No code is released; gamma and the number of degrees have not been verified.
 
     Args:
       beta: above 0. gamma: 0 or more. Both are ours.

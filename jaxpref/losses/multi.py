@@ -143,7 +143,8 @@ def raco(
     With `clip`, p is replaced by min(p, w), elementwise: none is pulled beyond the weight that it was given.
     c = 0 is `weighted_sum`; equal gradients g give (1 + c) g. Where G_p vanishes the addition does too.
 
-    Differs from the released code, where `clip` is off by default and the inner products are of one process.
+    Differs from the released code, where `clip` is off by default. Gradients must be the global ones, before
+    any clipping of norms: mixtures of parts are not the mixture of the whole.
 
     Args:
       gradients: a pytree whose leaves have the objectives on axis 0 (`jax.jacrev` of mean losses gives it).

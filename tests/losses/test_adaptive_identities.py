@@ -123,7 +123,7 @@ def test_beta_dpo_draws_by_gaussian_weights():
 
 
 def test_beta_dpo_draws_by_the_averages_that_hold_this_batch():
-    """From a fresh state and with no momentum the first draw is already by this batch alone."""
+    """From a fresh state, with no momentum: the first draw is by this batch's mean and deviation."""
     d = jnp.array([0.0, 0.0, 0.0, 9.0])
     x = {"chosen_logps": d, "valid": jnp.ones(4, bool)}
     x |= {n: jnp.zeros(4) for n in ("rejected_logps", "reference_chosen_logps", "reference_rejected_logps")}
