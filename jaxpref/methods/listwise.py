@@ -95,7 +95,7 @@ LISTWISE = (
         "sum",
         "released code",
         identities="dpo for two, optimum, shift, ties",
-        parity="none: the released loss adds 0.01 to a score",
+        parity="TRL 0.24 (two responses: DPO)",
         real=NO_RUN,
         rejects=(*NO_BETA, *NO_TEMPERATURE),
     ),
