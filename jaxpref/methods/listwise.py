@@ -50,7 +50,7 @@ LISTWISE = (
         "Σ_i log(1 + Σ_{j worse} exp(s_j - s_i))",
         "sum",
         "paper",
-        identities="dpo for two, sums to 1 over rankings, permutations, ties, padding",
+        identities="dpo for two, permutations, ties, padding; the sum to 1: reward_plackett_luce",
         parity=RAX,
         real=NO_RUN,
         rejects=NO_BETA,
