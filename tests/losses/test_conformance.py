@@ -122,9 +122,8 @@ def test_padding_rows_change_nothing(method: Method):
     garbage = dict(inputs)
     for n in rows:
         if is_float(inputs[n]):
-            garbage[n] = np.where(
-                inputs["valid"].reshape(-1, *(1,) * (inputs[n].ndim - 1)), inputs[n], np.nan
-            )
+            shape = (-1, *(1,) * (inputs[n].ndim - 1))
+            garbage[n] = np.where(inputs[real].reshape(shape), inputs[n], np.nan)
     keep = inputs[real]
     np.testing.assert_allclose(value(method, garbage)[keep], value(method, inputs)[keep], rtol=1e-6)
     moves = moving(method, garbage)

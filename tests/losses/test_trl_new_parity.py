@@ -112,7 +112,7 @@ def test_single_responses_equal_trl(name):
     given = {k: v for k, v in case["parameters"].items() if k != "loss_type"}
     loss = losses.apo_zero_unpaired if "apo" in name else partial(losses.kto, **given)
     with enable_x64():
-        inputs = arrays(VALUES["unpaired"]) | {"valid": jnp.ones(20, bool)}
+        inputs = arrays(VALUES["unpaired"]) | {"where": jnp.ones(20, bool)}
         agrees(lambda x: bind(loss, x).mean(), inputs, case["batch_loss"], {"logps": case["gradient_logps"]})
 
 

@@ -57,7 +57,7 @@ def labelled(inputs):
         "logps": jnp.concatenate([inputs[f"{side}_logps"] for side in sides]),
         "reference_logps": jnp.concatenate([inputs[f"reference_{side}_logps"] for side in sides]),
         "labels": jnp.repeat(jnp.array([1, 0]), jnp.array(n), total_repeat_length=sum(n)),
-        "valid": jnp.ones(sum(n), bool),
+        "where": jnp.ones(sum(n), bool),
     }
 
 
