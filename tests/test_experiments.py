@@ -1,13 +1,17 @@
 """Every experiment file: its complete description is what the golden file says, and it runs."""
 
+import dataclasses
 import json
 import os
 import pathlib
+import re
 
 import pytest
 from launch import run
 
 from jaxpref import config
+from jaxpref.experiment import MeshShape, smoke
+from jaxpref.training.run import train
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FILES = sorted(p for p in (ROOT / "experiments").rglob("*.py") if not p.name.startswith("_"))
@@ -35,10 +39,13 @@ def test_docstring_is_a_manual(file):
 
 @pytest.mark.parametrize("file", FILES, ids=lambda p: p.stem)
 def test_sweeps_build(file):
-    if "def sweep_" not in file.read_text():
+    names = re.findall(r"^def (sweep_\w+)", file.read_text(), re.M)
+    if not names:
         pytest.skip("no sweep in this file")
-    members = config.load_sweep(f"{file}:sweep_beta")
-    assert len({json.dumps(config.describe(m)) for m in members}) == len(members)
+    for name in names:
+        members = config.load_sweep(f"{file}:{name}")
+        assert len({json.dumps(config.describe(m)) for m in members}) == len(members) > 1
+        assert f"{file.name}:{name}" in config.docstring(str(file)), "the manual names every sweep"
 
 
 @pytest.mark.slow
@@ -46,6 +53,29 @@ def test_quickstart_smoke(tmp_path):
     output = run("train", str(ROOT / "experiments/quickstart.py"), "--smoke", f"workdir={tmp_path / 'run'}")
     assert (tmp_path / "run" / "report.html").is_file(), output
     assert "checker accuracy" in output
+
+
+def _smoke(file, workdir, *overrides):
+    """In this process, without the page: the lines that a run prints."""
+    lines = []
+    experiment = smoke(config.load(str(ROOT / "experiments" / file), list(overrides)))
+    # Four pairs do not divide over the eight devices of this process.
+    experiment = dataclasses.replace(experiment, mesh=MeshShape(data=1, tensor=8))
+    train(experiment, workdir, log=lines.append)
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("function", ["experiment", "bradley_terry", "pairwise"])
+def test_cycles_smoke(tmp_path, function):
+    assert "all pairs: reward accuracy" in _smoke(f"gpm_cycles.py:{function}", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.needs_tensorflow
+def test_reward_model_smoke_on_the_real_pairs(tmp_path, data_root):
+    printed = _smoke("rm_hh.py", tmp_path, f"data_root={data_root}")
+    assert "reward accuracy" in printed
+    assert "longer-response baseline" in printed
 
 
 @pytest.mark.slow

@@ -1,12 +1,13 @@
 """Held-out accuracy of the (implicit) rewards of a policy on recorded pairs."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from jaxpref.data.loader import Loader
-from jaxpref.evals.base import Context, Evaluation, clustered
+from jaxpref.evals.base import Context, Estimate, Evaluation, clustered
 
 __all__ = ["reward_accuracy"]
 
@@ -37,11 +38,16 @@ def reward_accuracy(
     return Evaluation(
         name,
         {
-            "reward accuracy": clustered(_wins(margin), table.group),
-            "longer-response baseline": clustered(longer, table.group, better=""),
+            "reward accuracy": _share(clustered(_wins(margin), table.group)),
+            "longer-response baseline": _share(clustered(longer, table.group, better="")),
             "reward margin": clustered(margin, table.group),
         },
     )
+
+
+def _share(estimate: Estimate) -> Estimate:
+    """A normal interval of few pairs may leave [0, 1]; a share cannot."""
+    return dataclasses.replace(estimate, low=max(estimate.low, 0.0), high=min(estimate.high, 1.0))
 
 
 def _wins(difference: np.ndarray) -> np.ndarray:
