@@ -1,6 +1,6 @@
 """The table of methods, as text and as Markdown: `jaxpref methods`, and the tables of the READMEs."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from jaxpref.methods.base import Method
@@ -66,7 +66,7 @@ def details(method: Method) -> str:
     return "\n".join([method.name, *(f"    {name:19s} {text}" for name, text in rows.items())])
 
 
-def markdown(families: dict[str, Iterable[Method]]) -> str:
+def markdown(families: Mapping[str, Iterable[Method]]) -> str:
     """Tables by family, for `losses/README.md`."""
     head = (
         "| loss | method, paper | formula | of | ref. | defaults | identities | outside parity | real data |"
@@ -94,7 +94,7 @@ def _row(m: Method) -> str:
     return "| " + " | ".join(map(_escaped, cells)) + " |"
 
 
-def family_list(families: dict[str, Iterable[Method]]) -> str:
+def family_list(families: Mapping[str, Iterable[Method]]) -> str:
     """A line for each method, for the README: title, paper, name, evidence in a few words."""
     lines = ["| method | paper | loss | evidence |", "|---|---|---|---|"]
     for methods in families.values():

@@ -131,7 +131,7 @@ def quantities(
                 raise ValueError(f"{statistics}: a KL needs the params of the reference")
             constants = jax.lax.stop_gradient(reference_params)
             reference = (predicting_states(model, constants, batch), unembedding(constants))
-        scored = linear_token_logps(
+        scored: Any = linear_token_logps(
             _predicting(model, params, prompt, responses),
             unembedding(params),
             batch.response_tokens,
