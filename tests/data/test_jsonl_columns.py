@@ -118,7 +118,7 @@ class TestLists:
             ({"responses": "a b"}, r"responses: expected a list, got str"),
             ({"responses": ["a"], "scores": [1]}, "responses: expected two or more, got 1"),
             ({"responses": [], "scores": []}, "responses: expected two or more, got 0"),
-            ({"scores": [1]}, "got 1 scores for 2 responses"),
+            ({"scores": [1]}, "expected one score per response, got 1 scores for 2 responses"),
             ({"scores": [1, float("nan")]}, r"scores\[1\]: expected a finite number, got nan"),
             ({"scores": [float("inf"), 1]}, r"scores\[0\]: expected a finite number, got inf"),
             ({"scores": [1e300, 1]}, r"scores\[0\]: expected a finite number"),  # not in float32
@@ -143,7 +143,7 @@ class TestLists:
             lists(tmp_path, *CAPITALS, num_responses=1)
         with pytest.raises(ValueError, match="no file"):
             jsonl_lists(path=str(tmp_path / "none.jsonl"), **BUDGET)
-        with pytest.raises(ValueError, match="jsonl:1: template: the prompt .* is plain text"):
+        with pytest.raises(ValueError, match=r"jsonl:1: template: the prompt .* is plain text"):
             lists(tmp_path, *CAPITALS, template=chatml_template)
 
 
@@ -191,21 +191,22 @@ class TestLabelled:
             labelled(tmp_path, good, row)
 
 
-class TestDialogues:
-    TURNS = [{"role": "user", "content": "Hi"}]
-    REPLY = [{"role": "assistant", "content": "Hello"}]
+TURNS = [{"role": "user", "content": "Hi"}]
+REPLY = [{"role": "assistant", "content": "Hello"}]
 
+
+class TestDialogues:
     def test_turns_are_written_in_the_template(self, tmp_path):
-        row = {"prompt": self.TURNS, "completion": self.REPLY, "label": True}
+        row = {"prompt": TURNS, "completion": REPLY, "label": True}
         for template, write in ((None, hh_template), (chatml_template, chatml_template)):
             prompt, lead = write([("user", "Hi")])
             assert texts(labelled(tmp_path, row, template=template)) == [(prompt, lead + "Hello")]
-        row = {"prompt": self.TURNS, "responses": ["Hello", "", "Hm"], "scores": [0, 5, 1]}
+        row = {"prompt": TURNS, "responses": ["Hello", "", "Hm"], "scores": [0, 5, 1]}
         prompt, lead = hh_template([("user", "Hi")])
         assert texts(lists(tmp_path, row)) == [(prompt, lead + "Hm", lead + "Hello")]
 
     def test_a_response_of_more_turns(self, tmp_path):
-        row = {"prompt": self.TURNS, "completion": self.TURNS + self.REPLY, "label": True}
+        row = {"prompt": TURNS, "completion": TURNS + REPLY, "label": True}
         with pytest.raises(ValueError, match=r"expected one assistant turn, got \['user', 'assistant'\]"):
             labelled(tmp_path, row)
 
