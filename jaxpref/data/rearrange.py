@@ -61,10 +61,10 @@ def joint(*, records: Callable[[], Records]) -> Records:
     table = records()
     examples = []
     for row in range(len(table)):
-        prompt = table.prompt(row)
+        prompt = table.prompt(row).tolist()
         first, rest = prompt[:1], prompt[1:]
-        given = [table.response(row, j) for j in range(table.k)]
-        responses = [np.concatenate([rest, response]) if len(response) else response for response in given]
+        given = [table.response(row, j).tolist() for j in range(table.k)]
+        responses = [rest + response if response else [] for response in given]
         unscored = 0 if len(first) else int(table.unscored[row, 0])
         examples.append(Example(first, responses, int(table.group[row]), unscored))
     made = Records.from_examples(examples, {**table.metadata, "rearranged": "joint"})
@@ -105,7 +105,7 @@ def goal_relabelled(
             prompt = kept.prompt(row).tolist()
             bos = 1 if prompt and prompt[0] == encoder.bos_id else 0
             aim = encoder.encode(goal.format(score=scores[row, first]))
-            responses = [kept.response(row, j) for j in (first, 1 - first)]
+            responses = [kept.response(row, j).tolist() for j in (first, 1 - first)]
             examples.append(Example(prompt[:bos] + aim + prompt[bos:], responses, int(kept.group[row])))
         made = Records.from_examples(examples, {**kept.metadata, "rearranged": "goal_relabelled"})
         return made.with_column("scores", scores if first == 0 else -scores[:, ::-1])

@@ -95,7 +95,7 @@ class TestJoint:
         policy = transformer(
             sizes=tiny(vocab=V, embed=8, heads=2, kv_heads=1, layers=1, mlp=16), eos_id=2, pad_id=0
         )
-        params = policy.init(jax.random.key(0))
+        params = jax.jit(policy.init)(jax.random.key(0))
 
         def logps(rows):
             return np.asarray(jax.jit(policy.token_logps)(params, rows.rows(np.arange(N))).sum(-1))
