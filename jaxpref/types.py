@@ -56,7 +56,8 @@ class Completions:
     """`k` responses to each of `b` prompts, both right-padded.
 
     A row whose `response_mask` is False everywhere is padding of the batch: it has no weight in any
-    loss or metric. A prompt of no tokens is allowed if position 0 of its responses is not scored
+    loss or metric. A response whose mask is False everywhere, in a row where others are not, is absent: lists
+    may be of different lengths. A prompt of no tokens is allowed if position 0 of its responses is not scored
     (nothing predicts it).
     """
 

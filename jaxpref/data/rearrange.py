@@ -55,18 +55,21 @@ def joint(*, records: Callable[[], Records]) -> Records:
     """Prompts moved into the responses, all of it scored but the first token (which nothing predicts).
 
     Log-probs of such records are joint ones of prompt and response, as DOVE (arXiv:2404.00530) compares
-    them; pairs whose prompts differ may then be compared too. Rows without a prompt stay as they are.
+    them; pairs whose prompts differ may then be compared too. Rows without a prompt stay as they are, and
+    so do absent responses of lists. The column `reference_logps` goes: it is of responses alone.
     """
     table = records()
     examples = []
     for row in range(len(table)):
         prompt = table.prompt(row).tolist()
         first, rest = prompt[:1], prompt[1:]
-        responses = [rest + table.response(row, j).tolist() for j in range(table.k)]
+        given = [table.response(row, j).tolist() for j in range(table.k)]
+        responses = [rest + response if response else [] for response in given]
         unscored = 0 if len(first) else int(table.unscored[row, 0])
         examples.append(Example(first, responses, int(table.group[row]), unscored))
     made = Records.from_examples(examples, {**table.metadata, "rearranged": "joint"})
-    return dataclasses.replace(made, columns=table.columns)
+    columns = {name: values for name, values in table.columns.items() if name != "reference_logps"}
+    return dataclasses.replace(made, columns=MappingProxyType(columns))
 
 
 def goal_relabelled(

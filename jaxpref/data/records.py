@@ -32,7 +32,8 @@ class Records:
 
     prompt_tokens    int32 [t], the tokens of every prompt; response_tokens int32 [t'] likewise
     prompt_starts    int64 [n], prompt_lengths int64 [n]: prompt `i` is `tokens[start : start + length]`
-    response_starts  int64 [n, k], response_lengths int64 [n, k], EOS included
+    response_starts  int64 [n, k], response_lengths int64 [n, k], EOS included; 0 for an absent response of a
+                     list that is shorter than others
     unscored         int64 [n, k]: how many leading tokens of each response are not scored
     group            int64 [n]: rows of one group are never parted by `split`
     columns          arrays whose first axis is `n`: `reference_logps` [n, k] (nats), `preferences`
@@ -61,8 +62,8 @@ class Records:
 
     @property
     def scored_lengths(self) -> np.ndarray:
-        """Scored tokens of each response, int64 [n, k]."""
-        return self.response_lengths - self.unscored
+        """Scored tokens of each response, int64 [n, k]; 0 for an absent one."""
+        return np.maximum(self.response_lengths - self.unscored, 0)
 
     def prompt(self, row: int) -> np.ndarray:
         """Prompt tokens of a row, int32 [p]."""

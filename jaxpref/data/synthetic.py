@@ -19,6 +19,7 @@ from jaxpref.data.tokenizers import Tokenizer, characters_tokenizer
 
 __all__ = [
     "arithmetic_demonstrations",
+    "arithmetic_lists",
     "arithmetic_pairs",
     "arithmetic_tokenizer",
     "check_arithmetic",
@@ -63,6 +64,39 @@ def arithmetic_pairs(
         [(problem, [_work(*problem), _slip(problem, generator)]) for problem in problems],
         {"kind": "arithmetic_pairs", "part": part, "seed": seed, "num_digits": num_digits},
     )
+
+
+def arithmetic_lists(
+    *,
+    num_examples: int,
+    num_responses: int = 4,
+    num_digits: int = 2,
+    operations: str = "+-",
+    part: str = "train",
+    held_out: float = 0.1,
+    seed: int = 0,
+) -> Records:
+    """Lists, best first: the right worked answer and `num_responses - 1` different slips (2 to 8 in all).
+
+    The column `scores` [n, k] is the share of column values and answer that are right, compared place by
+    place: 1 for the right response, less for slips, which may tie. The parts are those of `arithmetic_pairs`
+    for the same `held_out`.
+    """
+    if not 2 <= num_responses <= 8:  # the easiest problems have few slips: at least 12
+        raise ValueError(f"num_responses: expected 2 to 8, got {num_responses}")
+    problems, generator = _problems(num_examples, num_digits, operations, part, held_out, seed)
+    rows, scores = [], []
+    for problem in problems:
+        right = _work(*problem)
+        share = {right: 1.0}
+        while len(share) < num_responses:
+            slip = _slip(problem, generator)
+            share[slip] = _share_right(slip, right)
+        best_first = sorted(share, key=lambda text: -share[text])
+        rows.append((problem, best_first))
+        scores.append([share[text] for text in best_first])
+    source = {"kind": "arithmetic_lists", "part": part, "seed": seed, "num_digits": num_digits}
+    return _records(rows, source).with_column("scores", np.array(scores, np.float32))
 
 
 def arithmetic_demonstrations(
@@ -146,6 +180,15 @@ def _slip(problem: _Problem, generator: np.random.Generator) -> str:
     # Forgetting carries changes nothing where there are none; then the next kind of slip happens.
     tries = (kinds[(start + i) % len(kinds)]() for i in range(len(kinds)))
     return next(text for text in tries if text != right)
+
+
+def _share_right(response: str, right: str) -> float:
+    """Of the right response's column values and answer, how many `response` has in the same place."""
+    steps, _, answer = response.rpartition(";")
+    wanted_steps, _, wanted_answer = right.rpartition(";")
+    wanted = wanted_steps.split(",")
+    hits = sum(x == y for x, y in zip(steps.split(","), wanted, strict=False)) + (answer == wanted_answer)
+    return hits / (len(wanted) + 1)
 
 
 def _forgotten_carry(problem: _Problem) -> str:

@@ -7,6 +7,7 @@ import pytest
 
 from jaxpref.data.synthetic import (
     arithmetic_demonstrations,
+    arithmetic_lists,
     arithmetic_pairs,
     arithmetic_tokenizer,
     check_arithmetic,
@@ -72,6 +73,32 @@ def test_slips_vary():
     assert 30 < only_answer_wrong < 200
 
 
+@pytest.mark.parametrize(("digits", "operations", "k"), [(1, "+-*", 8), (2, "+-", 4), (3, "*", 2)])
+def test_lists(digits, operations, k):
+    lists = arithmetic_lists(num_examples=60, num_responses=k, num_digits=digits, operations=operations)
+    scores = lists.columns["scores"]
+    assert scores.shape == (60, k) == (len(lists), lists.k)
+    for (prompt, right, *slips), row in zip(texts(lists), scores, strict=True):
+        assert check_arithmetic(prompt, right)
+        assert len({right, *slips}) == k
+        assert row[0] == 1
+        assert (row[1:] < 1).all(), "no slip ties with the right response"
+        assert (np.diff(row) <= 0).all()
+        wanted = re.split("[,;]", right)
+        for slip, score in zip(slips, row[1:], strict=True):
+            # Each part under its name: columns by number, and the answer.
+            parts = dict(enumerate(slip.split(";")[0].split(","))) if ";" in slip else {}
+            parts["answer"] = slip.split(";")[-1]
+            names = [*range(len(wanted) - 1), "answer"]
+            hits = [parts.get(name) == value for name, value in zip(names, wanted, strict=True)]
+            assert score == pytest.approx(np.mean(hits))
+    prompts = [
+        row[0] for row in texts(arithmetic_pairs(num_examples=60, num_digits=digits, operations=operations))
+    ]
+    assert [row[0] for row in texts(lists)] == prompts
+    assert scores.dtype == np.float32
+
+
 def test_parts_are_disjoint_across_seeds_and_kinds():
     train = {row[0] for s in (0, 1) for row in texts(arithmetic_pairs(num_examples=2000, seed=s))}
     train |= {row[0] for row in texts(arithmetic_demonstrations(num_examples=2000))}
@@ -112,5 +139,7 @@ def test_errors(arguments, message):
         arithmetic_pairs(**{"num_examples": 5, **arguments})
     with pytest.raises(ValueError, match="expected a prompt such as"):
         worked_answer("1/2=")
+    with pytest.raises(ValueError, match="num_responses: expected 2 to 8, got 9"):
+        arithmetic_lists(num_examples=5, num_responses=9)
     with pytest.raises(ValueError, match="wrong_fraction"):
         arithmetic_demonstrations(num_examples=5, wrong_fraction=2)
