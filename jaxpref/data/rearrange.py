@@ -81,7 +81,8 @@ def goal_relabelled(
     """Reward-augmented pairs (arXiv:2410.08067): the goal is written in front of the prompt.
 
     Each pair with column `scores` comes twice: under the goal of the chosen response's score, where it is
-    preferred, and under that of the rejected one's, where that is. Pairs of equal scores are left out.
+    preferred, and under that of the rejected one's, where that is. Pairs of equal scores are left out. All
+    columns go: under a goal, the score no longer says how good a response is.
 
     Differs from the released script, whose branch for prompts without a system message writes the goal
     but never swaps the responses.
@@ -107,7 +108,6 @@ def goal_relabelled(
             aim = encoder.encode(goal.format(score=scores[row, first]))
             responses = [kept.response(row, j).tolist() for j in (first, 1 - first)]
             examples.append(Example(prompt[:bos] + aim + prompt[bos:], responses, int(kept.group[row])))
-        made = Records.from_examples(examples, {**kept.metadata, "rearranged": "goal_relabelled"})
-        return made.with_column("scores", scores if first == 0 else -scores[:, ::-1])
+        return Records.from_examples(examples, {**kept.metadata, "rearranged": "goal_relabelled"})
 
     return concatenate([under_goal(0), under_goal(1)])
