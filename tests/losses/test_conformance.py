@@ -1,5 +1,6 @@
 """The battery that every exported loss passes for one row of `jaxpref.methods`."""
 
+import functools
 import inspect
 import itertools
 import re
@@ -21,6 +22,41 @@ def over(methods):
 
 ALL = over(METHODS)
 ONE_BY_ONE = over([m for m in METHODS if not m.coupled])
+BY_NAME = {m.name: m for m in METHODS}
+
+
+@functools.cache
+def _compiled(name: str):
+    """The losses and the gradient of their sum by the first argument, of `(moves, rest)`; compiled once a
+    method and shape. Most of this battery's time is compiling, so its tests share these programs."""
+
+    method = BY_NAME[name]
+
+    def total(moves, rest):
+        values = value(method, {**moves, **rest})
+        return values.sum(), values
+
+    slopes = jax.value_and_grad(total, has_aux=True)
+
+    @jax.jit
+    def both(moves, rest):
+        (_, values), gradient = slopes(moves, rest)
+        return values, gradient
+
+    return both
+
+
+def _in_float32(inputs):
+    """The float inputs, in float32, and the other ones."""
+    floats = {n: jnp.asarray(x, jnp.float32) for n, x in inputs.items() if is_float(x)}
+    return floats, {n: x for n, x in inputs.items() if n not in floats}
+
+
+@functools.cache
+def _drawn(name: str):
+    """Losses and gradients of all float inputs, by the compiled program, at the battery's random inputs."""
+    method = BY_NAME[name]
+    return _compiled(name)(*_in_float32(inputs_for(method.loss, _batch(method))))
 
 
 def test_every_exported_loss_has_a_row():
@@ -33,43 +69,54 @@ def test_every_exported_loss_has_a_row():
 @over([m for m in METHODS if not m.stops])
 def test_gradients_equal_float64_finite_differences(method: Method):
     with enable_x64():
-        given = {
-            n: jnp.asarray(x, jnp.float64) if is_float(x) else x for n, x in inputs_for(method.loss).items()
-        }
+        drawn = inputs_for(method.loss)
+        given = {n: np.asarray(x, np.float64) if is_float(x) else x for n, x in drawn.items()}
         moves = moving(method, given)
         fixed = {n: x for n, x in given.items() if n not in moves}
 
-        @jax.jit
         def total(x):
             out = value(method, {**x, **fixed})
             return (out * jnp.arange(1.0, out.size + 1).reshape(out.shape)).sum()
 
-        reverse = jax.jit(jax.grad(total))(moves)
-        directional = jax.jit(lambda x, v: jax.jvp(total, (x,), (v,)))
-        rng = np.random.default_rng(1)
+        @jax.jit
+        def at(x, v):
+            """The total, its slope along `v` in forward mode, and its gradient in reverse mode."""
+            return *jax.jvp(total, (x,), (v,)), jax.grad(total)(x)
+
+        rng, step = np.random.default_rng(1), 1e-5
         for _ in range(3):
-            direction = {n: jnp.asarray(rng.normal(size=x.shape)) for n, x in moves.items()}
-            step = 1e-5
-            ahead = total({n: moves[n] + step * direction[n] for n in moves})
-            behind = total({n: moves[n] - step * direction[n] for n in moves})
+            direction = {n: rng.normal(size=x.shape) for n, x in moves.items()}
+            ahead, _, _ = at({n: moves[n] + step * direction[n] for n in moves}, direction)
+            behind, _, _ = at({n: moves[n] - step * direction[n] for n in moves}, direction)
             numeric = float((ahead - behind) / (2 * step))
-            _, forward = directional(moves, direction)
-            backward = sum(float((reverse[n] * direction[n]).sum()) for n in moves)
+            _, forward, reverse = at(moves, direction)
+            backward = sum(float((np.asarray(reverse[n]) * direction[n]).sum()) for n in moves)
             np.testing.assert_allclose(float(forward), numeric, rtol=5e-7, atol=1e-8)
             np.testing.assert_allclose(backward, numeric, rtol=5e-7, atol=1e-8)
 
 
-def _extremes(method: Method, size: float):
-    """Inputs at +-size: every pattern of signs where inputs are [b], else random signs of every element."""
+def _to_extremes(method: Method) -> tuple[list[str], bool]:
+    """What goes to +-size, and whether every pattern of signs does (where those inputs are [b] and few)."""
     drawn = inputs_for(method.loss)
     names = [n for n, x in drawn.items() if is_float(x) and (n in moving(method, drawn) or "logps" in n)]
-    if all(axes_of(method.loss)[n] == ("b",) for n in names) and len(names) <= 8:
-        patterns = np.array(list(itertools.product((-1.0, 1.0), repeat=len(names))))
-        inputs = inputs_for(method.loss, batch=len(patterns))
-        signs = {n: patterns[:, i] for i, n in enumerate(names)}
-    else:
-        inputs, rng = inputs_for(method.loss, batch=64), np.random.default_rng(2)
-        signs = {n: rng.choice([-1.0, 1.0], inputs[n].shape) for n in names}
+    return names, all(axes_of(method.loss)[n] == ("b",) for n in names) and len(names) <= 8
+
+
+def _batch(method: Method) -> int:
+    """Rows that hold every pattern of signs. Tests share the size because they share what is compiled."""
+    names, patterns = _to_extremes(method)
+    return max(64, 2 ** len(names)) if patterns else 64
+
+
+def _extremes(method: Method, size: float):
+    """Inputs at +-size: every pattern of signs where inputs are [b], else random signs of every element."""
+    names, patterns = _to_extremes(method)
+    inputs, rng = inputs_for(method.loss, _batch(method)), np.random.default_rng(2)
+    signs = {n: rng.choice([-1.0, 1.0], inputs[n].shape) for n in names}
+    if patterns:
+        every = np.array(list(itertools.product((-1.0, 1.0), repeat=len(names))))
+        every = np.tile(every, (_batch(method) // len(every), 1))
+        signs = {n: every[:, i] for i, n in enumerate(names)}
     for n in names:
         s = signs[n]
         if n.endswith("_kl"):
@@ -77,28 +124,27 @@ def _extremes(method: Method, size: float):
         if n.endswith("log_sum_p2"):
             s = -np.abs(s)
         inputs[n] = s * size
-    return {n: jnp.asarray(x, jnp.float32) if is_float(x) else x for n, x in inputs.items()}, names
+    return inputs, names
 
 
 @ALL
-@pytest.mark.parametrize("size", [1.0, 1e4])
-def test_finite_in_float32_at_extremes(method: Method, size: float):
-    inputs, names = _extremes(method, size)
-    values = value(method, inputs)
-    bad = ~np.isfinite(values)
-    assert not bad.any(), {n: np.asarray(inputs[n])[bad.reshape(len(bad), -1).any(-1)][:1] for n in names}
-    moves = moving(method, inputs)
-    rest = {n: x for n, x in inputs.items() if n not in moves}
-    gradient = jax.grad(lambda x: value(method, {**x, **rest}).sum())(moves)
-    for name, g in gradient.items():
-        assert jnp.isfinite(g).all(), name
+def test_finite_in_float32_at_extremes(method: Method):
+    for size in (1.0, 1e4):  # one after the other: both go through one compiled program
+        inputs, names = _extremes(method, size)
+        values, gradient = jax.tree.map(np.asarray, _compiled(method.name)(*_in_float32(inputs)))
+        bad = ~np.isfinite(values)
+        where = bad.reshape(len(bad), -1).any(-1)
+        assert not bad.any(), (size, {n: np.asarray(inputs[n])[where][:1] for n in names})
+        for name in moving(method, inputs):
+            assert np.isfinite(gradient[name]).all(), (size, name)
 
 
 @ALL
 def test_one_number_per_example_in_float32(method: Method):
     inputs = inputs_for(method.loss)
     for dtype in (jnp.bfloat16, jnp.float32):
-        out = value(method, {n: jnp.asarray(x, dtype) if is_float(x) else x for n, x in inputs.items()})
+        given = {n: np.asarray(x, dtype) if is_float(x) else x for n, x in inputs.items()}
+        out = jax.eval_shape(functools.partial(value, method), given)
         assert out.shape[0] == 5
         assert out.ndim == (2 if any("o" in axes for axes in axes_of(method.loss).values()) else 1)
         assert out.dtype == jnp.float32
@@ -106,12 +152,12 @@ def test_one_number_per_example_in_float32(method: Method):
 
 @ONE_BY_ONE
 def test_examples_stand_for_themselves(method: Method):
-    inputs, axes = inputs_for(method.loss), axes_of(method.loss)
+    inputs, axes = inputs_for(method.loss, _batch(method)), axes_of(method.loss)
     single = [
         value(method, {n: jnp.asarray(x)[i : i + 1] if "b" in axes[n] else x for n, x in inputs.items()})
         for i in range(5)
     ]
-    np.testing.assert_allclose(np.concatenate(single), value(method, inputs), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(np.concatenate(single), _drawn(method.name)[0][:5], rtol=1e-6, atol=1e-6)
 
 
 @over([m for m in METHODS if m.coupled and {"valid", "where"} & set(m.inputs)])
@@ -127,20 +173,27 @@ def test_padding_rows_change_nothing(method: Method):
             shape = (-1, *(1,) * (inputs[n].ndim - 1))
             garbage[n] = np.where(inputs[real].reshape(shape), inputs[n], np.nan)
     keep = inputs[real]
-    np.testing.assert_allclose(value(method, garbage)[keep], value(method, inputs)[keep], rtol=1e-6)
-    moves = moving(method, garbage)
-    rest = {n: x for n, x in garbage.items() if n not in moves}
+    floats, rest = _in_float32(garbage)
+    moves = moving(method, floats)
+    rest |= {n: x for n, x in floats.items() if n not in moves}
 
-    def total(x):
-        return jnp.where(keep, value(method, {**x, **rest}), 0).sum()
+    @jax.jit
+    def total(moves, rest):
+        values = value(method, {**moves, **rest})
+        return jnp.where(keep, values, 0).sum(), values
 
-    for name, g in jax.grad(total)({n: jnp.asarray(x) for n, x in moves.items()}).items():
+    gradient, values = jax.jit(jax.grad(total, has_aux=True))(moves, rest)
+    clean, others = _in_float32(inputs)
+    _, expected = total({n: clean.pop(n) for n in moves}, clean | others)
+    np.testing.assert_allclose(values[keep], expected[keep], rtol=1e-6)
+    for name, g in gradient.items():
         assert np.isfinite(g[keep]).all(), name
         np.testing.assert_array_equal(g[~keep], 0, err_msg=name)
     if "key" in inputs:
         return  # a draw depends on how many rows there are
     fewer = {n: x[keep] if n in rows else x for n, x in inputs.items()}
-    np.testing.assert_allclose(value(method, fewer), value(method, inputs)[keep], rtol=1e-5, atol=1e-6)
+    few = jax.jit(functools.partial(value, method))(fewer)
+    np.testing.assert_allclose(few, expected[keep], rtol=1e-5, atol=1e-6)
 
 
 @over([m for m in METHODS if len(m.inputs) > 1])
@@ -149,35 +202,30 @@ def test_shape_mismatch_is_an_error(method: Method):
     for name, axes in axes_of(method.loss).items():
         if "b" in axes:
             with pytest.raises(ValueError, match="expected one shape"):
-                value(method, inputs | {name: inputs[name][:1]})
+                jax.eval_shape(functools.partial(value, method), inputs | {name: inputs[name][:1]})
 
 
 @ALL
 def test_jit_equals_eager(method: Method):
-    inputs = inputs_for(method.loss)
-    compiled = jax.jit(lambda x: value(method, x))(inputs)
-    np.testing.assert_allclose(compiled, value(method, inputs), rtol=2e-6, atol=2e-6)
+    eager = value(method, inputs_for(method.loss, _batch(method)))
+    np.testing.assert_allclose(_drawn(method.name)[0], eager, rtol=2e-6, atol=2e-6)
 
 
 @ALL
 def test_reference_has_exactly_zero_gradient(method: Method):
-    inputs = inputs_for(method.loss)
-    floats = {n: jnp.asarray(x, jnp.float32) for n, x in inputs.items() if is_float(x)}
-    rest = {n: x for n, x in inputs.items() if n not in floats}
-    gradient = jax.grad(lambda x: value(method, {**x, **rest}).sum())(floats)
-    moves = moving(method, inputs)
-    for name, g in gradient.items():
+    moves = moving(method, inputs_for(method.loss))
+    for name, g in _drawn(method.name)[1].items():
         if name.startswith("reference") or name in method.constants:
             np.testing.assert_array_equal(g, 0, err_msg=name)
         elif name in moves:
-            assert jnp.abs(g).max() > 0, name
+            assert np.abs(g[:5]).max() > 0, name
         else:
             assert DATA.match(name)
 
 
 @over([m for m in METHODS if m.at_equality is not None])
 def test_value_at_equality(method: Method):
-    inputs = {n: jnp.ones(3) for n in inputs_for(method.loss)}
+    inputs = {n: jnp.ones(5) for n in inputs_for(method.loss)}
     np.testing.assert_allclose(method.loss(**inputs), method.at_equality, rtol=1e-6)
 
 
