@@ -19,7 +19,7 @@ from jaxpref.losses.attributes import attribute_regression
 from jaxpref.losses.batchwise import aot, aot_unpaired, relative_po
 from jaxpref.losses.divergences import alpha_dpo, chi_po, forward_kl_dpo, js_dpo
 from jaxpref.losses.guidance import step_dpo, token_guided_sft, token_reward_list_mle
-from jaxpref.losses.lengths import ipo_mean, length_dpo, ln_dpo, mipo, simpo
+from jaxpref.losses.lengths import alpha_po, ipo_mean, length_dpo, ln_dpo, mipo, simpo
 from jaxpref.losses.likelihood import sft
 from jaxpref.losses.list_averages import pro, tree_po
 from jaxpref.losses.list_contrastive import exo_list, info_nca, nca_list
@@ -67,6 +67,7 @@ from jaxpref.losses.win_rates import gpo, sppo
 
 __all__ = [
     "alpha_dpo",
+    "alpha_po",
     "aot",
     "aot_unpaired",
     "apo_down",

@@ -5,9 +5,9 @@ from jaxtyping import Array, Float, Int
 
 from jaxpref.losses.checks import as_floats, not_negative, positive
 from jaxpref.losses.links import logistic, squared
-from jaxpref.losses.scores import log_ratios, per_token
+from jaxpref.losses.scores import bounded_exp, log_ratios, per_token
 
-__all__ = ["ipo_mean", "length_dpo", "ln_dpo", "mipo", "simpo"]
+__all__ = ["alpha_po", "ipo_mean", "length_dpo", "ln_dpo", "mipo", "simpo"]
 
 Batch = Float[Array, " b"]
 Lengths = Int[Array, " b"]
@@ -115,6 +115,40 @@ def simpo(
         rejected_lengths=rejected_lengths,
     )
     margins = per_token(chosen, chosen_lengths) - per_token(rejected, rejected_lengths)
+    return logistic(beta * (margins - gamma_beta_ratio))
+
+
+def alpha_po(
+    chosen_logps: Batch,
+    rejected_logps: Batch,
+    chosen_lengths: Lengths,
+    rejected_lengths: Lengths,
+    *,
+    beta: float = 2.0,
+    gamma_beta_ratio: float = 0.25,
+    alpha: float = 0.25,
+) -> Batch:
+    """AlphaPO: `simpo` of phi(a) = (1 - exp(-alpha a)) / alpha, a the log-prob per token; nats.
+
+    Gupta et al. 2025, arXiv:2501.03884, as TRL's CPOTrainer has it. alpha -> 0 is `simpo`; above 0 it tells
+    unlikely responses further apart, below 0 less far. The exponential is held constant beyond 40 nats.
+
+    Args:
+      beta: above 0. gamma_beta_ratio: 0 or more. (`simpo`'s; the paper's have not been verified.)
+      alpha: any number but 0 (the default is ours).
+    """
+    positive(beta=beta)
+    not_negative(gamma_beta_ratio=gamma_beta_ratio)
+    if not abs(alpha) > 0:
+        raise ValueError(f"alpha: expected a number other than 0 (there it is simpo), got {alpha}")
+    chosen, rejected, chosen_lengths, rejected_lengths = as_floats(
+        chosen_logps=chosen_logps,
+        rejected_logps=rejected_logps,
+        chosen_lengths=chosen_lengths,
+        rejected_lengths=rejected_lengths,
+    )
+    first, second = per_token(chosen, chosen_lengths), per_token(rejected, rejected_lengths)
+    margins = (bounded_exp(-alpha * second) - bounded_exp(-alpha * first)) / alpha
     return logistic(beta * (margins - gamma_beta_ratio))
 
 

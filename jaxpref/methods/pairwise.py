@@ -143,6 +143,18 @@ PAIRWISE = (
         at_equality=math.log1p(math.exp(0.5)),
     ),
     Method(
+        losses.alpha_po,
+        "AlphaPO",
+        "l(β(φ(p_w/n_w) - φ(p_l/n_l) - γ/β)), φ = (1 - exp(-αa))/α",
+        "mean",
+        "ours",
+        identities="α to 0 gives simpo, slope exp(-αa)",
+        parity="TRL 0.24",
+        real=NO_RUN,
+        rejects=({"beta": 0.0}, {"gamma_beta_ratio": -1.0}, {"alpha": 0.0}),
+        at_equality=math.log1p(math.exp(0.5)),
+    ),
+    Method(
         losses.length_dpo,
         "Length-regularised DPO",
         "l(β(u_w - u_l) + α(n_w - n_l))",

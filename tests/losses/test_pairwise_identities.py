@@ -225,3 +225,14 @@ def test_added_likelihood_terms():
 def test_flex_dpo_strengths():
     _, chosen, rejected = _at(partial(losses.flex_dpo, beta_chosen=0.3, beta_rejected=0.1), 0.0)
     np.testing.assert_allclose([chosen, rejected], [-0.15, 0.05])
+
+
+def test_alpha_po():
+    x = _inputs()
+    limit = bind(partial(losses.alpha_po, alpha=1e-7), x)
+    np.testing.assert_allclose(limit, bind(losses.simpo, x), rtol=1e-5)
+    # dL/da_w = -beta sigmoid(-h) exp(-alpha a_w), for either sign of alpha.
+    for alpha in (0.5, -0.5):
+        loss = partial(losses.alpha_po, alpha=alpha, gamma_beta_ratio=0.0)
+        value, slope, _ = _at(loss, -1.5, -2.0)
+        np.testing.assert_allclose(slope, -2.0 * -np.expm1(-value) * np.exp(1.5 * alpha), rtol=1e-12)

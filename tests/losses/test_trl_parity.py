@@ -40,6 +40,7 @@ PARITY = {
     # TRL takes gamma itself, we take gamma / beta.
     "cpo_simpo": partial(losses.simpo, beta=2.0, gamma_beta_ratio=0.25),
     "cpo_simpo_paper": partial(losses.simpo, beta=2.5, gamma_beta_ratio=0.55),
+    "cpo_alphapo": partial(losses.alpha_po, beta=2.5, gamma_beta_ratio=0.1, alpha=0.25),
     "orpo_odds_ratio": losses.orpo,
 }
 
@@ -58,6 +59,9 @@ def _comparable(name, inputs, expected):
     if name == "alpha_divergence":  # exponentials are held constant, there beyond 80 nats and here beyond 40
         for side in ("chosen", "rejected"):
             rows &= np.abs(inputs[f"{side}_logps"] - inputs[f"reference_{side}_logps"]) < 80
+    if name == "cpo_alphapo":  # exponentials are held constant, here beyond 40 nats
+        for side in ("chosen", "rejected"):
+            rows &= np.abs(0.25 * inputs[f"{side}_logps"] / inputs[f"{side}_lengths"]) < 40
     if name == "orpo_odds_ratio":  # odds are held at p = 1 - 1e-6, there not at all
         for side in ("chosen", "rejected"):
             rows &= np.asarray(inputs[f"{side}_logps"] / inputs[f"{side}_lengths"]) < -1e-5
