@@ -144,8 +144,9 @@ def mixed_po(
 
     The batch is the global one; microbatches would each move the shift, which changes the value.
 
-    Differs from TRL >= 0.29, whose BCO shift is 0, and from the released code in that its NLL is averaged
-    over the tokens of the whole batch: there a long response weighs more.
+    Differs from TRL <= 0.28, which the released code built on: its shift is the mean of the batches' means,
+    the same while batches have one size. From TRL >= 0.29, whose shift is 0. From the released code in that
+    its NLL is averaged over the tokens of the whole batch: there a long response weighs more.
 
     Args:
       beta: above 0 (0.1). preference_weight, quality_weight, generation_weight: 0 or more.

@@ -1,6 +1,7 @@
 """Several objectives at once: a loss with one column for each, and two ways to combine their gradients."""
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from jaxpref.losses.scores import log_ratios
 __all__ = ["conflict_averse_mixture", "raco", "signed_dpo", "weighted_sum"]
 
 Batch = Float[Array, " b"]
+Weights = Float[Array, " o"] | Sequence[float]  # an experiment holds plain numbers
 Gradients = Any  # a pytree of arrays whose axis 0 counts objectives
 _MOST_OBJECTIVES = 10
 
@@ -62,10 +64,11 @@ def _check(gradients: Gradients, weights: Array) -> int:
     return o
 
 
-def weighted_sum(gradients: Gradients, weights: Float[Array, " o"]) -> Gradients:
+def weighted_sum(gradients: Gradients, weights: Weights) -> Gradients:
     """Sum over objectives of weight times gradient: the gradient of the weighted sum of the losses."""
+    weights = jnp.asarray(weights)
     _check(gradients, weights)
-    return _combination(gradients, jnp.asarray(weights))
+    return _combination(gradients, weights)
 
 
 def _gram(gradients: Gradients) -> Float[Array, "o o"]:
@@ -133,9 +136,7 @@ def conflict_averse_mixture(
     return points[jnp.argmin(values)]
 
 
-def raco(
-    gradients: Gradients, weights: Float[Array, " o"], *, c: float = 0.4, clip: bool = True
-) -> Gradients:
+def raco(gradients: Gradients, weights: Weights, *, c: float = 0.4, clip: bool = True) -> Gradients:
     """Conflict-averse combination of objectives' gradients: g0 + c |g0| G_p / |G_p|.
 
     RACO, arXiv:2602.02495. g0 = sum_i w_i g_i is the weighted sum, G_p = sum_i p_i g_i, and p minimises
@@ -151,10 +152,9 @@ def raco(
       weights: on the simplex. c: 0 or more (0.4).
     """
     not_negative(c=c)
-    _check(gradients, weights)
     gram = _gram(gradients)
-    (weights,) = floats(weights)
-    weights = weights.astype(gram.dtype)
+    weights = jnp.asarray(weights).astype(gram.dtype)
+    _check(gradients, weights)
     p = conflict_averse_mixture(gram, weights, c)
     if clip:
         p = jnp.minimum(p, weights)

@@ -14,6 +14,7 @@ from jaxpref import losses
 from jaxpref.algorithms import offline
 from jaxpref.algorithms.inputs import Input, inputs_of
 from jaxpref.algorithms.quantities import mismatched
+from jaxpref.losses.multi import raco
 from jaxpref.methods import METHODS
 from jaxpref.metrics import to_floats
 from jaxpref.models.sizes import tiny
@@ -88,7 +89,7 @@ def _algorithm(method, **arguments):
         reference="initial" if method.reference or kl else None,
         loss_state=method.state,
         features=_features if "features" in bases else None,
-        combine=(lambda g: jax.tree.map(lambda x: x.sum(0), g)) if objectives else None,
+        combine=partial(raco, weights=(0.5, 0.5)) if objectives else None,
         **arguments,
     )
 
