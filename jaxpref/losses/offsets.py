@@ -44,18 +44,24 @@ def flex_dpo(
     *,
     beta_chosen: float = 0.1,
     beta_rejected: float = 0.1,
+    sft_weight: float = 0.0,
 ) -> Batch:
     """Flex-DPO: -log sigmoid(beta_chosen * u_w - beta_rejected * u_l), with a strength for each side.
 
-    Yan et al. 2024, "3D-Properties", arXiv:2406.07327; nats. Equal strengths are `dpo`.
+    Yan et al. 2024, "3D-Properties", arXiv:2406.07327; nats. Equal strengths are `dpo`. Its other
+    regulariser, a likelihood of the chosen response, is added as `sft_weight * -logp_w` (a sum over tokens;
+    that the paper sums has not been verified).
 
     Args:
       beta_chosen, beta_rejected: above 0. The paper holds the first and sweeps the second (best near 0.08;
-        its value of the first is not verified).
+        its value of the first is not verified). sft_weight: 0 or more.
     """
     positive(beta_chosen=beta_chosen, beta_rejected=beta_rejected)
+    not_negative(sft_weight=sft_weight)
     first, second = log_ratios(chosen_logps, rejected_logps, reference_chosen_logps, reference_rejected_logps)
-    return logistic(beta_chosen * first - beta_rejected * second)
+    preference = logistic(beta_chosen * first - beta_rejected * second)
+    (chosen,) = as_floats(chosen_logps=chosen_logps)
+    return preference - sft_weight * chosen
 
 
 def cal_dpo(

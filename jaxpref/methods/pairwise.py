@@ -277,13 +277,13 @@ PAIRWISE = (
     Method(
         losses.flex_dpo,
         "Flex-DPO",
-        "l(β⁺ u_w - β⁻ u_l)",
+        "l(β⁺ u_w - β⁻ u_l) - λ p_w",
         "sum",
         "ours",
-        identities="equal betas give dpo, ratio of slopes",
+        identities="equal betas give dpo and dpo_sft, ratio of slopes",
         parity="none: no released code",
         real=NO_RUN,
-        rejects=({"beta_chosen": 0.0}, {"beta_rejected": 0.0}),
+        rejects=({"beta_chosen": 0.0}, {"beta_rejected": 0.0}, {"sft_weight": -1.0}),
         at_equality=LOG2,
     ),
     Method(

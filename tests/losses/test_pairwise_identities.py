@@ -222,6 +222,12 @@ def test_added_likelihood_terms():
     np.testing.assert_allclose(cpo, bind(losses.dpo, free), rtol=1e-12)
 
 
+def test_flex_dpo_with_a_likelihood_is_dpo_sft():
+    x = _inputs()
+    expected = bind(partial(losses.dpo_sft, beta=0.1, sft_weight=0.3), x)
+    np.testing.assert_allclose(bind(partial(losses.flex_dpo, sft_weight=0.03), x), expected, rtol=1e-12)
+
+
 def test_flex_dpo_strengths():
     _, chosen, rejected = _at(partial(losses.flex_dpo, beta_chosen=0.3, beta_rejected=0.1), 0.0)
     np.testing.assert_allclose([chosen, rejected], [-0.15, 0.05])
