@@ -65,6 +65,7 @@ def _smoke(file, workdir, *overrides):
     return "\n".join(lines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", ["experiment", "bradley_terry", "pairwise"])
 def test_cycles_smoke(tmp_path, function):
     assert "all pairs: reward accuracy" in _smoke(f"gpm_cycles.py:{function}", tmp_path)
