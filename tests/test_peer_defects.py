@@ -84,7 +84,7 @@ def test_orpo_takes_odds_of_averages():
 
 
 def test_exo_compiles():
-    """Defect 6: took `math.log` of a traced value, and so could not train. (The battery compiles every loss.)"""
+    """Defect 6: took `math.log` of a traced value, and so could not train. (The battery compiles all.)"""
     pair = (jnp.array([-1.0]), jnp.array([-2.0]), jnp.array([-1.5]), jnp.array([-1.5]))
     np.testing.assert_allclose(jax.jit(losses.exo)(*pair), losses.exo(*pair), rtol=1e-6)
 
