@@ -8,6 +8,8 @@ from typing import Any
 
 __all__ = ["Method"]
 
+_AUTHORS = r"[A-Z][a-z]+(?: et al\.| & [A-Z][a-z]+)? (?:19|20)\d\d"  # as docstrings cite what has no arXiv id
+
 
 @dataclasses.dataclass(frozen=True)
 class Method:
@@ -58,4 +60,4 @@ class Method:
         """arXiv ids of the docstring, or "author year" where a source has none."""
         doc = inspect.getdoc(self.loss) or ""
         found = re.findall(r"arXiv:(\d{4}\.\d{4,5})", doc)
-        return tuple(dict.fromkeys(found)) or tuple(re.findall(r"([A-Z][a-z]+ (?:19|20)\d\d)", doc)[:1])
+        return tuple(dict.fromkeys(found)) or tuple(re.findall(_AUTHORS, doc)[:1])
