@@ -39,6 +39,7 @@ COLUMNS = {
     "example_ids": ("b", "row of the records, from 0; every batch has it"),
     "weights": ("b", "of the row in every mean, 0 or more; 1 without this column"),
     "win_rates": ("b k", "P(response beats its opponents), in [0, 1]"),
+    "on_policy": ("b k", "True where the policy alone drew the response"),
     "ended": ("b k", "True where a drawn response ended by itself (EOS)"),
     "behaviour_logps": ("b k", "of a drawn response under what drew it, at temperature 1 (nats)"),
     "behaviour_token_logps": ("b k r", "the same for each scored token, 0 elsewhere"),

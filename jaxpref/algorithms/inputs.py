@@ -152,8 +152,8 @@ def _value(
     if wanted.sampled:
         if value.shape[1] < 3:
             raise ValueError(
-                f"loss {loss_name(loss)} needs {wanted.name}, responses 2 and on of each prompt, and there "
-                f"are {value.shape[1]}: draw some beside the recorded pair (algorithms.online with hybrid=True)"
+                f"loss {loss_name(loss)} needs {wanted.name}, responses 2 and on of each prompt, and "
+                f"there are {value.shape[1]}: draw some beside the recorded pair (algorithms.online with hybrid=True)"
             )
         return value[:, 2:]
     if value.shape[1] <= wanted.response:

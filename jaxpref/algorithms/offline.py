@@ -1,5 +1,6 @@
 """Optimisation of an objective on recorded responses: pairs, lists or labelled ones."""
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -68,8 +69,8 @@ def offline(
     rules = dict(bank or {}) | ({"initial": frozen} if reference == "initial" else {})
     if reference not in ("batch", None, *rules):
         raise ValueError(
-            f"reference: expected 'initial', 'batch' or None, or a member of the bank, got {reference!r}; the "
-            f"bank has {sorted(rules)}"
+            f"reference: expected 'initial', 'batch' or None, or a member of the bank, got {reference!r}; "
+            f"the bank has {sorted(rules)}"
         )
     if "policy" in rules:
         raise ValueError("bank: 'policy' is the trained policy itself; choose another name")
@@ -122,7 +123,11 @@ def offline(
                 out, carried = out
             mean = mean_of(out, batch)
         metrics = {"loss": Mean(mean.total.sum(), mean.count), "num_tokens": num_tokens(batch)}
-        more = reward_metrics(rewards_of(found, held), found.get("logps"), batch, labelled="labels" in bases)
+        more = _reported(rewards_of(found, held), found.get("logps"), batch, source)
+        if held and "on_policy" in batch.columns:
+            own = batch.columns["on_policy"] & batch.response_mask.any(-1)
+            log_ratios = jax.lax.stop_gradient(found["logps"] - held["logps"])
+            more["objective/kl"] = masked_mean(log_ratios, own * batch.weights[:, None])
         return mean, (metrics | more, jax.lax.stop_gradient(carried))
 
     def init(params: Params) -> TrainState:
@@ -151,6 +156,20 @@ def offline(
     live = reference in rules
     passes = 3 + live + (1 + live) * ("mismatched_logps" in bases)
     return Algorithm(init, step, evaluate, lambda batch: passes * policy.flops(batch), rewards)
+
+
+def _reported(rewards: Array, logps: Array | None, batch: Completions, source: Source) -> Metrics:
+    """Drawn responses have an order only where the loss names chosen and rejected ones; beside self-samples,
+    the recorded pair is what is compared."""
+    inputs = source.inputs
+    if any(i.sampled for i in inputs):
+        tokens, mask = batch.response_tokens[:, :2], batch.response_mask[:, :2]
+        batch = dataclasses.replace(batch, response_tokens=tokens, response_mask=mask)
+        rewards, logps = rewards[:, :2], None if logps is None else logps[:, :2]
+    elif "on_policy" in batch.columns and not any(i.response is not None for i in inputs):
+        where = batch.response_mask.any(-1) * batch.weights[:, None]
+        return {"rewards/mean": masked_mean(jax.lax.stop_gradient(rewards), where)}
+    return reward_metrics(rewards, logps, batch, labelled=any(i.base == "labels" for i in inputs))
 
 
 def _outputs_reward(outputs: Float[Array, "b k m"]) -> Float[Array, "b k"]:
