@@ -108,6 +108,7 @@ class Samples(NamedTuple):
     sampling_token_logps: Float[Array, "b k r"]
     # Under each member of the mixture, as its own `Policy.token_logps` would give; m = 1 without a mixture.
     member_token_logps: Float[Array, "m b k r"]
+    ended: Bool[Array, "b k"]  # by EOS; the others stopped at the most tokens allowed
 
 
 def _check(name: str, array: Any, rank: int, kind: str) -> None:

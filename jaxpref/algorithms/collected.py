@@ -83,7 +83,7 @@ def _record(batch: Completions, drawn: Samples, weights: Array, names: tuple[str
 def _on_policy(weights: Array, names: tuple[str, ...]) -> Array:
     """Responses drawn by the policy alone, [b, k]."""
     alone = jnp.array([name == "policy" for name in names], weights.dtype)
-    return (weights == alone).all(-1) & bool("policy" in names)
+    return (weights == alone.reshape((1,) * (weights.ndim - 1) + (-1,))).all(-1) & ("policy" in names)
 
 
 def enumerator(policy: Policy, draws: Draws) -> DrawRecords:
@@ -101,7 +101,7 @@ def enumerator(policy: Policy, draws: Draws) -> DrawRecords:
     ) -> Completions:
         del key
         every = enumerated(policy, Prompts(batch.prompt_tokens, batch.prompt_mask))
-        b, n, r = every.response_tokens.shape
+        b, n, _ = every.response_tokens.shape
         tuples = np.array(list(itertools.product(range(n), repeat=count)))  # [t, k]
         parts = []
         for one in choices:

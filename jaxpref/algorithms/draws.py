@@ -1,8 +1,9 @@
 """Who draws the responses: mixtures of members of the bank, one for each response.
 
 A draw is a dict from members to weights, `{"policy": 0.875, "initial": 0.125}`: next tokens come from the
-softmax of the weighted sum of their logits, mixed at every token. A weight may be a schedule, `step -> weight`. A tuple of
-draws gives the responses of a prompt; a tuple of such tuples is a choice made for each prompt by a fair die.
+softmax of the weighted sum of their logits, mixed at every token. A weight may be a schedule, `step ->
+weight`. A tuple of draws gives the responses of a prompt; a tuple of such tuples is a choice made for each
+prompt by a fair die.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -44,7 +45,7 @@ def xpo(*, reference: str = "initial") -> tuple[Draw, ...]:
     return ({"policy": 1.0}, {reference: 1.0})
 
 
-def alternatives(draws: Draws) -> list[Sequence[Draw]]:
+def alternatives(draws: Draws) -> Sequence[Sequence[Draw]]:
     """The tuples of draws to choose from.
 
     Raises:

@@ -147,15 +147,15 @@ def _value(
             f"are {sorted(offered)}"
         )
     value = offered[wanted.base]
-    if wanted.response is None and not wanted.sampled:
-        return value
     if wanted.sampled:
         if value.shape[1] < 3:
             raise ValueError(
                 f"loss {loss_name(loss)} needs {wanted.name}, responses 2 and on of each prompt, and "
-                f"there are {value.shape[1]}: draw some beside the recorded pair (algorithms.online with hybrid=True)"
+                f"there are {value.shape[1]}: draw some beside the recorded pair (online with hybrid=True)"
             )
         return value[:, 2:]
+    if wanted.response is None:
+        return value
     if value.shape[1] <= wanted.response:
         raise ValueError(
             f"loss {loss_name(loss)} needs {wanted.name}, response {wanted.response} of each prompt, and "

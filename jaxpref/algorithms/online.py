@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
@@ -17,7 +18,7 @@ from jaxpref.algorithms.offline import offline
 from jaxpref.judges import Judge, Scorer
 from jaxpref.metrics import Metrics
 from jaxpref.policies.base import Policy
-from jaxpref.selection import join
+from jaxpref.selection import hybrid as joined_records
 from jaxpref.types import Completions, Params, PRNGKey
 
 __all__ = ["online"]
@@ -95,7 +96,7 @@ def online(
     )
     judging, scoring = judge and judge(), scorer and scorer()
     critic = any(i.base == "behaviour_values" for i in inputs_of(loss))
-    report, joined = jax.jit(drawn_metrics), jax.jit(join)
+    report, joined = jax.jit(drawn_metrics), jax.jit(_behind)
     value = jax.jit(lambda params, record: with_values(policy, params, record))
     built = jax.jit(build) if build is not None else None
 
@@ -146,6 +147,13 @@ def online(
 
     loaded = None if not models else lambda: {name: load() for name, load in models.items()}
     return Algorithm(init, step, inner.evaluate, flops, rewards, collect, loaded)
+
+
+def _behind(recorded: Completions, drawn: Completions) -> Completions:
+    """The recorded pair, then what was drawn; nobody of the bank drew the former."""
+    shape = recorded.lengths.shape
+    known = {"on_policy": jnp.zeros(shape, bool), "ended": jnp.ones(shape, bool)}
+    return joined_records(dataclasses.replace(recorded, columns=recorded.columns | known), drawn)
 
 
 def _check_members(

@@ -169,7 +169,7 @@ def _state(
 
 
 def _models(setting: Setting, algorithm: Algorithm) -> tuple[tuple[dict[str, Params], ...], dict[str, Any]]:
-    """What `init` takes beside the params (nothing, or the other models on the mesh), and how it is laid out."""
+    """What `init` takes beside the params (nothing, or the other models on the mesh), and its shardings."""
     if algorithm.models is None:
         return (), {}
     loaded = algorithm.models()

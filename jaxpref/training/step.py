@@ -41,8 +41,11 @@ def compiled_step(
     return OnMesh(jax.jit(step, donate_argnums=(0, 1), out_shardings=(shardings, whole, whole)), mesh)
 
 
-def collecting(algorithm: Algorithm, mesh: Mesh, *, seed: int) -> Callable[..., tuple[Any, Metrics]] | None:
-    """`(state, batch, index) -> (what step eats, metrics)`, with the mesh in context; None without a `collect`.
+Collect = Callable[[Any, Any, int], tuple[Any, Metrics]]
+
+
+def collecting(algorithm: Algorithm, mesh: Mesh, *, seed: int) -> Collect | None:
+    """`(state, batch, index) -> (what step eats, metrics)` with the mesh in context, where there is a `collect`.
 
     Not compiled as a whole, since a judge may run on the host. Draws depend on (seed, index) alone.
     """
@@ -59,8 +62,10 @@ def collecting(algorithm: Algorithm, mesh: Mesh, *, seed: int) -> Callable[..., 
 
 
 def compiled_evaluation(algorithm: Algorithm, mesh: Mesh, *, seed: int) -> Callable[[Any, Any, int], Metrics]:
-    """`(state, batch, index) -> metrics`, replicated on every device. An algorithm that draws its batches does
-    so from the prompts of these, by draws that depend on (seed, index) alone."""
+    """`(state, batch, index) -> metrics`, replicated on every device.
+
+    An algorithm that draws its responses does so for the prompts of `batch`; draws depend on (seed, index) alone.
+    """
 
     def evaluate(state, batch):
         return algorithm.evaluate(state, batch, jax.random.key(seed))
