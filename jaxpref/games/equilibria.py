@@ -9,7 +9,12 @@ Float64 = NDArray[np.float64]
 
 
 def regularised_nash(
-    preferences: ArrayLike, reference: ArrayLike, tau: float, *, tolerance: float = 1e-12, max_steps: int = 200
+    preferences: ArrayLike,
+    reference: ArrayLike,
+    tau: float,
+    *,
+    tolerance: float = 1e-12,
+    max_steps: int = 200,
 ) -> Float64:
     """Log-probs `[..., y]` of the regularised equilibrium: pi(y) proportional to ref(y) exp(P(y beats pi) / tau).
 
