@@ -1,4 +1,4 @@
-"""Toys with exact answers: games, bandits, trees and duels. Arrays and closed forms; nothing is learnt here."""
+"""Toys with exact answers: games, bandits, trees, duels. Arrays and closed forms; nothing is learnt here."""
 
 from jaxpref.environments.bandits import bt_bandit, didactic_bandit, rlhf_optimum, uncovered_bandit
 from jaxpref.environments.base import Bandit, Game, bandit, game

@@ -47,10 +47,11 @@ def didactic_bandit(
     location: float = -0.7,
     spread: float = 0.3,
 ) -> Bandit:
-    """Responses on a line: is the peak of the reward where the data are (Tajwar et al. 2024, arXiv:2404.14367)?
+    """Responses on a line: is the peak of the reward where the data are?
 
-    Rewards exp(-((y - peak) / width)^2), and a reference that is tanh of a Cauchy variable, in equal bins of
-    [-1, 1]. A peak at 70 is far from its mode, one at 20 near it.
+    After Tajwar et al. 2024, arXiv:2404.14367. Rewards exp(-((y - peak) / width)^2), and
+    a reference that is tanh of a Cauchy variable, in equal bins of [-1, 1]. A peak at 70 is far from its
+    mode, one at 20 near it.
 
     Args:
       location, spread: of the Cauchy variable; ours (the paper's are not known to us).

@@ -1,4 +1,4 @@
-"""What an environment is: arrays that say who beats whom, small enough to solve exactly. float64 on the host."""
+"""What an environment is: who beats whom, in arrays, small enough to solve exactly. float64, on the host."""
 
 import dataclasses
 from typing import Any

@@ -23,7 +23,7 @@ def coverage_gap(*, probability: float = 0.8) -> Bandit:
 
 
 def hypo_optimum(environment: Bandit, *, beta: float = 1.0, kl_weight: float) -> Float64:
-    """Log-probs `[3]` that minimise DPO on the covered pair plus kl_weight * KL(pi || ref): HyPO's one optimum.
+    """HyPO's one optimum: log-probs `[3]` that minimise DPO on the covered pair + kl_weight KL(pi || ref).
 
     Song et al. 2024, arXiv:2406.01462, on a bandit of three responses of which the first two are compared. At
     the optimum the log-ratio of the uncovered response is KL(pi || ref) (ours), which leaves one unknown, the

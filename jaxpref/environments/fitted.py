@@ -24,7 +24,7 @@ def fitted_game(
     num_responses: int = 40,
     num_comparisons: int = 3000,
     reward_scale: float = 1.0,
-    cycle_scale: float = 0.5,
+    cycle_scale: float = 2.0,
     pair_prior: float = 1.0,
     reward_prior: float = 1.0,
     seed: int = 0,
@@ -56,7 +56,7 @@ def fitted_game(
 
 
 def fitted_preferences(wins: Float64, *, prior: float) -> Float64:
-    """P(i beats j) `[y, y]` of the most probable logit of each pair by itself, with a normal prior N(0, prior^2).
+    """P(i beats j) `[y, y]`, the most probable logit of each pair by itself, with prior N(0, prior^2).
 
     A pair never compared gets one half.
     """

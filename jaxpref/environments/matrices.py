@@ -71,7 +71,7 @@ def elo_policy(weight: float) -> Float64:
 def random_game(
     *, num_responses: int = 5, num_prompts: int = 1, scale: float = 1.0, seed: int = 0, uniform: bool = False
 ) -> Game:
-    """P = sigmoid(A - A^T) with normal A, times `scale`, and a random reference (`uniform`: a uniform one)."""
+    """P = sigmoid(A - A^T), A normal times `scale`, and a random reference (`uniform`: a uniform one)."""
     rng = np.random.default_rng(seed)
     scores = scale * rng.normal(size=(num_prompts, num_responses, num_responses))
     logits = rng.normal(size=(num_prompts, num_responses))

@@ -16,18 +16,19 @@ def regularised_nash(
     tolerance: float = 1e-12,
     max_steps: int = 200,
 ) -> Float64:
-    """Log-probs `[..., y]` of the regularised equilibrium: pi(y) proportional to ref(y) exp(P(y beats pi) / tau).
+    """Log-probs `[..., y]` of the regularised equilibrium: pi = ref exp(P(y beats pi) / tau), normalised.
 
-    arXiv:2312.00886, Proposition 1: there is one for each tau > 0. Newton's method on the log-probs, each step
-    halved until the residual falls. The Jacobian is one plus a product of a skew and a positive matrix, so it
-    never is singular and the direction always leads down.
+    arXiv:2312.00886, Proposition 1: there is one for each tau > 0. Newton's method on the log-probs, each
+    step halved until the residual falls. The Jacobian is one plus a product of a skew and a positive matrix,
+    so it never is singular and the direction always leads down.
 
     Args:
       preferences: P(i beats j) `[..., y, y]`. reference: probabilities `[..., y]`, all above 0.
       tolerance: of log pi(y), in units of max(1, 1 / tau), since P / tau is rounded.
 
     Raises:
-      ValueError: not a game, or tau is not above 0. RuntimeError: no convergence; tau is too small for float64.
+      ValueError: not a game, or tau is not above 0.
+      RuntimeError: no convergence; tau is too small for float64.
     """
     p, ref = np.asarray(preferences, np.float64), np.asarray(reference, np.float64)
     y = p.shape[-1]

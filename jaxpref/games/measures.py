@@ -1,7 +1,7 @@
 """What a policy is worth in a game of preferences: win rates, best responses and distances from equilibrium.
 
-`preferences [..., y, y]` holds P(i beats j), with P + P^T = 1; policies are log-probs `[..., y]` in nats, with
-the same leading axes (prompts). All is differentiable and keeps its dtype.
+`preferences [..., y, y]` holds P(i beats j), with P + P^T = 1; policies are log-probs `[..., y]` in nats,
+with the same leading axes (prompts). All is differentiable and keeps its dtype.
 """
 
 import jax
@@ -24,7 +24,7 @@ _SERIES = 0.1  # |d| below which exp(-d) - 1 + d is summed as a series
 
 
 def _advantages(preferences: Preferences, log_opponent: LogPolicy) -> Float[Array, "*x y"]:
-    """P(y beats the opponent) - 1/2. One half is taken off first, so that small advantages keep their digits."""
+    """P(y beats the opponent) - 1/2; one half is taken off first, so that small ones keep their digits."""
     return jnp.einsum("...ij,...j->...i", preferences - 0.5, jnp.exp(log_opponent), precision="highest")
 
 
@@ -76,8 +76,9 @@ def duality_gap(
 ) -> Float[Array, "*x"]:
     """max over nu of P_tau(nu beats pi) - 1/2 in the regularised game: 0 or more, and 0 at equilibrium only.
 
-    Equal to tau log E_ref exp(P(y beats pi) / tau) + tau KL(pi || ref) - 1/2, and, since a policy beats itself
-    half the time, to tau KL(pi || best response to pi). The last form is computed: it has relative precision.
+    Equal to tau log E_ref exp(P(y beats pi) / tau) + tau KL(pi || ref) - 1/2, and, since a policy beats
+    itself half the time, to tau KL(pi || best response to pi). The last is computed: its precision is
+    relative.
     """
     best = best_response(preferences, log_policy, log_reference, tau)
     return tau * kl_divergence(log_policy, best)

@@ -58,8 +58,8 @@ def nash_md_step(
 ) -> LogPolicy:
     """Nash-MD of Munos et al. 2023, arXiv:2312.00886: the opponent is the mixture with beta = eta tau.
 
-    With `decaying_step_size` the last iterate converges to the regularised equilibrium (their Theorem 1). With
-    a constant step it converges elsewhere, to `constant_step_limit`.
+    With `decaying_step_size` the last iterate converges to the regularised equilibrium (their Theorem 1).
+    With a constant step it converges elsewhere, to `constant_step_limit`.
     """
     return mirror_step(preferences, log_policy, log_reference, tau, eta, beta=eta * tau)
 
