@@ -77,7 +77,7 @@ def implicit_preference(
     """
     if yes_id == no_id or not 0 <= min(yes_id, no_id) <= max(yes_id, no_id) < policy.vocab_size:
         raise ValueError(
-            f"implicit_preference: expected two ids below {policy.vocab_size}, got yes {yes_id} and no {no_id}"
+            f"implicit_preference: expected two ids below {policy.vocab_size}, got {yes_id} and {no_id}"
         )
     asked = _answers(policy, [[yes_id], [no_id]], before, between, after, eos_id)
 

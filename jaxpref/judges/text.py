@@ -27,7 +27,7 @@ def rows_on_host(function: Callable[[Completions], np.ndarray], completions: Com
       function: rows of the record, as numpy, to an array `[rows, n]`; each row by itself.
 
     Raises:
-      ValueError: under jit; where something but the rows is split over devices; for a result of another shape.
+      ValueError: under jit; where more than the rows is split over devices; for a result of another shape.
     """
     leaves = jax.tree.leaves(completions)
     if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):

@@ -175,8 +175,8 @@ def balpm(
     def add(i: Array, count: Array) -> Array:
         return count + jnp.where(given[i], near(i), 0)
 
-    count = jax.lax.fori_loop(0, n, add, jnp.zeros(n, uncertainty.dtype)) if labelled is not None else 0.0
-    count = jnp.broadcast_to(jnp.asarray(count, uncertainty.dtype), (n,))
+    start = jnp.zeros(n, uncertainty.dtype)
+    count = start if labelled is None else jax.lax.fori_loop(0, n, add, start)
 
     def pick(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], Array]:
         count, taken = carry

@@ -1,4 +1,4 @@
-"""Directions in the space of ratings: how much of each attribute is wanted, and the response that has most."""
+"""Directions in the space of ratings: how much of each attribute is wanted, and who has most of it."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ def directions_near(
     """
     if not 0 <= max_angle <= math.pi / 2 or num < 1:
         raise ValueError(
-            f"directions_near: expected a max_angle in [0, pi / 2] and num of 1 or more, got {max_angle} and {num}"
+            f"directions_near: expected max_angle in [0, pi / 2] and num above 0, got {max_angle} and {num}"
         )
     unit = target / jnp.linalg.norm(target)
     angle_key, side_key = jax.random.split(key)

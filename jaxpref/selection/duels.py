@@ -79,8 +79,9 @@ def thompson_duel(arms: Arms, fit: DuelFit, key: PRNGKey, *, scale: float = 1.0)
 
 
 def ucb_duel(arms: Arms, fit: DuelFit, key: PRNGKey, *, width: float = 1.0) -> Duel:
-    """The greedy arm against its most optimistic challenger: argmax theta . (x_j - x_i) + width * |x_j - x_i|,
-    the norm that of the precision's inverse.
+    """The greedy arm i against its most optimistic challenger.
+
+    argmax_j theta . (x_j - x_i) + width |x_j - x_i|, in the norm of the precision's inverse.
 
     Args:
       width: 0 or more; confidence in standard deviations.

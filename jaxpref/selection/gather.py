@@ -1,12 +1,11 @@
 """Records with other responses, or other rows: everything that belongs to a response goes with it.
 
 A column of `types.COLUMNS` belongs to responses if its second axis is `k`. A column that is not in that
-table does if it has a second axis of size k; one of another shape belongs to the row. So name a column
-`[b, d]` of the row in `COLUMNS` if d may equal the number of responses.
+table does if it has a second axis of size k; one of another shape belongs to the row. The same goes for tokens and the
+third axis, `r`. So name a column `[b, d]` of the row in `COLUMNS` if d may equal the number of responses.
 """
 
 import dataclasses
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +20,17 @@ __all__ = [
     "same_responses",
     "take_responses",
     "take_rows",
+    "values_of",
 ]
+
+_OF_FIRST_TWO = ("margins", "pair_preferences")
 
 
 def take_responses(completions: Completions, index: Int[Array, "b n"]) -> Completions:
-    """The responses `index` of each row, in that order: tokens, log-probs, preferences and columns alike."""
+    """The responses `index` of each row, in that order: tokens, log-probs, preferences and columns alike.
+
+    Columns that say how responses 0 and 1 compare, `margins` and `pair_preferences`, are left out.
+    """
 
     def taken(array: Array) -> Array:
         places = index.reshape(*index.shape, *[1] * (array.ndim - 2))
@@ -34,8 +39,20 @@ def take_responses(completions: Completions, index: Int[Array, "b n"]) -> Comple
     preferences = completions.preferences
     if preferences is not None:
         preferences = jnp.take_along_axis(taken(preferences), index[:, None], 2)
-    changed = _each_response(completions, taken)
-    return dataclasses.replace(changed, preferences=preferences)
+    columns = {
+        name: taken(value) if _of_responses(name, completions) else value
+        for name, value in completions.columns.items()
+        if name not in _OF_FIRST_TWO
+    }
+    held = completions.reference_logps
+    return dataclasses.replace(
+        completions,
+        response_tokens=taken(completions.response_tokens),
+        response_mask=taken(completions.response_mask),
+        reference_logps=None if held is None else taken(held),
+        preferences=preferences,
+        columns=columns,
+    )
 
 
 def take_rows(completions: Completions, rows: Int[Array, " n"]) -> Completions:
@@ -100,39 +117,40 @@ def same_responses(completions: Completions, i: int = 0, j: int = 1) -> Bool[Arr
     return ~differ.any(-1)
 
 
-def _of_responses(name: str, completions: Completions) -> bool:
-    axes = COLUMNS[name][0].split() if name in COLUMNS else None
-    if axes is not None:
-        return len(axes) > 1 and axes[1] == "k"
+def _has_axis(name: str, completions: Completions, axis: int, letter: str) -> bool:
+    """Whether this axis of a column is of responses ("k", axis 1) or of their tokens ("r", axis 2)."""
+    if name in COLUMNS:
+        axes = COLUMNS[name][0].split()
+        return len(axes) > axis and axes[axis] == letter
     shape = completions.columns[name].shape
-    return len(shape) > 1 and shape[1] == completions.response_tokens.shape[1]
+    return len(shape) > axis and shape[axis] == completions.response_tokens.shape[axis]
 
 
-def _each_response(completions: Completions, change: Callable[[Array], Array]) -> Completions:
-    """Everything `[b, k, ...]` but preferences, changed."""
-    held = completions.reference_logps
-    return dataclasses.replace(
-        completions,
-        response_tokens=change(completions.response_tokens),
-        response_mask=change(completions.response_mask),
-        reference_logps=None if held is None else change(held),
-        columns={
-            name: change(value) if _of_responses(name, completions) else value
-            for name, value in completions.columns.items()
-        },
-    )
+def _of_responses(name: str, completions: Completions) -> bool:
+    return _has_axis(name, completions, 1, "k")
 
 
 def _widened(completions: Completions, r: int) -> Completions:
     """Responses, and what belongs to each of their tokens, padded to `r` tokens."""
-    width = completions.response_tokens.shape[2]
+    more = r - completions.response_tokens.shape[2]
+    if more == 0:
+        return completions
 
     def padded(array: Array) -> Array:
-        if array.ndim < 3 or array.shape[2] != width:
-            return array
-        return jnp.pad(array, [(0, 0), (0, 0), (0, r - width)] + [(0, 0)] * (array.ndim - 3))
+        return jnp.pad(array, [(0, 0), (0, 0), (0, more)] + [(0, 0)] * (array.ndim - 3))
 
-    return _each_response(completions, padded) if width < r else completions
+    columns = {
+        name: padded(value)
+        if _of_responses(name, completions) and _has_axis(name, completions, 2, "r")
+        else value
+        for name, value in completions.columns.items()
+    }
+    return dataclasses.replace(
+        completions,
+        response_tokens=padded(completions.response_tokens),
+        response_mask=padded(completions.response_mask),
+        columns=columns,
+    )
 
 
 def values_of(completions: Completions, by: str | None) -> Float[Array, "b k"]:

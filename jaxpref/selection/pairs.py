@@ -38,9 +38,10 @@ __all__ = [
 
 
 def soft_pair(completions: Completions, key: PRNGKey) -> Completions:
-    """Responses 0 and 1 as they are, with their preferences, for losses of `pair_preferences`."""
+    """Two responses in the order they came, with their preferences, for losses of `pair_preferences`."""
     del key
-    return _pair(completions, _constant(completions, 0), _constant(completions, 1))
+    _preference_of_two(completions, "soft_pair")
+    return drop_rows(completions, ~same_responses(completions) & completions.valid)
 
 
 def random_pair(completions: Completions, key: PRNGKey) -> Completions:
@@ -207,10 +208,6 @@ def _largest(values: Float[Array, "b k"], where: Bool[Array, "b k"]) -> Int[Arra
 
 def _at(values: Float[Array, "b k"], index: Int[Array, " b"]) -> Float[Array, " b"]:
     return jnp.take_along_axis(values, index[:, None], 1)[:, 0]
-
-
-def _constant(completions: Completions, response: int) -> Int[Array, " b"]:
-    return jnp.full(completions.response_mask.shape[0], response)
 
 
 def _preference_of_two(completions: Completions, name: str) -> Float[Array, " b"]:

@@ -17,7 +17,9 @@ class Replay:
     """Rows that were pushed last. A pytree: it may live in a state, be jitted and be saved."""
 
     rows: Completions  # [capacity, ...]
-    pushed: Int[Array, ""]  # rows ever pushed; the next goes to `pushed % capacity`
+    # Rows pushed so far; once full it runs from the capacity to twice that, so that it never overflows. The
+    # next row goes to `pushed % capacity`.
+    pushed: Int[Array, ""]
 
 
 def empty_replay(like: Completions, capacity: int) -> Replay:
@@ -37,7 +39,6 @@ def push(buffer: Replay, batch: Completions) -> Replay:
         raise ValueError(f"push: {b} rows do not fit a buffer of {capacity}")
     places = (buffer.pushed + jnp.arange(b)) % capacity
     rows = jax.tree.map(lambda held, new: held.at[places].set(new), buffer.rows, batch)
-    # Counts on from `capacity` to twice that, so that it never overflows.
     pushed = buffer.pushed + b
     return Replay(rows, jnp.where(pushed >= 2 * capacity, pushed - capacity, pushed))
 

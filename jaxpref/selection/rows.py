@@ -141,8 +141,7 @@ def margin_fraction(
     """Keeps this part of a batch's pairs: those of the largest margins, or of the smallest.
 
     Largest as in APL (arXiv:2402.08114), smallest as in arXiv:2406.17312. A batch of n valid pairs keeps
-    ceil(fraction * n); of equal margins the first. The whole batch is looked at: with microbatches, run it before
-    they are split.
+    ceil(fraction * n); of equal margins the first. It is a rule about whole batches.
 
     Args:
       fraction: in (0, 1].
