@@ -170,9 +170,9 @@ def with_values(policy: Policy, params: Params, record: Completions) -> Completi
     return dataclasses.replace(record, columns=record.columns | {"behaviour_values": values})
 
 
-def drawn_metrics(record: Completions) -> Metrics:
+def drawn_metrics(record: Completions, *, contested: bool) -> Metrics:
     """What the draws were like. Scores and win rates are of the policy's own responses, the latter against
-    responses of others, where there are any."""
+    responses of others, if there are any (`contested`)."""
     own = _weighted(record, record.columns["on_policy"] & record.response_mask.any(-1))
     metrics = {
         "response_length": masked_mean(record.lengths.astype(jnp.float32), own),
@@ -180,7 +180,7 @@ def drawn_metrics(record: Completions) -> Metrics:
     }
     if "scores" in record.columns:
         metrics["objective/scores"] = masked_mean(record.columns["scores"], own)
-    if record.preferences is not None:
+    if record.preferences is not None and contested:
         others = ~record.columns["on_policy"] & record.response_mask.any(-1)
         against = own[:, :, None] * others[:, None]
         metrics["objective/win_rate"] = masked_mean(record.preferences, against)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ from jaxtyping import Array, Float
 from jaxpref.algorithms.bank import Rule
 from jaxpref.algorithms.base import Algorithm, Model, TrainState
 from jaxpref.algorithms.collected import drawn_metrics, enumerator, sampler, with_values
-from jaxpref.algorithms.draws import Draws, members
+from jaxpref.algorithms.draws import Draws, alternatives, members
 from jaxpref.algorithms.inputs import inputs_of
 from jaxpref.algorithms.offline import offline
 from jaxpref.judges import Judge, Scorer
@@ -96,7 +97,7 @@ def online(
     )
     judging, scoring = judge and judge(), scorer and scorer()
     critic = any(i.base == "behaviour_values" for i in inputs_of(loss))
-    report, joined = jax.jit(drawn_metrics), jax.jit(_behind)
+    report, joined = jax.jit(partial(drawn_metrics, contested=_contested(draws))), jax.jit(_behind)
     value = jax.jit(lambda params, record: with_values(policy, params, record))
     built = jax.jit(build) if build is not None else None
 
@@ -154,6 +155,12 @@ def _behind(recorded: Completions, drawn: Completions) -> Completions:
     shape = recorded.lengths.shape
     known = {"on_policy": jnp.zeros(shape, bool), "ended": jnp.ones(shape, bool)}
     return joined_records(dataclasses.replace(recorded, columns=recorded.columns | known), drawn)
+
+
+def _contested(draws: Draws) -> bool:
+    """Whether the policy's own responses meet those of others."""
+    own = [draw == {"policy": 1.0} for one in alternatives(draws) for draw in one]
+    return any(own) and not all(own)
 
 
 def _check_members(
