@@ -113,13 +113,13 @@ ONLINE = (
     Method(
         losses.spac_critic,
         "SPAC critic (two time-scales)",
-        "mean_s f_s - (f_w + f_l)/2 + λ l(f_w - f_l), f = R σ(r)",
+        "mean_s f_s - (f_w + f_l)/2 + λ l(c(f_w - f_l)), f = R σ(r)",
         "rewards",
         "ours",
         identities="policies of an uncovered-action bandit",
         parity="none: no released code",
         real=NO_RUN,
-        rejects=({"weight": 0.0}, {"bound": 0.0}),
+        rejects=({"weight": 0.0}, {"bound": 0.0}, {"scale": 0.0}),
     ),
     Method(
         losses.online_ipo,
