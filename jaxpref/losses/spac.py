@@ -50,11 +50,12 @@ def spac(
 ) -> Batch:
     """SPAC, single time-scale, smoothed: pairs, and a log-sigmoid that keeps own samples from rising.
 
-    weight * l((u_w - u_l) / eta) + mean_s l(((u_w + u_l) / 2 - u_s) / eta), l = -log sigmoid, u log-ratios to
-    the iterate before (nats), s its samples; after Ji et al. 2024, arXiv:2406.04274. Our reading, not the
-    paper's formula: the abstract's critic with f = log-ratio / eta, the mean of the pair as its zero, and a
-    log-sigmoid against `spac_linear`'s descent. (weight + 1) * log 2 where policy and iterate agree, at the start
-    of every round.
+    weight * l((u_w - u_l) / eta) + mean_s (l((u_w - u_s) / eta) + l((u_l - u_s) / eta)) / 2, where l is -log
+    sigmoid, u log-ratios to the iterate before (nats) and s its samples; after Ji et al. 2024,
+    arXiv:2406.04274. Our reading, not the paper's formula: the abstract's critic with f = log-ratio / eta,
+    either response of the pair as what a sample is held against, and log-sigmoids against `spac_linear`'s
+    descent. All terms are `dpo`: of the pair, and of each of its responses with a self-sample as rejected
+    (SPIN). (weight + 1) * log 2 where policy and iterate agree, at the start of every round.
 
     Args:
       weight: lambda, of the pairs against the pessimism, above 0 (ours).
@@ -69,8 +70,8 @@ def spac(
         sampled_logps,
         reference_sampled_logps,
     )
-    pessimism = logistic(((first + second)[:, None] / 2 - own) / eta).mean(-1)
-    return weight * logistic((first - second) / eta) + pessimism
+    held = (logistic((side[:, None] - own) / eta).mean(-1) for side in (first, second))
+    return weight * logistic((first - second) / eta) + sum(held) / 2
 
 
 def spac_linear(

@@ -91,7 +91,7 @@ ONLINE = (
     Method(
         losses.spac,
         "SPAC (smoothed)",
-        "λ l((u_w - u_l)/η) + mean_s l(((u_w + u_l)/2 - u_s)/η)",
+        "λ l((u_w - u_l)/η) + mean_s (l((u_w - u_s)/η) + l((u_l - u_s)/η))/2",
         "sum",
         "ours",
         identities="value at the iterate, six rounds of an uncovered-action bandit",
