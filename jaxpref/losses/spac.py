@@ -50,10 +50,12 @@ def spac(
 ) -> Batch:
     """SPAC, single time-scale, smoothed: pairs, and a log-sigmoid that keeps own samples from rising.
 
-    weight * l((u_w - u_l) / eta) + mean_s l(((u_w + u_l) / 2 - u_s) / eta), l(h) = -log sigmoid(h), u log-ratios
-    to the iterate before (nats), s its samples; after Ji et al. 2024, arXiv:2406.04274. Our reading, not the paper's formula: the abstract's critic with f = log-ratio / eta,
-    the mean of the pair as its zero, and a log-sigmoid against `spac_linear`'s descent. (weight + 1) * log 2
-    where policy and iterate agree, at the start of every round.
+    weight * l((u_w - u_l) / eta) + mean_s (l((u_w - u_s) / eta) + l((u_l - u_s) / eta)) / 2, where l is -log
+    sigmoid, u log-ratios to the iterate before (nats) and s its samples; after Ji et al. 2024,
+    arXiv:2406.04274. Our reading, not the paper's formula: the abstract's critic with f = log-ratio / eta,
+    either response of the pair as what a sample is held against, and log-sigmoids against `spac_linear`'s
+    descent. All terms are `dpo`: of the pair, and of each of its responses with a self-sample as rejected
+    (SPIN). (weight + 1) * log 2 where policy and iterate agree, at the start of every round.
 
     Args:
       weight: lambda, of the pairs against the pessimism, above 0 (ours).
@@ -68,8 +70,8 @@ def spac(
         sampled_logps,
         reference_sampled_logps,
     )
-    pessimism = logistic(((first + second)[:, None] / 2 - own) / eta).mean(-1)
-    return weight * logistic((first - second) / eta) + pessimism
+    held = (logistic((side[:, None] - own) / eta).mean(-1) for side in (first, second))
+    return weight * logistic((first - second) / eta) + sum(held) / 2
 
 
 def spac_linear(
@@ -104,13 +106,15 @@ def spac_linear(
     return weight * logistic((first - second) / eta) + own.mean(-1)
 
 
-def critic_objective(chosen: Batch, rejected: Batch, sampled: Samples, *, weight: float) -> Batch:
-    """What the follower minimises, of its values f: mean_s f_s - (f_w + f_l) / 2 + weight * l(f_w - f_l).
+def critic_objective(
+    chosen: Batch, rejected: Batch, sampled: Samples, *, weight: float, scale: float = 1.0
+) -> Batch:
+    """What the follower minimises: mean_s f_s - (f_w + f_l) / 2 + weight * l(scale * (f_w - f_l)).
 
     Convex in f, and unbounded below unless f is. The mean of the pair is what makes it indifferent to a
     constant in f, which pairs cannot tell; that the paper has it is not verified.
     """
-    return sampled.mean(-1) - (chosen + rejected) / 2 + weight * logistic(chosen - rejected)
+    return sampled.mean(-1) - (chosen + rejected) / 2 + weight * logistic(scale * (chosen - rejected))
 
 
 def spac_critic(
@@ -120,22 +124,24 @@ def spac_critic(
     *,
     weight: float = 10.0,
     bound: float = 1.0,
+    scale: float = 1.0,
 ) -> Batch:
     """The critic of two-timescale SPAC: explain the pairs, and be pessimistic about the policy's samples.
 
-    mean_s f_s - (f_w + f_l) / 2 + weight * -log sigmoid(f_w - f_l), f = bound * sigmoid(reward): without a box
-    it has no minimum. After Ji et al. 2024, arXiv:2406.04274 (the sigmoid is ours, and so are
+    mean_s f_s - (f_w + f_l) / 2 + weight * -log sigmoid(scale * (f_w - f_l)), f = bound * sigmoid(reward):
+    without a box it has no minimum. After Ji et al. 2024, arXiv:2406.04274 (the sigmoid is ours, and so are
     the defaults). `policy_step` is the other half.
 
     Args:
       weight: lambda, above 0. bound: the range R of the critic, above 0.
+      scale: log-odds of a preference in units of f, above 0.
     """
-    positive(weight=weight, bound=bound)
+    positive(weight=weight, bound=bound, scale=scale)
     chosen, rejected = as_floats(chosen_rewards=chosen_rewards, rejected_rewards=rejected_rewards)
     check_axes(chosen_rewards=(chosen, "b"), sampled_rewards=(sampled_rewards, "b s"))
     (sampled,) = floats(sampled_rewards)
     inside = (bound * jax.nn.sigmoid(x) for x in (chosen, rejected, sampled))
-    return critic_objective(*inside, weight=weight)
+    return critic_objective(*inside, weight=weight, scale=scale)
 
 
 def policy_step(

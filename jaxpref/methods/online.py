@@ -91,7 +91,7 @@ ONLINE = (
     Method(
         losses.spac,
         "SPAC (smoothed)",
-        "λ l((u_w - u_l)/η) + mean_s l(((u_w + u_l)/2 - u_s)/η)",
+        "λ l((u_w - u_l)/η) + mean_s (l((u_w - u_s)/η) + l((u_l - u_s)/η))/2",
         "sum",
         "ours",
         identities="value at the iterate, six rounds of an uncovered-action bandit",
@@ -113,13 +113,13 @@ ONLINE = (
     Method(
         losses.spac_critic,
         "SPAC critic (two time-scales)",
-        "mean_s f_s - (f_w + f_l)/2 + λ l(f_w - f_l), f = R σ(r)",
+        "mean_s f_s - (f_w + f_l)/2 + λ l(c(f_w - f_l)), f = R σ(r)",
         "rewards",
         "ours",
         identities="policies of an uncovered-action bandit",
         parity="none: no released code",
         real=NO_RUN,
-        rejects=({"weight": 0.0}, {"bound": 0.0}),
+        rejects=({"weight": 0.0}, {"bound": 0.0}, {"scale": 0.0}),
     ),
     Method(
         losses.online_ipo,
