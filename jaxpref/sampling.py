@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxpref.types import Completions, Params, PRNGKey, Prompts, Samples
@@ -52,7 +53,7 @@ def check_sampling(
     if weights is None:
         return
     members = len(params) if isinstance(params, tuple) else None
-    b, shape = prompts.prompt_tokens.shape[0], jnp.shape(weights)
+    b, shape = prompts.prompt_tokens.shape[0], np.shape(weights)
     wanted = ((1, b), (1, num_samples), (members,))
     if len(shape) != 3 or any(n not in allowed for n, allowed in zip(shape, wanted, strict=True)):
         raise ValueError(

@@ -24,14 +24,24 @@ def _prompts(ids, pad_to=1):
     return Prompts(jnp.asarray(tokens), jnp.asarray(np.arange(pad_to) < lengths[:, None]))
 
 
+def _log_softmax(params):
+    logits = np.asarray(params["logits"], np.float64)
+    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+
+def _start(policy, seed=0):
+    """Initial params and compiled log-probs."""
+    return jax.jit(policy.init)(jax.random.key(seed)), jax.jit(policy.token_logps)
+
+
 def test_one_token_is_a_plain_table():
     policy = tabular(prompts=3, vocab=4)
-    params = policy.init(KEY)
+    params, score = _start(policy)
     assert params["logits"].shape == (3, 4)
     batch = enumerated(policy, _prompts([2, 0]))
     assert batch.response_tokens.tolist() == [[[0], [1], [2], [3]]] * 2
-    expected = jax.nn.log_softmax(params["logits"], -1)[jnp.array([2, 0])]
-    np.testing.assert_allclose(policy.token_logps(params, batch)[..., 0], expected, rtol=1e-6)
+    expected = _log_softmax(params)[[2, 0]]
+    np.testing.assert_allclose(np.asarray(score(params, batch))[..., 0], expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("eos_id", [None, EOS])
@@ -49,45 +59,47 @@ def test_all_responses_are_listed_once_and_their_probabilities_sum_to_one(eos_id
     ]
     assert listed == sorted(set(every))
     with enable_x64():
-        logps = policy.token_logps(policy.init(KEY), batch)
-        assert logps.dtype == jnp.float64
-        np.testing.assert_allclose(jnp.exp(logps.sum(-1)).sum(-1), 1, rtol=1e-14)
+        params, score = _start(policy)
+        logps = np.asarray(score(params, batch))
+        assert logps.dtype == np.float64
+        np.testing.assert_allclose(np.exp(logps.sum(-1)).sum(-1), 1, rtol=1e-14)
         np.testing.assert_array_equal(logps[0], logps[2])  # the last token of a prompt tells them apart
         assert (logps[0] != logps[1]).any()
 
 
 def test_prefixes_are_ordered_by_length_then_as_numbers():
     policy = tabular(prompts=1, vocab=3, length=3)
-    params = policy.init(KEY)
+    params, score = _start(policy)
     assert params["logits"].shape == (1, 13, 3)
     batch = enumerated(policy, _prompts([0]))
-    logps = jax.nn.log_softmax(params["logits"][0], -1)
-    for tokens, found in zip(batch.response_tokens[0], policy.token_logps(params, batch)[0], strict=True):
-        a, b, c = tokens.tolist()
+    logps = _log_softmax(params)[0]
+    every = batch.response_tokens[0].tolist()
+    for (a, b, c), found in zip(every, np.asarray(score(params, batch))[0], strict=True):
         np.testing.assert_allclose(found, [logps[0, a], logps[1 + a, b], logps[4 + 3 * a + b, c]], rtol=1e-6)
 
 
 def test_samples_follow_the_table_and_their_log_probs_are_its_own():
     policy = tabular(prompts=2, vocab=3, length=2, eos_id=EOS)
-    params, n = policy.init(KEY), 4000
+    (params, score), n = _start(policy), 4000
     drawn = policy.sample(params, _prompts([1, 0]), KEY, num_samples=n, max_tokens=9)
     assert drawn.completions.response_tokens.shape == (2, n, 2), "no longer than the table"
-    np.testing.assert_allclose(drawn.token_logps, policy.token_logps(params, drawn.completions), atol=1e-6)
+    np.testing.assert_allclose(drawn.token_logps, score(params, drawn.completions), atol=1e-6)
     batch = enumerated(policy, _prompts([1, 0]))
-    p = np.exp(np.asarray(policy.token_logps(params, batch).sum(-1), np.float64))
-    hits = (drawn.completions.response_tokens[:, :, None] == batch.response_tokens[:, None]).all(-1)
+    p = np.exp(np.asarray(score(params, batch), np.float64).sum(-1))
+    given, every = (np.asarray(x.response_tokens) for x in (drawn.completions, batch))
+    hits = (given[:, :, None] == every[:, None]).all(-1)
     assert (hits.sum(-1) == 1).all()
-    frequency = np.asarray(hits.mean(1))
+    frequency = hits.mean(1)
     assert (np.abs(frequency - p) <= 4 * np.sqrt(p * (1 - p) / n)).all()
 
 
 def test_statistics_by_hand():
     policy = tabular(prompts=1, vocab=3, length=2)
-    params, other = policy.init(KEY), policy.init(jax.random.key(1))
+    (params, score), (other, _) = _start(policy), _start(policy, seed=1)
     batch = enumerated(policy, _prompts([0]))
-    found = policy.quantities(params, batch, ("token_logps", *STATISTICS), other)
-    np.testing.assert_array_equal(found["token_logps"], policy.token_logps(params, batch))
-    p, q = (np.asarray(jax.nn.softmax(x["logits"][0], -1), np.float64) for x in (params, other))
+    found = jax.jit(policy.quantities, static_argnums=2)(params, batch, ("token_logps", *STATISTICS), other)
+    np.testing.assert_allclose(found["token_logps"], score(params, batch), rtol=1e-6)
+    p, q = (np.exp(_log_softmax(x))[0] for x in (params, other))
     rows = np.stack([[0, 1 + a] for a in range(3) for _ in range(3)])[None]
     for name, by_row in {
         "entropy": -(p * np.log(p)).sum(-1),
@@ -96,7 +108,8 @@ def test_statistics_by_hand():
         "forward_kl": (q * np.log(q / p)).sum(-1),
     }.items():
         np.testing.assert_allclose(found[name], by_row[rows], rtol=1e-5, err_msg=name)
-    gradient = jax.grad(lambda r: policy.quantities(params, batch, ("forward_kl",), r)["forward_kl"].sum())
+    name = "forward_kl"
+    gradient = jax.jit(jax.grad(lambda r: policy.quantities(params, batch, (name,), r)[name].sum()))
     assert (gradient(other)["logits"] == 0).all(), "the reference is constant"
 
 
@@ -104,14 +117,15 @@ def test_a_given_table_is_the_first_policy():
     initial = ((0.7, 0.2, 0.1), (0.1, 0.1, 0.8))
     policy = tabular(prompts=2, vocab=3, initial=tuple(tuple(np.log(row).tolist()) for row in initial))
     batch = enumerated(policy, _prompts([0, 1]))
-    p = jnp.exp(policy.token_logps(policy.init(KEY), batch)[..., 0])
-    np.testing.assert_allclose(p, initial, rtol=1e-6)
+    params, score = _start(policy)
+    np.testing.assert_allclose(np.exp(score(params, batch))[..., 0], initial, rtol=1e-6)
     # A probability of 0 is a logit of -inf; its token is never drawn and the statistics stay finite.
     never = tabular(prompts=1, vocab=3, initial=((0.0, -np.inf, 0.0),))
     params = never.init(KEY)
     drawn = never.sample(params, _prompts([0]), KEY, num_samples=50)
     assert set(drawn.completions.response_tokens.ravel().tolist()) == {0, 2}
-    found = never.quantities(params, enumerated(never, _prompts([0])), ("entropy", "reverse_kl"), params)
+    read = jax.jit(never.quantities, static_argnums=2)
+    found = read(params, enumerated(never, _prompts([0])), ("entropy", "reverse_kl"), params)
     np.testing.assert_allclose(found["entropy"], np.log(2), rtol=1e-6)
     np.testing.assert_array_equal(found["reverse_kl"], 0)
 
