@@ -102,7 +102,7 @@ def test_an_agreeing_ensemble_is_sent_to_new_regions():
 
 def test_sparse_regions_come_first_and_labels_count():
     points, of = _clusters((4, 4, 4, 4))
-    points[of == 2] = [0, 50] + 6 * (points[of == 2] - [0, 50])
+    points[of == 2] = [0, 50] + 2 * (points[of == 2] - [0, 50])
     pick = partial(balpm, jnp.zeros(16), jnp.asarray(points), neighbours=3)
     assert of[pick(budget=1)[0]] == 2
     labelled = jnp.asarray(of != 1)
