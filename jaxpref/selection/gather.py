@@ -1,8 +1,8 @@
 """Records with other responses, or other rows: everything that belongs to a response goes with it.
 
 A column of `types.COLUMNS` belongs to responses if its second axis is `k`. A column that is not in that
-table does if it has a second axis of size k; one of another shape belongs to the row. The same goes for tokens and the
-third axis, `r`. So name a column `[b, d]` of the row in `COLUMNS` if d may equal the number of responses.
+table does if it has a second axis of size k; one of another shape belongs to the row. The same goes for
+tokens and the third axis, `r`. So name a column `[b, d]` of the row in `COLUMNS` if d may be k.
 """
 
 import dataclasses

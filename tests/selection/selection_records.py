@@ -1,5 +1,8 @@
 """Small records for tests of selection."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -29,21 +32,19 @@ def scored(scores, **columns) -> Completions:
 
 def picked(given: Completions, pairs: Completions) -> list:
     """For each row, which responses of `given` the pair is made of; None where it was dropped."""
+    given, pairs = jax.tree.map(np.asarray, (given, pairs))
+    n = len(pairs.prompt_tokens) // len(given.prompt_tokens)  # pairs of one prompt, next to each other
     found = []
-    for row in range(len(given.prompt_tokens)):
-        if not bool(pairs.valid[row]):
-            found.append(None)
-            continue
-        sides = [
-            next(
-                i
-                for i, (tokens, mask) in enumerate(
-                    zip(given.response_tokens[row], given.response_mask[row], strict=True)
-                )
-                if (tokens == pairs.response_tokens[row, side]).all()
-                and (mask == pairs.response_mask[row, side]).all()
-            )
-            for side in (0, 1)
-        ]
-        found.append(tuple(sides))
+    for row, valid in enumerate(pairs.response_mask.any(-1).all(-1)):
+        sides = []
+        for side in (0, 1):
+            same = given.response_tokens[row // n] == pairs.response_tokens[row, side]
+            same &= given.response_mask[row // n] == pairs.response_mask[row, side]
+            sides.append(int(np.argmax(same.all(-1))) if valid else None)
+        found.append(tuple(sides) if valid else None)
     return found
+
+
+def pairs_of(build, batch: Completions, seed: int = 3, **parameters) -> list:
+    """`picked` of a builder's pairs; compiled, which takes less time than one operation after another."""
+    return picked(batch, jax.jit(functools.partial(build, **parameters))(batch, jax.random.key(seed)))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from selection_records import picked, record, scored
+from selection_records import pairs_of, picked, record, scored
 from toys import scored_table_policy
 from x64 import enable_x64
 
@@ -29,12 +29,12 @@ BUILDERS = {
     "soft_pair": (selection.soft_pair, 2),
     "two_samples": (selection.two_samples, 2),
     "two_samples_drawn": (selection.two_samples_drawn, 2),
-    "random_pair": (selection.random_pair, 4),
-    "max_min": (selection.max_min, 4),
-    "max_random": (selection.max_random, 4),
-    "max_target": (selection.max_target, 4),
-    "divpo": (selection.divpo, 4),
-    "ranked_pairs": (selection.ranked_pairs, 4),
+    "random_pair": (selection.random_pair, 3),
+    "max_min": (selection.max_min, 3),
+    "max_random": (selection.max_random, 3),
+    "max_target": (selection.max_target, 3),
+    "divpo": (selection.divpo, 3),
+    "ranked_pairs": (selection.ranked_pairs, 3),
     "offline_and_self": (selection.offline_and_self, 3),
     "refined_vs_original": (selection.refined_vs_original, 2),
     "step_siblings": (selection.step_siblings, 2),
@@ -76,17 +76,18 @@ def test_absent_responses_are_never_chosen(name):
     """Their columns may hold anything, the largest and the smallest value too."""
     batch = record([[3, 3, 0, 0]] * 5, scores=[[1.0, 2.0, 9.0, -9.0]] * 5, behaviour_logps=np.ones((5, 4)))
     build = partial(BUILDERS[name][0], by="scores")
-    assert {p for p in picked(batch, build(batch, KEY)) if p} == {(1, 0)}
+    assert {p for p in pairs_of(build, batch) if p} == {(1, 0)}
 
 
 def test_the_winner_is_chosen_and_ties_are_dropped_or_tossed():
     batch = record([[3, 3]] * 3, preferences=[_p(0.7), _p(0.2), _p(0.5)], scores=[[1, 2]] * 3)
-    out = selection.two_samples(batch, KEY)
+    two_samples = jax.jit(selection.two_samples, static_argnames="break_ties")
+    out = two_samples(batch, KEY)
     assert picked(batch, out) == [(0, 1), (1, 0), None]
     assert out.preferences[:, 0, 1].tolist() == pytest.approx([0.7, 0.8, 0.5])
     assert out.columns["scores"].tolist()[1] == [2, 1]
     many = selection.take_rows(batch, jnp.repeat(jnp.arange(3), 400))
-    tossed = selection.two_samples(many, KEY, break_ties=True)
+    tossed = two_samples(many, KEY, break_ties=True)
     same = (tossed.response_tokens == many.response_tokens).all((1, 2)).reshape(3, 400).mean(-1)
     assert bool(tossed.valid.all())
     assert same[:2].tolist() == [1, 0]
@@ -100,7 +101,7 @@ def test_the_winner_is_chosen_and_ties_are_dropped_or_tossed():
 def test_a_drawn_label_has_the_probability_of_the_judge():
     n = 2000
     batch = record(np.full((n, 2), 2), preferences=np.broadcast_to(_p(0.8), (n, 2, 2)))
-    out = selection.two_samples_drawn(batch, KEY)
+    out = jax.jit(selection.two_samples_drawn)(batch, KEY)
     kept = (out.response_tokens == batch.response_tokens).all((1, 2)).mean()
     assert abs(kept - 0.8) < 4 * np.sqrt(0.16 / n)
     np.testing.assert_array_equal(selection.soft_pair(batch, KEY).response_tokens, batch.response_tokens)
@@ -109,7 +110,7 @@ def test_a_drawn_label_has_the_probability_of_the_judge():
 def test_a_random_pair_is_any_ordered_pair():
     batch = record(np.full((600, 3), 2))
     counts = np.zeros((3, 3))
-    for i, j in picked(batch, selection.random_pair(batch, KEY)):
+    for i, j in pairs_of(selection.random_pair, batch):
         counts[i, j] += 1
     off = counts[~np.eye(3, dtype=bool)] / 600
     assert np.diag(counts).sum() == 0
@@ -118,13 +119,13 @@ def test_a_random_pair_is_any_ordered_pair():
 
 def test_max_min_by_scores_and_by_win_rates():
     batch = scored([[1, 5, 3], [2, 2, 2], [0, 1, 1]])
-    assert picked(batch, selection.max_min(batch, KEY, by="scores")) == [(1, 2 - 2), None, (1, 0)]
+    assert pairs_of(selection.max_min, batch, by="scores") == [(1, 2 - 2), None, (1, 0)]
     # Response 2 beats both; 0 and 1 each lose to it, and 0 beats 1.
     judged = record([[3, 3, 3]], preferences=[_p(0.6, 0.1, 0.2)])
-    assert picked(judged, selection.max_min(judged, KEY)) == [(2, 1)]
+    assert pairs_of(selection.max_min, judged) == [(2, 1)]
     # A rock-paper-scissors cycle has no best: all win rates are one half.
     cycle = record([[3, 3, 3]], preferences=[_p(1, 0, 1)])
-    assert picked(cycle, selection.max_min(cycle, KEY)) == [None]
+    assert pairs_of(selection.max_min, cycle) == [None]
     with pytest.raises(ValueError, match="no such column"):
         selection.max_min(batch, KEY, by="socres")
     with pytest.raises(ValueError, match="judge it first"):
@@ -133,7 +134,7 @@ def test_max_min_by_scores_and_by_win_rates():
 
 def test_max_random_takes_every_worse_response():
     batch = scored([[1, 5, 3, 5]] * 60)
-    assert set(picked(batch, selection.max_random(batch, KEY, by="scores"))) == {(1, 0), (1, 2)}
+    assert set(pairs_of(selection.max_random, batch, by="scores")) == {(1, 0), (1, 2)}
 
 
 @pytest.mark.parametrize(("n", "sigmas"), [(8, -1.42), (32, -2.07), (100, -2.51), (400, -2.97)])
@@ -148,17 +149,16 @@ def test_the_least_of_n_normals(n, sigmas):
 
 def test_max_target_is_max_min_for_few_and_leaves_the_tail_of_many():
     few = scored(np.random.default_rng(0).normal(size=(20, 5)))
-    target = jax.jit(selection.max_target)
     same = [
         a == b
         for a, b in zip(
-            picked(few, target(few, KEY)), picked(few, selection.max_min(few, KEY, by="scores")), strict=True
+            pairs_of(selection.max_target, few), pairs_of(selection.max_min, few, by="scores"), strict=True
         )
     ]
     assert all(same), "five samples lie within two of their own standard deviations"
     many = np.random.default_rng(1).normal(size=(3, 400)).astype(np.float32)
     batch = record(np.full(many.shape, 1), r=1, scores=many)
-    for row, (best, other) in zip(many, picked(batch, target(batch, KEY)), strict=True):
+    for row, (best, other) in zip(many, pairs_of(selection.max_target, batch), strict=True):
         assert best == row.argmax()
         assert other == np.abs(row - (row.mean() - 2 * row.std())).argmin()
         assert row[other] > row.min()
@@ -167,22 +167,22 @@ def test_max_target_is_max_min_for_few_and_leaves_the_tail_of_many():
 def test_max_target_needs_a_worse_response():
     """One outlier far below: the nearest to the target may be the best itself, which is no pair."""
     batch = scored([[1, 1, 1, 1, 0], [1, 1, 1, 1, 1]])
-    assert picked(batch, selection.max_target(batch, KEY, sigmas=0.0)) == [(0, 4), None]
+    assert pairs_of(selection.max_target, batch, sigmas=0.0) == [(0, 4), None]
 
 
 def test_divpo_at_fraction_0_is_max_min_and_prefers_the_rare():
     rng = np.random.default_rng(2)
     scores, logps = rng.normal(size=(2, 8, 5)).astype(np.float32)
     batch = scored(scores, behaviour_logps=logps)
-    expected = picked(batch, selection.max_min(batch, KEY, by="scores"))
-    assert picked(batch, selection.divpo(batch, KEY, fraction=0.0)) == expected
-    assert picked(batch, selection.divpo(batch, KEY, fraction=0.5)) != expected
+    expected = pairs_of(selection.max_min, batch, by="scores")
+    assert pairs_of(selection.divpo, batch, fraction=0.0) == expected
+    assert pairs_of(selection.divpo, batch, fraction=0.5) != expected
     equal = scored([[1, 1]], behaviour_logps=[[-1.0, -3.0]], rare=[[2.0, 1.0]])
-    assert picked(equal, selection.divpo(equal, KEY)) == [(1, 0)]
-    assert picked(equal, selection.divpo(equal, KEY, diversity="rare")) == [(0, 1)]
+    assert pairs_of(selection.divpo, equal) == [(1, 0)]
+    assert pairs_of(selection.divpo, equal, diversity="rare") == [(0, 1)]
     # Range 10, fraction .2: good are >= 8, bad <= 2.
     wide = scored([[0, 2, 5, 8, 10]], behaviour_logps=[[-1.0, -2.0, -9.0, -8.0, -7.0]])
-    assert picked(wide, selection.divpo(wide, KEY, fraction=0.2)) == [(3, 0)]
+    assert pairs_of(selection.divpo, wide, fraction=0.2) == [(3, 0)]
     with pytest.raises(ValueError, match="fraction"):
         selection.divpo(wide, KEY, fraction=0.6)
 
@@ -192,10 +192,9 @@ def test_ranked_pairs_unfold_a_list():
     out = jax.jit(partial(selection.ranked_pairs, by="scores"))(batch, KEY)
     assert out.response_tokens.shape[:2] == (6, 2)
     assert out.columns["annotators"].tolist() == [7, 7, 7, 8, 8, 8]
-    source = selection.take_rows(batch, jnp.repeat(jnp.arange(2), 3))
-    assert picked(source, out) == [(1, 2), (1, 0), (2, 0), None, (0, 2), (1, 2)]
-    ends = selection.ranked_pairs(batch, KEY, by="scores", places=[(0, 2)])
-    assert picked(batch, ends) == picked(batch, selection.max_min(batch, KEY, by="scores"))
+    assert picked(batch, out) == [(1, 2), (1, 0), (2, 0), None, (0, 2), (1, 2)]
+    ends = pairs_of(selection.ranked_pairs, batch, by="scores", places=[(0, 2)])
+    assert ends == pairs_of(selection.max_min, batch, by="scores")
     with pytest.raises(ValueError, match="places"):
         selection.ranked_pairs(batch, KEY, by="scores", places=[(2, 0)])
 
@@ -205,8 +204,8 @@ def test_hybrid_records_and_self_play():
     both = selection.hybrid(recorded, samples)
     assert both.response_tokens.shape == (2, 5, 6)
     assert both.lengths.tolist() == [[3, 2, 5, 4, 2]] * 2
-    assert picked(both, selection.offline_and_self(both, KEY)) == [(0, 2)] * 2
-    assert picked(both, selection.offline_and_self(both, KEY, sample=4)) == [(0, 4)] * 2
+    assert pairs_of(selection.offline_and_self, both) == [(0, 2)] * 2
+    assert pairs_of(selection.offline_and_self, both, sample=4) == [(0, 4)] * 2
     with pytest.raises(ValueError, match="recorded pairs"):
         selection.hybrid(samples, recorded)
     with pytest.raises(ValueError, match="below 5"):
@@ -215,9 +214,9 @@ def test_hybrid_records_and_self_play():
 
 def test_a_refinement_must_be_better_where_that_is_known():
     batch = record([[3, 3]] * 3, preferences=[_p(0.1), _p(0.9), _p(0.5)])
-    assert picked(batch, selection.refined_vs_original(batch, KEY)) == [(1, 0), None, None]
+    assert pairs_of(selection.refined_vs_original, batch) == [(1, 0), None, None]
     unknown = dataclasses.replace(batch, preferences=None)
-    assert picked(unknown, selection.refined_vs_original(unknown, KEY)) == [(1, 0)] * 3
+    assert pairs_of(selection.refined_vs_original, unknown) == [(1, 0)] * 3
 
 
 def test_a_shared_prefix_is_not_scored_and_has_no_gradient_in_the_margin():
@@ -229,7 +228,7 @@ def test_a_shared_prefix_is_not_scored_and_has_no_gradient_in_the_margin():
     batch = dataclasses.replace(
         batch, prompt_tokens=batch.prompt_tokens % 6, response_tokens=jnp.asarray(tokens)
     )
-    steps = selection.step_siblings(batch, KEY)
+    steps = jax.jit(selection.step_siblings)(batch, KEY)
     assert steps.response_mask[0].tolist() == [[False, False, True, True], [False, False, True, False]]
     assert steps.valid.tolist() == [True, False, False]
     assert "behaviour_logps" not in steps.columns
