@@ -17,8 +17,9 @@ from jaxpref import config
 from jaxpref.experiment import Experiment, smoke
 from jaxpref.training import distributed, sharding
 from jaxpref.training.evaluation import evaluations, held_out_loader, held_out_pass, summary
+from jaxpref.training.params import started_from, trained_params
 from jaxpref.training.prepared import prepare_experiment, with_prepared
-from jaxpref.training.run import setting_of, trained_params
+from jaxpref.training.run import setting_of
 from jaxpref.training.run import train as run_training
 from jaxpref.training.step import compiled_evaluation
 from jaxpref.types import Prompts
@@ -143,10 +144,8 @@ def evaluate(options: Options) -> int:
     stage = next((s for s in experiment.stages if s.name == options.stage), experiment.stages[-1])
     params = trained_params(setting, stage=options.stage, step=options.step)
     algorithm = stage.algorithm(setting.policy)
-    # A fresh state takes the params as its own reference too, unless the stage before left one.
-    index = experiment.stages.index(stage)
-    before = trained_params(setting, stage=experiment.stages[index - 1].name) if index else None
-    state = algorithm.init(params if before is None else before)
+    # As in training, what the stage started from is the reference.
+    state = algorithm.init(started_from(setting, stage.name))
     state = dataclasses.replace(state, params=params)
     for evaluation in evaluations(setting, stage, stage.num_steps, algorithm, state):
         setting.files.log(summary(evaluation))

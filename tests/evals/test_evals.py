@@ -8,7 +8,7 @@ from toys import table_policy
 
 from jaxpref.data.synthetic import arithmetic_pairs, arithmetic_tokenizer, check_arithmetic, worked_answer
 from jaxpref.evals import Context, TextSample, generation, reward_accuracy
-from jaxpref.evals.base import clustered, proportion
+from jaxpref.evals.intervals import clustered, proportion
 from jaxpref.policies.base import Policy
 from jaxpref.types import Completions, Samples
 
