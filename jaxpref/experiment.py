@@ -40,6 +40,7 @@ class Stage:
     evaluation: Callable[[], Any] | None = None  # -> data.Records, held out
     evaluators: tuple[Callable[..., Any], ...] = ()  # see `evals`: run when the stage starts and ends
     evaluate_every: int = 100  # steps between passes over `evaluation`; also at the start and the end
+    evaluators_every: int | None = None  # steps between runs of `evaluators` in the stage; None: none there
     checkpoint_every: int = 500
     prompt_buckets: tuple[int, ...] = ()  # padded prompt lengths; empty: the records' longest
     response_buckets: tuple[int, ...] = ()
@@ -70,11 +71,16 @@ class Experiment:
         if self.non_finite not in ("stop", "skip"):
             raise ValueError(f"non_finite: expected 'stop' or 'skip', got {self.non_finite!r}")
         for stage in self.stages:
-            for field in ("num_steps", "batch_size", "evaluate_every", "checkpoint_every"):
-                if getattr(stage, field) < 1:
-                    raise ValueError(
-                        f"stages.{stage.name}.{field}: expected 1 or more, got {getattr(stage, field)}"
-                    )
+            for field in (
+                "num_steps",
+                "batch_size",
+                "evaluate_every",
+                "checkpoint_every",
+                "evaluators_every",
+            ):
+                value = getattr(stage, field)
+                if value is not None and value < 1:
+                    raise ValueError(f"stages.{stage.name}.{field}: expected 1 or more, got {value}")
 
 
 def smoke(experiment: Experiment, num_steps: int = 3) -> Experiment:
