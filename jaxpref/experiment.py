@@ -10,10 +10,11 @@ from typing import Any
 
 from jaxpref.algorithms.base import Algorithm
 from jaxpref.data.prepare import head
+from jaxpref.judges import Judge
 from jaxpref.policies.base import Policy
 from jaxpref.types import Params
 
-__all__ = ["Experiment", "MeshShape", "Stage", "smoke"]
+__all__ = ["Experiment", "MeshShape", "Stage", "Tournament", "smoke", "smoke_tournament"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +82,37 @@ class Experiment:
                 value = getattr(stage, field)
                 if value is not None and value < 1:
                     raise ValueError(f"stages.{stage.name}.{field}: expected 1 or more, got {value}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Tournament:
+    """How the trained policies of a sweep are compared: what a file's `tournament()` returns.
+
+    Every policy answers the same prompts, and `judge` says who beats whom. Its bank has "initial" (the base
+    policy) and, where `judge_params` loads some, "judge". `jaxpref sweep` plays it when all runs are done.
+    """
+
+    records: Callable[[], Any]  # -> data.Records, held out; their prompts are answered
+    judge: Callable[[], Judge]
+    max_tokens: int
+    judge_params: Callable[[], Params] | None = None
+    host: bool = False  # the judge is not for JAX to compile: it gets numpy arrays
+    base: str | None = None  # stage whose result is the base; None: what the last stage started from
+    temperature: float = 1.0
+    top_p: float | None = None
+    num_prompts: int = 200
+    num_samples: int = 1  # responses of each policy to each prompt
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        for field in ("max_tokens", "num_prompts", "num_samples", "batch_size"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"tournament.{field}: expected 1 or more, got {getattr(self, field)}")
+
+
+def smoke_tournament(tournament: Tournament) -> Tournament:
+    """The same tournament on a few prompts."""
+    return dataclasses.replace(tournament, num_prompts=min(4, tournament.num_prompts))
 
 
 def smoke(experiment: Experiment, num_steps: int = 3) -> Experiment:

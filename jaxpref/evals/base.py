@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import jax
 from jaxtyping import Array, Float
 
 from jaxpref.evals.intervals import Estimate
@@ -54,6 +55,7 @@ class Context:
     rewards: Callable[[Completions], Float[Array, "b k"]]  # the algorithm's (implicit) rewards
     put: Callable[[Any], Any]
     fetch: Callable[[Any], Any]
+    compiled: Callable[[Callable[..., Any]], Callable[..., Any]] = jax.jit  # on the devices of the run
     rows_multiple: int = 1  # batches must have a multiple of this many rows
     # Samples of this name when the stage began; at its beginning, the last ones of the stage before.
     baseline: Callable[[str], list[TextSample]] = lambda name: []

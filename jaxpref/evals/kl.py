@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxpref.evals.base import Context, Evaluation
@@ -41,13 +40,13 @@ def sampled_kl(
     another temperature, and of the prompts it trains on.
     """
     other = context.member(reference)
-    score = jax.jit(lambda params, batch: context.policy.token_logps(params, batch).sum(-1))
+    score = context.compiled(context.policy.token_logps)
     table = prompts_of(records, num_prompts)
     ratios, logps, lengths = [], [], []
     for drawn in draw(context, table, max_tokens=max_tokens, num_samples=num_samples, batch_size=batch_size):
-        reference_logps = np.asarray(context.fetch(score(other, context.put(drawn.completions))))
+        held = np.asarray(context.fetch(score(other, context.put(drawn.completions))), np.float64).sum(-1)
         own = np.where(drawn.completions.response_mask, drawn.token_logps, 0).astype(np.float64).sum(-1)
-        ratios.append((own - reference_logps)[drawn.real])
+        ratios.append((own - held)[drawn.real])
         logps.append(own[drawn.real])
         lengths.append(np.asarray(drawn.completions.response_mask).sum(-1)[drawn.real])
     ratio, logp, length = (np.concatenate(parts) for parts in (ratios, logps, lengths))

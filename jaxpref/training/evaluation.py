@@ -80,6 +80,7 @@ def context_of(
         rewards=no_rewards if scored is None else lambda batch: scored(state, batch),
         put=lambda batch: sharding.put_whole(batch, mesh),
         fetch=sharding.fetch,
+        compiled=lambda function: sharding.OnMesh(jax.jit(function), mesh),
         rows_multiple=sharding.batch_shards(mesh),
         baseline=_baseline(setting, stage, step),
         member=_members(setting, stage, params, state),
