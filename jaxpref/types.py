@@ -85,12 +85,16 @@ class Completions:
 
 
 class Samples(NamedTuple):
-    """Responses drawn by a policy, with its own log-probs of them (nats, 0 where masked)."""
+    """Responses drawn by a policy or a mixture of policies, with log-probs of them (nats, 0 where masked)."""
 
-    completions: Completions  # reference_logps: the raw log-probs below, summed over the response
-    token_logps: Float[Array, "b k r"]  # of the raw softmax, as `Policy.token_logps` would give
+    completions: Completions  # reference_logps: `token_logps` summed over the response
+    # Under the policy, or the mixture itself, at temperature 1 and untruncated; of a policy these are what
+    # `Policy.token_logps` would give.
+    token_logps: Float[Array, "b k r"]
     # Of the distribution sampled from (temperature, top-k, top-p).
     sampling_token_logps: Float[Array, "b k r"]
+    # Under each member of the mixture, as its own `Policy.token_logps` would give; m = 1 without a mixture.
+    member_token_logps: Float[Array, "m b k r"]
 
 
 def _check(name: str, array: Any, rank: int, kind: str) -> None:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toys import pairs, table_policy
+from toys import pairs
 
 from jaxpref import losses
 from jaxpref.algorithms import offline
@@ -25,8 +25,9 @@ from jaxpref.models import sizes
 from jaxpref.models.rope import frequencies
 from jaxpref.models.scoring import token_logps
 from jaxpref.models.transformer import Transformer
+from jaxpref.policies.tabular import tabular
 
-POLICY = table_policy(3, 4)
+POLICY = tabular(prompts=3, vocab=4)
 KEY = jax.random.key(0)
 BUDGET = {"prompt_length": 4, "response_length": 4}
 

@@ -11,7 +11,7 @@ from jaxpref.models.decoding import decode_step, prefill
 from jaxpref.models.sizes import TransformerSizes, gemma2_2b, tiny
 from jaxpref.models.transformer import Transformer
 from jaxpref.policies.transformer import transformer
-from jaxpref.sampling import Decoder, decode, truncated_logits
+from jaxpref.sampling import Decoder, decode, sampler, truncated_logits
 from jaxpref.types import Completions, Prompts, check_completions
 
 EOS, PAD, VOCAB = 1, 0, 37
@@ -223,8 +223,6 @@ def test_rows_do_not_depend_on_their_batch():
 
 def test_one_compilation_for_a_bucket():
     """Other prompts, keys, temperatures and top-p compile nothing; another length does."""
-    from jaxpref.policies import transformer as module
-
     traces = []
     model = Transformer(LLAMA)
 
@@ -233,7 +231,7 @@ def test_one_compilation_for_a_bucket():
         return prefill(model, *args, **kwargs)
 
     decoder = Decoder(counted, functools.partial(decode_step, model))
-    sample = module._sampler(decoder, eos_id=EOS, pad_id=PAD)
+    sample = sampler(decoder, eos_id=EOS, pad_id=PAD)
     for seed, temperature, top_p in ((0, 1.0, 0.9), (1, 0.5, 0.8), (2, 0.1, 1.0)):
         sample(
             _params(),

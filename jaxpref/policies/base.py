@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jaxpref.types import Completions, Params, PRNGKey, Prompts, Samples
 
@@ -11,6 +11,13 @@ __all__ = ["Policy", "Sample"]
 
 
 class Sample(Protocol):
+    """Responses to prompts (`sampling.decode`).
+
+    With `weights` (traced: sweeping them compiles nothing), `params` is a tuple of m params and each token is
+    drawn from `softmax(sum_m weights_m logits_m)`; each response may have weights of its own. Randomness is a
+    function of the key, the row's id (its index by default), the sample and the place.
+    """
+
     def __call__(
         self,
         params: Params,
@@ -22,6 +29,8 @@ class Sample(Protocol):
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float | None = None,
+        row_ids: Int[Array, " b"] | None = None,
+        weights: Float[Array, "#b #k m"] | None = None,
     ) -> Samples: ...
 
 
@@ -48,3 +57,5 @@ class Policy(NamedTuple):
         None
     )
     outputs: int = 0  # m: outputs of its head for each response; 0: it has none
+    # All responses there are to each prompt, for exact expectations; None: too many to list.
+    enumerate: Callable[[Prompts], Completions] | None = None

@@ -4,17 +4,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Int
-
 from jaxpref.models.decoding import decode_step, prefill
 from jaxpref.models.scoring import quantities, summed_loss, token_logps
 from jaxpref.models.sizes import TransformerSizes
 from jaxpref.models.transformer import Transformer
-from jaxpref.policies.base import Policy, Sample
-from jaxpref.sampling import Decoder, check_sampling, decode
-from jaxpref.types import Completions, Params, PRNGKey, Prompts, Samples
+from jaxpref.policies.base import Policy
+from jaxpref.sampling import Decoder, sampler
+from jaxpref.types import Completions
 
 __all__ = ["forward_flops", "transformer"]
 
@@ -35,8 +31,7 @@ def transformer(
 
     `sizes`: `TransformerSizes`, or a function without arguments that gives them (a name of `models.sizes`).
     `eos_id` ends a sampled response and counts as part of it; `pad_id` fills the rest. `remat`,
-    `unroll`, `head` and `outputs`: see `models.transformer.Transformer`. `Policy.sample` also takes
-    `row_ids [b]`, see `sampling.decode`.
+    `unroll`, `head` and `outputs`: see `models.transformer.Transformer`.
     """
     given = sizes() if callable(sizes) else sizes
     for name, token in (("eos_id", eos_id), ("pad_id", pad_id)):
@@ -49,7 +44,7 @@ def transformer(
     return Policy(
         init=model.init,
         token_logps=partial(token_logps, model),
-        sample=_sampler(decoder, eos_id=eos_id, pad_id=pad_id),
+        sample=sampler(decoder, eos_id=eos_id, pad_id=pad_id),
         axes=model.axes,
         flops=partial(forward_flops, given),
         vocab_size=given.vocab,
@@ -57,49 +52,6 @@ def transformer(
         quantities=partial(quantities, model),
         outputs=outputs,
     )
-
-
-def _sampler(decoder: Decoder, *, eos_id: int, pad_id: int) -> Sample:
-    # Temperature and top-p are traced, so that sweeping them compiles nothing again.
-    compiled = jax.jit(
-        partial(decode, decoder, eos_id=eos_id, pad_id=pad_id),
-        static_argnames=("num_samples", "max_tokens", "top_k"),
-    )
-
-    def sample(
-        params: Params,
-        prompts: Prompts,
-        key: PRNGKey,
-        *,
-        num_samples: int = 1,
-        max_tokens: int,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        row_ids: Int[Array, " b"] | None = None,
-    ) -> Samples:
-        check_sampling(
-            prompts,
-            num_samples=num_samples,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-        )
-        greedy = not isinstance(temperature, jax.Array) and temperature == 0
-        return compiled(
-            params,
-            prompts,
-            key,
-            row_ids,
-            None if greedy else jnp.float32(temperature),
-            None if top_p is None or greedy else jnp.float32(top_p),
-            num_samples=num_samples,
-            max_tokens=max_tokens,
-            top_k=None if greedy else top_k,
-        )
-
-    return sample
 
 
 def forward_flops(sizes: TransformerSizes, batch: Completions) -> float:

@@ -8,14 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from toys import pairs, table_policy
+from toys import pairs
 
 from jaxpref import losses
 from jaxpref.algorithms import offline
 from jaxpref.algorithms.optimizers import adamw, constant, rmsprop, warmup_cosine, warmup_linear
 from jaxpref.metrics import to_floats
+from jaxpref.policies.tabular import tabular
 
-POLICY = table_policy(3, 4)
+POLICY = tabular(prompts=3, vocab=4)
 KEY = jax.random.key(0)
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from toys import scored_table_policy, table_policy
+from toys import scored_table_policy
 
 from jaxpref import losses
 from jaxpref.algorithms import offline
@@ -18,6 +18,7 @@ from jaxpref.losses.multi import raco
 from jaxpref.methods import METHODS
 from jaxpref.metrics import to_floats
 from jaxpref.models.sizes import tiny
+from jaxpref.policies.tabular import tabular
 from jaxpref.policies.transformer import transformer
 from jaxpref.types import Completions, check_completions
 
@@ -178,7 +179,7 @@ def test_the_wrong_head_is_an_error():
         algorithm.evaluate(state, _batch(), KEY)
 
 
-TABLE = table_policy(3, 5)
+TABLE = tabular(prompts=3, vocab=5)
 
 
 def _table(labels=None, k=1, b=6, **columns):

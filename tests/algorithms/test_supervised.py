@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from toys import pairs, table_policy
+from toys import pairs, scored_table_policy
 
 from jaxpref.algorithms import sft
 from jaxpref.metrics import to_floats
 from jaxpref.types import Completions
 
-POLICY = table_policy(2, 5)
+POLICY = scored_table_policy(5)
 KEY = jax.random.key(1)
 
 

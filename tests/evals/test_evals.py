@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toys import table_policy
 
 from jaxpref.data.synthetic import arithmetic_pairs, arithmetic_tokenizer, check_arithmetic, worked_answer
 from jaxpref.evals import Context, TextSample, generation, reward_accuracy
 from jaxpref.evals.intervals import clustered, proportion
 from jaxpref.policies.base import Policy
+from jaxpref.policies.tabular import tabular
 from jaxpref.types import Completions, Samples
 
 
@@ -78,9 +78,9 @@ def _oracle(right: bool) -> Policy:
         tokens = jax.pure_callback(answers, shape, prompts.prompt_tokens, prompts.prompt_mask)
         batch = Completions(prompts.prompt_tokens, prompts.prompt_mask, tokens, tokens != 0)
         zeros = jnp.zeros(tokens.shape)
-        return Samples(batch, zeros, zeros)
+        return Samples(batch, zeros, zeros, zeros[None])
 
-    return table_policy(2, 2)._replace(sample=sample)
+    return tabular(prompts=2, vocab=2)._replace(sample=sample)
 
 
 def _held_out():
