@@ -4,6 +4,7 @@ Nothing in it runs until the loop calls the leaves, so it can be described, comp
 """
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -134,7 +135,8 @@ def smoke(experiment: Experiment, num_steps: int = 3) -> Experiment:
 
 
 def _one_microbatch(algorithm: Callable[..., Any]) -> Callable[..., Any]:
-    return partial(algorithm, microbatches=1)
+    divides = "microbatches" in inspect.signature(algorithm).parameters
+    return partial(algorithm, microbatches=1) if divides else algorithm
 
 
 def _few_prompts(evaluator: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,7 +1,8 @@
 """Rules that turn batches into updates: `(init, step, evaluate[, collect])`, run by one host loop."""
 
 from jaxpref.algorithms.base import Algorithm, TrainState
+from jaxpref.algorithms.matrix_game import matrix_game
 from jaxpref.algorithms.offline import offline
 from jaxpref.algorithms.supervised import sft
 
-__all__ = ["Algorithm", "TrainState", "offline", "sft"]
+__all__ = ["Algorithm", "TrainState", "matrix_game", "offline", "sft"]

@@ -1,0 +1,160 @@
+"""Exact dynamics of a preference game on a table of policies: no sampling, no gradient, no optimizer."""
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from jaxpref import games
+from jaxpref.algorithms.base import Algorithm, num_tokens
+from jaxpref.algorithms.inputs import bind, loss_name
+from jaxpref.environments.base import Game
+from jaxpref.metrics import Mean, Metrics, masked_mean
+from jaxpref.policies.base import Policy
+from jaxpref.types import Completions, Params, PRNGKey
+
+__all__ = ["MatrixGameState", "matrix_game"]
+
+_OFFERED = ("preferences", "log_policy", "log_average", "log_reference", "tau", "eta")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class MatrixGameState:
+    """The policy, and the mean of all policies after the first one."""
+
+    step: Int[Array, ""]  # updates done
+    params: Params  # {"logits": [x, y]}
+    average: Float[Array, "x y"]  # probabilities; the first policy itself before any update
+    bound: Float[Array, ""]  # on KL(equilibrium || policy), nats, where the theorem holds
+
+
+def matrix_game(
+    policy: Policy,
+    *,
+    game: Callable[[], Game],
+    update: Callable[..., Array],
+    tau: float,
+    step_size: Callable[..., Any] = games.decaying_step_size,
+    bound: Callable[..., Any] | None = None,
+) -> Algorithm:
+    """Plays `update` on all prompts of `game` at once. The batch only says that it is time for a step.
+
+    Params are `{"logits": [x, y]}`, as those of `policies.tabular` with `length=1`: prompt and response of a
+    record are their numbers. Metrics are means over prompts, about the policy before the update:
+
+      loss, duality_gap   of the regularised game (`games.duality_gap`), nats times tau: win rate
+      exploitability      of the game as it is; average/exploitability of the mean policy
+      kl/equilibrium      KL(equilibrium || policy) to the regularised equilibrium, nats; kl/reference
+      kl/bound            what `bound` guarantees for kl/equilibrium
+
+    Args:
+      game: builds the environment.
+      update: a step of `games`, such as `games.nash_md_step`, or yours: it names what it takes out of
+        preferences `[x, y, y]`, log_policy, log_average, log_reference `[x, y]`, tau and eta.
+      tau: price of the KL to the reference. Gap and equilibrium are those of the regularised game, also
+        where `update` does not name it.
+      step_size: `(step, tau) -> eta`, such as `games.decaying_step_size`.
+      bound: `(kl, tau, eta) -> kl`, what is known of one step: `games.nash_md_step_bound` for Nash-MD.
+
+    Raises:
+      ValueError: the policy is not a table of this game, `update` asks for something else, or eta tau is
+        outside [0, 1] where `update` takes both (a negative share of the policy).
+    """
+    played = game()
+    shape = played.reference.shape
+    names = _check_update(update)
+    if {"tau", "eta"} <= set(names):
+        _check_step_size(step_size, tau)
+    equilibrium = games.regularised_nash(played.preferences, played.reference, tau)
+    given = jax.eval_shape(policy.init, jax.random.key(0))
+    if not isinstance(given, dict) or set(given) != {"logits"} or given["logits"].shape != shape:
+        raise ValueError(
+            f"matrix_game: expected a policy with params {{'logits': {list(shape)}}}, got "
+            f"{jax.tree.map(lambda x: list(x.shape), given)}; use policies.tabular(prompts={shape[0]}, "
+            f"vocab={shape[1]}, length=1)"
+        )
+
+    def held(values: np.ndarray, logits: Array) -> Array:
+        return jnp.asarray(values, logits.dtype)
+
+    def log_policy(params: Params) -> Float[Array, "x y"]:
+        return jax.nn.log_softmax(params["logits"], -1)
+
+    def to_equilibrium(params: Params) -> Float[Array, " x"]:
+        return games.kl_divergence(held(equilibrium, params["logits"]), log_policy(params))
+
+    def init(params: Params) -> MatrixGameState:
+        kl = to_equilibrium(params).mean()
+        return MatrixGameState(jnp.int32(0), params, jnp.exp(log_policy(params)), kl)
+
+    def measure(state: MatrixGameState, batch: Completions) -> Metrics:
+        log_pi = log_policy(state.params)
+        p, ref = held(played.preferences, log_pi), held(np.log(played.reference), log_pi)
+        gap = masked_mean(games.duality_gap(p, log_pi, ref, tau))
+        measured = {
+            "exploitability": games.exploitability(p, log_pi),
+            "average/exploitability": games.exploitability(p, jnp.log(state.average)),
+            "kl/equilibrium": to_equilibrium(state.params),
+            "kl/reference": games.kl_divergence(log_pi, ref),
+        }
+        metrics = {"loss": gap, "duality_gap": gap, "num_tokens": num_tokens(batch)}
+        metrics |= {name: masked_mean(values) for name, values in measured.items()}
+        return metrics | ({} if bound is None else {"kl/bound": Mean(state.bound, jnp.float32(1))})
+
+    def step(state: MatrixGameState, batch: Completions, key: PRNGKey) -> tuple[MatrixGameState, Metrics]:
+        log_pi = log_policy(state.params)
+        done = state.step.astype(log_pi.dtype)
+        eta = step_size(done, tau)
+        offered = {
+            "preferences": held(played.preferences, log_pi),
+            "log_policy": log_pi,
+            "log_average": jnp.log(state.average),
+            "log_reference": held(np.log(played.reference), log_pi),
+            "tau": tau,
+            "eta": eta,
+        }
+        new = bind(update, offered)
+        average = (state.average * done + jnp.exp(new)) / (done + 1)
+        guaranteed = state.bound if bound is None else bound(state.bound, tau, eta)
+        return MatrixGameState(state.step + 1, {"logits": new}, average, guaranteed), measure(state, batch)
+
+    def evaluate(state: MatrixGameState, batch: Completions, key: PRNGKey) -> Metrics:
+        return measure(state, batch)
+
+    def rewards(state: MatrixGameState, batch: Completions) -> Float[Array, "b k"]:
+        """tau * log(policy / reference): what the responses are worth at equilibrium, up to a constant."""
+        reference = {"logits": held(np.log(played.reference), state.params["logits"])}
+        logps = policy.token_logps(state.params, batch) - policy.token_logps(reference, batch)
+        return tau * logps.sum(-1)
+
+    flops = 2.0 * played.preferences.size  # one product of the matrix and a policy
+    return Algorithm(init, step, evaluate, lambda batch: flops, rewards)
+
+
+def _check_update(update: Callable[..., Any]) -> list[str]:
+    parameters = inspect.signature(update).parameters.values()
+    names = [p.name for p in parameters if p.default is p.empty]
+    unknown = [name for name in names if name not in _OFFERED]
+    if unknown:
+        raise ValueError(
+            f"matrix_game: update {loss_name(update)} asks for {unknown[0]!r}; there are "
+            f"{', '.join(_OFFERED)}, and what else it takes is bound with functools.partial"
+        )
+    return names
+
+
+def _check_step_size(step_size: Callable[..., Any], tau: float) -> None:
+    if not tau > 0:
+        raise ValueError(f"tau: expected a number above 0, got {tau}")
+    share = float(step_size(0, tau)) * tau
+    if not 0 <= share <= 1 + 1e-9:
+        raise ValueError(
+            f"step_size: eta * tau is the share of the reference in a step, expected 0 to 1, got {share:.3g} "
+            f"at the first step; lower eta to {1 / tau:.3g} or less"
+        )
