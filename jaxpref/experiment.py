@@ -97,7 +97,7 @@ class Tournament:
     judge: Callable[[], Judge]
     max_tokens: int
     judge_params: Callable[[], Params] | None = None
-    host: bool = False  # the judge is not for JAX to compile: it gets numpy arrays
+    compiled: bool = True  # False: a judge that reads values on the host, such as one of `text_scorer`
     base: str | None = None  # stage whose result is the base; None: what the last stage started from
     temperature: float = 1.0
     top_p: float | None = None

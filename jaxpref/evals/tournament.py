@@ -4,7 +4,7 @@
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,12 +14,11 @@ from jaxtyping import Float
 from jaxpref.data.records import Records
 from jaxpref.evals.base import Context
 from jaxpref.evals.intervals import Estimate, clopper_pearson, clustered, paired_bootstrap
-from jaxpref.evals.sampling import draw, texts
+from jaxpref.evals.sampling import draw
 from jaxpref.experiment import Tournament
-from jaxpref.judges import Judge
 from jaxpref.types import Completions, Params
 
-__all__ = ["WinRates", "answers", "checker_judge", "judged", "win_rates"]
+__all__ = ["WinRates", "answers", "judged", "win_rates"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,25 +33,6 @@ class WinRates:
     matrix: tuple[tuple[Estimate, ...], ...]
     overall: tuple[Estimate, ...]
     differences: tuple[tuple[Estimate, ...], ...]
-
-
-def checker_judge(*, checker: Callable[[str, str], float], tokenizer: Callable[[], Any]) -> Judge:
-    """The response that `checker(prompt text, response text)` scores higher wins; equal scores are a tie.
-
-    It decodes text, so it runs on the host: set `Tournament.host`.
-    """
-    given = tokenizer()
-
-    def judge(bank: Mapping[str, Params], completions: Completions) -> Float[np.ndarray, "b k k"]:
-        b, k, _ = completions.response_tokens.shape
-        scores = np.zeros((b, k))
-        for row in np.flatnonzero(completions.valid):
-            for i in range(k):
-                prompt, response, _ = texts(given, completions, row, i)
-                scores[row, i] = checker(prompt, response)
-        return (np.sign(scores[:, :, None] - scores[:, None]) + 1) / 2
-
-    return judge  # pyright: ignore[reportReturnType]
 
 
 def answers(context: Context, tournament: Tournament, table: Records, *, stream: int) -> Completions:
@@ -86,7 +66,7 @@ def judged(
     a judge that minds which comes first cannot break `P + P^T = 1`.
     """
     judge = tournament.judge()
-    compiled = judge if tournament.host else context.compiled(judge)
+    compiled = context.compiled(judge) if tournament.compiled else judge
     longest = max(p.response_tokens.shape[-1] for p in players)
     tokens = np.stack([_widened(p.response_tokens, longest) for p in players], 1)  # [n, k, s, r]
     masks = np.stack([_widened(p.response_mask, longest) for p in players], 1)
@@ -105,8 +85,8 @@ def judged(
                 masks[at, :, s] & real[:, None, None],
                 columns={"example_ids": first.columns["example_ids"][at]},
             )
-            found = compiled(bank, record if tournament.host else context.put(record))
-            total[at[real]] += np.asarray(found if tournament.host else context.fetch(found))[real]
+            found = context.fetch(compiled(bank, context.put(record)))
+            total[at[real]] += np.asarray(found)[real]
     mean = total / tokens.shape[2]
     return (mean + 1 - mean.swapaxes(1, 2)) / 2
 

@@ -11,8 +11,8 @@ from jaxpref.algorithms import offline
 from jaxpref.algorithms.optimizers import adamw, constant
 from jaxpref.data.synthetic import arithmetic_pairs, arithmetic_tokenizer
 from jaxpref.evals import sampled_kl
-from jaxpref.evals.tournament import checker_judge
 from jaxpref.experiment import Experiment, Stage, Tournament
+from jaxpref.judges import Judge, ordering_judge, text_scorer
 from jaxpref.models.sizes import tiny
 from jaxpref.policies.transformer import transformer
 
@@ -20,6 +20,10 @@ from jaxpref.policies.transformer import transformer
 def shorter(prompt: str, response: str) -> float:
     """A rule that all may understand: fewer characters are better."""
     return -len(response)
+
+
+def shorter_wins() -> Judge:
+    return ordering_judge(text_scorer(shorter, arithmetic_tokenizer()))
 
 
 def experiment(*, learning_rate: float = 1e-2) -> Experiment:
@@ -60,8 +64,8 @@ def sweep() -> list[Experiment]:
 def tournament(*, num_prompts: int = 6) -> Tournament:
     return Tournament(
         records=partial(arithmetic_pairs, num_examples=10, part="held_out"),
-        judge=partial(checker_judge, checker=shorter, tokenizer=arithmetic_tokenizer),
-        host=True,
+        judge=shorter_wins,
+        compiled=False,
         max_tokens=3,
         num_prompts=num_prompts,
         num_samples=2,

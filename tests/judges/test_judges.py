@@ -51,7 +51,8 @@ def test_every_judge_keeps_the_contract(name):
     params = policy.init(KEY)
     params = params | {"head": 40 * params["head"]}
     batch = _batch([[1, 2, 4], [3, 3, 2]])
-    p = jax.jit(build(policy))(params, batch)
+    bank = {"judge": params}
+    p = jax.jit(build(policy))(bank, batch)
     check_preferences(p, tolerance=1e-6)
     assert np.abs(p - 0.5).max() > 0.01
     # Another order of the responses is the same matrix, permuted.
@@ -59,14 +60,29 @@ def test_every_judge_keeps_the_contract(name):
     moved = Completions(
         batch.prompt_tokens, batch.prompt_mask, batch.response_tokens[:, order], batch.response_mask[:, order]
     )
-    np.testing.assert_allclose(build(policy)(params, moved), p[:, order][:, :, order], atol=1e-6)
+    np.testing.assert_allclose(jax.jit(build(policy))(bank, moved), p[:, order][:, :, order], atol=1e-6)
 
 
 def test_a_rule_counts_ties_as_one_half():
     judge = judges.rule_judge(lambda batch: batch.lengths)
-    p = judge(None, _batch([[1, 2, 2]]))
+    p = judge({}, _batch([[1, 2, 2]]))
     np.testing.assert_array_equal(p[0], [[0.5, 0, 0], [1, 0.5, 0.5], [1, 0.5, 0.5]])
     check_preferences(p)
+
+
+def test_a_judge_reads_the_member_it_is_told():
+    policy = _policy(1)
+    one, other = (policy.init(jax.random.key(i)) for i in (1, 2))
+    batch = _batch([[2, 3]])
+    mine = judges.reward_judge(policy, member="mine")
+    expected = judges.reward_judge(policy)({"judge": other}, batch)
+    np.testing.assert_array_equal(mine({"judge": one, "mine": other}, batch), expected)
+    with pytest.raises(ValueError, match=r"member 'mine', got \['judge'\]"):
+        mine({"judge": one}, batch)
+    with pytest.raises(ValueError, match="expected a bank"):
+        mine(jnp.zeros(3), batch)
+    gradient = jax.grad(lambda params: mine({"mine": params}, batch).sum())(one)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient)), "what judges is frozen"
 
 
 @pytest.mark.parametrize("name", JUDGES)
@@ -79,7 +95,7 @@ def test_a_judge_of_pairs_needs_a_policy_that_compares():
     policy = _policy(1)
     params = policy.init(KEY)
     with pytest.raises(ValueError, match="comparing"):
-        judges.pair_judge(policy)(params, _batch([[1, 2, 3, 3]]))
+        judges.pair_judge(policy)({"judge": params}, _batch([[1, 2, 3, 3]]))
     with pytest.raises(ValueError, match="no head"):
         comparing(policy=_policy(0), separator_id=8)
     with pytest.raises(ValueError, match="separator_id"):

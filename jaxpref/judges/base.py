@@ -1,0 +1,49 @@
+"""The contracts of judges and scorers.
+
+A judge maps `(bank, completions)` to `P [b, k, k]`, `P[:, i, j]` the probability that response i beats
+response j, with `P + P^T = 1` and one half on the diagonal. A scorer maps the same to `[b, k]`, higher is
+better. The bank holds the params of every policy by name: "policy" is being trained, "initial" is its frozen
+start, and there may be others. Neither has a gradient.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import jax
+from jaxtyping import Array, Float
+
+from jaxpref.policies.base import Policy
+from jaxpref.types import Completions, Params
+
+__all__ = ["Bank", "Judge", "Scorer", "head_of", "member_of"]
+
+Bank = Mapping[str, Params]
+
+
+class Judge(Protocol):
+    def __call__(self, bank: Bank, completions: Completions, /) -> Float[Array, "b k k"]: ...
+
+
+class Scorer(Protocol):
+    def __call__(self, bank: Bank, completions: Completions, /) -> Float[Array, "b k"]: ...
+
+
+def member_of(bank: Bank, name: str, what: str) -> Params:
+    """Params of a member, with no gradient; ValueError says which members there are."""
+    if not isinstance(bank, Mapping) or name not in bank:
+        held = sorted(bank) if isinstance(bank, Mapping) else type(bank).__name__
+        raise ValueError(f"{what}: expected a bank with the member {name!r}, got {held}; set `member`")
+    return jax.lax.stop_gradient(bank[name])
+
+
+def head_of(policy: Policy, what: str, fits: Callable[[int], bool], wanted: str):
+    """`(params, completions) -> [b, n, m]`, the outputs of a policy's head; ValueError if it has none that
+    fits."""
+    if policy.quantities is None or not policy.outputs or not fits(policy.outputs):
+        raise ValueError(f"{what}: expected a policy whose head has {wanted}, got {policy.outputs}")
+    read = policy.quantities
+
+    def outputs(params: Params, completions: Completions) -> Float[Array, "b n m"]:
+        return read(params, completions, ("embeddings",), None)["embeddings"]
+
+    return outputs

@@ -1,0 +1,102 @@
+"""Scorers of single responses: a reward head, log-ratios of policies, a rule."""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxpref.judges.base import Bank, Scorer, head_of, member_of
+from jaxpref.losses.checks import positive
+from jaxpref.packing import packed, repeated
+from jaxpref.policies.base import Policy
+from jaxpref.types import Completions
+
+__all__ = ["density_ratio", "implicit_reward", "reward_scorer", "rule_scorer"]
+
+
+def reward_scorer(policy: Policy, *, member: str = "judge") -> Scorer:
+    """The output of a policy with one head output: a reward model."""
+    outputs = head_of(policy, "reward_scorer", lambda m: m == 1, "one output")
+
+    def scorer(bank: Bank, completions: Completions) -> Float[Array, "b k"]:
+        return outputs(member_of(bank, member, "reward_scorer"), completions)[..., 0]
+
+    return scorer
+
+
+def implicit_reward(
+    policy: Policy, *, beta: float = 0.1, member: str = "policy", reference: str = "initial"
+) -> Scorer:
+    """beta (log pi(y|x) - log pi_ref(y|x)), nats times beta: the reward that DPO fits (arXiv:2305.18290).
+
+    Rewards of one prompt are known up to a constant of that prompt: compare responses to the same one only.
+
+    Args:
+      beta: above 0. member, reference: names in the bank of pi and pi_ref.
+    """
+    positive(beta=beta)
+    ratio = density_ratio(policy, strong=member, weak=reference)
+
+    def scorer(bank: Bank, completions: Completions) -> Float[Array, "b k"]:
+        return beta * ratio(bank, completions)
+
+    return scorer
+
+
+def density_ratio(
+    policy: Policy,
+    *,
+    weak_policy: Policy | None = None,
+    strong: str = "strong",
+    weak: str = "weak",
+    instruction: Sequence[int] = (),
+    per_token: bool = False,
+) -> Scorer:
+    """log pi_strong(y|x) - log pi_weak(y|x), nats: customised density ratio (CDR, arXiv:2411.02481).
+
+    A strong model that was aligned against a weak one prefers what the weak one lacks; an instruction in
+    front of the strong model's prompt says of which domain. The method's released models are
+    Nous-Hermes-2-Mistral-DPO over OpenHermes-2.5. Equal models score 0.
+
+    *Differs from* the released code, where models with different tokenizers each sum over their own tokens:
+    here both read the same tokens.
+
+    Args:
+      policy: of the strong model, and of the weak one unless `weak_policy` is given.
+      instruction: tokens in front of the prompt, for the strong model alone.
+      per_token: divide by the number of scored tokens.
+    """
+    other = policy if weak_policy is None else weak_policy
+    if other.vocab_size != policy.vocab_size:
+        raise ValueError(
+            f"density_ratio: expected one vocabulary, got {policy.vocab_size} and {other.vocab_size}; both "
+            "models read the same tokens"
+        )
+
+    def scorer(bank: Bank, completions: Completions) -> Float[Array, "b k"]:
+        low = other.token_logps(member_of(bank, weak, "density_ratio"), completions)
+        instructed = completions
+        if len(instruction):
+            part = repeated(instruction, completions.prompt_tokens.shape[0])
+            tokens, mask = packed(part, (completions.prompt_tokens, completions.prompt_mask))
+            instructed = _with_prompts(completions, tokens, mask)
+        high = policy.token_logps(member_of(bank, strong, "density_ratio"), instructed)
+        ratio = (high - low).sum(-1)
+        return ratio / jnp.maximum(completions.lengths, 1) if per_token else ratio
+
+    return scorer
+
+
+def rule_scorer(rule: Callable[[Completions], Float[Array, "b k"]]) -> Scorer:
+    """A score that needs no policy, such as a rule about tokens."""
+
+    def scorer(bank: Bank, completions: Completions) -> Float[Array, "b k"]:
+        del bank
+        return jax.lax.stop_gradient(jnp.asarray(rule(completions)))
+
+    return scorer
+
+
+def _with_prompts(completions: Completions, tokens: Array, mask: Array) -> Completions:
+    return Completions(tokens, mask, completions.response_tokens, completions.response_mask)

@@ -1,0 +1,178 @@
+"""Records with other responses, or other rows: everything that belongs to a response goes with it.
+
+A column of `types.COLUMNS` belongs to responses if its second axis is `k`. A column that is not in that
+table does if it has a second axis of size k; one of another shape belongs to the row. The same goes for
+tokens and the third axis, `r`. So name a column `[b, d]` of the row in `COLUMNS` if d may be k.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxpref.types import COLUMNS, Completions
+
+__all__ = [
+    "append_responses",
+    "drop_rows",
+    "responses_exist",
+    "same_responses",
+    "take_responses",
+    "take_rows",
+    "values_of",
+]
+
+_OF_FIRST_TWO = ("margins", "pair_preferences")
+
+
+def take_responses(completions: Completions, index: Int[Array, "b n"]) -> Completions:
+    """The responses `index` of each row, in that order: tokens, log-probs, preferences and columns alike.
+
+    Columns that say how responses 0 and 1 compare, `margins` and `pair_preferences`, are left out.
+    """
+
+    def taken(array: Array) -> Array:
+        places = index.reshape(*index.shape, *[1] * (array.ndim - 2))
+        return jnp.take_along_axis(array, places, 1)
+
+    preferences = completions.preferences
+    if preferences is not None:
+        preferences = jnp.take_along_axis(taken(preferences), index[:, None], 2)
+    columns = {
+        name: taken(value) if _of_responses(name, completions) else value
+        for name, value in completions.columns.items()
+        if name not in _OF_FIRST_TWO
+    }
+    held = completions.reference_logps
+    return dataclasses.replace(
+        completions,
+        response_tokens=taken(completions.response_tokens),
+        response_mask=taken(completions.response_mask),
+        reference_logps=None if held is None else taken(held),
+        preferences=preferences,
+        columns=columns,
+    )
+
+
+def take_rows(completions: Completions, rows: Int[Array, " n"]) -> Completions:
+    """Some rows, in the order given; a row may come more than once."""
+    return jax.tree.map(lambda array: array[rows], completions)
+
+
+def drop_rows(completions: Completions, keep: Bool[Array, " b"]) -> Completions:
+    """Rows that are not kept become padding: their `response_mask` is False. Shapes stay."""
+    mask = completions.response_mask & keep[:, None, None]
+    return dataclasses.replace(completions, response_mask=mask)
+
+
+def append_responses(first: Completions, second: Completions) -> Completions:
+    """The responses of `first`, then those of `second`, to the prompts of `first`: `[b, k + l, ...]`.
+
+    Responses are padded to the longer of the two. What only one side knows of its responses
+    (`reference_logps`, columns) is left out. So are `preferences`, since nobody compared the two sides; those
+    between responses 0 and 1 of `first` stay, as the column `pair_preferences`. Columns of rows are those of
+    `first`, then those that only `second` has.
+    """
+    if len(first.prompt_tokens) != len(second.prompt_tokens):
+        raise ValueError(
+            f"append_responses: expected the same prompts, got {len(first.prompt_tokens)} rows and "
+            f"{len(second.prompt_tokens)}"
+        )
+    r = max(first.response_tokens.shape[2], second.response_tokens.shape[2])
+    first, second = _widened(first, r), _widened(second, r)
+
+    def both(one: Array | None, other: Array | None) -> Array | None:
+        return None if one is None or other is None else jnp.concatenate([one, other], 1)
+
+    columns = {}
+    for name in [*first.columns, *(n for n in second.columns if n not in first.columns)]:
+        sides = [side for side in (first, second) if name in side.columns]
+        if not any(_of_responses(name, side) for side in sides):
+            columns[name] = sides[0].columns[name]
+        elif all(_of_responses(name, side) for side in sides) and len(sides) == 2:
+            columns[name] = both(*(side.columns[name] for side in sides))
+    if first.preferences is not None and first.preferences.shape[1] > 1:
+        columns["pair_preferences"] = first.preferences[:, 0, 1]
+    return Completions(
+        first.prompt_tokens,
+        first.prompt_mask,
+        jnp.concatenate([first.response_tokens, second.response_tokens], 1),
+        jnp.concatenate([first.response_mask, second.response_mask], 1),
+        both(first.reference_logps, second.reference_logps),
+        None,
+        columns,
+    )
+
+
+def responses_exist(completions: Completions) -> Bool[Array, "b k"]:
+    """False for absent responses: those without a scored token."""
+    return completions.response_mask.any(-1)
+
+
+def same_responses(completions: Completions, i: int = 0, j: int = 1) -> Bool[Array, " b"]:
+    """True where responses i and j have the same scored tokens."""
+    mask, tokens = completions.response_mask, completions.response_tokens
+    differ = (mask[:, i] != mask[:, j]) | (mask[:, i] & (tokens[:, i] != tokens[:, j]))
+    return ~differ.any(-1)
+
+
+def _has_axis(name: str, completions: Completions, axis: int, letter: str) -> bool:
+    """Whether this axis of a column is of responses ("k", axis 1) or of their tokens ("r", axis 2)."""
+    if name in COLUMNS:
+        axes = COLUMNS[name][0].split()
+        return len(axes) > axis and axes[axis] == letter
+    shape = completions.columns[name].shape
+    return len(shape) > axis and shape[axis] == completions.response_tokens.shape[axis]
+
+
+def _of_responses(name: str, completions: Completions) -> bool:
+    return _has_axis(name, completions, 1, "k")
+
+
+def _widened(completions: Completions, r: int) -> Completions:
+    """Responses, and what belongs to each of their tokens, padded to `r` tokens."""
+    more = r - completions.response_tokens.shape[2]
+    if more == 0:
+        return completions
+
+    def padded(array: Array) -> Array:
+        return jnp.pad(array, [(0, 0), (0, 0), (0, more)] + [(0, 0)] * (array.ndim - 3))
+
+    columns = {
+        name: padded(value)
+        if _of_responses(name, completions) and _has_axis(name, completions, 2, "r")
+        else value
+        for name, value in completions.columns.items()
+    }
+    return dataclasses.replace(
+        completions,
+        response_tokens=padded(completions.response_tokens),
+        response_mask=padded(completions.response_mask),
+        columns=columns,
+    )
+
+
+def values_of(completions: Completions, by: str | None) -> Float[Array, "b k"]:
+    """How good each response is: the column `by`, or its mean win rate against the other ones that exist."""
+    if by is not None:
+        if by not in completions.columns:
+            raise ValueError(
+                f"by={by!r}: the record has no such column, it has {sorted(completions.columns)}; None takes "
+                "win rates of its preferences"
+            )
+        values = completions.columns[by]
+        if values.shape != completions.response_mask.shape[:2]:
+            raise ValueError(
+                f"by={by!r}: expected one value a response {completions.response_mask.shape[:2]}, got "
+                f"{values.shape}"
+            )
+        return values
+    if completions.preferences is None:
+        raise ValueError(
+            "the record has no preferences: judge it first, or set by to a column such as scores"
+        )
+    exist = responses_exist(completions)
+    others = exist[:, None, :] & ~jnp.eye(exist.shape[1], dtype=bool)[None]
+    wins = jnp.where(others, completions.preferences, 0).sum(-1)
+    return wins / jnp.maximum(others.sum(-1), 1)

@@ -1,0 +1,50 @@
+"""A ring buffer of records: the newest rows, in arrays of fixed size."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from jaxpref.types import Completions, PRNGKey
+
+__all__ = ["Replay", "draw", "empty_replay", "push"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Replay:
+    """Rows that were pushed last. A pytree: it may live in a state, be jitted and be saved."""
+
+    rows: Completions  # [capacity, ...]
+    # Rows pushed so far; once full it runs from the capacity to twice that, so that it never overflows. The
+    # next row goes to `pushed % capacity`.
+    pushed: Int[Array, ""]
+
+
+def empty_replay(like: Completions, capacity: int) -> Replay:
+    """A buffer for records with the shapes of `like`, at least one batch of them."""
+    if capacity < len(like.prompt_tokens):
+        raise ValueError(
+            f"capacity: expected at least a batch, {len(like.prompt_tokens)} rows, got {capacity}"
+        )
+    rows = jax.tree.map(lambda a: jnp.zeros((capacity, *a.shape[1:]), a.dtype), like)
+    return Replay(rows, jnp.int32(0))
+
+
+def push(buffer: Replay, batch: Completions) -> Replay:
+    """The buffer with a batch in place of its oldest rows. Padding rows of the batch take a place too."""
+    capacity, b = len(buffer.rows.prompt_tokens), len(batch.prompt_tokens)
+    if b > capacity:
+        raise ValueError(f"push: {b} rows do not fit a buffer of {capacity}")
+    places = (buffer.pushed + jnp.arange(b)) % capacity
+    rows = jax.tree.map(lambda held, new: held.at[places].set(new), buffer.rows, batch)
+    pushed = buffer.pushed + b
+    return Replay(rows, jnp.where(pushed >= 2 * capacity, pushed - capacity, pushed))
+
+
+def draw(buffer: Replay, key: PRNGKey, n: int) -> Completions:
+    """`n` rows with replacement, uniform over those held; padding where the buffer is empty."""
+    held = jnp.minimum(buffer.pushed, len(buffer.rows.prompt_tokens))
+    places = jax.random.randint(key, (n,), 0, jnp.maximum(held, 1))
+    return jax.tree.map(lambda a: a[places], buffer.rows)

@@ -1,0 +1,150 @@
+"""Pairs that need no ranking: recorded and own responses, refinements, steps, and filters by margin."""
+
+import dataclasses
+import math
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxpref.selection.gather import (
+    append_responses,
+    drop_rows,
+    same_responses,
+    take_responses,
+    values_of,
+)
+from jaxpref.types import Completions, PRNGKey
+
+__all__ = [
+    "hybrid",
+    "margin_between",
+    "margin_fraction",
+    "offline_and_self",
+    "refined_vs_original",
+    "step_siblings",
+]
+
+# Sums over the scored tokens of a response: out of date once fewer tokens are scored.
+_SUMS_OF_TOKENS = ("behaviour_logps",)
+
+
+def hybrid(recorded: Completions, samples: Completions) -> Completions:
+    """The recorded pair in front, chosen first, and the policy's own samples behind it: `[b, 2 + s]`.
+
+    HyPO (arXiv:2406.01462) and SPAC (arXiv:2406.04274) learn from both. See `append_responses` for what
+    becomes of columns.
+    """
+    if recorded.response_tokens.shape[1] != 2:
+        raise ValueError(
+            f"hybrid: expected recorded pairs, got {recorded.response_tokens.shape[1]} responses"
+        )
+    return append_responses(recorded, samples)
+
+
+def offline_and_self(completions: Completions, key: PRNGKey, *, sample: int = 2) -> Completions:
+    """The recorded chosen response against the policy's own sample: self-play fine-tuning, SPIN.
+
+    Chen et al. 2024, arXiv:2401.01335. Of a `hybrid` record; rows where the policy drew the chosen response
+    itself are dropped.
+
+    Args:
+      sample: which response is the policy's own (2 after a recorded pair, 1 after a single response).
+    """
+    del key
+    return _fixed_pair(completions, 0, sample, "sample")
+
+
+def refined_vs_original(
+    completions: Completions, key: PRNGKey, *, original: int = 0, refined: int = 1
+) -> Completions:
+    """A refinement against what it was made from: pairs that differ little (SPaR, arXiv:2412.11605).
+
+    Dropped where nothing was changed, and where `preferences` are given and do not favour the refinement.
+    """
+    del key
+    pair = _fixed_pair(completions, refined, original, "original, refined")
+    if pair.preferences is None:
+        return pair
+    return drop_rows(pair, pair.preferences[:, 0, 1] > 0.5)
+
+
+def step_siblings(completions: Completions, key: PRNGKey) -> Completions:
+    """Leaves the tokens that all responses begin with out of what is scored: siblings of a search tree.
+
+    The preference term of SVPO (arXiv:2406.10858) compares steps after a common prefix. The prefix is still
+    read, and its log-probs would cancel in a margin anyway; scoring it would only add noise to what is
+    not a difference (likelihood terms, averages by length). Rows are dropped where a response has nothing but
+    the prefix. `reference_logps`, `behaviour_logps` are left out: they are sums over more tokens.
+    """
+    del key
+    tokens, mask = completions.response_tokens, completions.response_mask
+    equal = ((tokens == tokens[:, :1]) & (mask == mask[:, :1])).all(1)
+    shared = jnp.cumprod(equal, -1).astype(bool)
+    columns = {n: v for n, v in completions.columns.items() if n not in _SUMS_OF_TOKENS}
+    left = dataclasses.replace(
+        completions, response_mask=mask & ~shared[:, None], reference_logps=None, columns=columns
+    )
+    return drop_rows(left, left.valid)
+
+
+def margin_between(
+    completions: Completions,
+    key: PRNGKey,
+    *,
+    by: str | None = "scores",
+    low: float = 0.0,
+    high: float = math.inf,
+) -> Completions:
+    """Drops pairs whose margin |value_0 - value_1| is not in [low, high].
+
+    A large `low` keeps sure pairs (DNO, arXiv:2404.03715, keeps large margins); a small `high` keeps the
+    ones that are hard to tell. `by` as in `selection.pairs`; an implicit reward is a column like any other.
+    """
+    del key
+    if not 0 <= low <= high:
+        raise ValueError(f"margin_between: expected 0 <= low <= high, got {low} and {high}")
+    margins = _margins(completions, by)
+    return drop_rows(completions, (margins >= low) & (margins <= high))
+
+
+def margin_fraction(
+    completions: Completions,
+    key: PRNGKey,
+    *,
+    by: str | None = "scores",
+    fraction: float = 0.5,
+    largest: bool = True,
+) -> Completions:
+    """Keeps this part of a batch's pairs: those of the largest margins, or of the smallest.
+
+    Largest as in APL (arXiv:2402.08114), smallest as in arXiv:2406.17312. A batch of n valid pairs keeps
+    ceil(fraction * n); of equal margins the first. It is a rule about whole batches.
+
+    Args:
+      fraction: in (0, 1].
+    """
+    del key
+    if not 0 < fraction <= 1:
+        raise ValueError(f"fraction: expected a number in (0, 1], got {fraction}")
+    margins = _margins(completions, by)
+    first = jnp.where(completions.valid, -margins if largest else margins, jnp.inf)
+    rank = jnp.argsort(jnp.argsort(first, stable=True))
+    # The factor takes back what rounding may add to a whole number.
+    kept = jnp.ceil((1 - 1e-6) * fraction * completions.valid.sum())
+    return drop_rows(completions, rank < kept)
+
+
+def _margins(completions: Completions, by: str | None) -> Float[Array, " b"]:
+    values = values_of(completions, by)
+    if values.shape[1] != 2:
+        raise ValueError(f"margins: expected pairs, got {values.shape[1]} responses; build pairs first")
+    return jnp.abs(values[:, 0] - values[:, 1])
+
+
+def _fixed_pair(completions: Completions, chosen: int, rejected: int, names: str) -> Completions:
+    b, k = completions.response_mask.shape[:2]
+    if chosen == rejected or not 0 <= min(chosen, rejected) <= max(chosen, rejected) < k:
+        raise ValueError(f"{names}: expected two responses below {k}, got {chosen} and {rejected}")
+    index = jnp.broadcast_to(jnp.asarray([[chosen, rejected]]), (b, 2))
+    pair = take_responses(completions, index)
+    return drop_rows(pair, ~same_responses(pair) & pair.valid)

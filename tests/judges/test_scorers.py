@@ -1,0 +1,178 @@
+"""Scores of responses: their identities, and judges made of them."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from toys import scored_table_policy
+from x64 import enable_x64
+
+from jaxpref import judges
+from jaxpref.losses.preference_model import check_preferences
+from jaxpref.packing import packed, real
+from jaxpref.types import Completions
+
+VOCAB, EOS = 7, 1
+POLICY = scored_table_policy(VOCAB, outputs=1)
+RPS = [[0.5, 0, 1], [1, 0.5, 0], [0, 1, 0.5]]
+
+
+def _params(seed, scale=1.0):
+    rng = np.random.default_rng(seed)
+    return {"logits": jnp.asarray(scale * rng.normal(size=(VOCAB, VOCAB))), "head": jnp.ones((VOCAB, 1))}
+
+
+def _batch(lengths, seed=0):
+    lengths = np.asarray(lengths)
+    b, k = lengths.shape
+    rng = np.random.default_rng(seed)
+    return Completions(
+        jnp.asarray(rng.integers(2, VOCAB, (b, 2))),
+        jnp.ones((b, 2), bool),
+        jnp.asarray(rng.integers(2, VOCAB, (b, k, 4))),
+        jnp.asarray(np.arange(4) < lengths[..., None]),
+    )
+
+
+def _chain(params, tokens):
+    """Sum of log p(token | the one before)."""
+    logps = jax.nn.log_softmax(params["logits"], -1)
+    return float(sum(logps[a, b] for a, b in zip(tokens[:-1], tokens[1:], strict=True)))
+
+
+def _last_real(batch, i, j):
+    """The last token read: of the response, else of the prompt."""
+    ids = np.asarray(batch.response_tokens[i, j])[np.asarray(batch.response_mask[i, j])]
+    return int(ids[-1]) if len(ids) else int(batch.prompt_tokens[i, -1])
+
+
+def test_the_implicit_reward_is_beta_times_the_log_ratio():
+    batch = _batch([[2, 4], [3, 1]])
+    bank = {"policy": _params(0), "initial": _params(1)}
+    found = jax.jit(judges.implicit_reward(POLICY, beta=0.3))(bank, batch)
+    logps = [POLICY.token_logps(bank[m], batch).sum(-1) for m in ("policy", "initial")]
+    np.testing.assert_allclose(found, 0.3 * (logps[0] - logps[1]), rtol=1e-5)
+    ratio = judges.density_ratio(POLICY, strong="policy", weak="initial")(bank, batch)
+    np.testing.assert_allclose(found, 0.3 * ratio, rtol=1e-5)
+
+
+def test_a_density_ratio_of_equal_models_is_0_and_an_instruction_is_for_the_strong_one():
+    batch = _batch([[2, 4], [3, 1]])
+    # A short prompt of 1 real token, so that the instruction stands where padding was.
+    batch = dataclasses.replace(batch, prompt_mask=jnp.array([[True, False]] * 2))
+    bank = {"strong": _params(0), "weak": _params(0)}
+    np.testing.assert_array_equal(judges.density_ratio(POLICY)(bank, batch), 0)
+    bank["weak"] = _params(2)
+    sums, means = (judges.density_ratio(POLICY, per_token=p)(bank, batch) for p in (False, True))
+    np.testing.assert_allclose(means * batch.lengths, sums, rtol=1e-5)
+
+    def token_logps(params, rows):  # of a model that reads the first token of its prompt
+        first = jax.nn.log_softmax(params["logits"], -1)[rows.prompt_tokens[:, 0]]
+        logps = jnp.take_along_axis(first[:, None, None], rows.response_tokens[..., None], -1)[..., 0]
+        return jnp.where(rows.response_mask, logps, 0)
+
+    policy = POLICY._replace(token_logps=token_logps)
+    found = judges.density_ratio(policy, instruction=(3, 4))(bank, batch)
+    strong = token_logps(bank["strong"], dataclasses.replace(batch, prompt_tokens=jnp.full((2, 2), 3)))
+    expected = (strong - token_logps(bank["weak"], batch)).sum(-1)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    with pytest.raises(ValueError, match="one vocabulary"):
+        judges.density_ratio(POLICY, weak_policy=scored_table_policy(VOCAB + 1))
+
+
+def test_follow_ups_are_teacher_forced_and_sides_swap():
+    batch, params = _batch([[2, 4], [0, 3]]), _params(3)
+    good, bad = [[2, 3, 4], [5]], [[6, 6]]
+    ask = {"separator": (4,), "eos_id": EOS}
+
+    def last_token_policy():
+        """A table whose prompts are right-padded: the last real token predicts the first."""
+
+        def token_logps(params, rows):
+            n = rows.prompt_mask.sum(-1, keepdims=True)
+            last = jnp.take_along_axis(rows.prompt_tokens, n - 1, 1)
+            return POLICY.token_logps(params, dataclasses.replace(rows, prompt_tokens=last))
+
+        return POLICY._replace(token_logps=token_logps)
+
+    policy = last_token_policy()
+    scorer = jax.jit(judges.follow_up_likelihood(policy, positive=good, negative=bad, **ask))
+    found = scorer({"judge": params}, batch)
+    by_hand = (_chain(params, [4, 2, 3, 4]) + _chain(params, [4, 5])) / 2 - _chain(params, [4, 6, 6])
+    np.testing.assert_allclose(found, np.full((2, 2), by_hand), rtol=1e-5)  # all end with the separator
+    swapped = judges.follow_up_likelihood(policy, positive=bad, negative=good, **ask)
+    np.testing.assert_allclose(swapped({"judge": params}, batch), -found, rtol=1e-5)
+    # Without a separator the last token of each response, EOS left out, predicts the follow-up.
+    ended = dataclasses.replace(batch, response_tokens=batch.response_tokens.at[0, 0, 1].set(EOS))
+    bare = judges.follow_up_likelihood(policy, positive=[[2]], negative=[[3]], eos_id=EOS)
+    found = bare({"judge": params}, ended)
+    reads = [[int(ended.response_tokens[0, 0, 0]), _last_real(ended, 0, 1)]]
+    reads += [[_last_real(ended, 1, 0), _last_real(ended, 1, 1)]]
+    expected = [[_chain(params, [t, 2]) - _chain(params, [t, 3]) for t in row] for row in reads]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    kept = judges.follow_up_likelihood(policy, positive=[[2]], negative=[[3]])({"judge": params}, ended)
+    assert float(kept[0, 0]) == pytest.approx(_chain(params, [EOS, 2]) - _chain(params, [EOS, 3]), rel=1e-5)
+    for wrong in ({"positive": []}, {"negative": [[]]}):
+        with pytest.raises(ValueError, match="at least one token"):
+            judges.follow_up_likelihood(policy, **({"positive": good, "negative": bad} | wrong))
+
+    # Yes or no is the same reading with answers of one token.
+    sure = judges.implicit_preference(policy, yes_id=2, no_id=3, eos_id=EOS, member="judge")
+    np.testing.assert_allclose(sure({"judge": params}, ended), jax.nn.sigmoid(found), rtol=1e-5)
+
+
+def test_yes_or_no_is_the_share_of_yes():
+    batch, params = _batch([[2, 4]]), _params(4)
+    bank = {"policy": params}
+    # `after` ends every prompt with 5, in a table that reads the last column, so it must be full there.
+    full = _batch([[4, 4]])
+    ask = judges.implicit_preference(POLICY, yes_id=2, no_id=6, before=(3,), between=(4,), after=(5, 5))
+    p = jax.nn.softmax(params["logits"][5])
+    np.testing.assert_allclose(ask(bank, full), np.full((1, 2), p[2] / (p[2] + p[6])), rtol=1e-5)
+    flipped = judges.implicit_preference(POLICY, yes_id=6, no_id=2, before=(3,), between=(4,), after=(5, 5))
+    np.testing.assert_allclose(flipped(bank, batch), 1 - ask(bank, batch), rtol=1e-5)
+    with pytest.raises(ValueError, match="two ids below 7"):
+        judges.implicit_preference(POLICY, yes_id=2, no_id=2)
+
+
+def test_scores_become_judges():
+    batch = _batch([[1, 3, 3]])
+    scorer = judges.rule_scorer(lambda rows: rows.lengths.astype(jnp.float32))
+    soft = judges.bradley_terry_judge(scorer, temperature=2.0)({}, batch)
+    assert float(soft[0, 1, 0]) == pytest.approx(1 / (1 + np.exp(-1)))
+    hard = judges.ordering_judge(scorer)({}, batch)
+    np.testing.assert_array_equal(hard[0], [[0.5, 0, 0], [1, 0.5, 0.5], [1, 0.5, 0.5]])
+    for p in (soft, hard):
+        check_preferences(p)
+    cold = judges.bradley_terry_judge(scorer, temperature=1e-3)({}, batch)
+    np.testing.assert_array_equal(cold, hard)
+    with pytest.raises(ValueError, match="temperature"):
+        judges.bradley_terry_judge(scorer, temperature=0.0)
+    rewards = judges.reward_scorer(POLICY)({"judge": _params(5)}, batch)
+    one = judges.reward_judge(POLICY)({"judge": _params(5)}, batch)
+    np.testing.assert_allclose(one[0, 0, 1], jax.nn.sigmoid(rewards[0, 0] - rewards[0, 1]), rtol=1e-5)
+
+
+def test_a_table_of_wins_may_be_cyclic():
+    with enable_x64(False):
+        judge = judges.matrix_judge(lambda rows: rows.response_tokens[..., 0] - 2, RPS)
+        batch = _batch([[1, 1, 1, 1]])
+        tokens = batch.response_tokens.at[0, :, 0].set(jnp.array([2, 3, 4, 2]))
+        p = jax.jit(judge)({}, dataclasses.replace(batch, response_tokens=tokens))
+    check_preferences(p)
+    np.testing.assert_array_equal(p[0, :3, :3], RPS)
+    np.testing.assert_array_equal(p[0, 3], [0.5, 0, 1, 0.5])
+    with pytest.raises(ValueError, match="one half on the diagonal"):
+        judges.matrix_judge(lambda rows: rows.lengths, [[1, 0], [0, 1]])
+
+
+def test_packing_keeps_order_and_puts_padding_last():
+    left = jnp.array([[1, 2, 0], [3, 0, 0]]), jnp.array([[True, True, False], [True, False, False]])
+    right = jnp.array([[4, 9], [5, 6]]), jnp.array([[True, False], [True, True]])
+    tokens, mask = packed(left, right)
+    assert tokens.tolist() == [[1, 2, 4, 0, 0], [3, 5, 6, 0, 0]]
+    assert mask.sum(-1).tolist() == [3, 3]
+    assert real(jnp.array([False, True, False, True, False])).tolist() == [True] * 4 + [False]
+    assert not np.any(real(jnp.zeros(3, bool)))
