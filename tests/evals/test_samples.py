@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toys import table_policy
 
 from jaxpref.data.records import Records
 from jaxpref.data.synthetic import arithmetic_tokenizer
 from jaxpref.evals import Context, diversity, sampled_kl
 from jaxpref.evals.diversity import distinct, edit_similarity, unique_share
+from jaxpref.policies.tabular import tabular
 
 PROMPTS, RESPONSES = 5, 7
 
@@ -33,7 +33,7 @@ def prompts(repeats: int) -> Records:
 
 def context(params, initial) -> Context:
     return Context(
-        policy=table_policy(PROMPTS, RESPONSES),
+        policy=tabular(prompts=PROMPTS, vocab=RESPONSES),
         params=params,
         tokenizer=arithmetic_tokenizer(),
         seed=0,
@@ -46,7 +46,7 @@ def context(params, initial) -> Context:
 
 @pytest.fixture(scope="module")
 def tables():
-    policy = table_policy(PROMPTS, RESPONSES)
+    policy = tabular(prompts=PROMPTS, vocab=RESPONSES)
     return policy.init(jax.random.key(1)), policy.init(jax.random.key(2))
 
 
