@@ -1,10 +1,12 @@
-"""Rock, paper, scissors, solved exactly: which dynamics reach the regularised equilibrium, and which go round.
+"""Rock, paper, scissors, solved exactly: which dynamics reach the equilibrium, and which go round.
 
 A policy is a table of three probabilities and every step is exact, so what a curve shows is the method and no
-noise. The reference is (0.7, 0.2, 0.1) and the start, and tau prices the KL to it. Nash-MD plays against a
+noise. The reference (0.7, 0.2, 0.1) is also the start, and tau prices the KL to it. Nash-MD plays against a
 mixture of the policy and the reference. Its last iterate converges if the step size decays. A constant step
-eta ends at the equilibrium of another game, the one whose opponent is the mixture of weight eta tau.
-Multiplicative weights (self-play with no reference) go round, and only their average policy converges.
+eta ends at the fixed point of another game, whose opponent is the mixture of weight eta tau: small steps have
+a small bias and are slow. Mirror descent against the policy itself has no such theorem, and converges here for
+all but large steps. Multiplicative weights (self-play with no reference) go round, and only their average
+policy converges, to the equilibrium of the game without a reference.
 
 Paper     Munos et al. (2023), arXiv:2312.00886 (Algorithm Nash-MD and its Theorem 1, on tables).
 Run       jaxpref train experiments/nash_md_games.py
@@ -14,8 +16,16 @@ Ablation  jaxpref sweep experiments/nash_md_games.py:sweep_step_sizes
           jaxpref sweep experiments/nash_md_games.py:sweep_dynamics
           jaxpref sweep experiments/nash_md_games.py:sweep_opponents
 Try       jaxpref train experiments/nash_md_games.py --smoke
-Cost      TODO
-Expect    TODO
+Cost      About 10 seconds each on 2 CPU cores (the sweeps: 69, 51 and 72, while other work ran).
+Expect    After 1000 steps, duality gap (0 at equilibrium; the dice are `weak_cycle`):
+          Nash-MD, decaying step   6.6e-7 (KL to the equilibrium 7.9e-7, where the theorem allows 0.79);
+                                   on the dice 5.6e-10
+          Nash-MD, eta 0.1 to 5    1.7e-5, 6.5e-4, 3.2e-3, 0.016 and 0.156, the gaps of the fixed points; after
+                                   100 steps eta 0.1 is at 0.033, eta 1 at 0.0031
+          eta 1: mirror descent against itself 4e-16, extragradient 1e-14, fictitious play 2.8e-5; best
+          response goes round (0.31), and so do multiplicative weights (exploitability 0.50, of the average
+          policy 0.0097)
+          opponents, beta 0, 0.125, 0.5 and 1: 4e-16, 0.0053, 0.156 and 0.097
 """
 
 import math

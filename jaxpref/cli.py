@@ -90,6 +90,12 @@ def _parser() -> argparse.ArgumentParser:
         "sweep", "train the experiments of FILE.py:sweep_name, then compare them", lambda c, o: c.sweep(o)
     )
     sweep.add_argument("--smoke", action="store_true", help="a few steps of each")
+    tournament = add(
+        "tournament",
+        "win rates between the trained runs of FILE.py:sweep_name, judged as the file's tournament() says",
+        lambda c, o: c.tournament(o),
+    )
+    tournament.add_argument("--smoke", action="store_true", help="runs of a smoke test, and few prompts")
     prepare = add("prepare", "write tokenised records to records=DIR", lambda c, o: c.prepare(o))
     prepare.add_argument(
         "--reference",

@@ -14,13 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpref import config
-from jaxpref.experiment import Experiment, smoke
+from jaxpref.experiment import Experiment, Tournament, smoke, smoke_tournament
 from jaxpref.training import distributed, sharding
 from jaxpref.training.evaluation import evaluations, held_out_loader, held_out_pass, summary
+from jaxpref.training.params import started_from, trained_params
 from jaxpref.training.prepared import prepare_experiment, with_prepared
-from jaxpref.training.run import setting_of, trained_params
+from jaxpref.training.run import setting_of
 from jaxpref.training.run import train as run_training
 from jaxpref.training.step import compiled_evaluation
+from jaxpref.training.tournament import play, write_tournament
 from jaxpref.types import Prompts
 
 Options = Any
@@ -79,18 +81,60 @@ def _train(experiment: Experiment, workdir: pathlib.Path, options: Options) -> N
 
 def sweep(options: Options) -> int:
     distributed.initialize()
+    root, runs = _sweep_runs(options)
+    game = _load_tournament(options)  # a mistake in it should not show after hours of training
+    for index, (label, experiment, directory) in enumerate(runs):
+        print(f"sweep {index + 1}/{len(runs)}: {label}", flush=True)
+        _train(experiment, directory, options)
+    if game is not None:
+        _play(game, root, runs)
+    if jax.process_index() == 0:
+        print(f"comparison: {_report([directory for _, _, directory in runs], root / 'report.html')}")
+    return 0
+
+
+def tournament(options: Options) -> int:
+    distributed.initialize()
+    root, runs = _sweep_runs(options)
+    game = _load_tournament(options)
+    if game is None:
+        file = options.file.partition(":")[0]
+        raise ValueError(
+            f"{file} has no function tournament(); write one that returns a jaxpref.experiment.Tournament "
+            "(held-out prompts and a judge)"
+        )
+    _play(game, root, runs)
+    if jax.process_index() == 0:
+        print(f"comparison: {_report([directory for _, _, directory in runs], root / 'report.html')}")
+    return 0
+
+
+def _sweep_runs(options: Options) -> tuple[pathlib.Path, list[tuple[str, Experiment, pathlib.Path]]]:
+    """Folder of a sweep and its runs: label, experiment, directory."""
     own, rest = _split(options)
     experiments = config.load_sweep(options.file, rest)
     root = pathlib.Path(own.get("workdir", f"runs/{experiments[0].name}-sweep"))
-    directories = []
-    for index, (experiment, label) in enumerate(zip(experiments, _labels(experiments), strict=True)):
-        print(f"sweep {index + 1}/{len(experiments)}: {label}", flush=True)
-        experiment = _ready(experiment, own, options)
-        directories.append(root / f"{index}-{label}")
-        _train(experiment, directories[-1], options)
+    labels = _labels(experiments)
+    return root, [
+        (label, _ready(experiment, own, options), root / f"{index}-{label}")
+        for index, (experiment, label) in enumerate(zip(experiments, labels, strict=True))
+    ]
+
+
+def _load_tournament(options: Options) -> Tournament | None:
+    _, rest = _split(options)
+    game = config.load_tournament(options.file, rest)
+    return smoke_tournament(game) if game is not None and options.smoke else game
+
+
+def _play(game: Tournament, root: pathlib.Path, runs: list[tuple[str, Experiment, pathlib.Path]]) -> None:
+    found = play(game, runs)
+    write_tournament(found, [directory for _, _, directory in runs], root)
     if jax.process_index() == 0:
-        print(f"comparison: {_report(directories, root / 'report.html')}")
-    return 0
+        width = max(map(len, found.names))
+        for name, row, overall in zip(found.names, found.matrix, found.overall, strict=True):
+            cells = "  ".join(f"{e.mean:.3f} [{e.low:.2f}, {e.high:.2f}]" for e in row)
+            print(f"{name:{width}s}  {cells}  overall {overall.mean:.3f}")
 
 
 def _labels(experiments: list[Experiment]) -> list[str]:
@@ -143,10 +187,8 @@ def evaluate(options: Options) -> int:
     stage = next((s for s in experiment.stages if s.name == options.stage), experiment.stages[-1])
     params = trained_params(setting, stage=options.stage, step=options.step)
     algorithm = stage.algorithm(setting.policy)
-    # A fresh state takes the params as its own reference too, unless the stage before left one.
-    index = experiment.stages.index(stage)
-    before = trained_params(setting, stage=experiment.stages[index - 1].name) if index else None
-    state = algorithm.init(params if before is None else before)
+    # As in training, what the stage started from is the reference.
+    state = algorithm.init(started_from(setting, stage.name))
     state = dataclasses.replace(state, params=params)
     for evaluation in evaluations(setting, stage, stage.num_steps, algorithm, state):
         setting.files.log(summary(evaluation))

@@ -12,9 +12,9 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from jaxpref.experiment import Experiment
+from jaxpref.experiment import Experiment, Tournament
 
-__all__ = ["describe", "docstring", "leaves", "load", "load_sweep", "override"]
+__all__ = ["describe", "docstring", "leaves", "load", "load_sweep", "load_tournament", "override"]
 
 
 def _module(path: str | pathlib.Path) -> types.ModuleType:
@@ -88,17 +88,35 @@ def load(path: str, assignments: Sequence[str] = ()) -> Experiment:
 def load_sweep(path: str, assignments: Sequence[str] = ()) -> list[Experiment]:
     """The experiments of a function `FILE.py:sweep_name`, each with the (dotted) assignments applied."""
     _, function = _function(path, "sweep")
-    parameters = inspect.signature(function).parameters
-    hints = _hints(function)
     pairs = dict(a.split("=", 1) for a in assignments if "=" in a)
-    knobs = {
-        k: coerce(v, hints.get(k, Any), parameters[k].default, k) for k, v in pairs.items() if k in parameters
-    }
+    knobs = _knobs(function, pairs)
     built = function(**knobs)
     if not isinstance(built, list) or not all(isinstance(e, Experiment) for e in built):
         raise ValueError(f"{path}: expected a function that returns a list of Experiments")
     edits = {k: v for k, v in pairs.items() if k not in knobs}
     return [override(experiment, edits) for experiment in built]
+
+
+def load_tournament(path: str, assignments: Sequence[str] = ()) -> Tournament | None:
+    """What `tournament()` of the file returns, given those assignments that are its knobs; None: it has
+    none."""
+    file = path.partition(":")[0]
+    module = _module(file)
+    function = getattr(module, "tournament", None)
+    if function is None:
+        return None
+    built = function(**_knobs(function, dict(a.split("=", 1) for a in assignments if "=" in a)))
+    if not isinstance(built, Tournament):
+        raise ValueError(f"{file}: expected tournament() to return a Tournament, got {type(built).__name__}")
+    return built
+
+
+def _knobs(function: Callable[..., Any], pairs: Mapping[str, str]) -> dict[str, Any]:
+    """Those of `pairs` that are parameters of `function`, as values of their types."""
+    parameters, hints = inspect.signature(function).parameters, _hints(function)
+    return {
+        k: coerce(v, hints.get(k, Any), parameters[k].default, k) for k, v in pairs.items() if k in parameters
+    }
 
 
 def override(experiment: Experiment, edits: Mapping[str, str]) -> Experiment:

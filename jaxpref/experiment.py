@@ -11,10 +11,11 @@ from typing import Any
 
 from jaxpref.algorithms.base import Algorithm
 from jaxpref.data.prepare import head
+from jaxpref.judges import Judge
 from jaxpref.policies.base import Policy
 from jaxpref.types import Params
 
-__all__ = ["Experiment", "MeshShape", "Stage", "smoke"]
+__all__ = ["Experiment", "MeshShape", "Stage", "Tournament", "smoke", "smoke_tournament"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Stage:
     evaluation: Callable[[], Any] | None = None  # -> data.Records, held out
     evaluators: tuple[Callable[..., Any], ...] = ()  # see `evals`: run when the stage starts and ends
     evaluate_every: int = 100  # steps between passes over `evaluation`; also at the start and the end
+    evaluators_every: int | None = None  # steps between runs of `evaluators` in the stage; None: none there
     checkpoint_every: int = 500
     prompt_buckets: tuple[int, ...] = ()  # padded prompt lengths; empty: the records' longest
     response_buckets: tuple[int, ...] = ()
@@ -71,11 +73,47 @@ class Experiment:
         if self.non_finite not in ("stop", "skip"):
             raise ValueError(f"non_finite: expected 'stop' or 'skip', got {self.non_finite!r}")
         for stage in self.stages:
-            for field in ("num_steps", "batch_size", "evaluate_every", "checkpoint_every"):
-                if getattr(stage, field) < 1:
-                    raise ValueError(
-                        f"stages.{stage.name}.{field}: expected 1 or more, got {getattr(stage, field)}"
-                    )
+            for field in (
+                "num_steps",
+                "batch_size",
+                "evaluate_every",
+                "checkpoint_every",
+                "evaluators_every",
+            ):
+                value = getattr(stage, field)
+                if value is not None and value < 1:
+                    raise ValueError(f"stages.{stage.name}.{field}: expected 1 or more, got {value}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Tournament:
+    """How the trained policies of a sweep are compared: what a file's `tournament()` returns.
+
+    Every policy answers the same prompts, and `judge` says who beats whom. Its bank has "initial" (the base
+    policy) and, where `judge_params` loads some, "judge". `jaxpref sweep` plays it when all runs are done.
+    """
+
+    records: Callable[[], Any]  # -> data.Records, held out; their prompts are answered
+    judge: Callable[[], Judge]
+    max_tokens: int
+    judge_params: Callable[[], Params] | None = None
+    compiled: bool = True  # False: a judge that reads values on the host, such as one of `text_scorer`
+    base: str | None = None  # stage whose result is the base; None: what the last stage started from
+    temperature: float = 1.0
+    top_p: float | None = None
+    num_prompts: int = 200
+    num_samples: int = 1  # responses of each policy to each prompt
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        for field in ("max_tokens", "num_prompts", "num_samples", "batch_size"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"tournament.{field}: expected 1 or more, got {getattr(self, field)}")
+
+
+def smoke_tournament(tournament: Tournament) -> Tournament:
+    """The same tournament on a few prompts."""
+    return dataclasses.replace(tournament, num_prompts=min(4, tournament.num_prompts))
 
 
 def smoke(experiment: Experiment, num_steps: int = 3) -> Experiment:

@@ -7,7 +7,18 @@ from launch import TINY, run
 
 from jaxpref import cli
 
-COMMANDS = ["train", "sweep", "prepare", "evaluate", "sample", "describe", "report", "tokenizer", "bench"]
+COMMANDS = [
+    "train",
+    "sweep",
+    "tournament",
+    "prepare",
+    "evaluate",
+    "sample",
+    "describe",
+    "report",
+    "tokenizer",
+    "bench",
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -1,31 +1,21 @@
-"""What an evaluator is, and estimates with their intervals.
+"""What an evaluator is.
 
 An evaluator is a function `(context, *, name, num_prompts, ...) -> Evaluation`. It runs when its stage
-starts and ends. `num_prompts` bounds its cost (`--smoke` lowers it).
+starts and ends, and every `evaluators_every` steps. `num_prompts` bounds its cost (`--smoke` lowers it).
 """
 
 import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
+import jax
 from jaxtyping import Array, Float
 
+from jaxpref.evals.intervals import Estimate
 from jaxpref.policies.base import Policy
 from jaxpref.types import Completions, Params
 
-__all__ = ["Context", "Estimate", "Evaluation", "TextSample", "clustered", "proportion"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Estimate:
-    """A mean over `count` items with its 95 % interval."""
-
-    mean: float
-    low: float
-    high: float
-    count: int
-    better: str = "higher"  # or "lower", or "" where neither direction is a goal
+__all__ = ["Context", "Estimate", "Evaluation", "TextSample"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,9 +34,19 @@ class Evaluation:
     samples: tuple[TextSample, ...] = ()
 
 
+def _no_member(name: str) -> Params:
+    raise ValueError(f"no params called {name!r} here: this evaluation knows only the policy it evaluates")
+
+
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What an evaluator may use. `put` shards a host batch, `fetch` brings an array to every host."""
+    """What an evaluator may use. `put` shards a host batch, `fetch` brings an array to every host.
+
+    `member` gives other params by name: a member of the state's bank, "initial" (what the stage started
+    from) or the name of an earlier stage (what it left). They are looked up when asked for: a frozen copy in
+    the state if it has one, else weights and checkpoints, so a resumed run finds the same ones and a run that
+    asks for none pays nothing. An unknown name is a ValueError.
+    """
 
     policy: Policy
     params: Params
@@ -55,30 +55,8 @@ class Context:
     rewards: Callable[[Completions], Float[Array, "b k"]]  # the algorithm's (implicit) rewards
     put: Callable[[Any], Any]
     fetch: Callable[[Any], Any]
+    compiled: Callable[[Callable[..., Any]], Callable[..., Any]] = jax.jit  # on the devices of the run
     rows_multiple: int = 1  # batches must have a multiple of this many rows
-    baseline: Callable[[str], list[TextSample]] = lambda name: []  # samples of this name one stage ago
-
-
-def proportion(successes: float, count: int, better: str = "higher") -> Estimate:
-    """A share with Wilson's score interval (Wilson 1927); half successes (ties) are allowed."""
-    if count == 0:
-        return Estimate(float("nan"), 0.0, 1.0, 0, better)
-    z, p = 1.959964, successes / count
-    centre = (p + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * np.sqrt(p * (1 - p) / count + z * z / (4 * count * count))
-    return Estimate(float(p), float(max(0.0, centre - half)), float(min(1.0, centre + half)), count, better)
-
-
-def clustered(values: np.ndarray, groups: np.ndarray, better: str = "higher") -> Estimate:
-    """A mean whose items come in groups (pairs of one prompt): normal interval with the cluster-robust
-    variance (Liang & Zeger 1986), sum over groups of squared residual sums."""
-    count = len(values)
-    if count == 0:
-        return Estimate(float("nan"), float("-inf"), float("inf"), 0, better)
-    mean = float(np.mean(values))
-    _, index = np.unique(groups, return_inverse=True)
-    sums = np.bincount(index, weights=values - mean)
-    clusters = len(sums)
-    correction = clusters / (clusters - 1) if clusters > 1 else 1.0
-    error = float(np.sqrt(correction * (sums**2).sum()) / count)
-    return Estimate(mean, mean - 1.959964 * error, mean + 1.959964 * error, count, better)
+    # Samples of this name when the stage began; at its beginning, the last ones of the stage before.
+    baseline: Callable[[str], list[TextSample]] = lambda name: []
+    member: Callable[[str], Params] = _no_member

@@ -1,14 +1,13 @@
-"""Samples on held-out prompts, scored by a checker, and their win rate against one stage ago."""
+"""Samples on held-out prompts, scored by a checker, and their win rate against where the stage began."""
 
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 
-from jaxpref.data.loader import Loader
-from jaxpref.evals.base import Context, Estimate, Evaluation, TextSample, clustered, proportion
-from jaxpref.types import Prompts
+from jaxpref.evals.base import Context, Estimate, Evaluation, TextSample
+from jaxpref.evals.intervals import clustered, proportion
+from jaxpref.evals.sampling import draw, prompts_of, texts
 
 __all__ = ["generation"]
 
@@ -28,36 +27,21 @@ def generation(
 ) -> Evaluation:
     """Answers the first `num_prompts` prompts of `records`.
 
-    With a `checker` (prompt text, response text) -> score, reports the mean score and, where the stage
-    before answered the same prompts, the win rate against it (ties one half). Without one it only keeps
-    `shown` samples for the report and their mean length (tokens).
+    With a `checker` (prompt text, response text) -> score, reports the mean score and, where the policy
+    answered the same prompts when the stage began, the win rate against that (ties one half). Without one it
+    only keeps `shown` samples for the report and their mean length (tokens).
     """
-    table = records().only(0)
-    table = table.take(np.arange(min(num_prompts, len(table))))
-    rows = -(-batch_size // context.rows_multiple) * context.rows_multiple
-    loader = Loader(table, batch_size=rows, seed=0, shuffle=False)
-
-    @jax.jit
-    def sample(params, prompts, key):
-        out = context.policy.sample(
-            params, prompts, key, max_tokens=max_tokens, temperature=temperature, top_p=top_p
-        )
-        return out.completions.response_tokens[:, 0], out.completions.response_mask[:, 0]
-
-    tokenizer, samples, lengths = context.tokenizer, [], []
-    for index, batch in enumerate(loader.evaluation_batches()):
-        key = jax.random.fold_in(jax.random.key(context.seed), index)
-        prompts = context.put(Prompts(batch.prompt_tokens, batch.prompt_mask))
-        tokens, mask = context.fetch(sample(context.params, prompts, key))
-        for row in np.flatnonzero(batch.valid):
-            prompt = tokenizer.decode(batch.prompt_tokens[row][batch.prompt_mask[row]].tolist())
-            ids = tokens[row][mask[row]].tolist()
-            ended = bool(ids) and ids[-1] == tokenizer.eos_id
-            response = tokenizer.decode(ids[:-1] if ended else ids)
+    samples: list[TextSample] = []
+    lengths: list[int] = []
+    table = prompts_of(records, num_prompts)
+    drawing = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p}
+    for batch in draw(context, table, batch_size=batch_size, **drawing):
+        for row in np.flatnonzero(batch.real):
+            prompt, response, ended = texts(context.tokenizer, batch.completions, row, 0)
             score = None if checker is None else float(checker(prompt, response))
             note = "" if ended else "no end of sequence"
             samples.append(TextSample(str(len(samples)), prompt, response, score, note))
-            lengths.append(len(ids))
+            lengths.append(int(batch.completions.response_mask[row, 0].sum()))
 
     metrics: dict[str, Estimate] = {}
     groups = np.arange(len(samples))

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from jaxpref.data.loader import Loader
-from jaxpref.evals.base import Context, Estimate, Evaluation, clustered
+from jaxpref.evals.base import Context, Estimate, Evaluation
+from jaxpref.evals.intervals import clustered
 
 __all__ = ["reward_accuracy"]
 

@@ -12,9 +12,11 @@ from jaxpref.evals.base import Context, Evaluation, TextSample
 from jaxpref.experiment import Stage
 from jaxpref.metrics import Metrics, merge, to_floats
 from jaxpref.training import sharding
+from jaxpref.training.params import left_by, started_from
 from jaxpref.training.setting import Setting
+from jaxpref.types import Params
 
-__all__ = ["evaluate_stage", "evaluations", "held_out_loader", "held_out_pass", "summary"]
+__all__ = ["context_of", "evaluate_stage", "evaluations", "held_out_loader", "held_out_pass", "summary"]
 
 
 def held_out_loader(setting: Setting, stage: Stage) -> Loader | None:
@@ -47,31 +49,85 @@ def held_out_pass(
 def evaluations(
     setting: Setting, stage: Stage, step: int, algorithm: Algorithm, state: Any
 ) -> list[Evaluation]:
-    """Runs the stage's evaluators. The baseline of one is what it sampled last before this step."""
+    """Runs the stage's evaluators."""
+    context = context_of(
+        setting, state.params, stage=stage, step=step, state=state, rewards=algorithm.rewards
+    )
+    return [evaluator(context) for evaluator in stage.evaluators]
+
+
+def context_of(
+    setting: Setting,
+    params: Params,
+    *,
+    stage: Stage,
+    step: int = 0,
+    state: Any = None,
+    rewards: Callable[[Any, Any], Any] | None = None,
+) -> Context:
+    """What evaluators of `params` may use, at this step of this stage; `state`: the algorithm's, if any."""
     mesh = setting.mesh
+    scored = None if rewards is None else sharding.OnMesh(jax.jit(rewards), mesh)
+
+    def no_rewards(batch: Any) -> Any:
+        raise ValueError("rewards: there is no algorithm here whose rewards these could be")
+
+    return Context(
+        policy=setting.policy,
+        params=params,
+        tokenizer=setting.tokenizer,
+        seed=setting.experiment.seed,
+        rewards=no_rewards if scored is None else lambda batch: scored(state, batch),
+        put=lambda batch: sharding.put_whole(batch, mesh),
+        fetch=sharding.fetch,
+        compiled=lambda function: sharding.OnMesh(jax.jit(function), mesh),
+        rows_multiple=sharding.batch_shards(mesh),
+        baseline=_baseline(setting, stage, step),
+        member=_members(setting, stage, params, state),
+    )
+
+
+def _baseline(setting: Setting, stage: Stage, step: int) -> Callable[[str], list[TextSample]]:
+    """What an evaluator sampled when the stage began, or at the end of those before it."""
+    names = [s.name for s in setting.experiment.stages]
+    before = names[: names.index(stage.name)]
     earlier = [
-        row for row in setting.files.read("samples.jsonl") if row["stage"] != stage.name or row["step"] < step
+        row
+        for row in setting.files.read("samples.jsonl")
+        if row["stage"] in before or (row["stage"] == stage.name and row["step"] == 0 < step)
     ]
-    rewards = sharding.OnMesh(jax.jit(algorithm.rewards), mesh)
+    fields = [field.name for field in dataclasses.fields(TextSample)]
 
     def baseline(name: str) -> list[TextSample]:
         rows = [row for row in earlier if row["evaluator"] == name]
-        fields = [field.name for field in dataclasses.fields(TextSample)]
         last = [row for row in rows if (row["stage"], row["step"]) == (rows[-1]["stage"], rows[-1]["step"])]
         return [TextSample(**{field: row[field] for field in fields}) for row in last]
 
-    context = Context(
-        policy=setting.policy,
-        params=state.params,
-        tokenizer=setting.tokenizer,
-        seed=setting.experiment.seed,
-        rewards=lambda batch: rewards(state, batch),
-        put=lambda batch: sharding.put_whole(batch, mesh),
-        fetch=sharding.fetch,
-        rows_multiple=sharding.batch_shards(mesh),
-        baseline=baseline,
-    )
-    return [evaluator(context) for evaluator in stage.evaluators]
+    return baseline
+
+
+def _members(setting: Setting, stage: Stage, params: Params, state: Any) -> Callable[[str], Params]:
+    """Params by name, see `evals.base.Context`. What is read from disk is read once."""
+    names = [s.name for s in setting.experiment.stages]
+    before = names[: names.index(stage.name)]
+    held = dict(getattr(state, "bank", None) or {})
+    frozen = getattr(state, "reference_params", None)
+    if frozen is not None:
+        held.setdefault("initial", frozen)
+    held["policy"] = params
+
+    def member(name: str) -> Params:
+        if name not in held:
+            if name == "initial":
+                held[name] = started_from(setting, stage.name)
+            elif name in before:
+                held[name] = left_by(setting, name)
+            else:
+                known = list(dict.fromkeys([*held, "initial", *before]))
+                raise ValueError(f"no params called {name!r} in stage {stage.name}; there are {known}")
+        return held[name]
+
+    return member
 
 
 def evaluate_stage(setting: Setting, stage: Stage, step: int, algorithm: Algorithm, state: Any) -> None:

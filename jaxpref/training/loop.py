@@ -86,10 +86,11 @@ def run_stage(setting: Setting, stage: Stage, params: Params, checkpoints: Check
             last = done == stage.num_steps
             stop = setting.preemption.reached(done)
             look = last or done % stage.evaluate_every == 0
+            probe = last or (stage.evaluators_every is not None and done % stage.evaluators_every == 0)
             keep = last or stop or done % stage.checkpoint_every == 0
             try:
                 log.push(step, metrics, algorithm.flops(batch))
-                if look or keep:
+                if look or keep or probe:
                     log.flush()
             except NonFiniteError as error:
                 checkpoints.save(error.step, state, meta)
@@ -100,8 +101,8 @@ def run_stage(setting: Setting, stage: Stage, params: Params, checkpoints: Check
                     error.step,
                 ) from None
             values = evaluated(done) if look or (keep and experiment.best_metric) else None
-            if last:
-                # Before the last checkpoint: a run killed in between evaluates again instead of never.
+            if probe:
+                # Before a checkpoint of this step: a run killed in between evaluates again instead of never.
                 run_evaluators(done)
             if keep:
                 checkpoints.save(done, state, meta, values)
@@ -110,7 +111,7 @@ def run_stage(setting: Setting, stage: Stage, params: Params, checkpoints: Check
                 raise Interrupted(
                     f"{stage.name}: interrupted and saved at step {done}; run the same command to go on"
                 )
-            if look or keep:
+            if look or keep or probe:
                 log.resume_clock()
     checkpoints.wait()
     return state.params, step_function.programs

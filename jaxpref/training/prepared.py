@@ -22,7 +22,8 @@ from jaxpref.data.records import Records
 from jaxpref.data.records_io import write_records
 from jaxpref.experiment import Experiment, Stage
 from jaxpref.training import sharding
-from jaxpref.training.run import setting_of, trained_params
+from jaxpref.training.params import started_from
+from jaxpref.training.run import setting_of
 from jaxpref.training.setting import Setting
 
 __all__ = ["prepare_experiment", "with_prepared"]
@@ -67,15 +68,14 @@ def prepare_experiment(
     root = pathlib.Path(directory)
     setting = None if reference_workdir is None else setting_of(experiment, reference_workdir, log=log)
     written: dict[str, str] = {}
-    for index, stage in enumerate(experiment.stages):
-        before = experiment.stages[index - 1].name if index else None
+    for stage in experiment.stages:
 
-        def write(role: str, source: Source, stage=stage, before=before) -> Source:
+        def write(role: str, source: Source, stage=stage) -> Source:
             name = _folder(source)
             if name not in written:
                 records = source()
                 if setting is not None and records.k > 1:
-                    logps = _reference_logps(setting, before, records, stage.batch_size)
+                    logps = _reference_logps(setting, stage, records)
                     records = records.with_column("reference_logps", logps)
                 write_records(records, root / name, overwrite=True)
                 written[name] = f"{stage.name} {role}"
@@ -107,13 +107,13 @@ def with_prepared(experiment: Experiment, directory: str | pathlib.Path) -> Expe
     return dataclasses.replace(experiment, stages=stages)
 
 
-def _reference_logps(setting: Setting, before: str | None, records: Records, batch_size: int) -> np.ndarray:
+def _reference_logps(setting: Setting, stage: Stage, records: Records) -> np.ndarray:
     """float32 [n, k], nats, of the params that training starts from."""
-    params = trained_params(setting, stage=before)
+    params = started_from(setting, stage.name)
     logps = jax.jit(lambda params, batch: setting.policy.token_logps(params, batch).sum(-1))
     score = sharding.OnMesh(logps, setting.mesh)
-    loader = Loader(records, batch_size=batch_size, seed=0, shuffle=False)
-    sharding.check_batch_size(batch_size, setting.mesh)
+    loader = Loader(records, batch_size=stage.batch_size, seed=0, shuffle=False)
+    sharding.check_batch_size(stage.batch_size, setting.mesh)
     parts = [
         sharding.fetch(score(params, sharding.put_whole(batch, setting.mesh)))
         for batch in loader.evaluation_batches()

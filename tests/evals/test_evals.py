@@ -7,7 +7,7 @@ import pytest
 
 from jaxpref.data.synthetic import arithmetic_pairs, arithmetic_tokenizer, check_arithmetic, worked_answer
 from jaxpref.evals import Context, TextSample, generation, reward_accuracy
-from jaxpref.evals.base import clustered, proportion
+from jaxpref.evals.intervals import clustered, proportion
 from jaxpref.policies.base import Policy
 from jaxpref.policies.tabular import tabular
 from jaxpref.types import Completions, Samples

@@ -1,0 +1,83 @@
+"""One pass of samples over held-out prompts, for every evaluator that draws."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from jaxpref.data.loader import Loader
+from jaxpref.data.records import Records
+from jaxpref.evals.base import Context
+from jaxpref.types import Completions, Prompts
+
+__all__ = ["Drawn", "draw", "prompts_of", "texts"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """Samples of one batch as numpy arrays; rows beyond the records have `real` False."""
+
+    completions: Completions
+    token_logps: Float[np.ndarray, "b k r"]  # nats, of the policy at temperature 1
+    real: np.ndarray  # bool [b]
+
+
+def prompts_of(records: Callable[[], Records], num_prompts: int | None) -> Records:
+    """The first `num_prompts` prompts (all: None)."""
+    table = records().only(0)
+    return table.take(np.arange(len(table) if num_prompts is None else min(num_prompts, len(table))))
+
+
+def draw(
+    context: Context,
+    table: Records,
+    *,
+    max_tokens: int,
+    num_samples: int = 1,
+    temperature: float = 1.0,
+    top_p: float | None = None,
+    batch_size: int = 64,
+    stream: int | None = None,
+) -> Iterator[Drawn]:
+    """`num_samples` responses of the context's policy to each prompt, batch by batch in table order.
+
+    The same table, batch size and seed give the same noise. `stream` makes it independent of that of other
+    streams: responses that are compared with one another must be, or their win rate is that of coupled draws.
+    """
+    rows = -(-batch_size // context.rows_multiple) * context.rows_multiple
+    loader = Loader(table, batch_size=rows, seed=0, shuffle=False)
+    base = jax.random.key(context.seed)
+    base = base if stream is None else jax.random.fold_in(base, stream)
+
+    for index, batch in enumerate(loader.evaluation_batches()):
+        prompts = context.put(Prompts(batch.prompt_tokens, batch.prompt_mask))
+        # Not compiled here: a policy's own compiled function serves every evaluation of a run.
+        out = context.policy.sample(
+            context.params,
+            prompts,
+            jax.random.fold_in(base, index),
+            num_samples=num_samples,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_p=top_p,
+        )
+        found = out.completions.response_tokens, out.completions.response_mask, out.token_logps
+        tokens, mask, logps = map(np.asarray, context.fetch(found))
+        real = np.asarray(batch.valid)
+        columns = {"example_ids": batch.columns["example_ids"]}
+        mask = mask & real[:, None, None]
+        drawn = Completions(batch.prompt_tokens, batch.prompt_mask, tokens, mask, columns=columns)
+        yield Drawn(drawn, logps, real)
+
+
+def texts(tokenizer: Any, completions: Completions, row: int, sample: int) -> tuple[str, str, bool]:
+    """Prompt, response without its end, and whether it ended, of one sample."""
+    mask = np.asarray(completions.prompt_mask[row])
+    prompt = tokenizer.decode(np.asarray(completions.prompt_tokens[row])[mask].tolist())
+    kept = np.asarray(completions.response_mask[row, sample])
+    ids = np.asarray(completions.response_tokens[row, sample])[kept].tolist()
+    ended = bool(ids) and ids[-1] == tokenizer.eos_id
+    return prompt, tokenizer.decode(ids[:-1] if ended else ids), ended

@@ -1,0 +1,124 @@
+"""Win rates between policies: every pair of them, judged on the same held-out prompts.
+
+`jaxpref tournament` plays `experiment.Tournament`; here are its parts that know nothing of runs.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from jaxpref.data.records import Records
+from jaxpref.evals.base import Context
+from jaxpref.evals.intervals import Estimate, clopper_pearson, clustered, paired_bootstrap
+from jaxpref.evals.sampling import draw
+from jaxpref.experiment import Tournament
+from jaxpref.types import Completions, Params
+
+__all__ = ["WinRates", "answers", "judged", "win_rates"]
+
+
+@dataclasses.dataclass(frozen=True)
+class WinRates:
+    """What a tournament found; row and column 0 are the policy the others are measured from.
+
+    `matrix[i][j]`: P(i beats j) with its Clopper-Pearson interval. `overall[i]`: its mean over the other
+    policies. `differences[i][j]`: win rate of i against policy 0 minus that of j, paired over prompts.
+    """
+
+    names: tuple[str, ...]
+    matrix: tuple[tuple[Estimate, ...], ...]
+    overall: tuple[Estimate, ...]
+    differences: tuple[tuple[Estimate, ...], ...]
+
+
+def answers(context: Context, tournament: Tournament, table: Records, *, stream: int) -> Completions:
+    """The samples of one policy to every prompt of the table, as numpy arrays `[n, num_samples, r]`.
+
+    `stream` is another one for each policy. With shared noise, two responses to a prompt would be drawn
+    together, and the share that one wins would not be P(y beats y') of independent responses.
+    """
+    parts = [
+        jax.tree.map(lambda x, real=drawn.real: np.asarray(x)[real], drawn.completions)
+        for drawn in draw(
+            context,
+            table,
+            max_tokens=tournament.max_tokens,
+            num_samples=tournament.num_samples,
+            temperature=tournament.temperature,
+            top_p=tournament.top_p,
+            batch_size=tournament.batch_size,
+            stream=stream,
+        )
+    ]
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+
+
+def judged(
+    context: Context, tournament: Tournament, players: Sequence[Completions], bank: Mapping[str, Params]
+) -> Float[np.ndarray, "n k k"]:
+    """P(i beats j) of the `k` players on each prompt, the mean over their samples.
+
+    Sample number s of every player makes one record of `k` responses. Both orders of a pair are averaged, so
+    a judge that minds which comes first cannot break `P + P^T = 1`.
+    """
+    judge = tournament.judge()
+    compiled = context.compiled(judge) if tournament.compiled else judge
+    longest = max(p.response_tokens.shape[-1] for p in players)
+    tokens = np.stack([_widened(p.response_tokens, longest) for p in players], 1)  # [n, k, s, r]
+    masks = np.stack([_widened(p.response_mask, longest) for p in players], 1)
+    first, n = players[0], len(tokens)
+    rows = -(-min(tournament.batch_size, n) // context.rows_multiple) * context.rows_multiple
+    total = np.zeros((n, len(players), len(players)))
+    for start in range(0, n, rows):
+        at = np.arange(start, start + rows)
+        real = at < n
+        at = np.where(real, at, 0)
+        for s in range(tokens.shape[2]):
+            record = Completions(
+                first.prompt_tokens[at],
+                first.prompt_mask[at] & real[:, None],
+                tokens[at, :, s],
+                masks[at, :, s] & real[:, None, None],
+                columns={"example_ids": first.columns["example_ids"][at]},
+            )
+            found = context.fetch(compiled(bank, context.put(record)))
+            total[at[real]] += np.asarray(found)[real]
+    mean = total / tokens.shape[2]
+    return (mean + 1 - mean.swapaxes(1, 2)) / 2
+
+
+def _widened(array: Any, width: int) -> np.ndarray:
+    return np.pad(np.asarray(array), ((0, 0), (0, 0), (0, width - array.shape[-1])))
+
+
+def win_rates(names: Sequence[str], preferences: Float[np.ndarray, "n k k"]) -> WinRates:
+    """Estimates of a tournament. The number of trials is that of the prompts, however many samples there
+    are to each, because the samples of one prompt are no independent trials.
+
+    Raises:
+      ValueError: there is not one name for each policy.
+    """
+    n, k, other = preferences.shape
+    if not k == other == len(names):
+        raise ValueError(f"win_rates: expected [n, k, k] for the {len(names)} names, got {(n, k, other)}")
+    against_all = (preferences.sum(-1) - 0.5) / max(k - 1, 1)
+    return WinRates(
+        tuple(names),
+        tuple(tuple(_cell(preferences[:, i, j], i == j) for j in range(k)) for i in range(k)),
+        tuple(clustered(against_all[:, i], np.arange(n)) for i in range(k)),
+        tuple(
+            tuple(paired_bootstrap(preferences[:, i, 0], preferences[:, j, 0]) for j in range(k))
+            for i in range(k)
+        ),
+    )
+
+
+def _cell(wins: Float[np.ndarray, " n"], itself: bool) -> Estimate:
+    if itself:  # known, not measured
+        return Estimate(0.5, 0.5, 0.5, len(wins), "")
+    # Rounding may leave a sum of probabilities a hair outside.
+    return clopper_pearson(float(np.clip(wins.sum(), 0, len(wins))), len(wins))

@@ -1,0 +1,99 @@
+"""Params of a run by what they are: initial, of a checkpoint, or what a stage started from.
+
+All of them can be had again at any time, from the weights and the checkpoints, so nothing has to be kept in
+memory for an evaluation, and a resumed run finds the same ones.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from jaxpref.training import sharding
+from jaxpref.training.checkpoint import Checkpoints, restore_params
+from jaxpref.training.setting import Setting
+from jaxpref.types import Params
+
+__all__ = [
+    "initial_params",
+    "left_by",
+    "saved_params",
+    "stage_checkpoints",
+    "started_from",
+    "trained_params",
+]
+
+
+def trained_params(setting: Setting, *, stage: str | None = None, step: int | None = None) -> Params:
+    """Params of the last (or named) stage's best (or named) checkpoint; the initial ones if there is none."""
+    experiment = setting.experiment
+    names = [s.name for s in experiment.stages]
+    if stage is not None and stage not in names:
+        raise ValueError(f"unknown stage {stage!r}; this experiment has {', '.join(names)}")
+    for name in [stage] if stage else reversed(names):
+        with stage_checkpoints(setting, name) as checkpoints:
+            found = checkpoints.best if step is None else step
+        if found is not None:
+            return saved_params(setting, checkpoints, found)
+    if stage is not None or step is not None:
+        raise ValueError(f"{setting.files.directory} has no checkpoint of stage {stage or names[-1]}")
+    return initial_params(setting)
+
+
+def stage_checkpoints(setting: Setting, stage: str) -> Checkpoints:
+    return Checkpoints(
+        setting.files.directory / "checkpoints" / stage,
+        keep=setting.experiment.keep_checkpoints,
+        best_metric=setting.experiment.best_metric,
+    )
+
+
+def saved_params(setting: Setting, checkpoints: Checkpoints, step: int) -> Params:
+    """Params of one checkpoint, laid out over the mesh."""
+    shardings = sharding.param_shardings(setting.abstract_params, setting.axes, setting.mesh)
+    target = sharding.with_shardings(setting.abstract_params, shardings)
+    return restore_params(checkpoints.directory, step, target)
+
+
+def left_by(setting: Setting, stage: str) -> Params:
+    """Params of the last checkpoint of a stage: what the next one starts from.
+
+    Raises:
+      ValueError: the stage has no checkpoint.
+    """
+    with stage_checkpoints(setting, stage) as checkpoints:
+        if checkpoints.latest is None:
+            raise ValueError(
+                f"{setting.files.directory} has no checkpoint of stage {stage}; train it first, or give the "
+                "workdir of the run"
+            )
+        return saved_params(setting, checkpoints, checkpoints.latest)
+
+
+def started_from(setting: Setting, stage: str) -> Params:
+    """Params that a stage starts from: what the stage before left, or the initial ones."""
+    names = [s.name for s in setting.experiment.stages]
+    index = names.index(stage)
+    return left_by(setting, names[index - 1]) if index else initial_params(setting)
+
+
+def initial_params(setting: Setting) -> Params:
+    """Pretrained weights, or those of `policy.init`, laid out over the mesh."""
+    experiment, abstract = setting.experiment, setting.abstract_params
+    shardings = sharding.param_shardings(abstract, setting.axes, setting.mesh)
+    if experiment.weights is None:
+        init = jax.jit(setting.policy.init, out_shardings=shardings)
+        return init(jax.random.key(experiment.seed))
+    weights = experiment.weights()
+    if "head" in abstract and "head" not in weights:
+        # Pretrained language models have no reward head: it starts as in a model from scratch.
+        weights = weights | {"head": setting.policy.init(jax.random.key(experiment.seed))["head"]}
+    given = {jax.tree_util.keystr(p): jnp.shape(x) for p, x in jax.tree.leaves_with_path(weights)}
+    wanted = {jax.tree_util.keystr(p): x.shape for p, x in jax.tree.leaves_with_path(abstract)}
+    differing = [k for k in sorted(given.keys() | wanted.keys()) if given.get(k) != wanted.get(k)]
+    if differing:
+        k = differing[0]
+        raise ValueError(
+            f"weights do not fit the model: {k} is {given.get(k, 'missing')} in the file and "
+            f"{wanted.get(k, 'unknown')} in the model ({len(differing)} arrays differ); check the sizes and "
+            "the vocabulary"
+        )
+    return sharding.put_params(jax.tree.map(lambda x, a: x.astype(a.dtype), weights, abstract), shardings)
