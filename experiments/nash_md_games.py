@@ -4,9 +4,9 @@ A policy is a table of three probabilities and every step is exact, so what a cu
 noise. The reference (0.7, 0.2, 0.1) is also the start, and tau prices the KL to it. Nash-MD plays against a
 mixture of the policy and the reference. Its last iterate converges if the step size decays. A constant step
 eta ends at the fixed point of another game, whose opponent is the mixture of weight eta tau: small steps have
-a small bias and are slow. Mirror descent against the policy itself has no such theorem, and converges here for
-all but large steps. Multiplicative weights (self-play with no reference) go round, and only their average
-policy converges, to the equilibrium of the game without a reference.
+a small bias and are slow. Mirror descent against the policy itself has no such theorem, and converges here
+for all but large steps. Multiplicative weights (self-play with no reference) go round, and only their
+average policy converges, to the equilibrium of the game without a reference.
 
 Paper     Munos et al. (2023), arXiv:2312.00886 (Algorithm Nash-MD and its Theorem 1, on tables).
 Run       jaxpref train experiments/nash_md_games.py
