@@ -76,8 +76,8 @@ def step_siblings(completions: Completions, key: PRNGKey) -> Completions:
     The preference term of SVPO (arXiv:2406.10858) compares steps after a common prefix. The prefix is still
     read, and its log-probs would cancel in a margin anyway; scoring it would only add noise to what is
     not a difference (likelihood terms, averages by length). Rows are dropped where a response has nothing but
-    the prefix. `reference_logps` and `behaviour_logps` are left out, being sums over more tokens; known columns
-    of tokens become 0 where nothing is scored any more.
+    the prefix. `reference_logps` and `behaviour_logps` are left out, being sums over more tokens; known
+    columns of tokens become 0 where nothing is scored any more.
     """
     del key
     tokens, mask = completions.response_tokens, completions.response_mask

@@ -24,7 +24,8 @@ def test_the_fit_is_the_maximum_of_the_posterior():
         fits = jax.jit(partial(fit_duels, ridge=ridge, steps=30))
         # From 0, and from where the curve is flat and a full Newton step leads away.
         near, far = (fits(x, wins, where, start=jnp.asarray(s)) for s in ([0.0, 0, 0], [-60.0, 80, 40]))
-    p = 1 / (1 + np.exp(-x @ np.asarray(near.theta)))
+    near, far = jax.tree.map(np.asarray, (near, far))
+    p = 1 / (1 + np.exp(-x @ near.theta))
     np.testing.assert_allclose(x.T @ (where * (wins - p)), ridge * near.theta, atol=1e-10)
     hessian = x.T @ ((where * p * (1 - p))[:, None] * x) + ridge * np.eye(3)
     np.testing.assert_allclose(near.precision, hessian, rtol=1e-8)
