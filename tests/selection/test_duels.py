@@ -36,8 +36,8 @@ def test_the_fit_is_the_maximum_of_the_posterior():
 
 def test_thompson_draws_from_the_posterior():
     """Two arms: a draw prefers arm 0 with probability Phi(u / s), u = theta . x, s^2 = x P^-1 x."""
-    x, theta = np.array([1.0, 0.3]), np.array([0.4, -0.1])
-    precision = np.array([[3.0, 1.0], [1.0, 2.0]])
+    x, theta = np.array([1.0, 0.9]), np.array([0.4, -0.1])
+    precision = np.array([[3.0, 2.0], [2.0, 2.0]])
     arms, fit = jnp.asarray([x, 0 * x], jnp.float32), DuelFit(jnp.asarray(theta), jnp.asarray(precision))
     draws = jax.jit(jax.vmap(lambda key: thompson_duel(arms, fit, key)))
     drawn = np.asarray(draws(jax.random.split(jax.random.key(0), 4000)))
