@@ -100,7 +100,7 @@ def test_policies_draw_independently_of_one_another():
 
     policy = tabular(prompts=5, vocab=7)
     logits = jax.random.normal(jax.random.key(0), (5, 7))
-    better = logits + 0.5 * jnp.arange(7)
+    better = logits + 0.5 * jnp.arange(7.0)[None]
     table = prompts(80)
     players = [
         answers(context(policy, {"logits": each}), GAME, table, stream=stream)
