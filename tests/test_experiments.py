@@ -71,6 +71,10 @@ def test_cycles_smoke(tmp_path, function):
     assert "all pairs: reward accuracy" in _smoke(f"gpm_cycles.py:{function}", tmp_path)
 
 
+def test_matrix_games_smoke(tmp_path):
+    assert "game  3/3 held out: loss" in _smoke("nash_md_games.py", tmp_path)
+
+
 @pytest.mark.slow
 @pytest.mark.needs_tensorflow
 def test_reward_model_smoke_on_the_real_pairs(tmp_path, data_root):

@@ -45,7 +45,7 @@ def didactic_bandit(
     peak: float = 70.0,
     width: float = 10.0,
     location: float = -0.7,
-    spread: float = 0.3,
+    spread: float = 0.1,
 ) -> Bandit:
     """Responses on a line: is the peak of the reward where the data are?
 

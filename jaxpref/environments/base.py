@@ -21,7 +21,7 @@ class Game:
     reference: Float64  # [x, y], probabilities of the reference policy, all above 0
 
     def __post_init__(self) -> None:
-        check_preferences(self.preferences, tolerance=1e-9)
+        check_preferences(self.preferences, tolerance=1e-9)  # pyright: ignore[reportArgumentType]
         _check_policy("reference", self.reference, self.preferences.shape[:-1])
 
 

@@ -79,6 +79,7 @@ def fitted_rewards(wins: Float64, *, prior: float) -> Float64:
         curvature = np.diag(weights.sum(1) + 1 / prior**2) - weights
         step = np.linalg.solve(curvature, slope)
         rewards = rewards + step / max(1.0, np.abs(step).max())  # steps of at most 1: Newton may overshoot
+        rewards = rewards - rewards.mean()  # a flat direction where the prior is wide
         if np.abs(step).max() < 1e-13:
             break
     return rewards

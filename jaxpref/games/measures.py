@@ -63,12 +63,14 @@ def kl_divergence(log_p: LogPolicy, log_q: LogPolicy) -> Float[Array, "*x"]:
     d = log_p - log_q
     small = jnp.abs(d) < _SERIES
     x = jnp.where(small, d, 0)
-    series = jnp.zeros_like(x)
-    for n in range(10, 1, -1):  # exp(-x) - 1 + x = x^2 / 2 - x^3 / 6 + ..., by Horner's rule
-        series = x / n * ((x if n == 2 else 1) - series)
+    series = jnp.ones_like(x)
+    for n in range(10, 2, -1):  # exp(-x) - 1 + x = x^2 / 2 (1 - x / 3 (1 - x / 4 ...))
+        series = 1 - x / n * series
     p, q = jnp.exp(log_p), jnp.exp(log_q)
     present = log_p > -jnp.inf  # where p is 0 the term is q
-    return jnp.where(small, p * series, jnp.where(present, p * jnp.where(present, d, 0), 0) - p + q).sum(-1)
+    return jnp.where(
+        small, p * x**2 / 2 * series, jnp.where(present, p * jnp.where(present, d, 0), 0) - p + q
+    ).sum(-1)
 
 
 def duality_gap(
