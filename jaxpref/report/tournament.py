@@ -72,7 +72,7 @@ def tournament_section(found: Table, folder: pathlib.Path) -> str:
     note = (
         f'<p class="note">Share of {count:,} held-out prompts on which the row beats the column: '
         "ties one half, both orders averaged, Clopper-Pearson intervals. Last column: difference of two "
-        "win rates against the first policy, with a bootstrap over prompts that keeps both of a prompt together.</p>"
+        "win rates against the first policy, with a bootstrap over prompts, both of a prompt together.</p>"
     )
     header = ["Policy", "Win rate, all others", f"Against {text(first)}", "Minus the best other"]
     return f'<div class="figures">{drawn}</div>{table(header, rows)}{note}'
