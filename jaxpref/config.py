@@ -138,6 +138,8 @@ def _children(node: Any) -> dict[str, tuple[Any, Any]]:
     if dataclasses.is_dataclass(node) and not isinstance(node, type):
         hints = _hints(type(node))
         return {f.name: (getattr(node, f.name), hints.get(f.name, Any)) for f in dataclasses.fields(node)}
+    if isinstance(node, dict):
+        return {str(key): (value, Any) for key, value in node.items()}
     if isinstance(node, tuple):
         names = [getattr(item, "name", None) for item in node]
         keys = [n if isinstance(n, str) else str(i) for i, n in enumerate(names)]
@@ -180,6 +182,8 @@ def _set(node: Any, keys: list[str], text: str, path: str) -> Any:
     value = _set(current, rest, text, path) if rest else coerce(text, annotation, current, path)
     if dataclasses.is_dataclass(node) and not isinstance(node, type):
         return dataclasses.replace(node, **{key: value})
+    if isinstance(node, dict):
+        return {**node, key: value}
     if isinstance(node, tuple):
         index = list(children).index(key)
         return (*node[:index], value, *node[index + 1 :])

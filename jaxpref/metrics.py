@@ -29,11 +29,16 @@ class Mean:
 Metrics = dict[str, Mean]
 
 
-def masked_mean(values: Float[Array, "*shape"], where: Bool[Array, "*shape"] | None = None) -> Mean:
-    """Mean of `values` where `where` is True (everywhere if None); masked values may be anything, NaN too."""
+def masked_mean(
+    values: Float[Array, "*shape"], where: Bool[Array, "*shape"] | Float[Array, "*shape"] | None = None
+) -> Mean:
+    """Mean of `values` where `where` is True (everywhere if None), or weighted by it (weights of 0 or more);
+    masked values may be anything, NaN too."""
     if where is None:
         return Mean(values.sum(), jnp.float32(values.size))
-    return Mean(jnp.where(where, values, 0).sum(), where.sum().astype(jnp.float32))
+    if where.dtype == bool:
+        return Mean(jnp.where(where, values, 0).sum(), where.sum().astype(jnp.float32))
+    return Mean(jnp.where(where > 0, where * values, 0).sum(), where.sum())
 
 
 def summed(values: Float[Array, "..."]) -> Mean:

@@ -241,7 +241,7 @@ def decode(
         reference_logps=loop.token_logps.sum(-1),
     )
     of_members = loop.token_logps[None] if loop.member_token_logps is None else loop.member_token_logps
-    return Samples(completions, loop.token_logps, loop.sampling_token_logps, of_members)
+    return Samples(completions, loop.token_logps, loop.sampling_token_logps, of_members, loop.done)
 
 
 def _unzipped(pairs: Iterable[tuple[Any, Array]]) -> tuple[tuple, list[Array]]:

@@ -37,6 +37,13 @@ COLUMNS = {
     "margins": ("b", "by how much response 0 is better than response 1"),
     "annotators": ("b", "who judged, from 0"),
     "example_ids": ("b", "row of the records, from 0; every batch has it"),
+    "weights": ("b", "of the row in every mean, 0 or more; 1 without this column"),
+    "win_rates": ("b k", "P(response beats its opponents), in [0, 1]"),
+    "on_policy": ("b k", "True where the policy alone drew the response"),
+    "ended": ("b k", "True where a drawn response ended by itself (EOS)"),
+    "behaviour_logps": ("b k", "of a drawn response under what drew it, at temperature 1 (nats)"),
+    "behaviour_token_logps": ("b k r", "the same for each scored token, 0 elsewhere"),
+    "behaviour_values": ("b k r", "the critic's values of a drawn response before the update"),
     "prompt_embeddings": ("b d", "of the prompt, by any encoder"),
 }
 
@@ -80,6 +87,12 @@ class Completions:
         return self.response_mask.any(-1).all(-1)
 
     @property
+    def weights(self) -> Bool[Array, " b"] | Float[Array, " b"]:
+        """Weight of each row in a mean: `valid`, times the column `weights` where there is one."""
+        given = self.columns.get("weights")
+        return self.valid if given is None else given * self.valid
+
+    @property
     def prompts(self) -> Prompts:
         return Prompts(self.prompt_tokens, self.prompt_mask)
 
@@ -95,6 +108,7 @@ class Samples(NamedTuple):
     sampling_token_logps: Float[Array, "b k r"]
     # Under each member of the mixture, as its own `Policy.token_logps` would give; m = 1 without a mixture.
     member_token_logps: Float[Array, "m b k r"]
+    ended: Bool[Array, "b k"]  # by EOS; the others stopped at the most tokens allowed
 
 
 def _check(name: str, array: Any, rank: int, kind: str) -> None:

@@ -29,6 +29,8 @@ def scored_table_policy(vocab: int, outputs: int = 0) -> Policy:
         found["log_sum_p2"] = jax.nn.logsumexp(2 * logps, -1)
         for name in ("forward_kl", "log_sum_p2"):
             found[name] = jnp.where(batch.response_mask, found.get(name, 0.0), 0.0)
+        if "values" in names:
+            found["values"] = jnp.where(batch.response_mask, (logps @ params["head"])[..., 0], 0.0)
         if "embeddings" in names:
             weights = batch.response_mask / jnp.maximum(batch.lengths, 1)[..., None]
             found["embeddings"] = (weights[..., None] * logps).sum(2) @ params["head"]

@@ -1,8 +1,9 @@
 """Rules that turn batches into updates: `(init, step, evaluate[, collect])`, run by one host loop."""
 
-from jaxpref.algorithms.base import Algorithm, TrainState
+from jaxpref.algorithms.base import Algorithm, Model, TrainState
 from jaxpref.algorithms.matrix_game import matrix_game
 from jaxpref.algorithms.offline import offline
+from jaxpref.algorithms.online import online
 from jaxpref.algorithms.supervised import sft
 
-__all__ = ["Algorithm", "TrainState", "matrix_game", "offline", "sft"]
+__all__ = ["Algorithm", "Model", "TrainState", "matrix_game", "offline", "online", "sft"]

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 from jaxpref.metrics import Mean, Metrics, summed
 from jaxpref.types import Completions, Params, PRNGKey
 
-__all__ = ["Algorithm", "TrainState", "num_tokens"]
+__all__ = ["Algorithm", "Model", "TrainState", "num_tokens"]
 
 
 @jax.tree_util.register_dataclass
@@ -22,7 +22,7 @@ class TrainState:
     step: Int[Array, ""]  # optimizer updates done
     params: Params
     opt_state: optax.OptState
-    reference_params: Params | None = None  # frozen; never has optimizer state
+    bank: dict[str, Params] = dataclasses.field(default_factory=dict)  # other policies; see `algorithms.bank`
     loss_state: Any = None  # what a loss carries from step to step, if it does
 
 
@@ -31,15 +31,24 @@ class Algorithm(NamedTuple):
 
     A state must have the fields `step` (int32 scalar) and `params` (the policy that is evaluated, saved and
     handed to the next stage); the loop never looks further. `collect`, where there is one, runs before
-    `step` on every batch, may touch the host, and returns what `step` eats.
+    `step` (and `evaluate`) on every batch, may touch the host, and returns what they eat, with metrics of its
+    own. `models` loads params of other models that `init` takes as a second argument and keeps in the state.
     """
 
-    init: Callable[[Params], Any]
+    init: Callable[..., Any]  # (params[, models]) -> state
     step: Callable[[Any, Any, PRNGKey], tuple[Any, Metrics]]
     evaluate: Callable[[Any, Any, PRNGKey], Metrics]  # the metrics of `step` with no update
     flops: Callable[[Any], float]  # model FLOPs of one step on such a batch, from shapes alone
     rewards: Callable[[Any, Any], Float[Array, "b k"]]  # implicit (or learned) rewards of a batch's responses
-    collect: Callable[[Any, Any, PRNGKey], Any] | None = None
+    collect: Callable[[Any, Any, PRNGKey], tuple[Any, Metrics]] | None = None
+    models: Callable[[], dict[str, "Model"]] | None = None
+
+
+class Model(NamedTuple):
+    """A trained model from elsewhere: a judge, a critic, a stronger policy."""
+
+    params: Params  # host arrays
+    axes: Any  # logical axis names, as `Policy.axes()`
 
 
 def num_tokens(batch: Completions) -> Mean:

@@ -2,8 +2,9 @@
 
 A loss function's parameters without default are its inputs. A name is a quantity of `QUANTITIES`, a column of
 the records, or one of these with a prefix: `chosen_`, `rejected_` (responses 0 and 1), the names in `SIDES`
-for a third response, and `reference_` for the same under the reference policy. Adding a loss therefore needs
-no change here unless it needs a quantity that no other loss has needed.
+for a third response, `sampled_` (responses 2 and on, the policy's own beside a recorded pair), and
+`reference_` for the same under the reference policy. Adding a loss therefore needs no change here unless it
+needs a quantity that no other loss has needed.
 """
 
 import dataclasses
@@ -19,16 +20,18 @@ from jaxpref.types import Completions
 
 __all__ = ["QUANTITIES", "SIDES", "Input", "bind", "check_loss", "fed", "inputs_of", "loss_name", "recorded"]
 
+SAMPLED = "sampled"  # prefix of responses 2 and on, [b, s]
 SIDES = {"chosen": 0, "rejected": 1, "rationale": 2, "corrupted": 2, "retrieved": 2}
 
 TOKEN_QUANTITIES = ("token_logps", *STATISTICS)
-HEAD_QUANTITIES = ("rewards", "embeddings")
+HEAD_QUANTITIES = ("rewards", "embeddings", "values")
 QUANTITIES = {
     "logps": "log-prob of a response, summed over scored tokens (nats) [b, k]",
     "token_logps": "log-prob of each scored token, 0 elsewhere (nats) [b, k, r]",
     **{name: f"{text} [b, k, r]" for name, text in STATISTICS.items()},
     "rewards": "output of a policy with one head output [b, k]",
     "embeddings": "outputs of a policy's head [b, k, m]",
+    "values": "output of a policy with one head output before each token: a critic [b, k, r]",
     "mismatched_logps": "log-prob of the next row's response after this row's prompt (nats), constant [b, k]",
     "lengths": "scored tokens [b, k]",
     "mask": "True on scored tokens [b, k, r]",
@@ -49,11 +52,14 @@ class Input:
     base: str  # a quantity or a column
     reference: bool = False
     response: int | None = None  # None: of all responses
+    sampled: bool = False  # of responses 2 and on
 
     @classmethod
     def of(cls, name: str) -> "Input":
         base, reference = name.removeprefix("reference_"), name.startswith("reference_")
         side, _, rest = base.partition("_")
+        if side == SAMPLED and rest:
+            return cls(name, rest, reference, sampled=True)
         if side in SIDES and rest:
             return cls(name, rest, reference, SIDES[side])
         return cls(name, base, reference)
@@ -141,6 +147,13 @@ def _value(
             f"are {sorted(offered)}"
         )
     value = offered[wanted.base]
+    if wanted.sampled:
+        if value.shape[1] < 3:
+            raise ValueError(
+                f"loss {loss_name(loss)} needs {wanted.name}, responses 2 and on of each prompt, and "
+                f"there are {value.shape[1]}: draw some beside the recorded pair (online with hybrid=True)"
+            )
+        return value[:, 2:]
     if wanted.response is None:
         return value
     if value.shape[1] <= wanted.response:

@@ -1,14 +1,16 @@
 """Optimisation of an objective on recorded responses: pairs, lists or labelled ones."""
 
+import dataclasses
 import inspect
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from jaxpref.algorithms.bank import Rule, frozen, refreshed, start
 from jaxpref.algorithms.base import Algorithm, TrainState, num_tokens
 from jaxpref.algorithms.inputs import check_loss, fed, inputs_of, loss_name
 from jaxpref.algorithms.quantities import Features, Source
@@ -29,7 +31,8 @@ def offline(
     *,
     loss: Callable[..., Any],
     optimizer: Callable[[], optax.GradientTransformation],
-    reference: Literal["initial", "batch"] | None = "initial",
+    reference: str | None = "initial",
+    bank: Mapping[str, Rule] | None = None,
     reward_scale: float | None = None,
     loss_state: Callable[[], Any] | None = None,
     features: Features | None = None,
@@ -48,7 +51,9 @@ def offline(
       loss: any function of `jaxpref.losses`, or one of yours.
       optimizer: builds the optax transformation.
       reference: "initial": a frozen copy of the starting params, run every step. "batch": the column
-        `reference_logps` of the records (`jaxpref prepare` writes it). None: a reference-free loss.
+        `reference_logps` of the records (`jaxpref prepare` writes it). None: a reference-free loss. Or the
+        name of another member of the `bank`.
+      bank: other policies that follow this one, by name (`algorithms.bank`).
       reward_scale: factor of the reported rewards; by default the loss's own `beta`, or 1 if it has none.
       loss_state: builds the state of a loss that carries one, such as `losses.bco_state`.
       features: `(params, batch) -> {name: [b, k, ...]}`, more inputs by name; `reference_` ones too.
@@ -61,8 +66,14 @@ def offline(
       pair_scan: take the gradient of the unembedding in the forward pass, a few pairs at a time: the same
         numbers with logits of a few pairs only. For policies that offer it (transformers do).
     """
-    if reference not in ("initial", "batch", None):
-        raise ValueError(f"reference: expected 'initial', 'batch' or None, got {reference!r}")
+    rules = dict(bank or {}) | ({"initial": frozen} if reference == "initial" else {})
+    if reference not in ("batch", None, *rules):
+        raise ValueError(
+            f"reference: expected 'initial', 'batch' or None, or a member of the bank, got {reference!r}; "
+            f"the bank has {sorted(rules)}"
+        )
+    if "policy" in rules:
+        raise ValueError("bank: 'policy' is the trained policy itself; choose another name")
     quantities = policy.quantities is not None
     check_loss(loss, reference=reference, heads=quantities and policy.outputs > 0, tokens=quantities)
     source = Source(policy, inputs_of(loss), reference, features)
@@ -75,10 +86,15 @@ def offline(
 
     def mean_of(losses: Array, batch: Completions) -> Mean:
         where = batch.response_mask.any(-1)
-        rows = where.sum(-1) >= 2 if "where" in bases else batch.valid
+        rows = where.sum(-1) >= 2 if "where" in bases else batch.weights
         if combine is not None:
-            return Mean(jnp.where(rows[:, None], losses, 0).sum(0), rows.sum().astype(jnp.float32))
-        return masked_mean(losses, rows if losses.ndim == 1 else where)
+            weights = rows.astype(jnp.float32)
+            return Mean(jnp.where(rows[:, None] > 0, losses * weights[:, None], 0).sum(0), weights.sum())
+        if losses.ndim == 1:
+            return masked_mean(losses, rows)
+        return masked_mean(
+            losses, where if "weights" not in batch.columns else where * batch.weights[:, None]
+        )
 
     def rewards_of(found: dict, held: dict) -> Float[Array, "b k"]:
         if "embeddings" in found and ("rewards" in bases or "logps" not in found):
@@ -88,7 +104,7 @@ def offline(
     def forward(
         params: Params, batch: Completions, state: TrainState, key: PRNGKey
     ) -> tuple[Mean, tuple[Metrics, Any]]:
-        held = source.of_reference(state.reference_params, batch)
+        held = source.of_reference(state.bank, batch)
         carried = state.loss_state
         if pair_scan and policy.summed_loss is not None:
             # `valid` rows are all there is to a mean of pairs, so the total may be taken a few at a time.
@@ -98,23 +114,25 @@ def offline(
                 return mean_of(fed(loss, found, part_held), part).total
 
             value, token_logps = policy.summed_loss(params, batch, total, (batch, held))
-            mean = Mean(value, batch.valid.sum().astype(jnp.float32))
+            mean = Mean(value, batch.weights.sum().astype(jnp.float32))
             found: dict[str, Any] = {"logps": token_logps.sum(-1)}
         else:
-            found = source.of_policy(params, state.reference_params, batch)
+            found = source.of_policy(params, state.bank, batch)
             out = fed(loss, found | {"key": key, "state": carried}, held)
             if carried is not None:
                 out, carried = out
             mean = mean_of(out, batch)
         metrics = {"loss": Mean(mean.total.sum(), mean.count), "num_tokens": num_tokens(batch)}
-        more = reward_metrics(rewards_of(found, held), found.get("logps"), batch, labelled="labels" in bases)
+        more = _reported(rewards_of(found, held), found.get("logps"), batch, source)
+        if held and "on_policy" in batch.columns:
+            own = batch.columns["on_policy"] & batch.response_mask.any(-1)
+            log_ratios = jax.lax.stop_gradient(found["logps"] - held["logps"])
+            more["objective/kl"] = masked_mean(log_ratios, own * batch.weights[:, None])
         return mean, (metrics | more, jax.lax.stop_gradient(carried))
 
     def init(params: Params) -> TrainState:
-        # The copy is real: `step` donates the state, and a donated buffer must not appear twice.
-        frozen = jax.tree.map(jnp.copy, params) if reference == "initial" else None
         carried = None if loss_state is None else loss_state()
-        return TrainState(jnp.int32(0), params, transform.init(params), frozen, carried)
+        return TrainState(jnp.int32(0), params, transform.init(params), start(rules, params), carried)
 
     def step(state: TrainState, batch: Completions, key: PRNGKey) -> tuple[TrainState, Metrics]:
         def loss_of_part(params: Params, part: Completions):
@@ -124,18 +142,34 @@ def offline(
             loss_of_part, state.params, batch, microbatches, combine
         )
         params, opt_state, more = apply_gradient(transform, state.params, state.opt_state, gradient)
-        new = TrainState(state.step + 1, params, opt_state, state.reference_params, carried)
-        return new, metrics | more
+        done = state.step + 1
+        members = refreshed(rules, state.bank, params, done)
+        return TrainState(done, params, opt_state, members, carried), metrics | more
 
     def evaluate(state: TrainState, batch: Completions, key: PRNGKey) -> Metrics:
         return forward(state.params, batch, state, key)[1][0]
 
     def rewards(state: TrainState, batch: Completions) -> Float[Array, "b k"]:
-        found = source.of_policy(state.params, state.reference_params, batch)
-        return rewards_of(found, source.of_reference(state.reference_params, batch))
+        found = source.of_policy(state.params, state.bank, batch)
+        return rewards_of(found, source.of_reference(state.bank, batch))
 
-    passes = 3 + (reference == "initial") + (1 + (reference == "initial")) * ("mismatched_logps" in bases)
+    live = reference in rules
+    passes = 3 + live + (1 + live) * ("mismatched_logps" in bases)
     return Algorithm(init, step, evaluate, lambda batch: passes * policy.flops(batch), rewards)
+
+
+def _reported(rewards: Array, logps: Array | None, batch: Completions, source: Source) -> Metrics:
+    """Drawn responses have an order only where the loss names chosen and rejected ones; beside self-samples,
+    the recorded pair is what is compared."""
+    inputs = source.inputs
+    if any(i.sampled for i in inputs):
+        tokens, mask = batch.response_tokens[:, :2], batch.response_mask[:, :2]
+        batch = dataclasses.replace(batch, response_tokens=tokens, response_mask=mask)
+        rewards, logps = rewards[:, :2], None if logps is None else logps[:, :2]
+    elif "on_policy" in batch.columns and not any(i.response is not None for i in inputs):
+        where = batch.response_mask.any(-1) * batch.weights[:, None]
+        return {"rewards/mean": masked_mean(jax.lax.stop_gradient(rewards), where)}
+    return reward_metrics(rewards, logps, batch, labelled=any(i.base == "labels" for i in inputs))
 
 
 def _outputs_reward(outputs: Float[Array, "b k m"]) -> Float[Array, "b k"]:

@@ -31,18 +31,16 @@ class Source:
         named = {i.base for i in self.inputs if i.reference == reference}
         return tuple(base for base in bases if base in named)
 
-    def of_policy(
-        self, params: Params, reference_params: Params | None, batch: Completions
-    ) -> dict[str, Any]:
+    def of_policy(self, params: Params, bank: Mapping[str, Params], batch: Completions) -> dict[str, Any]:
         """Quantities under the policy, and what the batch holds."""
         found = recorded(batch)
-        against = reference_params if self._wants(*KL, reference=False) else None
+        against = bank.get(self.reference or "") if self._wants(*KL, reference=False) else None
         found |= self._computed(params, batch, reference=False, against=against)
         if self.features is not None:
             found |= self.features(params, batch)
         return found
 
-    def of_reference(self, params: Params | None, batch: Completions) -> dict[str, Array]:
+    def of_reference(self, bank: Mapping[str, Params], batch: Completions) -> dict[str, Array]:
         """The same under the reference, constants all."""
         if self.reference is None:
             return {}
@@ -53,6 +51,7 @@ class Source:
                     "`jaxpref prepare FILE records=DIR --reference`, or set reference='initial'"
                 )
             return {"logps": batch.reference_logps}
+        params = bank[self.reference]
         found = self._computed(params, batch, reference=True, against=None)
         if self.features is not None:
             found |= self.features(params, batch)
@@ -67,9 +66,9 @@ class Source:
         # A pass with one side's log-probs reports the other's too: rewards are their difference.
         if not heads and not tokens:
             tokens = ("logps",)
-        names = tuple(n for n in tokens if n not in ("logps", "token_logps")) + (
-            ("embeddings",) if heads else ()
-        )
+        names = tuple(n for n in tokens if n not in ("logps", "token_logps"))
+        names += ("values",) if "values" in heads else ()
+        names += ("embeddings",) if set(heads) - {"values"} else ()
         if names and policy.quantities is not None:
             names += ("token_logps",) if tokens else ()
             found = dict(policy.quantities(params, batch, names, against))

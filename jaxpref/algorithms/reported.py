@@ -37,7 +37,7 @@ def reward_metrics(
         metrics = {"rewards/mean": masked_mean(rewards, where)}
         return metrics if logps is None else metrics | {"logps/mean": masked_mean(logps, where)}
     if rewards.shape[1] == 2:
-        best, worst, rows = rewards[:, 0], rewards[:, 1], batch.valid
+        best, worst, rows = rewards[:, 0], rewards[:, 1], batch.weights
         accuracies, ordered = _wins(best - worst), rows
     else:
         best, worst, accuracies, ordered, rows = _list(rewards, batch, where)

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxpref.judges.base import Bank, Judge, Scorer
@@ -48,8 +47,8 @@ def matrix_judge(kind: Callable[[Completions], Int[Array, "b k"]], table: Sequen
       kind: which row of the table each response is, from 0. An id beyond the table counts as its last row.
       table: a preference matrix `[n, n]`: P + P^T = 1.
     """
-    check_preferences(np.asarray(table, np.float64))
     wins = jnp.asarray(table, jnp.float32)
+    check_preferences(wins)
 
     def judge(bank: Bank, completions: Completions) -> Float[Array, "b k k"]:
         del bank

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from jaxpref.data.tokenizers import Tokenizer
@@ -30,7 +31,7 @@ def rows_on_host(function: Callable[[Completions], np.ndarray], completions: Com
       ValueError: under jit; where more than the rows is split over devices; for a result of another shape.
     """
     leaves = jax.tree.leaves(completions)
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+    if any(isinstance(leaf, Tracer) for leaf in leaves):
         raise ValueError("rows_on_host: got traced arrays; call it outside jit, it reads values on the host")
     b = completions.prompt_tokens.shape[0]
     if not all(isinstance(leaf, jax.Array) for leaf in leaves):

@@ -4,6 +4,7 @@ An input is a parameter without a default, named as in `jaxpref.algorithms.input
 keyword-only with a default. `README.md` in this folder has the conventions and the table of names.
 """
 
+from jaxpref.losses.actor_critic import ppo
 from jaxpref.losses.adaptive import beta_dpo, beta_dpo_state, mixed_po, mixed_po_state, spa, spa_state
 from jaxpref.losses.annotated import (
     dove,
@@ -19,6 +20,7 @@ from jaxpref.losses.attributes import attribute_regression
 from jaxpref.losses.batchwise import aot, aot_unpaired, relative_po
 from jaxpref.losses.divergences import alpha_dpo, chi_po, forward_kl_dpo, js_dpo
 from jaxpref.losses.guidance import step_dpo, token_guided_sft, token_reward_list_mle
+from jaxpref.losses.hypo import hypo
 from jaxpref.losses.lengths import alpha_po, ipo_mean, length_dpo, ln_dpo, mipo, simpo
 from jaxpref.losses.likelihood import sft
 from jaxpref.losses.list_averages import pro, tree_po
@@ -42,8 +44,10 @@ from jaxpref.losses.multi import signed_dpo
 from jaxpref.losses.multimodal import mdpo, re_align, v_dpo
 from jaxpref.losses.odin import odin
 from jaxpref.losses.offsets import cal_dpo, dpo_sft, dpop, flex_dpo, iterative_rpo
+from jaxpref.losses.online_pairs import dno, online_ipo, xpo
 from jaxpref.losses.pairwise import cdpo, discopop, dpo, exo, ipo, robust_dpo, rso_hinge
 from jaxpref.losses.pointwise import apo_down, apo_zero, bco_pair, nca, sppo_hard
+from jaxpref.losses.policy_gradient import grpo, nash_md, reinforce, rloo
 from jaxpref.losses.preference_model import (
     general_preference,
     general_preference_soft,
@@ -61,6 +65,7 @@ from jaxpref.losses.reward import (
     bradley_terry_soft,
 )
 from jaxpref.losses.samples_contrastive import dft, dft2, dft_state
+from jaxpref.losses.spac import spac, spac_critic, spac_linear
 from jaxpref.losses.tokenwise import fpo, ld_dpo, sparse_po, tdpo1, tdpo2, wpo
 from jaxpref.losses.unpaired import apo_zero_unpaired, bco, bco_state, bco_weighted, kto, pmpo
 from jaxpref.losses.win_rates import gpo, sppo
@@ -93,6 +98,7 @@ __all__ = [
     "dft2",
     "dft_state",
     "discopop",
+    "dno",
     "dove",
     "dpo",
     "dpo_sft",
@@ -105,6 +111,8 @@ __all__ = [
     "general_preference",
     "general_preference_soft",
     "gpo",
+    "grpo",
+    "hypo",
     "info_nca",
     "ipo",
     "ipo_mean",
@@ -125,17 +133,20 @@ __all__ = [
     "mipo",
     "mixed_po",
     "mixed_po_state",
+    "nash_md",
     "nca",
     "nca_list",
     "odin",
     "odpo",
     "odpo_ratio",
+    "online_ipo",
     "orpo",
     "osp",
     "pair_preference",
     "pair_preference_penalised",
     "pair_preference_soft",
     "pmpo",
+    "ppo",
     "pro",
     "rationale_dpo",
     "rationale_dpo_released",
@@ -145,11 +156,13 @@ __all__ = [
     "re_po",
     "re_po_state",
     "re_simpo",
+    "reinforce",
     "relative_po",
     "reward_list_net",
     "reward_list_pairs",
     "reward_plackett_luce",
     "reward_softmax",
+    "rloo",
     "robust_dpo",
     "rso_hinge",
     "sft",
@@ -158,6 +171,9 @@ __all__ = [
     "slic_hf",
     "spa",
     "spa_state",
+    "spac",
+    "spac_critic",
+    "spac_linear",
     "sparse_po",
     "spo_degree",
     "spo_sequential",
@@ -171,4 +187,5 @@ __all__ = [
     "tree_po",
     "v_dpo",
     "wpo",
+    "xpo",
 ]

@@ -11,6 +11,7 @@ from jaxpref.methods.batchwise import BATCHWISE
 from jaxpref.methods.guidance import GUIDANCE
 from jaxpref.methods.listwise import LISTWISE
 from jaxpref.methods.multimodal import MULTIMODAL
+from jaxpref.methods.online import ONLINE
 from jaxpref.methods.pairwise import PAIRWISE
 from jaxpref.methods.rewards import REWARDS
 from jaxpref.methods.tokens import TOKENS
@@ -27,6 +28,7 @@ FAMILIES: dict[str, tuple[Method, ...]] = {
     "Lists": LISTWISE,
     "Tokens and features": TOKENS,
     "Guidance by tokens and steps": GUIDANCE,
+    "Samples": ONLINE,
     "Vision and language": MULTIMODAL,
     "Reward and preference models": REWARDS,
 }

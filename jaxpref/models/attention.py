@@ -63,8 +63,16 @@ def attend(
     for s, part, is_shared in zip(scores, parts, shared, strict=True):
         weights = jnp.exp(s - aligned(top, is_shared)[..., None])
         total += aligned(weights.sum(-1), is_shared)
-        form = "bnkgqs,bnsh->bkqngh" if is_shared else "bkngqs,bknsh->bkqngh"
+        # As a batched product with the weights on the left: `einsum` puts them on the right, and XLA then
+        # copies the values transposed, for one query as for many.
         weights = weights.astype(part.values.dtype)
-        read += jnp.einsum(form, weights, part.values, preferred_element_type=top.dtype)
+        values, batch = part.values, tuple(range(part.values.ndim - 2))
+        product = jax.lax.dot_general(
+            weights.reshape(*values.shape[:-2], -1, values.shape[-2]),
+            values,
+            (((len(batch) + 1,), (len(batch),)), (batch, batch)),
+            preferred_element_type=top.dtype,
+        ).reshape(*weights.shape[:-1], -1)
+        read += jnp.transpose(product, (0, 2, 4, 1, 3, 5) if is_shared else (0, 1, 4, 2, 3, 5))
     total = jnp.transpose(total, (0, 1, 4, 2, 3))  # b k q n g
     return (read / total[..., None]).astype(queries.dtype)

@@ -1,5 +1,7 @@
 """Token-by-token decoding of a transformer with a cache whose prompt part is shared by all samples."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -16,12 +18,13 @@ from jaxpref.models.transformer import (
     last_of_prompt,
     run_blocks,
     unembedding,
+    unstacked,
 )
 from jaxpref.types import Params, Prompts
 
 __all__ = ["Cache", "decode_step", "prefill"]
 
-Cache = dict[str, Array]  # see `prefill`
+Cache = dict[str, Any]  # see `prefill`
 
 
 def _logits(model: Transformer, params: Params, x: Float[Array, "*rows d"]) -> Float[Array, "*rows v"]:
@@ -34,31 +37,30 @@ def prefill(
 ) -> tuple[Cache, Float[Array, "b v"]]:
     """Cache for `num_samples` responses of up to `max_tokens`, and logits of the first token.
 
-    The cache: keys and values of prompts `[layers, b, kv_heads, p, head_dim]`, once per prompt, of responses
-    `[layers, b, num_samples, kv_heads, max_tokens, head_dim]`, and the prompts' lengths `[b]`.
+    The cache: keys and values of prompts `[layers, b, kv_heads, p, head_dim]`, once per prompt, and of
+    responses `[layers, b, num_samples, kv_heads, max_tokens, head_dim]`, the blocks' weights (these three may
+    be `unstacked`), and the prompts' lengths `[b]`.
     """
     sizes = model.sizes
     b, p = prompts.prompt_tokens.shape
     mask = causal(sizes, p)
 
     def attend_on(is_local: bool | Array, _: None) -> Attend:
-        def read(q: Array, keys: Array, values: Array) -> tuple[Array, tuple[Array, Array]]:
+        def read(q: Array, keys: Array, values: Array) -> tuple[Array, dict[str, Array]]:
             keys, values = jnp.swapaxes(keys, 1, 2), jnp.swapaxes(values, 1, 2)
             part = Keys(keys[:, None], values[:, None], mask.on(is_local))
-            return heads(model, q[:, None], [part])[:, 0], (keys, values)
+            return heads(model, q[:, None], [part])[:, 0], {"keys": keys, "values": values}
 
         return read
 
     positions = jnp.broadcast_to(jnp.arange(p)[None], (b, p))
-    x, (keys, values) = run_blocks(model, params, prompts.prompt_tokens, positions, attend_on)
+    x, of_prompts = run_blocks(model, params, prompts.prompt_tokens, positions, attend_on)
     lengths = prompts.prompt_mask.sum(-1, dtype=jnp.int32)
     room = (sizes.layers, b, num_samples, sizes.kv_heads, max_tokens, sizes.head_dim)
-    empty = jnp.zeros(room, keys.dtype)
     cache = {
-        "prompt_keys": keys,
-        "prompt_values": values,
-        "keys": empty,
-        "values": empty,
+        "prompts": unstacked(model, of_prompts),
+        "responses": unstacked(model, jax.tree.map(lambda x: jnp.zeros(room, x.dtype), of_prompts)),
+        "blocks": unstacked(model, params["blocks"]),
         "lengths": lengths,
     }
     return cache, _logits(model, params, last_of_prompt(x, lengths))
@@ -69,32 +71,36 @@ def decode_step(
 ) -> tuple[Cache, Float[Array, "b k v"]]:
     """Appends `tokens`, number `step` (from 0) of each response; returns the logits of the next ones."""
     sizes, lengths = model.sizes, cache["lengths"]
-    p, room = cache["prompt_keys"].shape[3], cache["keys"].shape[4]
+    p, room = (jax.tree.leaves(cache[name])[0].shape[-2] for name in ("prompts", "responses"))
     now = lengths + step
     prompt_order, order = jnp.arange(p)[None, None], jnp.arange(room)[None, None]
     to_prompt = Window.of(prompt_order < lengths[:, None, None], now[:, None, None] - prompt_order, sizes)
     to_past = Window.of(order < step, step - order, sizes)
 
-    def attend_on(is_local: bool | Array, layer: tuple[Array, Array, Array, Array]) -> Attend:
-        def read(q: Array, keys: Array, values: Array) -> tuple[Array, tuple[Array, Array]]:
-            prompt_keys, prompt_values, past_keys, past_values = layer
+    def attend_on(is_local: bool | Array, layer: tuple[dict[str, Array], dict[str, Array]]) -> Attend:
+        def read(q: Array, keys: Array, values: Array) -> tuple[Array, dict[str, Array]]:
+            prompt, past = layer
             parts = [
-                # The new token reads itself from here, so that the scan need not rewrite the cache.
+                # The new token reads itself from here, so that nothing is written before all is read.
                 Keys(keys[:, :, :, None], values[:, :, :, None], None),
-                Keys(past_keys, past_values, to_past.on(is_local)),
-                Keys(prompt_keys, prompt_values, to_prompt.on(is_local)),
+                Keys(past["keys"], past["values"], to_past.on(is_local)),
+                Keys(prompt["keys"], prompt["values"], to_prompt.on(is_local)),
             ]
-            return heads(model, q[:, :, None], parts)[:, :, 0], (keys, values)
+            return heads(model, q[:, :, None], parts)[:, :, 0], {"keys": keys, "values": values}
 
         return read
 
-    per_layer = tuple(cache[name] for name in ("prompt_keys", "prompt_values", "keys", "values"))
+    per_layer: Any = (cache["prompts"], cache["responses"])
+    if isinstance(cache["blocks"], list):
+        per_layer = list(zip(*per_layer, strict=True))
     positions = jnp.broadcast_to(now[:, None], tokens.shape)
-    x, new = run_blocks(model, params, tokens, positions, attend_on, per_layer)
-    # Every read of the cache comes before the write, so that XLA writes in place instead of copying it.
-    x, new = jax.lax.optimization_barrier((x, new))
-    written = {
-        name: jax.lax.dynamic_update_slice_in_dim(cache[name], fresh[:, :, :, :, None], step, 4)
-        for name, fresh in zip(("keys", "values"), new, strict=True)
-    }
-    return cache | written, _logits(model, params, x)
+    x, new = run_blocks(model, params | {"blocks": cache["blocks"]}, tokens, positions, attend_on, per_layer)
+
+    def written(old: Array, fresh: Array) -> Array:
+        # What is written depends on all that was read, if only by a 0, so that XLA writes in place instead
+        # of copying the cache. (On CPU it drops an `optimization_barrier` before it decides on copies.)
+        fresh = fresh[..., None, :] + 0 * x[..., None, None, :1]
+        return jax.lax.dynamic_update_slice_in_dim(old, fresh, step, old.ndim - 2)
+
+    responses = jax.tree.map(written, cache["responses"], new)
+    return cache | {"responses": responses}, _logits(model, params, x)

@@ -120,10 +120,11 @@ def quantities(
 ) -> dict[str, Array]:
     """What `names` asks for, in one forward pass: "token_logps" and statistics `[b, k, r]` (nats; KL to
     `reference_params`, which are constants), "embeddings" `[b, k, m]` (outputs of the head, float32 or
-    better, at the last scored token)."""
+    better, at the last scored token), "values" `[b, k, r]` (the one output of the head before each scored
+    token, 0 elsewhere)."""
     prompt, responses = _residuals(model, params, batch)
     found: dict[str, Array] = {}
-    statistics = tuple(n for n in names if n not in ("token_logps", "embeddings"))
+    statistics = tuple(n for n in names if n not in ("token_logps", "embeddings", "values"))
     if statistics or "token_logps" in names:
         reference = None
         if set(statistics) & set(KL):
@@ -142,6 +143,13 @@ def quantities(
             implementation=model.head,
         )
         found = {"token_logps": scored[0], **scored[1]} if statistics else {"token_logps": scored}
+    if "values" in names:
+        if model.outputs != 1:
+            raise ValueError(f"values: a critic has one output, and this head has {model.outputs}")
+        states = _predicting(model, params, prompt, responses)
+        wide = jnp.promote_types(states.dtype, jnp.float32)
+        critic = (states.astype(wide) @ params["head"].astype(wide))[..., 0]
+        found["values"] = jnp.where(_scored(batch), critic, 0)
     if "embeddings" in names:
         states = _last_states(model, params, responses, batch)
         wide = jnp.promote_types(states.dtype, jnp.float32)

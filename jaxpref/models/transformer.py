@@ -31,6 +31,7 @@ __all__ = [
     "last_of_prompt",
     "run_blocks",
     "unembedding",
+    "unstacked",
 ]
 
 _DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -163,7 +164,8 @@ def run_blocks(
     """Residual stream after the last block (before the final norm), and what each layer's attention kept.
 
     `attend_on(is_local, slice of per_layer)` gives a layer its attention; `per_layer` is a tree of arrays
-    with layers on axis 0, as is the tree of kept things.
+    with layers on axis 0, as is the tree of kept things. Where `params["blocks"]` is a list (`unstacked`), so
+    are `per_layer` and the kept things.
     """
     sizes, dtype = model.sizes, jnp.dtype(model.compute_dtype)
     block, _ = _abstract_modules(sizes)
@@ -188,9 +190,30 @@ def run_blocks(
     if model.remat != "none":
         dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
         layer = jax.checkpoint(layer, policy=dots if model.remat == "dots" else None, prevent_cse=False)
+    if isinstance(params["blocks"], list):
+        kept = []
+        for inputs in zip(params["blocks"], flags, per_layer, strict=True):
+            x, one = layer(x, inputs)
+            kept.append(one)
+        return x, kept
     inputs = (params["blocks"], jnp.asarray(flags), per_layer)
-    unroll = model.unroll or (sizes.layers if sizes.layers <= _FEW_LAYERS else 1)
-    return jax.lax.scan(layer, x, inputs, unroll=min(unroll, sizes.layers))
+    return jax.lax.scan(layer, x, inputs, unroll=_unroll(model))
+
+
+def _unroll(model: Transformer) -> int:
+    layers = model.sizes.layers
+    return min(model.unroll or (layers if layers <= _FEW_LAYERS else 1), layers)
+
+
+def unstacked(model: Transformer, tree: Any) -> Any:
+    """`tree`, with layers on axis 0, as a list of trees, one for each layer, if the model unrolls them all.
+
+    For arrays that a loop over tokens reads at every step: XLA would copy each layer's slice every time.
+    """
+    if _unroll(model) < model.sizes.layers:
+        return tree
+    leaves, structure = jax.tree.flatten(tree)
+    return [structure.unflatten([x[i] for x in leaves]) for i in range(model.sizes.layers)]
 
 
 def unembedding(params: Params) -> Float[Array, "v d"]:

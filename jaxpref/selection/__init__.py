@@ -44,3 +44,4 @@ from jaxpref.selection.rows import margin_fraction as margin_fraction
 from jaxpref.selection.rows import offline_and_self as offline_and_self
 from jaxpref.selection.rows import refined_vs_original as refined_vs_original
 from jaxpref.selection.rows import step_siblings as step_siblings
+from jaxpref.selection.rows import versus as versus

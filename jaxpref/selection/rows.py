@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 from jaxpref.selection.gather import (
     append_responses,
     drop_rows,
+    responses_exist,
     same_responses,
     take_responses,
     values_of,
@@ -22,6 +23,7 @@ __all__ = [
     "offline_and_self",
     "refined_vs_original",
     "step_siblings",
+    "versus",
 ]
 
 # Sums over the scored tokens of a response: out of date once fewer tokens are scored.
@@ -85,6 +87,27 @@ def step_siblings(completions: Completions, key: PRNGKey) -> Completions:
         completions, response_mask=mask & ~shared[:, None], reference_logps=None, columns=columns
     )
     return drop_rows(left, left.valid)
+
+
+def versus(completions: Completions, key: PRNGKey, *, num_opponents: int = 1) -> Completions:
+    """The first responses, with the column `win_rates`: how often each beats the last `num_opponents` ones.
+
+    What policy gradients against an opponent learn from (Nash-MD, arXiv:2312.00886): the opponents'
+    responses are judged and go no further. Opponents that do not exist are left out of the mean.
+    """
+    del key
+    if completions.preferences is None:
+        raise ValueError("versus: the record has no preferences; judge it first")
+    k = completions.response_mask.shape[1]
+    own = k - num_opponents
+    if not 0 < own < k:
+        raise ValueError(f"versus: expected 1 to {k - 1} opponents among {k} responses, got {num_opponents}")
+    there = responses_exist(completions)[:, None, own:]
+    wins = jnp.where(there, completions.preferences[:, :own, own:], 0).sum(-1)
+    win_rates = wins / jnp.maximum(there.sum(-1), 1)
+    rows = jnp.broadcast_to(jnp.arange(own), (len(completions.valid), own))
+    kept = take_responses(completions, rows)
+    return dataclasses.replace(kept, columns=kept.columns | {"win_rates": win_rates})
 
 
 def margin_between(

@@ -36,12 +36,12 @@ def held_out_loader(setting: Setting, stage: Stage) -> Loader | None:
 
 
 def held_out_pass(
-    evaluate: Callable[[Any, Any], Metrics], state: Any, loader: Loader, mesh: jax.sharding.Mesh
+    evaluate: Callable[[Any, Any, int], Metrics], state: Any, loader: Loader, mesh: jax.sharding.Mesh
 ) -> dict[str, float]:
     """The algorithm's metrics over all held-out records."""
     total = None
-    for batch in loader.evaluation_batches():
-        metrics = evaluate(state, sharding.put_batch(batch, mesh))
+    for index, batch in enumerate(loader.evaluation_batches()):
+        metrics = evaluate(state, sharding.put_batch(batch, mesh), index)
         total = metrics if total is None else merge(total, metrics)
     return to_floats(jax.device_get(total)) if total else {}
 

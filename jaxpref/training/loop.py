@@ -1,5 +1,6 @@
 """The host loop of one stage. Every algorithm runs through here."""
 
+import dataclasses
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -17,7 +18,7 @@ from jaxpref.training.evaluation import evaluate_stage, held_out_loader, held_ou
 from jaxpref.training.peak import matmul_peak
 from jaxpref.training.progress import NonFiniteError, StepLog
 from jaxpref.training.setting import Setting
-from jaxpref.training.step import compiled_evaluation, compiled_step
+from jaxpref.training.step import collecting, compiled_evaluation, compiled_step
 from jaxpref.types import Params
 
 __all__ = ["Interrupted", "run_stage"]
@@ -44,6 +45,7 @@ def run_stage(setting: Setting, stage: Stage, params: Params, checkpoints: Check
     )
     skip = experiment.non_finite == "skip"
     step_function = compiled_step(algorithm, shardings, mesh, seed=experiment.seed, skip_non_finite=skip)
+    collect = collecting(algorithm, mesh, seed=experiment.seed)
     evaluation_function = compiled_evaluation(algorithm, mesh, seed=experiment.seed)
     alive = jax.device_put(jnp.bool_(True), NamedSharding(mesh, PartitionSpec()))
     peak, _ = matmul_peak()
@@ -75,10 +77,11 @@ def run_stage(setting: Setting, stage: Stage, params: Params, checkpoints: Check
         for step in range(start, stage.num_steps):
             batch = sharding.put_batch(upcoming.result(), mesh)
             upcoming = pool.submit(loader.batch, step + 1)
-            if algorithm.collect is not None:
-                key = jax.random.fold_in(jax.random.key(experiment.seed + 1), step)
-                batch = algorithm.collect(state, batch, key)
+            drawn = {}
+            if collect is not None:
+                batch, drawn = collect(state, batch, step)
             state, alive, metrics = step_function(state, alive, batch, step)
+            metrics = metrics | drawn
             done = step + 1
             last = done == stage.num_steps
             stop = setting.preemption.reached(done)
@@ -146,11 +149,14 @@ def _state(
     loader: Loader,
 ) -> tuple[Any, Any]:
     """The algorithm's state, new or restored, and its shardings."""
-    abstract = jax.eval_shape(algorithm.init, setting.abstract_params)
+    models, theirs = _models(setting, algorithm)
+    abstract = jax.eval_shape(algorithm.init, setting.abstract_params, *models)
     shardings = sharding.state_shardings(abstract, setting.abstract_params, setting.axes, setting.mesh)
+    if models:
+        shardings = dataclasses.replace(shardings, bank=shardings.bank | theirs)
     step = checkpoints.latest
     if step is None:
-        return jax.jit(algorithm.init, out_shardings=shardings)(params), shardings
+        return jax.jit(algorithm.init, out_shardings=shardings)(params, *models), shardings
     state, meta = checkpoints.restore(step, sharding.with_shardings(abstract, shardings))
     saved, now = meta["data"], loader.description
     differing = {k: (saved.get(k), v) for k, v in now.items() if saved.get(k) != v}
@@ -161,3 +167,15 @@ def _state(
         )
     setting.files.log(f"{stage.name}: resumed at step {step}")
     return state, shardings
+
+
+def _models(setting: Setting, algorithm: Algorithm) -> tuple[tuple[dict[str, Params], ...], dict[str, Any]]:
+    """What `init` takes beside the params (nothing, or the other models on the mesh), and its shardings."""
+    if algorithm.models is None:
+        return (), {}
+    loaded = algorithm.models()
+    shardings = {
+        name: sharding.param_shardings(model.params, model.axes, setting.mesh)
+        for name, model in loaded.items()
+    }
+    return ({n: sharding.put_params(model.params, shardings[n]) for n, model in loaded.items()},), shardings

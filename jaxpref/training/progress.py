@@ -11,7 +11,15 @@ from jaxpref.training.writer import RunFiles
 
 __all__ = ["NonFiniteError", "StepLog"]
 
-SHOWN = ("loss", "rewards/accuracies", "rewards/margins", "grad_norm")
+SHOWN = (
+    "loss",
+    "objective/scores",
+    "objective/win_rate",
+    "objective/kl",
+    "rewards/accuracies",
+    "rewards/margins",
+    "grad_norm",
+)
 
 
 class NonFiniteError(Exception):

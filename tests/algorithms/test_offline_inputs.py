@@ -57,6 +57,10 @@ def _batch(k: int = 2, b: int = B, seed: int = 0) -> Completions:
         "token_weights": rng.uniform(size=(b, k, R)),
         "segment_mask": np.arange(R) < 2 * np.ones((b, k, 1), int),
         "image_free_logps": -rng.gamma(2.0, 2.0, (b, k)),
+        "win_rates": rng.uniform(size=(b, k)),
+        "behaviour_logps": -rng.gamma(2.0, 2.0, (b, k)),
+        "behaviour_token_logps": -rng.gamma(2.0, 2.0, (b, k, R)),
+        "behaviour_values": rng.normal(size=(b, k, R)),
         "kl_weights": rng.uniform(size=(b, k, R)),
     }
     columns["scores"][:, ::-1].sort(-1)  # response 0 is the best
@@ -80,7 +84,13 @@ def _features(params, batch):
 
 def _algorithm(method, **arguments):
     bases = {i.base for i in inputs_of(method.loss)}
-    outputs = 1 if "rewards" in bases else (2 if method.name == "odin" else 4) if "embeddings" in bases else 0
+    outputs = (
+        1
+        if bases & {"rewards", "values"}
+        else (2 if method.name == "odin" else 4)
+        if "embeddings" in bases
+        else 0
+    )
     kl = bases & {"forward_kl", "reverse_kl"}
     objectives = "signs" in bases
     return scored_table_policy(V, outputs), partial(
@@ -97,6 +107,8 @@ def _algorithm(method, **arguments):
 
 def _responses(method) -> int:
     sides = [i.response for i in inputs_of(method.loss)]
+    if any(i.sampled for i in inputs_of(method.loss)):
+        return 4
     if all(i is None for i in sides):
         return 3
     return max(i for i in sides if i is not None) + 1
@@ -131,6 +143,12 @@ def test_every_loss_trains_through_the_same_rule(method):
 )
 def test_names_are_read(name, base, reference, response):
     assert Input.of(name) == Input(name, base, reference, response)
+
+
+def test_names_of_self_samples_are_read():
+    assert Input.of("reference_sampled_logps") == Input(
+        "reference_sampled_logps", "logps", reference=True, sampled=True
+    )
 
 
 def test_statistics_and_heads_come_from_one_pass_and_are_right():

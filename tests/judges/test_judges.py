@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from toys import scored_table_policy
 
 from jaxpref import judges, losses
 from jaxpref.algorithms import offline
@@ -52,7 +53,8 @@ def test_every_judge_keeps_the_contract(name):
     params = params | {"head": 40 * params["head"]}
     batch = _batch([[1, 2, 4], [3, 3, 2]])
     bank = {"judge": params}
-    p = jax.jit(build(policy))(bank, batch)
+    judge = jax.jit(build(policy))
+    p = judge(bank, batch)
     check_preferences(p, tolerance=1e-6)
     assert np.abs(p - 0.5).max() > 0.01
     # Another order of the responses is the same matrix, permuted.
@@ -60,7 +62,7 @@ def test_every_judge_keeps_the_contract(name):
     moved = Completions(
         batch.prompt_tokens, batch.prompt_mask, batch.response_tokens[:, order], batch.response_mask[:, order]
     )
-    np.testing.assert_allclose(jax.jit(build(policy))(bank, moved), p[:, order][:, :, order], atol=1e-6)
+    np.testing.assert_allclose(judge(bank, moved), p[:, order][:, :, order], atol=1e-6)
 
 
 def test_a_rule_counts_ties_as_one_half():
@@ -71,7 +73,7 @@ def test_a_rule_counts_ties_as_one_half():
 
 
 def test_a_judge_reads_the_member_it_is_told():
-    policy = _policy(1)
+    policy = scored_table_policy(9, outputs=1)
     one, other = (policy.init(jax.random.key(i)) for i in (1, 2))
     batch = _batch([[2, 3]])
     mine = judges.reward_judge(policy, member="mine")

@@ -1,6 +1,8 @@
 """Scores of responses: their identities, and judges made of them."""
 
 import dataclasses
+import itertools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +41,7 @@ def _batch(lengths, seed=0):
 def _chain(params, tokens):
     """Sum of log p(token | the one before)."""
     logps = jax.nn.log_softmax(params["logits"], -1)
-    return float(sum(logps[a, b] for a, b in zip(tokens[:-1], tokens[1:], strict=True)))
+    return float(sum(logps[a, b] for a, b in itertools.pairwise(tokens)))
 
 
 def _last_real(batch, i, j):
@@ -54,7 +56,7 @@ def test_the_implicit_reward_is_beta_times_the_log_ratio():
     found = jax.jit(judges.implicit_reward(POLICY, beta=0.3))(bank, batch)
     logps = [POLICY.token_logps(bank[m], batch).sum(-1) for m in ("policy", "initial")]
     np.testing.assert_allclose(found, 0.3 * (logps[0] - logps[1]), rtol=1e-5)
-    ratio = judges.density_ratio(POLICY, strong="policy", weak="initial")(bank, batch)
+    ratio = jax.jit(judges.density_ratio(POLICY, strong="policy", weak="initial"))(bank, batch)
     np.testing.assert_allclose(found, 0.3 * ratio, rtol=1e-5)
 
 
@@ -82,59 +84,60 @@ def test_a_density_ratio_of_equal_models_is_0_and_an_instruction_is_for_the_stro
         judges.density_ratio(POLICY, weak_policy=scored_table_policy(VOCAB + 1))
 
 
+def _reads_its_last_token():
+    """A table whose prompts are right-padded: the last real token predicts the first of the response."""
+
+    def token_logps(params, rows):
+        n = rows.prompt_mask.sum(-1, keepdims=True)
+        last = jnp.take_along_axis(rows.prompt_tokens, n - 1, 1)
+        return POLICY.token_logps(params, dataclasses.replace(rows, prompt_tokens=last))
+
+    return POLICY._replace(token_logps=token_logps)
+
+
 def test_follow_ups_are_teacher_forced_and_sides_swap():
-    batch, params = _batch([[2, 4], [0, 3]]), _params(3)
+    batch, bank, policy = _batch([[2, 4], [0, 3]]), {"judge": _params(3)}, _reads_its_last_token()
     good, bad = [[2, 3, 4], [5]], [[6, 6]]
-    ask = {"separator": (4,), "eos_id": EOS}
-
-    def last_token_policy():
-        """A table whose prompts are right-padded: the last real token predicts the first."""
-
-        def token_logps(params, rows):
-            n = rows.prompt_mask.sum(-1, keepdims=True)
-            last = jnp.take_along_axis(rows.prompt_tokens, n - 1, 1)
-            return POLICY.token_logps(params, dataclasses.replace(rows, prompt_tokens=last))
-
-        return POLICY._replace(token_logps=token_logps)
-
-    policy = last_token_policy()
-    scorer = jax.jit(judges.follow_up_likelihood(policy, positive=good, negative=bad, **ask))
-    found = scorer({"judge": params}, batch)
-    by_hand = (_chain(params, [4, 2, 3, 4]) + _chain(params, [4, 5])) / 2 - _chain(params, [4, 6, 6])
-    np.testing.assert_allclose(found, np.full((2, 2), by_hand), rtol=1e-5)  # all end with the separator
-    swapped = judges.follow_up_likelihood(policy, positive=bad, negative=good, **ask)
-    np.testing.assert_allclose(swapped({"judge": params}, batch), -found, rtol=1e-5)
-    # Without a separator the last token of each response, EOS left out, predicts the follow-up.
-    ended = dataclasses.replace(batch, response_tokens=batch.response_tokens.at[0, 0, 1].set(EOS))
-    bare = judges.follow_up_likelihood(policy, positive=[[2]], negative=[[3]], eos_id=EOS)
-    found = bare({"judge": params}, ended)
-    reads = [[int(ended.response_tokens[0, 0, 0]), _last_real(ended, 0, 1)]]
-    reads += [[_last_real(ended, 1, 0), _last_real(ended, 1, 1)]]
-    expected = [[_chain(params, [t, 2]) - _chain(params, [t, 3]) for t in row] for row in reads]
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
-    kept = judges.follow_up_likelihood(policy, positive=[[2]], negative=[[3]])({"judge": params}, ended)
-    assert float(kept[0, 0]) == pytest.approx(_chain(params, [EOS, 2]) - _chain(params, [EOS, 3]), rel=1e-5)
+    ask = partial(judges.follow_up_likelihood, policy, separator=(4,))
+    found = jax.jit(ask(positive=good, negative=bad))(bank, batch)
+    good_logp = (_chain(bank["judge"], [4, 2, 3, 4]) + _chain(bank["judge"], [4, 5])) / 2
+    by_hand = good_logp - _chain(bank["judge"], [4, 6, 6])  # whatever the response, which the table forgets
+    np.testing.assert_allclose(found, np.full((2, 2), by_hand), rtol=1e-5)
+    swapped = jax.jit(ask(positive=bad, negative=good))(bank, batch)
+    np.testing.assert_allclose(swapped, -found, rtol=1e-5)
     for wrong in ({"positive": []}, {"negative": [[]]}):
         with pytest.raises(ValueError, match="at least one token"):
-            judges.follow_up_likelihood(policy, **({"positive": good, "negative": bad} | wrong))
+            ask(**({"positive": good, "negative": bad} | wrong))
 
+
+def test_a_response_is_read_before_the_question_without_its_end():
+    """Without a separator its last token predicts the follow-up; the prompt's where there is no response."""
+    batch, bank, policy = _batch([[2, 4], [0, 3]]), {"judge": _params(3)}, _reads_its_last_token()
+    batch = dataclasses.replace(batch, response_tokens=batch.response_tokens.at[0, 0, 1].set(EOS))
+    ask = partial(judges.follow_up_likelihood, policy, positive=[[2]], negative=[[3]])
+    without, kept = (jax.jit(ask(eos_id=eos))(bank, batch) for eos in (EOS, None))
+    last = np.array([[_last_real(batch, i, j) for j in (0, 1)] for i in (0, 1)])
+    logps = np.asarray(jax.nn.log_softmax(bank["judge"]["logits"], -1))
+    np.testing.assert_allclose(kept, (logps[:, 2] - logps[:, 3])[last], rtol=1e-5)
+    assert last[0, 0] == EOS
+    last[0, 0] = batch.response_tokens[0, 0, 0]
+    np.testing.assert_allclose(without, (logps[:, 2] - logps[:, 3])[last], rtol=1e-5)
     # Yes or no is the same reading with answers of one token.
     sure = judges.implicit_preference(policy, yes_id=2, no_id=3, eos_id=EOS, member="judge")
-    np.testing.assert_allclose(sure({"judge": params}, ended), jax.nn.sigmoid(found), rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(sure)(bank, batch), jax.nn.sigmoid(without), rtol=1e-5)
 
 
 def test_yes_or_no_is_the_share_of_yes():
-    batch, params = _batch([[2, 4]]), _params(4)
-    bank = {"policy": params}
-    # `after` ends every prompt with 5, in a table that reads the last column, so it must be full there.
-    full = _batch([[4, 4]])
-    ask = judges.implicit_preference(POLICY, yes_id=2, no_id=6, before=(3,), between=(4,), after=(5, 5))
-    p = jax.nn.softmax(params["logits"][5])
-    np.testing.assert_allclose(ask(bank, full), np.full((1, 2), p[2] / (p[2] + p[6])), rtol=1e-5)
-    flipped = judges.implicit_preference(POLICY, yes_id=6, no_id=2, before=(3,), between=(4,), after=(5, 5))
-    np.testing.assert_allclose(flipped(bank, batch), 1 - ask(bank, batch), rtol=1e-5)
+    batch, bank = _batch([[2, 4]]), {"policy": _params(4)}
+    ask = partial(
+        judges.implicit_preference, _reads_its_last_token(), before=(3,), between=(4,), after=(2, 5)
+    )
+    p = jax.nn.softmax(bank["policy"]["logits"][5])
+    found, flipped = (jax.jit(ask(yes_id=y, no_id=n))(bank, batch) for y, n in ((2, 6), (6, 2)))
+    np.testing.assert_allclose(found, np.full((1, 2), p[2] / (p[2] + p[6])), rtol=1e-5)
+    np.testing.assert_allclose(flipped, 1 - found, rtol=1e-5)
     with pytest.raises(ValueError, match="two ids below 7"):
-        judges.implicit_preference(POLICY, yes_id=2, no_id=2)
+        ask(yes_id=2, no_id=2)
 
 
 def test_scores_become_judges():

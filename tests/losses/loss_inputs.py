@@ -14,12 +14,13 @@ from jaxpref.methods import Method
 
 __all__ = ["DATA", "SIZES", "axes_of", "inputs_for", "moving", "value"]
 
-SIZES = {"b": 5, "k": 4, "r": 6, "m": 4, "d": 3, "o": 2}
+SIZES = {"b": 5, "k": 4, "r": 6, "m": 4, "d": 3, "o": 2, "s": 3}
 BIG = 1e4
 
 # Float inputs that are data: they do not move with the policy, so nothing is asked of their gradients.
 DATA = re.compile(
-    r"reference_|.*(scores|margins|strengths|preferences|weights|prompt_embeddings|ratings|signs|densities)$"
+    r"(reference|behaviour)_|.*(scores|win_rates|margins|strengths|preferences|weights|prompt_embeddings"
+    r"|ratings|signs|densities)$"
 )
 
 
@@ -58,7 +59,7 @@ def _draw(q: inspect.Parameter, shape: tuple[int, ...], rng: np.random.Generator
         if q.name == "degrees":  # classes of a head of m outputs
             return rng.integers(0, SIZES["m"], shape)
         return rng.integers(1, 20, shape) if q.name.endswith("lengths") else rng.integers(0, 2, shape)
-    if q.name.endswith(("preferences", "strengths")):
+    if q.name.endswith(("preferences", "strengths", "win_rates")):
         p = rng.uniform(0.05, 0.95, shape)
         if len(shape) == 3:  # [b, k, k]: P + P^T = 1
             p = (p + 1 - p.swapaxes(-1, -2)) / 2
@@ -76,6 +77,8 @@ def inputs_for(loss: Callable[..., Any], batch: int = 5, scale: float = 3.0, see
     sizes, axes = SIZES | {"b": batch}, axes_of(loss)
     shapes = {n: tuple(int(a) if a.isdigit() else sizes[a] for a in letters) for n, letters in axes.items()}
     inputs = {q.name: _draw(q, shapes[q.name], rng, scale) for q in _parameters(loss)}
+    for name in [n for n in inputs if n.startswith("behaviour_")]:  # the policy of some steps ago
+        inputs[name] = inputs[name.removeprefix("behaviour_")] + rng.normal(0, 0.3, shapes[name])
     if "chosen_scores" in inputs:  # chosen is what scored higher
         low, high = np.sort([inputs["chosen_scores"], inputs["rejected_scores"]], axis=0)
         inputs |= {"chosen_scores": high, "rejected_scores": low}

@@ -136,6 +136,14 @@ def test_finite_in_float32_at_extremes(method: Method):
             assert np.isfinite(g).all(), (size, name)
 
 
+def _rank(method: Method) -> int:
+    """1: a number for each example; 2: for each of its responses, or objectives, as the signature says."""
+    if any("o" in axes for axes in axes_of(method.loss).values()):
+        return 2
+    returned = inspect.signature(method.loss).return_annotation
+    return len(returned.dim_str.split()) if hasattr(returned, "dim_str") else 1
+
+
 @ALL
 def test_one_number_per_example_in_float32(method: Method):
     inputs = inputs_for(method.loss)
@@ -143,7 +151,7 @@ def test_one_number_per_example_in_float32(method: Method):
         given = {n: np.asarray(x, dtype) if is_float(x) else x for n, x in inputs.items()}
         out = jax.eval_shape(functools.partial(value, method), given)
         assert out.shape[0] == 5
-        assert out.ndim == (2 if any("o" in axes for axes in axes_of(method.loss).values()) else 1)
+        assert out.ndim == _rank(method)
         assert out.dtype == jnp.float32
 
 
@@ -157,19 +165,19 @@ def test_examples_stand_for_themselves(method: Method):
     np.testing.assert_allclose(np.concatenate(single), _drawn(method.name)[0][:5], rtol=1e-6, atol=1e-6)
 
 
-@over([m for m in METHODS if m.coupled and {"valid", "where"} & set(m.inputs)])
+@over([m for m in METHODS if m.coupled and {"valid", "where", "mask"} & set(m.inputs)])
 def test_padding_rows_change_nothing(method: Method):
     """Whatever stands in rows that are not real, and however many there are: NaN must not leak either."""
     inputs, axes = inputs_for(method.loss), axes_of(method.loss)
-    real = "valid" if "valid" in inputs else "where"
-    inputs[real] = np.array([True, True, False, True, False])
+    keep = np.array([True, True, False, True, False])
+    real = next(n for n in ("valid", "where", "mask") if n in inputs)
+    inputs[real] = inputs[real] & keep[:, None, None] if real == "mask" else keep
     rows = {n for n in inputs if "b" in axes[n]}
     garbage = dict(inputs)
     for n in rows:
         if is_float(inputs[n]):
             shape = (-1, *(1,) * (inputs[n].ndim - 1))
-            garbage[n] = np.where(inputs[real].reshape(shape), inputs[n], np.nan)
-    keep = inputs[real]
+            garbage[n] = np.where(keep.reshape(shape), inputs[n], np.nan)
     floats, rest = _in_float32(garbage)
     moves = moving(method, floats)
     rest |= {n: x for n, x in floats.items() if n not in moves}
@@ -177,7 +185,7 @@ def test_padding_rows_change_nothing(method: Method):
     @jax.jit
     def total(moves, rest):
         values = value(method, {**moves, **rest})
-        return jnp.where(keep, values, 0).sum(), values
+        return jnp.where(keep.reshape(-1, *(1,) * (values.ndim - 1)), values, 0).sum(), values
 
     gradient, values = jax.jit(jax.grad(total, has_aux=True))(moves, rest)
     clean, others = _in_float32(inputs)

@@ -29,6 +29,9 @@ def test_the_fit_is_the_maximum_of_the_posterior():
 
         assert np.abs(jax.grad(loss)(fit.theta)).max() < 1e-10
         np.testing.assert_allclose(fit.precision, jax.hessian(loss)(fit.theta), rtol=1e-8)
+        # From where the curve is flat, too.
+        far = fit_duels(x, wins, where, ridge=0.5, steps=30, start=jnp.array([-60.0, 80, 40]))
+        np.testing.assert_allclose(far.theta, fit.theta, atol=1e-8)
     with pytest.raises(ValueError, match="ridge"):
         fit_duels(x, wins, ridge=0.0)
 

@@ -1,0 +1,94 @@
+"""The bank: named policies beside the one that is trained, and how each follows it.
+
+`dict[str, Params]` in the state. "policy" stands for the trained policy itself, "initial" for a frozen copy
+of the params a stage starts from. A rule says what a member becomes after each step; the reference of a loss,
+the samplers and the judges all name members, so that proximity to the behaviour policy (BPO), an average of
+iterates (Nash-EMA) or the iterate before (SPPO, SPAC, iterative DPO) is a matter of one name.
+"""
+
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jaxpref.types import Params
+
+__all__ = ["Rule", "averaged", "copied", "frozen", "interpolated", "refreshed", "start"]
+
+# (member, policy, the bank before the step, steps done) -> member
+Rule = Callable[[Params, Params, Mapping[str, Params], Int[Array, ""]], Params]
+
+
+def frozen(member: Params, policy: Params, bank: Mapping[str, Params], step: Int[Array, ""]) -> Params:
+    """What the stage started from, for good."""
+    del policy, bank, step
+    return member
+
+
+def copied(
+    member: Params, policy: Params, bank: Mapping[str, Params], step: Int[Array, ""], *, every: int
+) -> Params:
+    """A copy of the policy, renewed after every `every` steps: the start of the current phase.
+
+    With T steps and `every = T / F` there are F phases (F = 1: the initial policy for good; F = T: always the
+    policy before the current step).
+    """
+    del bank
+    if every < 1:
+        raise ValueError(f"copied: every must be at least 1 step, got {every}")
+    return jax.lax.cond(step % every == 0, lambda: policy, lambda: member)
+
+
+def averaged(
+    member: Params, policy: Params, bank: Mapping[str, Params], step: Int[Array, ""], *, decay: float
+) -> Params:
+    """Exponential moving average of the params: `decay * member + (1 - decay) * policy`.
+
+    The average is kept in the dtype of the params: with bfloat16 a decay near 1 is lost in rounding.
+    """
+    del bank, step
+    if not 0 <= decay <= 1:
+        raise ValueError(f"averaged: expected a decay in [0, 1], got {decay}")
+    return _blend(member, policy, 1 - decay)
+
+
+def interpolated(
+    member: Params,
+    policy: Params,
+    bank: Mapping[str, Params],
+    step: Int[Array, ""],
+    *,
+    of: str,
+    weight: float,
+    start: str = "initial",
+) -> Params:
+    """`(1 - weight) * bank[start] + weight * bank[of]` in parameter space: BPO's "ema" anchor with `of` the
+    behaviour policy and weight 0.01 (released code of arXiv:2406.12168)."""
+    del member, policy, step
+    if not 0 <= weight <= 1:
+        raise ValueError(f"interpolated: expected a weight in [0, 1], got {weight}")
+    for name in (of, start):
+        if name not in bank:
+            raise ValueError(f"interpolated: the bank has no {name!r}; it has {sorted(bank)}")
+    return _blend(bank[start], bank[of], weight)
+
+
+def start(rules: Mapping[str, Rule], params: Params) -> dict[str, Params]:
+    """Every member begins as the policy does. The copies are real: a step donates its state, and a donated
+    buffer must not appear twice."""
+    return {name: jax.tree.map(jnp.copy, params) for name in rules}
+
+
+def refreshed(
+    rules: Mapping[str, Rule], bank: Mapping[str, Params], policy: Params, step: Int[Array, ""]
+) -> dict[str, Params]:
+    """The bank after `step` steps. Members without a rule (judges) stay."""
+    return {
+        name: rules[name](member, policy, bank, step) if name in rules else member
+        for name, member in bank.items()
+    }
+
+
+def _blend(old: Params, new: Params, weight: Float[Array, ""] | float) -> Params:
+    return jax.tree.map(lambda o, n: (o + weight * (n.astype(o.dtype) - o)).astype(o.dtype), old, new)

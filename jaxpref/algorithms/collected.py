@@ -1,0 +1,191 @@
+"""From prompts to records of drawn responses: by sampling, or for tables by enumeration."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
+from jaxpref.algorithms.draws import Draws, alternatives, members, table
+from jaxpref.metrics import Metrics, masked_mean
+from jaxpref.policies.base import Policy
+from jaxpref.policies.tabular import enumerated
+from jaxpref.types import COLUMNS, Completions, Params, PRNGKey, Prompts, Samples
+
+__all__ = ["DrawRecords", "drawn_metrics", "enumerator", "sampler", "with_values"]
+
+# (bank, batch, key, step) -> records with the columns of drawn responses
+DrawRecords = Callable[[Mapping[str, Params], Completions, PRNGKey, Int[Array, ""]], Completions]
+
+
+def sampler(
+    policy: Policy,
+    draws: Draws,
+    *,
+    max_tokens: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+) -> DrawRecords:
+    """One response for each draw. The columns `[b]` of the batch stay; those of its responses go."""
+    names, count = members(draws), len(alternatives(draws)[0])
+    alone = len(names) == 1 and _is_alone(draws)
+    weights_of = jax.jit(lambda step, key, prompts: table(draws, len(prompts.prompt_mask), step, key))
+    finish = jax.jit(lambda batch, drawn, weights: _record(batch, drawn, weights, names))
+
+    def draw(
+        bank: Mapping[str, Params], batch: Completions, key: PRNGKey, step: Int[Array, ""]
+    ) -> Completions:
+        die, noise = jax.random.split(key)
+        prompts = Prompts(batch.prompt_tokens, batch.prompt_mask)
+        weights = weights_of(step, die, prompts)
+        params = bank[names[0]] if alone else tuple(bank[name] for name in names)
+        drawn = policy.sample(
+            params,
+            prompts,
+            noise,
+            num_samples=count,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            **({} if alone else {"weights": weights}),
+        )
+        return finish(batch, drawn, weights)
+
+    return draw
+
+
+def _is_alone(draws: Draws) -> bool:
+    return all(set(draw.values()) == {1.0} for one in alternatives(draws) for draw in one)
+
+
+def _record(batch: Completions, drawn: Samples, weights: Array, names: tuple[str, ...]) -> Completions:
+    completions: Completions = drawn.completions
+    known = {
+        "behaviour_logps": drawn.token_logps.sum(-1),
+        "behaviour_token_logps": drawn.token_logps,
+        "ended": drawn.ended,
+        "on_policy": _on_policy(weights, names),
+    }
+    return dataclasses.replace(
+        completions,
+        # A row that pads the batch stays one.
+        response_mask=completions.response_mask & batch.valid[:, None, None],
+        reference_logps=None,
+        columns=_of_rows(batch) | known,
+    )
+
+
+def _on_policy(weights: Array, names: tuple[str, ...]) -> Array:
+    """Responses drawn by the policy alone, [b, k]."""
+    alone = jnp.array([name == "policy" for name in names], weights.dtype)
+    return (weights == alone.reshape((1,) * (weights.ndim - 1) + (-1,))).all(-1) & ("policy" in names)
+
+
+def enumerator(policy: Policy, draws: Draws) -> DrawRecords:
+    """Every tuple of responses that may be drawn, as a row of its own with its probability as its weight.
+
+    For tables, whose logits are their params: the params of a mixture are the weighted sum of those of its
+    members. b prompts, k draws and n responses give b n^k rows (times the alternatives among the draws).
+    """
+    names, choices = members(draws), alternatives(draws)
+    count = len(choices[0])
+
+    @jax.jit
+    def draw(
+        bank: Mapping[str, Params], batch: Completions, key: PRNGKey, step: Int[Array, ""]
+    ) -> Completions:
+        del key
+        every = enumerated(policy, Prompts(batch.prompt_tokens, batch.prompt_mask))
+        b, n, _ = every.response_tokens.shape
+        tuples = np.array(list(itertools.product(range(n), repeat=count)))  # [t, k]
+        parts = []
+        for one in choices:
+            weights = table([one], 1, step, jax.random.key(0))[0]  # [k, m']
+            token_logps = jnp.stack(
+                [
+                    policy.token_logps(_mixed([bank[name] for name in members([one])], row), every)
+                    for row in weights
+                ],
+                1,
+            )
+            drawn = token_logps[:, np.arange(count), tuples]  # [b, t, k, r]
+            full = jnp.stack([_weight_of(name, [one], weights) for name in names], -1)
+            known = {
+                "behaviour_logps": drawn.sum(-1),
+                "behaviour_token_logps": drawn,
+                "ended": jnp.ones(drawn.shape[:-1], bool),
+                "on_policy": jnp.broadcast_to(_on_policy(full, names), drawn.shape[:-1]),
+                "weights": jnp.exp(drawn.sum((-1, -2))) / len(choices) * batch.weights[:, None],
+            }
+            parts.append((every.response_tokens[:, tuples], every.response_mask[:, tuples], known))
+        # [b, rows of a prompt, ...]
+        tokens, mask, known = jax.tree.map(lambda *x: jnp.concatenate(x, 1), *parts)
+        each = tokens.shape[1]
+        flat = jax.tree.map(lambda x: x.reshape(b * each, *x.shape[2:]), (tokens, mask, known))
+
+        def repeated(x: Array) -> Array:
+            return jnp.repeat(x, each, 0)
+
+        return Completions(
+            repeated(batch.prompt_tokens),
+            repeated(batch.prompt_mask),
+            flat[0],
+            flat[1] & repeated(batch.valid)[:, None, None],
+            columns={name: repeated(value) for name, value in _of_rows(batch).items()} | flat[2],
+        )
+
+    return draw
+
+
+def _mixed(params: list[Params], weights: Array) -> Params:
+    return jax.tree.map(lambda *x: sum(w * leaf for w, leaf in zip(weights, x, strict=True)), *params)
+
+
+def _weight_of(name: str, draws: Draws, weights: Array) -> Array:
+    names = members(draws)
+    return weights[:, names.index(name)] if name in names else jnp.zeros(len(weights))
+
+
+def _of_rows(batch: Completions) -> dict[str, Array]:
+    """Columns that are of a prompt and not of its recorded responses."""
+    k = batch.response_tokens.shape[1]
+
+    def of_row(name: str, value: Array) -> bool:
+        axes = COLUMNS[name][0].split() if name in COLUMNS else None
+        return "k" not in axes if axes else value.ndim == 1 or value.shape[1] != k
+
+    return {name: value for name, value in batch.columns.items() if of_row(name, value)}
+
+
+def with_values(policy: Policy, params: Params, record: Completions) -> Completions:
+    """`record` with the critic's values, as they are before the update."""
+    if policy.quantities is None:
+        raise ValueError("this policy has no critic: build the transformer with outputs=1")
+    values = policy.quantities(params, record, ("values",), None)["values"]
+    return dataclasses.replace(record, columns=record.columns | {"behaviour_values": values})
+
+
+def drawn_metrics(record: Completions, *, contested: bool) -> Metrics:
+    """What the draws were like. Scores and win rates are of the policy's own responses, the latter against
+    responses of others, if there are any (`contested`)."""
+    own = _weighted(record, record.columns["on_policy"] & record.response_mask.any(-1))
+    metrics = {
+        "response_length": masked_mean(record.lengths.astype(jnp.float32), own),
+        "ended": masked_mean(record.columns["ended"].astype(jnp.float32), own),
+    }
+    if "scores" in record.columns:
+        metrics["objective/scores"] = masked_mean(record.columns["scores"], own)
+    if record.preferences is not None and contested:
+        others = ~record.columns["on_policy"] & record.response_mask.any(-1)
+        against = own[:, :, None] * others[:, None]
+        metrics["objective/win_rate"] = masked_mean(record.preferences, against)
+    return metrics
+
+
+def _weighted(record: Completions, where: Array) -> Array:
+    return where * jnp.asarray(record.weights, jnp.float32)[:, None]

@@ -1,0 +1,80 @@
+"""Who draws the responses: mixtures of members of the bank, one for each response.
+
+A draw is a dict from members to weights, `{"policy": 0.875, "initial": 0.125}`: next tokens come from the
+softmax of the weighted sum of their logits, mixed at every token. A weight may be a schedule, `step ->
+weight`. A tuple of draws gives the responses of a prompt; a tuple of such tuples is a choice made for each
+prompt by a fair die.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jaxpref.types import PRNGKey
+
+__all__ = ["Draw", "Draws", "alternatives", "members", "nash_md", "pilaf", "table", "xpo"]
+
+Draw = Mapping[str, float | Callable[[Array], Array]]
+Draws = Sequence[Draw] | Sequence[Sequence[Draw]]
+
+
+def nash_md(beta: float = 0.125, *, num_samples: int = 1, opponent: str = "initial") -> tuple[Draw, ...]:
+    """`num_samples` of the policy, then one of its geometric mixture with `opponent`: arXiv:2312.00886.
+
+    `beta` is the weight of the opponent: 0 is self-play, 1 the best response to it.
+    """
+    if not 0 <= beta <= 1:
+        raise ValueError(f"nash_md: expected a mixture weight beta in [0, 1], got {beta}")
+    return ({"policy": 1.0},) * num_samples + ({"policy": 1.0 - beta, opponent: beta},)
+
+
+def pilaf(beta: float = 0.1, *, reference: str = "initial") -> tuple[tuple[Draw, ...], ...]:
+    """By a fair coin two of the policy, or one of policy (policy / reference)^beta and one of its inverse.
+
+    arXiv:2502.04270; `beta` is that of the DPO loss.
+    """
+    more, less = {"policy": 1.0 + beta, reference: -beta}, {"policy": 1.0 - beta, reference: beta}
+    return (({"policy": 1.0}, {"policy": 1.0}), (more, less))
+
+
+def xpo(*, reference: str = "initial") -> tuple[Draw, ...]:
+    """One of the policy, one of the reference: arXiv:2405.21046."""
+    return ({"policy": 1.0}, {reference: 1.0})
+
+
+def alternatives(draws: Draws) -> Sequence[Sequence[Draw]]:
+    """The tuples of draws to choose from.
+
+    Raises:
+      ValueError: no draw, or alternatives that give different numbers of responses.
+    """
+    given: list[Any] = list(draws)
+    found = [given] if given and isinstance(given[0], Mapping) else [list(one) for one in given]
+    if not found or not found[0] or len({len(one) for one in found}) > 1:
+        raise ValueError(f"draws: expected one or more responses, as many in each alternative, got {draws}")
+    return found
+
+
+def members(draws: Draws) -> tuple[str, ...]:
+    """Members that draw, in the order of their first mention."""
+    names = [name for one in alternatives(draws) for draw in one for name in draw]
+    return tuple(dict.fromkeys(names))
+
+
+def table(draws: Draws, rows: int, step: Int[Array, ""], key: PRNGKey) -> Float[Array, "b k m"]:
+    """Weights of `members(draws)` for each response of each row."""
+    names = members(draws)
+
+    def weight(value: float | Callable[[Array], Array] | None) -> Array:
+        return jnp.asarray(value(step) if callable(value) else value or 0.0, jnp.float32)
+
+    given = jnp.stack(
+        [
+            jnp.stack([jnp.stack([weight(draw.get(name)) for name in names]) for draw in one])
+            for one in alternatives(draws)
+        ]
+    )
+    return given[jax.random.randint(key, (rows,), 0, len(given))]

@@ -1,0 +1,151 @@
+"""Self-play with an adversarial critic: pairs against the iterate before, and a pessimist about own samples.
+
+The leader is the policy, the follower a critic f that explains the pairs and otherwise gives the policy's own
+samples as little as it can (pessimism on average). The two-timescale form has the critic as an object of its
+own (`spac_critic`, `policy_step`); the single-timescale form puts f = log(pi / pi_t) / eta, pi_t the iterate
+before, which is the reference and drew the samples. A round is a stage: new reference, new samples.
+"""
+
+import jax
+from jaxtyping import Array, Float
+
+from jaxpref.losses.checks import as_floats, check_axes, floats, positive
+from jaxpref.losses.links import logistic
+from jaxpref.losses.scores import log_ratio, log_ratios
+
+__all__ = ["critic_objective", "policy_step", "spac", "spac_critic", "spac_linear"]
+
+Batch = Float[Array, " b"]
+Samples = Float[Array, "b s"]
+
+
+def _ratios(
+    chosen: Batch,
+    rejected: Batch,
+    reference_chosen: Batch,
+    reference_rejected: Batch,
+    sampled: Samples,
+    reference_sampled: Samples,
+) -> tuple[Batch, Batch, Samples]:
+    """Log-ratios to the iterate before: chosen, rejected, own samples."""
+    first, second = log_ratios(chosen, rejected, reference_chosen, reference_rejected)
+    check_axes(
+        chosen_logps=(first, "b"),
+        sampled_logps=(sampled, "b s"),
+        reference_sampled_logps=(reference_sampled, "b s"),
+    )
+    return first, second, log_ratio(*floats(sampled, reference_sampled))
+
+
+def spac(
+    chosen_logps: Batch,
+    rejected_logps: Batch,
+    reference_chosen_logps: Batch,
+    reference_rejected_logps: Batch,
+    sampled_logps: Samples,
+    reference_sampled_logps: Samples,
+    *,
+    weight: float = 10.0,
+    eta: float = 1.0,
+) -> Batch:
+    """SPAC, single time-scale, smoothed: pairs, and a log-sigmoid that keeps own samples from rising.
+
+    weight * l((u_w - u_l) / eta) + mean_s (l((u_w - u_s) / eta) + l((u_l - u_s) / eta)) / 2, where l is -log
+    sigmoid, u log-ratios to the iterate before (nats) and s its samples; after Ji et al. 2024,
+    arXiv:2406.04274. Our reading, not the paper's formula: the abstract's critic with f = log-ratio / eta,
+    either response of the pair as what a sample is held against, and log-sigmoids against `spac_linear`'s
+    descent. All terms are `dpo`: of the pair, and of each of its responses with a self-sample as rejected
+    (SPIN). (weight + 1) * log 2 where policy and iterate agree, at the start of every round.
+
+    Args:
+      weight: lambda, of the pairs against the pessimism, above 0 (ours).
+      eta: step of a round, above 0 (ours).
+    """
+    positive(weight=weight, eta=eta)
+    first, second, own = _ratios(
+        chosen_logps,
+        rejected_logps,
+        reference_chosen_logps,
+        reference_rejected_logps,
+        sampled_logps,
+        reference_sampled_logps,
+    )
+    held = (logistic((side[:, None] - own) / eta).mean(-1) for side in (first, second))
+    return weight * logistic((first - second) / eta) + sum(held) / 2
+
+
+def spac_linear(
+    chosen_logps: Batch,
+    rejected_logps: Batch,
+    reference_chosen_logps: Batch,
+    reference_rejected_logps: Batch,
+    sampled_logps: Samples,
+    reference_sampled_logps: Samples,
+    *,
+    weight: float = 10.0,
+    eta: float = 1.0,
+) -> Batch:
+    """SPAC, single time-scale, linear: weight * l((u_w - u_l) / eta) + mean_s u_s. Has no minimum.
+
+    l(h) = -log sigmoid(h), u log-ratios to the iterate before (nats), s its own samples; Ji et al. 2024,
+    arXiv:2406.04274, by secondary accounts. On samples of the iterate the mean of u_s is -KL(pi_t || pi), so
+    the loss falls without bound as the policy leaves them, whatever the weight: for comparison with `spac`.
+
+    Args:
+      weight: lambda, above 0 (ours). eta: above 0 (ours).
+    """
+    positive(weight=weight, eta=eta)
+    first, second, own = _ratios(
+        chosen_logps,
+        rejected_logps,
+        reference_chosen_logps,
+        reference_rejected_logps,
+        sampled_logps,
+        reference_sampled_logps,
+    )
+    return weight * logistic((first - second) / eta) + own.mean(-1)
+
+
+def critic_objective(
+    chosen: Batch, rejected: Batch, sampled: Samples, *, weight: float, scale: float = 1.0
+) -> Batch:
+    """What the follower minimises: mean_s f_s - (f_w + f_l) / 2 + weight * l(scale * (f_w - f_l)).
+
+    Convex in f, and unbounded below unless f is. The mean of the pair is what makes it indifferent to a
+    constant in f, which pairs cannot tell; that the paper has it is not verified.
+    """
+    return sampled.mean(-1) - (chosen + rejected) / 2 + weight * logistic(scale * (chosen - rejected))
+
+
+def spac_critic(
+    chosen_rewards: Batch,
+    rejected_rewards: Batch,
+    sampled_rewards: Samples,
+    *,
+    weight: float = 10.0,
+    bound: float = 1.0,
+    scale: float = 1.0,
+) -> Batch:
+    """The critic of two-timescale SPAC: explain the pairs, and be pessimistic about the policy's samples.
+
+    mean_s f_s - (f_w + f_l) / 2 + weight * -log sigmoid(scale * (f_w - f_l)), f = bound * sigmoid(reward):
+    without a box it has no minimum. After Ji et al. 2024, arXiv:2406.04274 (the sigmoid is ours, and so are
+    the defaults). `policy_step` is the other half.
+
+    Args:
+      weight: lambda, above 0. bound: the range R of the critic, above 0.
+      scale: log-odds of a preference in units of f, above 0.
+    """
+    positive(weight=weight, bound=bound, scale=scale)
+    chosen, rejected = as_floats(chosen_rewards=chosen_rewards, rejected_rewards=rejected_rewards)
+    check_axes(chosen_rewards=(chosen, "b"), sampled_rewards=(sampled_rewards, "b s"))
+    (sampled,) = floats(sampled_rewards)
+    inside = (bound * jax.nn.sigmoid(x) for x in (chosen, rejected, sampled))
+    return critic_objective(*inside, weight=weight, scale=scale)
+
+
+def policy_step(
+    logps: Float[Array, "*b n"], critic: Float[Array, "*b n"], eta: float
+) -> Float[Array, "*b n"]:
+    """pi_(t+1) proportional to pi_t * exp(eta * f): log-probs of all `n` responses, nats."""
+    return jax.nn.log_softmax(logps + eta * critic, axis=-1)

@@ -1,0 +1,251 @@
+"""Online algorithms on tables: exact expectations, draws, banks, phases, inner updates."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxpref import losses
+from jaxpref.algorithms import online
+from jaxpref.algorithms.bank import averaged, copied, frozen
+from jaxpref.algorithms.draws import nash_md, pilaf, xpo
+from jaxpref.judges import matrix_judge, rule_scorer
+from jaxpref.policies.tabular import tabular
+from jaxpref.selection import max_min, soft_pair, versus
+from jaxpref.types import Completions
+
+DICE = ((0.5, 5 / 9, 4 / 9), (4 / 9, 0.5, 5 / 9), (5 / 9, 4 / 9, 0.5))
+LOGITS = ((0.3, -0.2, 0.1), (0.0, 0.5, -1.0))
+
+
+def _policy():
+    return tabular(prompts=2, vocab=3, initial=LOGITS)
+
+
+def _prompts(*which) -> Completions:
+    """Rows with a recorded pair (token 0 beats token 1)."""
+    b = len(which)
+    tokens = jnp.broadcast_to(jnp.array([[[0], [1]]]), (b, 2, 1)).astype(jnp.int32)
+    return Completions(
+        jnp.array(which, jnp.int32)[:, None], jnp.ones((b, 1), bool), tokens, jnp.ones((b, 2, 1), bool)
+    )
+
+
+def dice():
+    return matrix_judge(lambda record: record.response_tokens[..., 0], DICE)
+
+
+def points():
+    return rule_scorer(lambda record: record.response_tokens[..., 0].astype(jnp.float32))
+
+
+def _online(**settings):
+    defaults = dict(
+        loss=losses.dpo,
+        optimizer=partial(optax.sgd, 1.0),
+        draws=({"policy": 1.0},) * 2,
+        max_tokens=1,
+        judge=dice,
+        build=soft_pair,
+    )
+    return online(_policy(), **(defaults | settings))
+
+
+def _soft(chosen_logps, rejected_logps, reference_chosen_logps, reference_rejected_logps, pair_preferences):
+    h = chosen_logps - rejected_logps - reference_chosen_logps + reference_rejected_logps
+    return -pair_preferences * jax.nn.log_sigmoid(h) - (1 - pair_preferences) * jax.nn.log_sigmoid(-h)
+
+
+def _state(algorithm, shift=0.5):
+    state = algorithm.init(_policy().init(jax.random.key(0)))
+    moved = state.params["logits"] + shift * jnp.arange(3.0)[None]
+    return dataclasses.replace(state, params={"logits": moved})
+
+
+def _update(algorithm, state, batch, key):
+    collected, _ = algorithm.collect(state, batch, key)
+    new, metrics = jax.jit(algorithm.step)(state, collected, key)
+    return new.params["logits"] - state.params["logits"], metrics
+
+
+def test_exact_collection_gives_the_expected_gradient():
+    algorithm = _online(loss=_soft, exact=True)
+    state = _state(algorithm)
+
+    def objective(logits):
+        """Mean over prompts of sum_ij sg(pi_i pi_j) CE(P_ij, sigmoid(h_ij)); identical pairs are left out."""
+        logps = jax.nn.log_softmax(logits)
+        ratio = logps - jax.nn.log_softmax(jnp.array(LOGITS))
+        h = ratio[:, :, None] - ratio[:, None]
+        weight = jax.lax.stop_gradient(jnp.exp(logps[:, :, None] + logps[:, None]))
+        weight = jnp.where(jnp.eye(3, dtype=bool)[None], 0, weight)
+        p = jnp.broadcast_to(jnp.array(DICE), h.shape)
+        ce = -p * jax.nn.log_sigmoid(h) - (1 - p) * jax.nn.log_sigmoid(-h)
+        return (weight * ce).sum() / weight.sum()
+
+    moved, _ = _update(algorithm, state, _prompts(0, 1), jax.random.key(0))
+    np.testing.assert_allclose(-moved, jax.grad(objective)(state.params["logits"]), atol=1e-6)
+
+
+def test_sampled_updates_average_to_the_exact_one():
+    exact, sampled = (_online(loss=_soft, build=None, exact=e, judge=dice) for e in (True, False))
+    state, rows = _state(exact), 64
+    wanted, _ = _update(exact, state, _prompts(0), jax.random.key(0))
+    batch = _prompts(*[0] * rows)
+    moved = np.stack([_update(sampled, state, batch, jax.random.key(i))[0][0] for i in range(60)])
+    error = moved.std(0, ddof=1) / np.sqrt(len(moved))
+    assert (np.abs(moved.mean(0) - wanted[0]) < 4 * error + 1e-6).all()
+
+
+@pytest.mark.parametrize("draws", [nash_md(0.25), xpo(), pilaf(0.5)], ids=["nash_md", "xpo", "pilaf"])
+def test_exact_weights_are_probabilities_of_the_mixtures(draws):
+    algorithm = _online(draws=draws, exact=True, build=None)
+    state = _state(algorithm)
+    record, _ = algorithm.collect(state, _prompts(1), jax.random.key(0))
+    logits = {"policy": state.params["logits"][1], "initial": jnp.array(LOGITS[1])}
+    choices = [draws] if isinstance(draws[0], dict) else draws
+    wanted = sum(
+        np.outer(*(jax.nn.softmax(sum(w * logits[n] for n, w in draw.items())) for draw in one))
+        for one in choices
+    ) / len(choices)
+    found = np.zeros((3, 3))
+    np.add.at(
+        found, tuple(np.asarray(record.response_tokens[..., 0]).T), np.asarray(record.columns["weights"])
+    )
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+    assert found.sum() == pytest.approx(1, abs=1e-6)
+
+
+def test_draws_of_members_follow_their_mixture():
+    """Frequencies of sampled pairs within four standard errors of the exact weights."""
+    draws, rows = nash_md(0.5), 4000
+    algorithm = _online(draws=draws, build=None)
+    state = _state(algorithm, shift=1.0)
+    record, metrics = algorithm.collect(state, _prompts(*[0] * rows), jax.random.key(1))
+    second = np.asarray(record.response_tokens[:, 1, 0])
+    mixed = 0.5 * state.params["logits"][0] + 0.5 * jnp.array(LOGITS[0])
+    p = np.asarray(jax.nn.softmax(mixed))
+    frequency = np.bincount(second, minlength=3) / rows
+    assert (np.abs(frequency - p) < 4 * np.sqrt(p * (1 - p) / rows)).all()
+    np.testing.assert_array_equal(record.columns["on_policy"], [[True, False]] * rows)
+    own = np.asarray(jax.nn.softmax(state.params["logits"][0]))
+    rate = float(own @ np.array(DICE) @ p)
+    assert float(metrics["objective/win_rate"].value) == pytest.approx(rate, abs=4 * 0.06 / np.sqrt(rows))
+
+
+def test_behaviour_is_the_anchor_of_a_phase():
+    """BPO: inside a phase the anchor stays; where a phase begins every margin is 0 and the loss log 2."""
+    algorithm = _online(
+        draws=({"behaviour": 1.0},) * 2,
+        bank={"behaviour": partial(copied, every=3)},
+        reference="behaviour",
+        loss=_soft,
+        exact=True,
+    )
+    state = algorithm.init(_policy().init(jax.random.key(0)))
+    anchors, first = [], []
+    for i in range(6):
+        anchors.append(np.asarray(state.bank["behaviour"]["logits"]))
+        collected, _ = algorithm.collect(state, _prompts(0, 1), jax.random.key(i))
+        state, metrics = jax.jit(algorithm.step)(state, collected, jax.random.key(i))
+        first.append(float(metrics["loss"].value))
+    np.testing.assert_array_equal(anchors[0], anchors[2])
+    np.testing.assert_array_equal(anchors[3], anchors[5])
+    assert (anchors[2] != anchors[3]).any()
+    assert first[0] == pytest.approx(np.log(2), abs=1e-6)
+    assert first[3] == pytest.approx(np.log(2), abs=1e-6)
+    assert max(first[1], first[4]) < np.log(2)
+
+
+def test_rules_of_the_bank():
+    algorithm = _online(
+        bank={"average": partial(averaged, decay=0.75), "start": frozen},
+        draws=({"policy": 1.0}, {"average": 1.0}),
+        loss=_soft,
+        exact=True,
+    )
+    state = algorithm.init(_policy().init(jax.random.key(0)))
+    before = np.asarray(state.params["logits"])
+    collected, _ = algorithm.collect(state, _prompts(0, 1), jax.random.key(0))
+    new, _ = jax.jit(algorithm.step)(state, collected, jax.random.key(0))
+    np.testing.assert_array_equal(new.bank["start"]["logits"], before)
+    np.testing.assert_array_equal(new.bank["initial"]["logits"], before)
+    np.testing.assert_allclose(
+        new.bank["average"]["logits"], 0.75 * before + 0.25 * np.asarray(new.params["logits"]), atol=1e-6
+    )
+
+
+def test_recorded_pairs_come_before_the_drawn_responses():
+    algorithm = _online(hybrid=True, judge=None, build=None, scorer=points, draws=({"policy": 1.0},) * 3)
+    state = _state(algorithm)
+    record, metrics = algorithm.collect(state, _prompts(0, 1, 1), jax.random.key(0))
+    np.testing.assert_array_equal(record.response_tokens[:, :2, 0], [[0, 1]] * 3)
+    np.testing.assert_array_equal(record.columns["on_policy"], [[False] * 2 + [True] * 3] * 3)
+    drawn = np.asarray(record.response_tokens[:, 2:, 0])
+    assert float(metrics["objective/scores"].value) == pytest.approx(drawn.mean())
+
+
+def test_rows_of_padding_stay_padding():
+    batch = _prompts(0, 1)
+    mask = batch.response_mask.at[1].set(False)
+    batch = Completions(batch.prompt_tokens, batch.prompt_mask, batch.response_tokens, mask)
+    for exact in (False, True):
+        algorithm = _online(loss=_soft, exact=exact)
+        state = _state(algorithm)
+        one, _ = _update(algorithm, state, batch, jax.random.key(0))
+        assert (np.asarray(one[1]) == 0).all()
+        assert exact is False or (np.asarray(one[0]) != 0).all()
+
+
+def test_one_pass_in_one_part_is_the_plain_step_and_more_are_more_updates():
+    plain, parts = _online(loss=_soft, build=None), _online(loss=_soft, build=None, epochs=2, minibatches=2)
+    state, batch, key = _state(plain), _prompts(0, 1, 0, 1), jax.random.key(0)
+    record, _ = plain.collect(state, batch, key)
+    moved = jax.jit(parts.step)(state, record, key)[0]
+    assert int(moved.step) == 1
+    assert not np.allclose(
+        moved.params["logits"], jax.jit(plain.step)(state, record, key)[0].params["logits"]
+    )
+    with pytest.raises(ValueError, match="does not divide"):
+        _online(loss=_soft, minibatches=3).step(state, record, key)
+
+
+def test_nash_md_moves_towards_the_equilibrium_by_exact_gradients():
+    """The fixed point pi_b = ref exp(P(. > m(pi_b)) / tau), m the geometric mixture: arXiv:2312.00886."""
+    tau, beta = 0.3, 0.5
+    algorithm = _online(
+        draws=nash_md(beta),
+        loss=partial(losses.nash_md, tau=tau),
+        build=versus,
+        exact=True,
+        optimizer=partial(optax.adam, 0.02),
+    )
+    state = algorithm.init(_policy().init(jax.random.key(0)))
+    step = jax.jit(algorithm.step)
+    batch = _prompts(0, 1)
+    for i in range(300):
+        collected, _ = algorithm.collect(state, batch, jax.random.key(i))
+        state, _ = step(state, collected, jax.random.key(i))
+    ref, p = jax.nn.softmax(jnp.array(LOGITS)), jnp.array(DICE)
+    pi = jax.nn.softmax(state.params["logits"])
+    mixed = jax.nn.softmax(beta * jnp.log(pi) + (1 - beta) * jnp.log(ref))
+    wanted = jax.nn.softmax(jnp.log(ref) + mixed @ p.T / tau)
+    np.testing.assert_allclose(pi, wanted, atol=2e-3)
+
+
+def test_settings_that_cannot_run_are_refused():
+    with pytest.raises(ValueError, match="not in the bank"):
+        _online(draws=({"teacher": 1.0},) * 2)
+    with pytest.raises(ValueError, match="one or more responses"):
+        _online(draws=())
+    with pytest.raises(ValueError, match="count from 1"):
+        _online(epochs=0)
+    with pytest.raises(ValueError, match="trained policy itself"):
+        _online(bank={"policy": frozen})
+    algorithm = _online(build=max_min, judge=None)
+    with pytest.raises(ValueError, match="no preferences"):
+        algorithm.collect(_state(algorithm), _prompts(0), jax.random.key(0))
