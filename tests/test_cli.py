@@ -114,6 +114,16 @@ def test_bench_prints_tokens_per_second(tmp_path):
     assert figures["variants"]["precomputed reference"]["tokens_per_second"] > 0
 
 
+def test_bench_decode_compares_with_the_floors(tmp_path):
+    sizes = ["--batch", "4", "--tokens", "3", "--embed", "64", "--vocab", "64", "--rounds", "1"]
+    output = run("bench", "decode", *sizes, "--out", str(tmp_path / "decode.json"))
+    assert "mixture of two" in output
+    figures = json.loads((tmp_path / "decode.json").read_text())
+    for figure in figures["variants"].values():
+        assert figure["recompilations"] == 0
+        assert figure["matmul_floor_seconds"] > 0
+
+
 @pytest.mark.slow
 def test_bench_logprobs_and_tune_print_their_tables(tmp_path):
     sizes = ["--rows", "16", "--embed", "8", "--vocab", "40", "--rounds", "1"]
