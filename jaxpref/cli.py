@@ -155,9 +155,6 @@ def _add_benchmarks(names: argparse._SubParsersAction) -> None:
         default="both",
         help="glibc's, for every variant alike (default both; CPU only)",
     )
-    logprobs.add_argument(
-        "--only", nargs="+", default=(), metavar="VARIANT", help="these rows of the table (default all)"
-    )
     decode = add("decode", "tokens per second of sampling, plain and from mixtures, beside the floors")
     decode.add_argument("--batch", type=int, default=64, help="responses drawn at once (default 64)")
     decode.add_argument("--tokens", type=int, default=64, help="of a prompt and of a response (default 64)")
@@ -168,6 +165,10 @@ def _add_benchmarks(names: argparse._SubParsersAction) -> None:
         "--shapes", nargs="+", default=(), metavar="ROWSxWIDTHxVOCAB", help="for example 2048x512x32768"
     )
     add("gpu-check", "log-probs on this GPU: exactness, speed and memory, beside PyTorch's, in ten minutes")
+    for sub in (logprobs, decode):
+        sub.add_argument(
+            "--only", nargs="+", default=(), metavar="VARIANT", help="these rows of the table (default all)"
+        )
     for sub in (logprobs, decode, tune):
         sub.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
 

@@ -6,7 +6,7 @@ of a large matmul; the larger of them binds.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -35,7 +35,6 @@ class _Case(NamedTuple):
 def _cases(batch: int) -> dict[str, _Case]:
     return {
         "plain": _Case(batch),
-        "greedy": _Case(batch, settings={"temperature": 0.0}),
         "top-k of 50": _Case(batch, settings={"top_k": 50}),
         "4 samples a prompt": _Case(batch // 4, 4),
         "mixture of two": _Case(batch, members=2),
@@ -51,13 +50,17 @@ def measure(
     embed: int = 384,
     vocab: int = 8192,
     dtype: str = "float32",
+    only: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Seconds of one decoding step, for responses of `tokens` tokens to prompts of as many.
 
     A step is the best time of all tokens less that of the first (which is the prompts' pass), over
     `tokens - 1`. Nothing ends early. The defaults are a model of 10.2 million parameters at a batch of 64.
-    The cases take turns, so that a busy machine disturbs all of them.
+    The cases (those of `only`, if given) take turns, so that a busy machine disturbs all of them.
     """
+    cases = {name: case for name, case in _cases(batch).items() if name in (only or _cases(batch))}
+    if len(cases) < len(only):
+        raise ValueError(f"decode: cases are {', '.join(_cases(batch))}; got {', '.join(only)}")
     if tokens < 2 or batch < 4 or batch % 4 or embed % 64:
         raise ValueError(
             "decode: expected at least 2 tokens, a batch in fours and a width in 64s, got "
@@ -70,7 +73,7 @@ def measure(
     weights = sum(x.size for x in jax.tree.leaves(members[0]))
     bandwidth, (peak, source) = max(measured_bandwidth(), _reading_bandwidth()), matmul_peak(dtype=dtype)
     calls: dict[tuple[str, int], Callable[[], Samples]] = {}
-    for name, case in _cases(batch).items():
+    for name, case in cases.items():
         given: dict[str, Any] = {"num_samples": case.samples, **(case.settings or {})}
         if case.members > 1:
             given["weights"] = jnp.array([[[0.875, 0.125]]])
@@ -89,7 +92,7 @@ def measure(
             for name, found in timed(call, 1).items():
                 times.setdefault(key, {})[name] = times.get(key, {}).get(name, type(found)()) + found
     variants = {}
-    for name, case in _cases(batch).items():
+    for name, case in cases.items():
         first, every = (summary(times[name, n]["wall"], times[name, n]["cpu"]) for n in (1, tokens))
         steps, responses = tokens - 1, case.prompts * case.samples
         moved, operations = _work(sizes, weights, case, tokens, jnp.dtype(dtype).itemsize)
