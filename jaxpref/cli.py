@@ -161,15 +161,21 @@ def _add_benchmarks(names: argparse._SubParsersAction) -> None:
         default="both",
         help="glibc's, for every variant alike (default both; CPU only)",
     )
-    logprobs.add_argument(
-        "--only", nargs="+", default=(), metavar="VARIANT", help="these rows of the table (default all)"
-    )
+    decode = add("decode", "tokens per second of sampling, plain and from mixtures, beside the floors")
+    decode.add_argument("--batch", type=int, default=64, help="responses drawn at once (default 64)")
+    decode.add_argument("--tokens", type=int, default=64, help="of a prompt and of a response (default 64)")
+    decode.add_argument("--embed", type=int, default=384, help="width of the model (default 384)")
+    decode.add_argument("--vocab", type=int, default=8192, help="vocabulary (default 8192)")
     tune = add("tune", "block sizes of the log-prob scans and kernels, as a line for their table")
     tune.add_argument(
         "--shapes", nargs="+", default=(), metavar="ROWSxWIDTHxVOCAB", help="for example 2048x512x32768"
     )
     add("gpu-check", "log-probs on this GPU: exactness, speed and memory, beside PyTorch's, in ten minutes")
-    for sub in (logprobs, tune):
+    for sub in (logprobs, decode):
+        sub.add_argument(
+            "--only", nargs="+", default=(), metavar="VARIANT", help="these rows of the table (default all)"
+        )
+    for sub in (logprobs, decode, tune):
         sub.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
 
 

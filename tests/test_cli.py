@@ -126,6 +126,19 @@ def test_bench_prints_tokens_per_second(tmp_path):
     assert figures["variants"]["precomputed reference"]["tokens_per_second"] > 0
 
 
+def test_bench_decode_compares_with_the_floors(tmp_path):
+    sizes = ["--batch", "4", "--tokens", "3", "--embed", "64", "--vocab", "64", "--rounds", "1"]
+    out = str(tmp_path / "decode.json")
+    output = run("bench", "decode", *sizes, "--only", "mixture of two", "--out", out)
+    assert "matmul floor" in output
+    figures = json.loads((tmp_path / "decode.json").read_text())
+    (figure,) = figures["variants"].values()
+    assert figure["recompilations"] == 0
+    # Two members, four responses, by hand: 2 x (weights + 2 x 4 layers x 64 wide x (3 + 2) tokens x 4) x 4 B.
+    moved = 2 * 4 * (figures["parameters"] + 4 * 2 * 4 * 64 * 5)
+    assert figure["bandwidth_floor_seconds"] * figures["bytes_per_second"] == pytest.approx(moved)
+
+
 @pytest.mark.slow
 def test_bench_logprobs_and_tune_print_their_tables(tmp_path):
     sizes = ["--rows", "16", "--embed", "8", "--vocab", "40", "--rounds", "1"]
