@@ -140,6 +140,24 @@ def test_yes_or_no_is_the_share_of_yes():
         ask(yes_id=2, no_id=2)
 
 
+def test_what_is_read_is_in_order():
+    read = []
+
+    def token_logps(params, rows):
+        read.extend(np.asarray(ids)[mask].tolist() for ids, mask in zip(*rows_of(rows), strict=True))
+        return jnp.zeros(rows.response_tokens.shape)
+
+    def rows_of(rows):
+        return np.asarray(rows.prompt_tokens), np.asarray(rows.prompt_mask)
+
+    batch = _batch([[2, 1]])
+    ask = {"before": (3, 3), "between": (4,), "after": (5, 6, 5)}
+    policy = POLICY._replace(token_logps=token_logps)
+    judges.implicit_preference(policy, yes_id=2, no_id=6, **ask)({"policy": {}}, batch)
+    prompt, said = batch.prompt_tokens[0].tolist(), batch.response_tokens[0]
+    assert read == [[3, 3, *prompt, 4, *said[j, :n].tolist(), 5, 6, 5] for j, n in ((0, 2), (1, 1))]
+
+
 def test_scores_become_judges():
     batch = _batch([[1, 3, 3]])
     scorer = judges.rule_scorer(lambda rows: rows.lengths.astype(jnp.float32))
