@@ -17,7 +17,8 @@ from jaxpref import config
 from jaxpref.experiment import Experiment, Tournament, smoke, smoke_tournament
 from jaxpref.training import distributed, sharding
 from jaxpref.training.evaluation import evaluations, held_out_loader, held_out_pass, summary
-from jaxpref.training.params import started_from, trained_params
+from jaxpref.training.loop import trained_state
+from jaxpref.training.params import trained_params
 from jaxpref.training.prepared import prepare_experiment, with_prepared
 from jaxpref.training.run import setting_of
 from jaxpref.training.run import train as run_training
@@ -187,9 +188,8 @@ def evaluate(options: Options) -> int:
     stage = next((s for s in experiment.stages if s.name == options.stage), experiment.stages[-1])
     params = trained_params(setting, stage=options.stage, step=options.step)
     algorithm = stage.algorithm(setting.policy)
-    # As in training, what the stage started from is the reference.
-    state = algorithm.init(started_from(setting, stage.name))
-    state = dataclasses.replace(state, params=params)
+    # Params of an earlier stage, where this one has none yet.
+    state = dataclasses.replace(trained_state(setting, stage, algorithm, options.step), params=params)
     for evaluation in evaluations(setting, stage, stage.num_steps, algorithm, state):
         setting.files.log(summary(evaluation))
     loader = held_out_loader(setting, stage)

@@ -15,13 +15,14 @@ from jaxpref.experiment import Stage
 from jaxpref.training import sharding
 from jaxpref.training.checkpoint import Checkpoints
 from jaxpref.training.evaluation import evaluate_stage, held_out_loader, held_out_pass
+from jaxpref.training.params import stage_checkpoints, started_from
 from jaxpref.training.peak import matmul_peak
 from jaxpref.training.progress import NonFiniteError, StepLog
 from jaxpref.training.setting import Setting
 from jaxpref.training.step import collecting, compiled_evaluation, compiled_step
 from jaxpref.types import Params
 
-__all__ = ["Interrupted", "run_stage"]
+__all__ = ["Interrupted", "run_stage", "trained_state"]
 
 
 class Interrupted(Exception):
@@ -149,11 +150,7 @@ def _state(
     loader: Loader,
 ) -> tuple[Any, Any]:
     """The algorithm's state, new or restored, and its shardings."""
-    models, theirs = _models(setting, algorithm)
-    abstract = jax.eval_shape(algorithm.init, setting.abstract_params, *models)
-    shardings = sharding.state_shardings(abstract, setting.abstract_params, setting.axes, setting.mesh)
-    if models:
-        shardings = dataclasses.replace(shardings, bank=shardings.bank | theirs)
+    models, abstract, shardings = _laid_out(setting, algorithm)
     step = checkpoints.latest
     if step is None:
         return jax.jit(algorithm.init, out_shardings=shardings)(params, *models), shardings
@@ -167,6 +164,28 @@ def _state(
         )
     setting.files.log(f"{stage.name}: resumed at step {step}")
     return state, shardings
+
+
+def trained_state(setting: Setting, stage: Stage, algorithm: Algorithm, step: int | None = None) -> Any:
+    """The whole state of the best (or named) checkpoint of a stage, so that a policy which the stage copies
+    or averages is the one it had. Without a checkpoint: what training would start with."""
+    models, abstract, shardings = _laid_out(setting, algorithm)
+    with stage_checkpoints(setting, stage.name) as checkpoints:
+        found = checkpoints.best if step is None else step
+        if found is not None:
+            return checkpoints.restore(found, sharding.with_shardings(abstract, shardings))[0]
+    params = started_from(setting, stage.name)
+    return jax.jit(algorithm.init, out_shardings=shardings)(params, *models)
+
+
+def _laid_out(setting: Setting, algorithm: Algorithm) -> tuple[tuple[dict[str, Params], ...], Any, Any]:
+    """What `init` takes beside the params, the abstract state and its shardings."""
+    models, theirs = _models(setting, algorithm)
+    abstract = jax.eval_shape(algorithm.init, setting.abstract_params, *models)
+    shardings = sharding.state_shardings(abstract, setting.abstract_params, setting.axes, setting.mesh)
+    if models:
+        shardings = dataclasses.replace(shardings, bank=shardings.bank | theirs)
+    return models, abstract, shardings
 
 
 def _models(setting: Setting, algorithm: Algorithm) -> tuple[tuple[dict[str, Params], ...], dict[str, Any]]:
