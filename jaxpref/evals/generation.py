@@ -36,7 +36,7 @@ def generation(
     table = prompts_of(records, num_prompts)
     drawing = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p}
     for batch in draw(context, table, batch_size=batch_size, **drawing):
-        for row in np.flatnonzero(batch.real):
+        for row in map(int, np.flatnonzero(batch.real)):
             prompt, response, ended = texts(context.tokenizer, batch.completions, row, 0)
             score = None if checker is None else float(checker(prompt, response))
             note = "" if ended else "no end of sequence"

@@ -65,7 +65,9 @@ def draw(
             top_p=top_p,
         )
         found = out.completions.response_tokens, out.completions.response_mask, out.token_logps
-        tokens, mask, logps = map(np.asarray, context.fetch(found))
+        # Numpy arrays where types say jax's: both are arrays to all that takes a record.
+        values: list[Any] = [np.asarray(x) for x in context.fetch(found)]
+        tokens, mask, logps = values
         real = np.asarray(batch.valid)
         columns = {"example_ids": batch.columns["example_ids"]}
         mask = mask & real[:, None, None]

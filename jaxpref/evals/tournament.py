@@ -68,8 +68,8 @@ def judged(
     judge = tournament.judge()
     compiled = context.compiled(judge) if tournament.compiled else judge
     longest = max(p.response_tokens.shape[-1] for p in players)
-    tokens = np.stack([_widened(p.response_tokens, longest) for p in players], 1)  # [n, k, s, r]
-    masks = np.stack([_widened(p.response_mask, longest) for p in players], 1)
+    tokens: Any = np.stack([_widened(p.response_tokens, longest) for p in players], 1)  # [n, k, s, r]
+    masks: Any = np.stack([_widened(p.response_mask, longest) for p in players], 1)
     first, n = players[0], len(tokens)
     rows = -(-min(tournament.batch_size, n) // context.rows_multiple) * context.rows_multiple
     total = np.zeros((n, len(players), len(players)))
