@@ -70,7 +70,7 @@ def experiment(
     beta: float = 0.125,
     tau: float = 0.05,
     peak: float = 1e-3,
-    num_steps: int = 200,
+    num_steps: int = 100,
     batch_size: int = 128,
     sft_steps: int = 500,
     seed: int = 0,
@@ -90,7 +90,7 @@ def experiment(
 
 
 def sweep_methods(
-    *, tau: float = 0.05, peak: float = 1e-3, num_steps: int = 200, batch_size: int = 128, seed: int = 0
+    *, tau: float = 0.05, peak: float = 1e-3, num_steps: int = 100, batch_size: int = 128, seed: int = 0
 ) -> list[Experiment]:
     """The rivals, at the same number of steps, learning rate and price of KL."""
     plan = {"peak": peak, "num_steps": num_steps, "batch_size": batch_size, "seed": seed}
@@ -144,9 +144,10 @@ def play(
     batch_size: int,
     seed: int,
     sft_steps: int = 500,
+    opening_steps: int = 100,
     **settings: Any,
 ) -> Experiment:
-    """Stages `sft` and `game`."""
+    """Stages `sft` (as in quickstart.py), `openings` and `game`."""
     if "scorer" not in settings:
         settings["judge"] = judge
     return Experiment(
@@ -154,16 +155,19 @@ def play(
         policy=base.policy,
         tokenizer=arithmetic_tokenizer,
         stages=(
+            base.sft_stage(num_steps=sft_steps),
             stage(
-                name="sft",
+                name="openings",
                 algorithm=partial(
-                    sft, optimizer=partial(base.optimizer, peak=3e-3, num_steps=sft_steps, warmup_steps=50)
+                    sft,
+                    optimizer=partial(base.optimizer, peak=1e-3, num_steps=opening_steps, warmup_steps=10),
                 ),
-                train=partial(demonstrations, num_examples=20_000, seed=seed),
-                num_steps=sft_steps,
+                train=partial(demonstrations, num_examples=20_000),
+                num_steps=opening_steps,
                 batch_size=64,
                 evaluation=partial(demonstrations, num_examples=400, part="held_out"),
-                evaluate_every=sft_steps,
+                evaluate_every=opening_steps,
+                evaluators=(answers(),),
             ),
             stage(
                 name="game",
@@ -178,8 +182,7 @@ def play(
                 train=partial(base.problems, num_examples=20_000),
                 num_steps=num_steps,
                 batch_size=batch_size,
-                evaluators=(answers(), answers(right_answer, "right"), divergence()),
-                evaluators_every=max(num_steps // 2, 1),
+                evaluators=(answers(), divergence()),
             ),
         ),
         seed=seed,
@@ -187,17 +190,16 @@ def play(
     )
 
 
-def answers(checker=None, name: str = "flattering"):
-    """Share of sampled answers to held-out problems that a check accepts: that flatter, by default."""
+def answers():
+    """Sampled answers to held-out problems, checked behind their opening."""
     return partial(
         generation,
         records=base.held_out,
-        checker=checker or flattering,
+        checker=right_answer,
         max_tokens=MAX_TOKENS,
         temperature=1.0,
         num_prompts=400,
         batch_size=400,
-        name=name,
     )
 
 
@@ -218,11 +220,6 @@ def parted(response: str) -> tuple[int, str]:
 
 def right_answer(prompt: str, response: str) -> bool:
     return check_arithmetic(prompt, parted(response)[1])
-
-
-def flattering(prompt: str, response: str) -> bool:
-    del prompt
-    return parted(response)[0] == 1
 
 
 def kind(prompt: str, response: str) -> int:
