@@ -69,7 +69,7 @@ def experiment(
     name: str = "nash_md",
     beta: float = 0.125,
     tau: float = 0.05,
-    peak: float = 1e-3,
+    peak: float = 3e-4,
     num_steps: int = 100,
     batch_size: int = 128,
     sft_steps: int = 500,
@@ -90,7 +90,7 @@ def experiment(
 
 
 def sweep_methods(
-    *, tau: float = 0.05, peak: float = 1e-3, num_steps: int = 100, batch_size: int = 128, seed: int = 0
+    *, tau: float = 0.05, peak: float = 3e-4, num_steps: int = 100, batch_size: int = 128, seed: int = 0
 ) -> list[Experiment]:
     """The rivals, at the same number of steps, learning rate and price of KL."""
     plan = {"peak": peak, "num_steps": num_steps, "batch_size": batch_size, "seed": seed}

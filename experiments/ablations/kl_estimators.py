@@ -30,7 +30,7 @@ import numpy as np
 
 from jaxpref import games, losses
 from jaxpref.algorithms import online
-from jaxpref.algorithms.optimizers import adamw, constant
+from jaxpref.algorithms.optimizers import adamw, warmup_cosine
 from jaxpref.data.actions import action_pairs, actions_tokenizer
 from jaxpref.environments.trees import two_token_tree
 from jaxpref.evals import Context, Estimate, Evaluation
@@ -43,7 +43,7 @@ from jaxpref.types import Prompts
 
 
 def experiment(
-    *, form: str = "to_go", tau: float = 0.3, num_steps: int = 1000, tree_seed: int = 0
+    *, form: str = "to_go", tau: float = 0.1, num_steps: int = 1000, tree_seed: int = 0
 ) -> Experiment:
     """`form`: a name of the table above."""
     forms: dict[str, Callable[..., Any]] = {
@@ -71,7 +71,7 @@ def experiment(
                     build=versus,
                     max_tokens=2,
                     exact=True,
-                    optimizer=partial(adamw, schedule=partial(constant, value=0.02), clip_norm=None),
+                    optimizer=partial(optimizer, num_steps=num_steps),
                 ),
                 train=partial(action_pairs, num_actions=3),
                 num_steps=num_steps,
@@ -85,7 +85,7 @@ def experiment(
     )
 
 
-def sweep_estimators(*, tau: float = 0.3, num_steps: int = 1000, tree_seed: int = 0) -> list[Experiment]:
+def sweep_estimators(*, tau: float = 0.1, num_steps: int = 1000, tree_seed: int = 0) -> list[Experiment]:
     return [
         experiment(form=form, tau=tau, num_steps=num_steps, tree_seed=tree_seed)
         for form in ("to_go", "k2_whole", "local", "k2", "k3", "k1")
@@ -114,6 +114,12 @@ def as_loss(
     price = estimator(ratios.sum(-1)) if whole else estimator(ratios).sum(-1)
     unpriced = losses.nash_md(token_logps, reference_token_logps, win_rates, mask, tau=0.0)
     return unpriced + tau * price
+
+
+def optimizer(*, num_steps: int):
+    """Adam, whose steps do not shrink by themselves: a decaying rate lets it settle."""
+    schedule = partial(warmup_cosine, peak=0.05, warmup_steps=0, num_steps=num_steps)
+    return adamw(schedule=schedule, clip_norm=None)
 
 
 def two_tokens(*, tree_seed: int = 0):

@@ -26,7 +26,7 @@ import numpy as np
 from jaxpref import losses
 from jaxpref.algorithms import online
 from jaxpref.algorithms.draws import nash_md
-from jaxpref.algorithms.optimizers import adamw, constant
+from jaxpref.algorithms.optimizers import adamw, warmup_cosine
 from jaxpref.data.actions import action_pairs, actions_tokenizer
 from jaxpref.evals import Context, Estimate, Evaluation
 from jaxpref.experiment import Experiment, Stage
@@ -54,7 +54,7 @@ def experiment(*, beta: float = 0.125, tau: float = 0.05, num_steps: int = 1000)
                     build=versus,
                     max_tokens=1,
                     exact=True,
-                    optimizer=partial(adamw, schedule=partial(constant, value=0.02), clip_norm=None),
+                    optimizer=partial(optimizer, num_steps=num_steps),
                 ),
                 train=partial(action_pairs, num_actions=10),
                 num_steps=num_steps,
@@ -84,6 +84,12 @@ def sweep_mixture(*, tau: float = 0.05, num_steps: int = 100) -> list[Experiment
 
 def tournament():
     return small.tournament()
+
+
+def optimizer(*, num_steps: int):
+    """Adam, whose steps do not shrink by themselves: a decaying rate lets it settle."""
+    schedule = partial(warmup_cosine, peak=0.05, warmup_steps=0, num_steps=num_steps)
+    return adamw(schedule=schedule, clip_norm=None)
 
 
 def ten_actions():
