@@ -43,6 +43,7 @@ def head_of(policy: Policy, what: str, fits: Callable[[int], bool], wanted: str)
         raise ValueError(f"{what}: expected a policy whose head has {wanted}, got {policy.outputs}")
     read = policy.quantities
 
+    @jax.jit  # a judge is called outside of compiled functions, since some read values on the host
     def outputs(params: Params, completions: Completions) -> Float[Array, "b n m"]:
         return read(params, completions, ("embeddings",), None)["embeddings"]
 

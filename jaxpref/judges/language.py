@@ -98,6 +98,8 @@ def _answers(
         row[: len(answer)] = answer
     mask = np.arange(width) < np.array([len(a) for a in answers])[:, None]
 
+    token_logps = jax.jit(policy.token_logps)
+
     def asked(params: Params, completions: Completions) -> Float[Array, "b k n"]:
         b, k, r = completions.response_tokens.shape
 
@@ -119,7 +121,7 @@ def _answers(
             jnp.broadcast_to(jnp.asarray(tokens)[None], (b * k, n, width)),
             jnp.broadcast_to(jnp.asarray(mask)[None], (b * k, n, width)),
         )
-        return policy.token_logps(params, records).sum(-1).reshape(b, k, n)
+        return token_logps(params, records).sum(-1).reshape(b, k, n)
 
     return asked
 

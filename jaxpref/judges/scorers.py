@@ -74,14 +74,16 @@ def density_ratio(
             "models read the same tokens"
         )
 
+    low_logps, high_logps = jax.jit(other.token_logps), jax.jit(policy.token_logps)
+
     def scorer(bank: Bank, completions: Completions) -> Float[Array, "b k"]:
-        low = other.token_logps(member_of(bank, weak, "density_ratio"), completions)
+        low = low_logps(member_of(bank, weak, "density_ratio"), completions)
         instructed = completions
         if len(instruction):
             part = repeated(instruction, completions.prompt_tokens.shape[0])
             tokens, mask = packed(part, (completions.prompt_tokens, completions.prompt_mask))
             instructed = _with_prompts(completions, tokens, mask)
-        high = policy.token_logps(member_of(bank, strong, "density_ratio"), instructed)
+        high = high_logps(member_of(bank, strong, "density_ratio"), instructed)
         ratio = (high - low).sum(-1)
         return ratio / jnp.maximum(completions.lengths, 1) if per_token else ratio
 

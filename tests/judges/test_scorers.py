@@ -197,3 +197,20 @@ def test_packing_keeps_order_and_puts_padding_last():
     assert mask.sum(-1).tolist() == [3, 3]
     assert real(jnp.array([False, True, False, True, False])).tolist() == [True] * 4 + [False]
     assert not np.any(real(jnp.zeros(3, bool)))
+
+
+def test_a_learned_judge_is_compiled_where_nobody_compiles_it():
+    """`online` calls judges outside of compiled functions: their forward pass must be traced once."""
+    traced = []
+
+    def quantities(params, batch, names, reference_params=None):
+        traced.append(names)
+        return {"embeddings": batch.response_tokens[..., :1] * params}
+
+    reader = POLICY._replace(quantities=quantities)
+    ones = jnp.ones((2, 2, 1), bool)
+    record = Completions(jnp.zeros((2, 1), jnp.int32), ones[:, 0], jnp.array([[[1], [2]]] * 2), ones)
+    scorer = judges.reward_scorer(reader)
+    for scale in (1.0, 2.0):
+        np.testing.assert_array_equal(scorer({"judge": jnp.float32(scale)}, record), [[scale, 2 * scale]] * 2)
+    assert len(traced) == 1
