@@ -166,6 +166,8 @@ def _compare(
                 evaluators=(table,),
                 num_steps=num_steps,
                 batch_size=10,
+                prompt_buckets=(1,),
+                response_buckets=(1,),
                 evaluate_every=num_steps,
                 checkpoint_every=num_steps,
             ),

@@ -151,10 +151,14 @@ def online(
 
 
 def _behind(recorded: Completions, drawn: Completions) -> Completions:
-    """The recorded pair, then what was drawn; nobody of the bank drew the former."""
-    shape = recorded.lengths.shape
+    """The recorded pair, then what was drawn; nobody of the bank drew the former. Where each prompt has
+    several rows of responses, as with `exact`, each of them gets the pair; the weights are the drawn ones."""
+    rows = len(drawn.prompt_mask) // len(recorded.prompt_mask)
+    pairs = jax.tree.map(lambda x: jnp.repeat(x, rows, 0), recorded)
+    shape = pairs.lengths.shape
     known = {"on_policy": jnp.zeros(shape, bool), "ended": jnp.ones(shape, bool)}
-    return joined_records(dataclasses.replace(recorded, columns=recorded.columns | known), drawn)
+    kept = {name: value for name, value in pairs.columns.items() if name != "weights"}
+    return joined_records(dataclasses.replace(pairs, columns=kept | known), drawn)
 
 
 def _contested(draws: Draws) -> bool:
