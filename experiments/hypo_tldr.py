@@ -17,8 +17,8 @@ Ablation  jaxpref sweep experiments/hypo_tldr.py:sweep_methods data_root=DIR ggu
 Cost      not measured: no pod has run it yet.
 Expect    not yet reproduced.
 
-beta, kl_weight, the learning rate and the number of samples are from memory of the paper: not verified, and so
-parameters. Differs from the paper: all parameters are trained, where it trains adapters (LoRA), which this
+beta, kl_weight, the learning rate and the number of samples are from memory of the paper: not verified, and
+so parameters. Differs from the paper: all parameters are trained, where it trains adapters (LoRA), which this
 code base does not have; a learning rate for adapters may be too high for that. Samples are drawn at
 temperature 1, at which the gradient is that of the KL; responses end after 53 tokens, EOS included.
 """

@@ -151,14 +151,14 @@ def online(
 
 
 def _behind(recorded: Completions, drawn: Completions) -> Completions:
-    """The recorded pair, then what was drawn; nobody of the bank drew the former. Where each prompt has
-    several rows of responses, as with `exact`, each of them gets the pair; the weights are the drawn ones."""
-    rows = len(drawn.prompt_mask) // len(recorded.prompt_mask)
-    pairs = jax.tree.map(lambda x: jnp.repeat(x, rows, 0), recorded)
-    shape = pairs.lengths.shape
+    """The recorded pair, then what was drawn; nobody of the bank drew the former. All responses of an exact
+    expectation are rows of their own, whose weights have those of the recorded rows in them."""
+    each = len(drawn.prompt_tokens) // len(recorded.prompt_tokens)
+    recorded = recorded if each == 1 else jax.tree.map(lambda x: jnp.repeat(x, each, 0), recorded)
+    shape = recorded.lengths.shape
     known = {"on_policy": jnp.zeros(shape, bool), "ended": jnp.ones(shape, bool)}
-    kept = {name: value for name, value in pairs.columns.items() if name != "weights"}
-    return joined_records(dataclasses.replace(pairs, columns=kept | known), drawn)
+    known |= {name: drawn.columns[name] for name in ("weights",) if name in drawn.columns}
+    return joined_records(dataclasses.replace(recorded, columns=recorded.columns | known), drawn)
 
 
 def _contested(draws: Draws) -> bool:
