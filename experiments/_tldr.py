@@ -111,7 +111,7 @@ def _read(
     path = Path(data_root) / f"{kind}.{split}.jsonl"
     if not path.is_file():
         raise ValueError(
-            f"TL;DR: no file {path}; experiments/_tldr.py says where the public files are and makes it of them"
+            f"TL;DR: no file {path}; experiments/_tldr.py says where the public files are and makes it"
         )
     return reader(
         path=str(path),

@@ -71,6 +71,10 @@ def test_cycles_smoke(tmp_path, function):
     assert "all pairs: reward accuracy" in _smoke(f"gpm_cycles.py:{function}", tmp_path)
 
 
+def test_coverage_smoke(tmp_path):
+    assert "pairs  3/3 exactly: p(1)" in _smoke("hypo_coverage.py", tmp_path)
+
+
 def test_matrix_games_smoke(tmp_path):
     assert "game  3/3 held out: loss" in _smoke("nash_md_games.py", tmp_path)
 

@@ -14,6 +14,7 @@ __all__ = [
     "llama3_1_8b",
     "llama3_2_1b",
     "mistral_7b",
+    "pythia_1_4b",
     "pythia_2_8b",
     "qwen2_5_0_5b",
     "qwen3_0_6b",
@@ -346,16 +347,15 @@ def gemma3_1b() -> TransformerSizes:
     )
 
 
-def pythia_2_8b() -> TransformerSizes:
-    """Pythia-2.8B (arXiv:2304.01373 Table 1), the model of the DPO paper: NeoX blocks (arXiv:2204.06745)."""
+def _pythia(embed: int, layers: int, heads: int) -> TransformerSizes:
     return TransformerSizes(
         vocab=50_304,
-        embed=2560,
-        layers=32,
-        heads=32,
-        kv_heads=32,
-        head_dim=80,
-        mlp=10_240,
+        embed=embed,
+        layers=layers,
+        heads=heads,
+        kv_heads=heads,
+        head_dim=embed // heads,
+        mlp=4 * embed,
         norm="layer",
         rope_fraction=0.25,
         qkv_bias=True,
@@ -365,3 +365,13 @@ def pythia_2_8b() -> TransformerSizes:
         mlp_bias=True,
         parallel_residual=True,
     )
+
+
+def pythia_1_4b() -> TransformerSizes:
+    """Pythia-1.4B (arXiv:2304.01373 Table 1): NeoX blocks (arXiv:2204.06745)."""
+    return _pythia(embed=2048, layers=24, heads=16)
+
+
+def pythia_2_8b() -> TransformerSizes:
+    """Pythia-2.8B (arXiv:2304.01373 Table 1), the model of the DPO paper: NeoX blocks (arXiv:2204.06745)."""
+    return _pythia(embed=2560, layers=32, heads=32)

@@ -28,6 +28,7 @@ def tabular(
     eos_id: int | None = None,
     pad_id: int = 0,
     initial: Any = None,
+    features: Any = None,
     param_dtype: str = "float32",
 ) -> Policy:
     """Free logits for each next token, given the prompt and all response tokens before it.
@@ -43,7 +44,12 @@ def tabular(
       length: most tokens of a response. Sampling stops there, whatever `max_tokens` is.
       eos_id: the token that ends a response and counts as part of it; None: all have `length` tokens.
       pad_id: fills what comes after EOS.
-      initial: logits that `init` returns, nested sequences or an array; None: standard normal ones.
+      initial: logits that `init` returns, nested sequences or an array; None: standard normal ones. With
+        `features`, weights.
+      features: one feature vector for each logit, `[vocab, features]` (the same for all prompts) or
+        `[prompts, vocab, features]`, for responses of one token: the policy is log-linear, its logits are
+        `features @ weights`, and its params are `{"weights": [features]}`. What responses share, they
+        learn together. None: every logit is a parameter.
       param_dtype: "float32", or "float64" where 64-bit types are on.
     """
     if prompts < 1 or vocab < 1 or length < 1:
@@ -60,20 +66,25 @@ def tabular(
             f"tabular: {prompts} prompts and responses of up to {length} of {vocab} tokens need "
             f"{prompts * prefixes * vocab:.1e} logits, more than {_MOST_ENTRIES:.0e}; make one smaller"
         )
-    shape = (prompts, vocab) if length == 1 else (prompts, prefixes, vocab)
+    known = _known_features(features, prompts, vocab, length)
+    name, shape = "logits", ((prompts, vocab) if length == 1 else (prompts, prefixes, vocab))
+    if known is not None:
+        name, shape = "weights", known.shape[-1:]
     given = None if initial is None else np.asarray(initial, np.float64)
     if given is not None and given.shape != shape:
-        raise ValueError(f"tabular.initial: expected logits of shape {shape}, got {given.shape}")
+        raise ValueError(f"tabular.initial: expected {name} of shape {shape}, got {given.shape}")
 
     def init(key: PRNGKey) -> Params:
         dtype = jax.dtypes.canonicalize_dtype(param_dtype)
         if dtype.name != param_dtype:
             raise ValueError("tabular.param_dtype: float64 needs 64-bit types; set JAX_ENABLE_X64=1")
-        logits = jax.random.normal(key, shape, dtype) if given is None else jnp.asarray(given, dtype)
-        return {"logits": logits}
+        drawn = jax.random.normal(key, shape, dtype) if given is None else jnp.asarray(given, dtype)
+        return {name: drawn}
 
     def table(params: Params) -> Float[Array, "x n v"]:
-        return params["logits"].reshape(prompts, prefixes, vocab)
+        free = params[name]
+        logits = free if known is None else jnp.asarray(known, free.dtype) @ free
+        return logits.reshape(prompts, prefixes, vocab)
 
     def rows(params: Params, batch: Completions) -> Float[Array, "b k r v"]:
         r = batch.response_tokens.shape[-1]
@@ -124,7 +135,7 @@ def tabular(
         init=init,
         token_logps=lambda params, batch: quantities(params, batch, ("token_logps",))["token_logps"],
         sample=sample,
-        axes=lambda: {"logits": (None,) * len(shape)},
+        axes=lambda: {name: (None,) * len(shape)},
         flops=lambda batch: float(batch.response_tokens.size * vocab),
         vocab_size=max(prompts, vocab),
         quantities=quantities,
@@ -141,6 +152,19 @@ def enumerated(policy: Policy, prompts: Prompts) -> Completions:
     if policy.enumerate is None:
         raise ValueError("enumerated: this policy has too many responses to list; a tabular policy has few")
     return policy.enumerate(prompts)
+
+
+def _known_features(features: Any, prompts: int, vocab: int, length: int) -> np.ndarray | None:
+    """`[prompts, vocab, features]`, or None."""
+    if features is None:
+        return None
+    given = np.asarray(features, np.float64)
+    if length != 1 or given.ndim not in (2, 3) or given.shape[:-1] not in ((vocab,), (prompts, vocab)):
+        raise ValueError(
+            f"tabular.features: expected [{vocab}, features] or [{prompts}, {vocab}, features] for responses "
+            f"of one token, got shape {given.shape} and length={length}"
+        )
+    return np.broadcast_to(given, (prompts, vocab, given.shape[-1]))
 
 
 def _which(batch: Prompts | Completions) -> Int[Array, " b"]:

@@ -91,6 +91,23 @@ def test_exact_collection_gives_the_expected_gradient():
     np.testing.assert_allclose(-moved, jax.grad(objective)(state.params["logits"]), atol=1e-6)
 
 
+def test_exact_hybrid_collection_gives_the_gradient_of_dpo_and_the_kl():
+    """HyPO: each recorded pair meets all pairs of samples; weights of the records stay."""
+    loss = partial(losses.hypo, beta=0.5, kl_weight=0.3)
+    algorithm = _online(loss=loss, hybrid=True, exact=True, judge=None, build=None)
+    state, share = _state(algorithm), jnp.array([1.0, 3.0])
+    batch = dataclasses.replace(_prompts(0, 1), columns={"weights": share})
+
+    def objective(logits):
+        logps = jax.nn.log_softmax(logits)
+        ratio = logps - jax.nn.log_softmax(jnp.array(LOGITS))
+        dpo = -jax.nn.log_sigmoid(0.5 * (ratio[:, 0] - ratio[:, 1]))
+        return (share * (dpo + 0.3 * (jnp.exp(logps) * ratio).sum(-1))).sum() / share.sum()
+
+    moved, _ = _update(algorithm, state, batch, jax.random.key(0))
+    np.testing.assert_allclose(-moved, jax.grad(objective)(state.params["logits"]), atol=1e-6)
+
+
 def test_sampled_updates_average_to_the_exact_one():
     exact, sampled = (_online(loss=_soft, build=None, exact=e, judge=dice) for e in (True, False))
     state, rows = _state(exact), 64

@@ -46,6 +46,7 @@ def test_equals_the_numpy_decoder(name):
         ("qwen3_0_6b", 596_049_920),
         ("gemma2_2b", 2_614_341_888),
         ("gemma3_1b", 999_885_952),
+        ("pythia_1_4b", 1_414_647_808),
         ("pythia_2_8b", 2_775_208_960),
     ],
 )

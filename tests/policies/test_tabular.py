@@ -1,6 +1,7 @@
 """The tabular policy: its log-probs, its list of responses, its samples and its statistics, by hand."""
 
 import itertools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +43,26 @@ def test_one_token_is_a_plain_table():
     assert batch.response_tokens.tolist() == [[[0], [1], [2], [3]]] * 2
     expected = _log_softmax(params)[[2, 0]]
     np.testing.assert_allclose(np.asarray(score(params, batch))[..., 0], expected, rtol=1e-6)
+
+
+def test_features_make_it_log_linear():
+    """Logits are features times weights: one number moves all three responses, in closed form."""
+    policy = tabular(prompts=1, vocab=3, features=((0,), (1,), (2,)), initial=(math.log(2),))
+    params, score = _start(policy)
+    assert params["weights"].shape == (1,)
+    every = enumerated(policy, _prompts([0]))
+    np.testing.assert_allclose(np.exp(score(params, every))[0, :, 0], np.array([1, 2, 4]) / 7, rtol=1e-6)
+    gradient = jax.grad(lambda p: policy.token_logps(p, every)[0, 2, 0])(params)
+    np.testing.assert_allclose(gradient["weights"], 2 - (2 + 2 * 4) / 7, rtol=1e-6)
+
+
+def test_features_of_each_prompt():
+    features = np.random.default_rng(0).normal(size=(2, 3, 4))
+    policy = tabular(prompts=2, vocab=3, features=features)
+    params, score = _start(policy)
+    expected = _log_softmax({"logits": features @ np.asarray(params["weights"], np.float64)})
+    found = score(params, enumerated(policy, _prompts([1, 0])))[..., 0]
+    np.testing.assert_allclose(found, expected[[1, 0]], rtol=1e-5)
 
 
 @pytest.mark.parametrize("eos_id", [None, EOS])
@@ -137,6 +158,8 @@ def test_a_given_table_is_the_first_policy():
         ({"eos_id": 3}, "id below 3, got 3"),
         ({"param_dtype": "bfloat16"}, "expected 'float32' or 'float64'"),
         ({"length": 20}, "make one smaller"),
+        ({"features": ((1.0,), (2.0,))}, r"expected \[3, features\] or \[2, 3, features\]"),
+        ({"features": ((1.0,),) * 3, "length": 2}, "for responses of one token"),
         ({"initial": ((0.0, 1.0),)}, r"expected logits of shape \(2, 3\), got \(1, 2\)"),
     ],
 )
