@@ -118,6 +118,7 @@ def test_tokenizer_command_trains_a_model(tmp_path):
     assert (tmp_path / "my.model").stat().st_size > 1000
 
 
+@pytest.mark.exhaustive
 def test_bench_prints_tokens_per_second(tmp_path):
     output = run("bench", "dpo-step", "--pairs", "1", "--rounds", "1", "--out", str(tmp_path / "bench.json"))
     assert "tokens/s" in output

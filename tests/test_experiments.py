@@ -83,6 +83,7 @@ def test_reward_model_smoke_on_the_real_pairs(tmp_path, data_root):
     assert "longer-response baseline" in printed
 
 
+@pytest.mark.exhaustive  # rm_hh.py reads the same pairs, and step 0 is tested in training
 @pytest.mark.slow
 @pytest.mark.needs_tensorflow
 def test_small_hh_smoke_on_the_real_pairs(tmp_path, data_root):

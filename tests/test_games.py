@@ -216,6 +216,8 @@ def test_the_decaying_step_converges_and_a_constant_one_is_biased():
         lambda x, t: games.nash_md_step(p, x, log_ref, tau, games.decaying_step_size(t, tau)), log_ref, 1000
     )[-1]
     assert _gap(p, final, log_ref, tau) < 1e-8
+    star = jnp.asarray(games.regularised_nash(DICE.preferences, DICE.reference, tau)[0])
+    assert _kl(star, final) == pytest.approx(8e-9, abs=5e-10), "where the bound is 0.8"
     p, log_ref = _arrays(RPS)
     for eta in (0.5, 1.0):
         final = _run(lambda x, t, eta=eta: games.nash_md_step(p, x, log_ref, tau, eta), log_ref, 2000)[-1]

@@ -4,6 +4,7 @@ from jaxpref.algorithms.base import Algorithm, Model, TrainState
 from jaxpref.algorithms.matrix_game import matrix_game
 from jaxpref.algorithms.offline import offline
 from jaxpref.algorithms.online import online
+from jaxpref.algorithms.replayed import replayed
 from jaxpref.algorithms.supervised import sft
 
-__all__ = ["Algorithm", "Model", "TrainState", "matrix_game", "offline", "online", "sft"]
+__all__ = ["Algorithm", "Model", "TrainState", "matrix_game", "offline", "online", "replayed", "sft"]

@@ -24,6 +24,7 @@ class TrainState:
     opt_state: optax.OptState
     bank: dict[str, Params] = dataclasses.field(default_factory=dict)  # other policies; see `algorithms.bank`
     loss_state: Any = None  # what a loss carries from step to step, if it does
+    memory: Any = None  # records of earlier steps, where an algorithm keeps some
 
 
 class Algorithm(NamedTuple):

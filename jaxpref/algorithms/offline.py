@@ -144,7 +144,8 @@ def offline(
         params, opt_state, more = apply_gradient(transform, state.params, state.opt_state, gradient)
         done = state.step + 1
         members = refreshed(rules, state.bank, params, done)
-        return TrainState(done, params, opt_state, members, carried), metrics | more
+        new = TrainState(done, params, opt_state, members, carried, state.memory)
+        return new, metrics | more
 
     def evaluate(state: TrainState, batch: Completions, key: PRNGKey) -> Metrics:
         return forward(state.params, batch, state, key)[1][0]

@@ -2,6 +2,7 @@
 
 from jaxpref.evals.base import Context, Estimate, Evaluation, TextSample
 from jaxpref.evals.diversity import diversity
+from jaxpref.evals.exploitability import game_exploitability, sampled_exploitability
 from jaxpref.evals.generation import generation
 from jaxpref.evals.kl import sampled_kl
 from jaxpref.evals.rewards import reward_accuracy
@@ -12,7 +13,9 @@ __all__ = [
     "Evaluation",
     "TextSample",
     "diversity",
+    "game_exploitability",
     "generation",
     "reward_accuracy",
+    "sampled_exploitability",
     "sampled_kl",
 ]

@@ -48,7 +48,7 @@ def generalised_advantages(
         carry = jnp.where(scored, advantage, next_advantage), jnp.where(scored, value, next_value)
         return carry, jnp.where(scored, advantage, 0)
 
-    time_first = [jnp.moveaxis(x, -1, 0) for x in (rewards, values, mask)]
+    time_first = (jnp.moveaxis(rewards, -1, 0), jnp.moveaxis(values, -1, 0), jnp.moveaxis(mask, -1, 0))
     start = jnp.zeros_like(time_first[0][0])
     _, advantages = jax.lax.scan(step, (start, start), time_first, reverse=True)
     return jnp.moveaxis(advantages, 0, -1)

@@ -6,7 +6,7 @@ import io
 import pathlib
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,12 +19,25 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["COLORS", "color", "curves_figure", "final_figure", "progress_figure", "save", "slug", "style"]
+__all__ = [
+    "COLORS",
+    "color",
+    "curves_figure",
+    "final_figure",
+    "new_axes",
+    "progress_figure",
+    "save",
+    "shortened",
+    "slug",
+    "style",
+    "vanishes",
+]
 
 # Okabe & Ito's palette without yellow, which is too pale for lines on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _DASHES = ("-", (0, (4, 2)))  # first and second metric of a panel
 _SIZE = (4.0, 2.6)  # inches
+_VANISHING = ("gap", "exploitability")
 _STYLE: dict[Any, Any] = {
     "font.size": 8,
     "axes.titlesize": 9,
@@ -71,21 +84,34 @@ def style(name: str) -> Iterator[None]:
         yield
 
 
-def _axes(title: str) -> "tuple[Figure, Axes]":
+def new_axes(title: str, *, whole_steps: bool = True) -> "tuple[Figure, Axes]":
+    """A figure of the usual size with one drawing; `whole_steps`: x counts something."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=_SIZE, layout="constrained")
     axes = figure.add_subplot()
-    axes.set_title(_shortened(title, 44))
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
+    axes.set_title(shortened(title, 44))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=whole_steps, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     return figure, axes
 
 
+def vanishes(metric: str) -> bool:
+    """True for what should fall to 0, and whose digits below are the news: drawn on a logarithmic axis."""
+    return any(word in metric.lower() for word in _VANISHING)
+
+
+def _logarithmic(axes: "Axes", values: Iterable[float]) -> None:
+    """A logarithmic y axis, unless nothing is positive or some value is below 0 by more than rounding."""
+    known = [v for v in values if np.isfinite(v)]
+    if known and max(known) > 0 and min(known) > -1e-6:
+        axes.set_yscale("log", nonpositive="clip")
+
+
 def curves_figure(runs: Sequence[Run], panel: Panel) -> "Figure | None":
     """One panel: train thin and pale with its smoothed line, eval as points. None if nothing is finite."""
-    figure, axes = _axes(panel.title)
+    figure, axes = new_axes(panel.title)
     drawn = False
     for run_index, run in enumerate(runs):
         for metric_index, metric in enumerate(panel.metrics):
@@ -103,6 +129,8 @@ def curves_figure(runs: Sequence[Run], panel: Panel) -> "Figure | None":
     if not drawn:
         return None
     axes.set_xlabel("step")
+    if vanishes(panel.title):
+        _logarithmic(axes, (v for line in axes.get_lines() for v in np.asarray(line.get_ydata(), float)))
     if panel.title.endswith("accuracies"):
         axes.axhline(0.5, color="#999999", linewidth=0.8, linestyle=":")
     if len(panel.metrics) > 1:
@@ -160,7 +188,7 @@ def _metric_legend(axes: "Axes", panel: Panel, num_runs: int) -> None:
             color=color(i) if num_runs == 1 else "#444444",
             linestyle=_DASHES[i if num_runs > 1 else 0],
             linewidth=1.5,
-            label=_shortened(metric.rpartition("/")[2]),
+            label=shortened(metric.rpartition("/")[2]),
         )
         for i, metric in enumerate(panel.metrics)
     ]
@@ -169,7 +197,8 @@ def _metric_legend(axes: "Axes", panel: Panel, num_runs: int) -> None:
 
 def progress_figure(runs: Sequence[Run], stage: str, evaluator: str, metric: str) -> "Figure":
     """An evaluator's metric over the steps of a stage, with its confidence intervals."""
-    figure, axes = _axes(f"{evaluator}: {metric}")
+    figure, axes = new_axes(f"{evaluator}: {metric}")
+    means: list[float] = []
     for index, run in enumerate(runs):
         points = sorted(
             (e for e in run.evaluations if (e.stage, e.evaluator, e.metric) == (stage, evaluator, metric)),
@@ -178,6 +207,9 @@ def progress_figure(runs: Sequence[Run], stage: str, evaluator: str, metric: str
         # Side by side, or the last run's bars would hide the others'.
         shift = (index - (len(runs) - 1) / 2) * 0.012 * max((e.step for e in points), default=0)
         _with_errors(axes, points, [e.step + shift for e in points], color(index))
+        means += [e.mean for e in points]
+    if vanishes(metric):
+        _logarithmic(axes, means)
     axes.set_xlabel("step")
     return figure
 
@@ -202,7 +234,7 @@ def final_figure(finals: Sequence[tuple[str, Evaluation]], title: str, hues: Seq
     """Last value of one metric for each run, with its interval: one row per run, first run on top."""
     from matplotlib.ticker import MaxNLocator
 
-    figure, axes = _axes(title)
+    figure, axes = new_axes(title)
     figure.set_figheight(0.9 + 0.26 * len(finals))
     for row, (_, final) in enumerate(finals):
         errors = (
@@ -211,14 +243,14 @@ def final_figure(finals: Sequence[tuple[str, Evaluation]], title: str, hues: Seq
             else None
         )
         axes.errorbar([final.mean], [row], xerr=errors, color=hues[row], marker="o", markersize=5, capsize=3)
-    axes.set_yticks(range(len(finals)), [_shortened(label) for label, _ in finals])
+    axes.set_yticks(range(len(finals)), [shortened(label) for label, _ in finals])
     axes.set_ylim(len(finals) - 0.5, -0.5)
     axes.margins(x=0.06)
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     return figure
 
 
-def _shortened(label: str, length: int = 28) -> str:
+def shortened(label: str, length: int = 28) -> str:
     label = clean(label)
     return label if len(label) <= length else label[: length - 1] + "…"
 
@@ -234,7 +266,7 @@ def save(figure: "Figure", name: str, folder: pathlib.Path, legend: Sequence[tup
     if len(legend) > 1:
         from matplotlib.lines import Line2D
 
-        handles = [Line2D([], [], color=hue, linewidth=2, label=_shortened(label)) for hue, label in legend]
+        handles = [Line2D([], [], color=hue, linewidth=2, label=shortened(label)) for hue, label in legend]
         figure.legend(handles=handles, loc="outside lower center", ncols=2)
         figure.set_figheight(figure.get_figheight() + 0.18 * ((len(legend) + 1) // 2))
     figure.savefig(folder / f"{name}.png", dpi=200, metadata={"Software": None})

@@ -13,11 +13,13 @@ from collections.abc import Sequence
 from jaxpref.report.cards import cards
 from jaxpref.report.configuration import configuration_section
 from jaxpref.report.curves import curves_section, progress_section
+from jaxpref.report.frontier import frontier_section
 from jaxpref.report.markup import table, text
 from jaxpref.report.results import evaluation_table, final_figures, held_out_table
 from jaxpref.report.runs import Run, read_runs
 from jaxpref.report.samples import samples_section
 from jaxpref.report.timing import timing_section
+from jaxpref.report.tournament import Table, read_tournament, tournament_section
 
 __all__ = ["write_report"]
 
@@ -38,7 +40,8 @@ def write_report(run_directories: Sequence[pathlib.Path], output: pathlib.Path) 
     """Writes the report of one run, or of several side by side, and the figures as PNGs.
 
     The page makes no request to anywhere: styles and figures are inside it. The PNGs go to the folder
-    `report` next to it, replacing those of an earlier report. The same input gives the same bytes.
+    `report` next to it, replacing those of an earlier report. The same input gives the same bytes. A
+    `tournament.json` next to the page is shown if it is of these runs.
 
     Args:
       run_directories: as `jaxpref train` leaves them, finished or not.
@@ -56,7 +59,9 @@ def write_report(run_directories: Sequence[pathlib.Path], output: pathlib.Path) 
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.png"):
         old.unlink()
-    _write_atomically(output, _page(runs, folder))
+    labels = {pathlib.Path(d).resolve().name: run.label for d, run in zip(run_directories, runs, strict=True)}
+    tournament = read_tournament(output.parent / "tournament.json", labels)
+    _write_atomically(output, _page(runs, folder, tournament))
     return output
 
 
@@ -73,11 +78,13 @@ def _write_atomically(output: pathlib.Path, content: str) -> None:
         raise
 
 
-def _page(runs: Sequence[Run], folder: pathlib.Path) -> str:
+def _page(runs: Sequence[Run], folder: pathlib.Path, tournament: Table | None) -> str:
     results = [
         cards(runs) or _nothing("results"),
         _titled("All evaluations" if len(runs) == 1 else "Final table", evaluation_table(runs)),
         final_figures(runs, folder),
+        _titled("Win rates", tournament_section(tournament, folder) if tournament else ""),
+        _titled("What is gained for the KL spent", frontier_section(runs, folder)),
         _titled("Over the stages", progress_section(runs, folder)),
         _titled("Held-out metrics at the last step", held_out_table(runs)),
     ]

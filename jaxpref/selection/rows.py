@@ -14,7 +14,7 @@ from jaxpref.selection.gather import (
     take_responses,
     values_of,
 )
-from jaxpref.types import Completions, PRNGKey
+from jaxpref.types import COLUMNS, Completions, PRNGKey
 
 __all__ = [
     "hybrid",
@@ -76,16 +76,20 @@ def step_siblings(completions: Completions, key: PRNGKey) -> Completions:
     The preference term of SVPO (arXiv:2406.10858) compares steps after a common prefix. The prefix is still
     read, and its log-probs would cancel in a margin anyway; scoring it would only add noise to what is
     not a difference (likelihood terms, averages by length). Rows are dropped where a response has nothing but
-    the prefix. `reference_logps`, `behaviour_logps` are left out: they are sums over more tokens.
+    the prefix. `reference_logps` and `behaviour_logps` are left out, being sums over more tokens; known
+    columns of tokens become 0 where nothing is scored any more.
     """
     del key
     tokens, mask = completions.response_tokens, completions.response_mask
     equal = ((tokens == tokens[:, :1]) & (mask == mask[:, :1])).all(1)
     shared = jnp.cumprod(equal, -1).astype(bool)
-    columns = {n: v for n, v in completions.columns.items() if n not in _SUMS_OF_TOKENS}
-    left = dataclasses.replace(
-        completions, response_mask=mask & ~shared[:, None], reference_logps=None, columns=columns
-    )
+    scored = mask & ~shared[:, None]
+    columns = {
+        name: jnp.where(scored, value, 0) if COLUMNS.get(name, ("",))[0] == "b k r" else value
+        for name, value in completions.columns.items()
+        if name not in _SUMS_OF_TOKENS
+    }
+    left = dataclasses.replace(completions, response_mask=scored, reference_logps=None, columns=columns)
     return drop_rows(left, left.valid)
 
 

@@ -111,9 +111,6 @@ def _members(setting: Setting, stage: Stage, params: Params, state: Any) -> Call
     names = [s.name for s in setting.experiment.stages]
     before = names[: names.index(stage.name)]
     held = dict(getattr(state, "bank", None) or {})
-    frozen = getattr(state, "reference_params", None)
-    if frozen is not None:
-        held.setdefault("initial", frozen)
     held["policy"] = params
 
     def member(name: str) -> Params:

@@ -45,7 +45,7 @@ Collect = Callable[[Any, Any, int], tuple[Any, Metrics]]
 
 
 def collecting(algorithm: Algorithm, mesh: Mesh, *, seed: int) -> Collect | None:
-    """`(state, batch, index) -> (what step eats, metrics)` with the mesh in context, where there is a `collect`.
+    """`(state, batch, index) -> (what step eats, metrics)` with the mesh in context; None without `collect`.
 
     Not compiled as a whole, since a judge may run on the host. Draws depend on (seed, index) alone.
     """
@@ -64,7 +64,7 @@ def collecting(algorithm: Algorithm, mesh: Mesh, *, seed: int) -> Collect | None
 def compiled_evaluation(algorithm: Algorithm, mesh: Mesh, *, seed: int) -> Callable[[Any, Any, int], Metrics]:
     """`(state, batch, index) -> metrics`, replicated on every device.
 
-    An algorithm that draws its responses does so for the prompts of `batch`; draws depend on (seed, index) alone.
+    An algorithm that draws responses does so for the prompts of `batch`, from (seed, index) alone.
     """
 
     def evaluate(state, batch):

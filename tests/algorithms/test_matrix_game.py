@@ -50,6 +50,10 @@ def test_the_decaying_step_reaches_the_equilibrium_of_the_dice():
     )
     assert (metrics["kl/equilibrium"] <= metrics["kl/bound"]).all()
     assert metrics["kl/bound"][0] == metrics["kl/equilibrium"][0], "before the first step"
+    allowed = metrics["kl/bound"][0]
+    for t in range(3):
+        allowed = games.nash_md_step_bound(allowed, 0.1, games.decaying_step_size(t, 0.1))
+        assert metrics["kl/bound"][t + 1] == pytest.approx(allowed, rel=1e-5)
     t = np.arange(1, 1000)
     assert (metrics["kl/bound"][1:] <= games.nash_md_bound(t, 0.1) * (1 + 1e-5)).all()
 

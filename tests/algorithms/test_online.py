@@ -249,3 +249,37 @@ def test_settings_that_cannot_run_are_refused():
     algorithm = _online(build=max_min, judge=None)
     with pytest.raises(ValueError, match="no preferences"):
         algorithm.collect(_state(algorithm), _prompts(0), jax.random.key(0))
+
+
+def test_replayed_pairs_meet_the_present_anchor_and_give_more_updates():
+    """Two updates a step: the second on the buffer, which after one step of one pair holds that very pair."""
+    from jaxpref.algorithms import replayed
+
+    build = partial(
+        online,
+        loss=losses.dpo,
+        optimizer=partial(optax.sgd, 1.0),
+        draws=({"policy": 1.0},) * 2,
+        max_tokens=1,
+        scorer=points,
+        build=partial(max_min, by="scores"),
+    )
+    settings = dict(algorithm=build, capacity=16, prompt_length=2, response_length=1)
+    algorithm, plain = replayed(_policy(), **settings), build(_policy())
+    batch = _prompts(*[0] * 16)
+    state = algorithm.init(_policy().init(jax.random.key(0)))
+    record, _ = algorithm.collect(state, batch, jax.random.key(3))
+    assert np.asarray(record.valid).any()
+    one = jax.tree.map(lambda x: x[np.flatnonzero(record.valid)[:1]], record)
+    after, metrics = jax.jit(algorithm.step)(state, one, jax.random.key(0))
+    twice = plain.init(_policy().init(jax.random.key(0)))
+    for _ in range(2):
+        twice, _ = jax.jit(plain.step)(twice, one, jax.random.key(0))
+    np.testing.assert_allclose(after.params["logits"], twice.params["logits"], atol=1e-6)
+    assert int(after.step) == 1
+    assert int(after.memory.pushed) == 1
+    assert float(metrics["loss"].count) == 2
+    with pytest.raises(ValueError, match="room for 1"):
+        replayed(_policy(), **(settings | {"prompt_length": 1})).step(
+            state, jax.tree.map(lambda x: jnp.repeat(x, 2, 1) if x.ndim == 2 else x, one), jax.random.key(0)
+        )

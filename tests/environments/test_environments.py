@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize
 
 from jaxpref import environments, games
 from jaxpref.environments.fitted import fitted_preferences, fitted_rewards
@@ -131,9 +132,41 @@ def test_extrapolation():
 def test_uncovered_bandit():
     bandit = environments.uncovered_bandit()
     assert bandit.rewards[bandit.covered].max() == 0.9
-    (p,) = bandit.preferences
-    assert p[1, 0] == pytest.approx(1 / (1 + math.exp(-3 * 0.7)))
-    assert bandit.covered[0, 3] == False  # noqa: E712
+    assert bandit.covered.tolist() == [[True, True, True, False]]
+    assert bandit.preferences[0, 1, 0] == pytest.approx(1 / (1 + math.exp(-3 * 0.7)))
+
+
+@pytest.mark.parametrize(
+    ("weight", "anchored", "value", "uncovered"),
+    [(1.0, True, 0.8355, 0.0021), (1.0, False, 0.7115, 0.1178), (10.0, True, 0.8931, 0.0034)],
+)
+def test_a_cautious_critic_finds_the_best_covered_response(weight, anchored, value, uncovered):
+    """400 steps of SPAC with an exact critic f in [0, 1]: the value and the mass of the uncovered response.
+
+    f minimises E_pi f - E_mu f + weight * mean loss of the three pairs; mu is uniform on covered responses.
+    """
+    bandit = environments.uncovered_bandit()
+    (p,), (covered,) = bandit.preferences, bandit.covered
+    mu = covered / covered.sum() if anchored else np.zeros(4)
+    i, j = np.array([[0, 0, 1], [1, 2, 2]])
+
+    def objective(f, policy):
+        h = bandit.scale * (f[i] - f[j])
+        slopes = weight * bandit.scale / 3 * (1 / (1 + np.exp(-h)) - p[i, j])
+        gradient = policy - mu
+        np.add.at(gradient, i, slopes)
+        np.add.at(gradient, j, -slopes)
+        loss = p[i, j] * np.logaddexp(0, -h) + p[j, i] * np.logaddexp(0, h)
+        return f @ (policy - mu) + weight * loss.mean(), gradient
+
+    logits, critic, average = np.zeros(4), np.full(4, 0.5), np.zeros(4)
+    for _ in range(400):
+        policy = np.exp(logits - np.logaddexp.reduce(logits))
+        average += policy / 400
+        critic = minimize(objective, critic, (policy,), jac=True, bounds=[(0, 1)] * 4, method="L-BFGS-B").x
+        logits = logits + 0.5 * critic
+    assert bandit.value(average)[0] == pytest.approx(value, abs=2e-4)
+    assert average[3] <= uncovered + 1e-4
 
 
 @pytest.mark.parametrize("beta", [0.25, 0.5])

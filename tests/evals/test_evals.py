@@ -78,7 +78,7 @@ def _oracle(right: bool) -> Policy:
         tokens = jax.pure_callback(answers, shape, prompts.prompt_tokens, prompts.prompt_mask)
         batch = Completions(prompts.prompt_tokens, prompts.prompt_mask, tokens, tokens != 0)
         zeros = jnp.zeros(tokens.shape)
-        return Samples(batch, zeros, zeros, zeros[None])
+        return Samples(batch, zeros, zeros, zeros[None], tokens.any(-1))
 
     return tabular(prompts=2, vocab=2)._replace(sample=sample)
 

@@ -144,7 +144,7 @@ def test_two_time_scales(weight, value):
     for _ in range(400):
         policy = np.exp(logps)
         total += policy
-        options = {"ftol": 1e-15, "gtol": 1e-9}
+        options = {"ftol": 1e-13, "gtol": 1e-8}
         critic = minimize(
             _critic, critic, (policy, weight), "L-BFGS-B", jac=True, bounds=[(0, 1)] * 4, options=options
         ).x

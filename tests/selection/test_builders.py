@@ -156,7 +156,7 @@ def test_max_target_is_max_min_for_few_and_leaves_the_tail_of_many():
         )
     ]
     assert all(same), "five samples lie within two of their own standard deviations"
-    many = np.random.default_rng(1).normal(size=(3, 400)).astype(np.float32)
+    many = np.random.default_rng(1).normal(3, 1, size=(3, 400)).astype(np.float32)
     batch = record(np.full(many.shape, 1), r=1, scores=many)
     for row, (best, other) in zip(many, pairs_of(selection.max_target, batch), strict=True):
         assert best == row.argmax()
@@ -221,6 +221,7 @@ def test_a_refinement_must_be_better_where_that_is_known():
 
 def test_a_shared_prefix_is_not_scored_and_has_no_gradient_in_the_margin():
     batch = record([[4, 3], [3, 3], [2, 4]], r=4, behaviour_logps=np.ones((3, 2)))
+    batch.columns["behaviour_token_logps"] = jnp.ones((3, 2, 4))
     tokens = np.array(batch.response_tokens) % 6
     tokens[0, :] = [[1, 2, 3, 4], [1, 2, 5, 0]]
     tokens[1, :] = [[1, 2, 3, 0], [1, 2, 3, 0]]  # the same step
@@ -232,6 +233,7 @@ def test_a_shared_prefix_is_not_scored_and_has_no_gradient_in_the_margin():
     assert steps.response_mask[0].tolist() == [[False, False, True, True], [False, False, True, False]]
     assert steps.valid.tolist() == [True, False, False]
     assert "behaviour_logps" not in steps.columns
+    assert steps.columns["behaviour_token_logps"][0].tolist() == [[0, 0, 1, 1], [0, 0, 1, 0]]
     with enable_x64():
         policy = scored_table_policy(6)
         params = {"logits": jnp.asarray(np.random.default_rng(0).normal(size=(6, 6)))}

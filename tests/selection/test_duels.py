@@ -1,5 +1,6 @@
 """Dueling bandits find the best arm: regret falls, and faster than by uniform duels (toy E13)."""
 
+import math
 from functools import partial
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 from x64 import enable_x64
 
 from jaxpref.selection import colstim, fit_duels, thompson_duel, ucb_duel
+from jaxpref.selection.duels import DuelFit
 
 THETA = np.array([1.0, 0.5, 0.2])
 ROUNDS, SEEDS, ARMS = 240, 8, 10
@@ -16,58 +18,54 @@ ROUNDS, SEEDS, ARMS = 240, 8, 10
 
 def test_the_fit_is_the_maximum_of_the_posterior():
     rng = np.random.default_rng(0)
+    x, wins = rng.normal(size=(40, 3)), (rng.uniform(size=40) < 0.6).astype(float)
+    where, ridge = np.arange(40) < 30, 0.5
     with enable_x64():
-        x = jnp.asarray(rng.normal(size=(40, 3)))
-        wins = jnp.asarray((rng.uniform(size=40) < 0.6).astype(float))
-        where = jnp.asarray(np.arange(40) < 30)
-        fit = fit_duels(x, wins, where, ridge=0.5)
-
-        def loss(theta):
-            z = x @ theta
-            nll = jax.nn.softplus(z) - wins * z
-            return jnp.where(where, nll, 0).sum() + 0.25 * (theta**2).sum()
-
-        assert np.abs(jax.grad(loss)(fit.theta)).max() < 1e-10
-        np.testing.assert_allclose(fit.precision, jax.hessian(loss)(fit.theta), rtol=1e-8)
-        # From where the curve is flat, too.
-        far = fit_duels(x, wins, where, ridge=0.5, steps=30, start=jnp.array([-60.0, 80, 40]))
-        np.testing.assert_allclose(far.theta, fit.theta, atol=1e-8)
+        fits = jax.jit(partial(fit_duels, ridge=ridge, steps=30))
+        # From 0, and from where the curve is flat and a full Newton step leads away.
+        near, far = (fits(x, wins, where, start=jnp.asarray(s)) for s in ([0.0, 0, 0], [-60.0, 80, 40]))
+    near, far = jax.tree.map(np.asarray, (near, far))
+    p = 1 / (1 + np.exp(-x @ near.theta))
+    np.testing.assert_allclose(x.T @ (where * (wins - p)), ridge * near.theta, atol=1e-10)
+    hessian = x.T @ ((where * p * (1 - p))[:, None] * x) + ridge * np.eye(3)
+    np.testing.assert_allclose(near.precision, hessian, rtol=1e-8)
+    np.testing.assert_allclose(far.theta, near.theta, atol=1e-8)
     with pytest.raises(ValueError, match="ridge"):
-        fit_duels(x, wins, ridge=0.0)
+        fit_duels(jnp.asarray(x), jnp.asarray(wins), ridge=0.0)
 
 
 def test_thompson_draws_from_the_posterior():
-    """Two arms: the first draw prefers arm 0 with probability Phi(u / s), u = theta . x, s^2 = x P^-1 x."""
-    arms = jnp.array([[1.0, 0.3], [0.0, 0.0]])
-    precision = jnp.array([[3.0, 1.0], [1.0, 2.0]])
-    fit = fit_duels(jnp.zeros((1, 2)), jnp.zeros(1))._replace(
-        theta=jnp.array([0.4, -0.1]), precision=precision
-    )
-    keys = jax.random.split(jax.random.key(0), 4000)
-    first, second = jax.vmap(lambda key: thompson_duel(arms, fit, key))(keys)
-    x = np.asarray(arms[0])
-    z = float(x @ np.array([0.4, -0.1])) / np.sqrt(x @ np.linalg.inv(np.asarray(precision)) @ x)
-    expected = float(jax.scipy.stats.norm.cdf(z))
-    for drawn in (first, second):
-        assert abs(float((drawn == 0).mean()) - expected) < 4 * 0.5 / np.sqrt(4000)
-    assert abs(np.corrcoef(first, second)[0, 1]) < 4 / np.sqrt(4000), "two draws, not one"
+    """Two arms: a draw prefers arm 0 with probability Phi(u / s), u = theta . x, s^2 = x P^-1 x."""
+    x, theta = np.array([1.0, 0.9]), np.array([0.4, -0.1])
+    precision = np.array([[3.0, 2.0], [2.0, 2.0]])
+    arms, fit = jnp.asarray([x, 0 * x], jnp.float32), DuelFit(jnp.asarray(theta), jnp.asarray(precision))
+    draws = jax.jit(jax.vmap(lambda key: thompson_duel(arms, fit, key)))
+    drawn = np.asarray(draws(jax.random.split(jax.random.key(0), 4000)))
+    z = x @ theta / np.sqrt(x @ np.linalg.inv(precision) @ x)
+    expected = (1 + math.erf(z / math.sqrt(2))) / 2
+    assert np.abs((drawn == 0).mean(1) - expected).max() < 4 * 0.5 / np.sqrt(4000)
+    assert abs(np.corrcoef(drawn)[0, 1]) < 4 / np.sqrt(4000), "two draws, not one"
 
 
 def test_limits_of_the_duels():
     rng = np.random.default_rng(1)
-    arms = jnp.asarray(rng.normal(size=(6, 3)), jnp.float32)
-    fit = fit_duels(jnp.asarray(rng.normal(size=(20, 3)), jnp.float32), jnp.ones(20))
-    key, greedy = jax.random.key(1), int(jnp.argmax(arms @ fit.theta))
-    for duel in (
-        thompson_duel(arms, fit, key, scale=0.0),
-        ucb_duel(arms, fit, key, width=0.0),
-        colstim(arms, fit, key, width=0.0, noise=0.0),
-    ):
-        assert [int(arm) for arm in duel] == [greedy, greedy]
-    wide = ucb_duel(arms, fit, key, width=100.0)
-    differences = np.asarray(arms - arms[greedy][None])
-    norms = np.einsum("nd,de,ne->n", differences, np.linalg.inv(fit.precision), differences)
-    assert [int(arm) for arm in wide] == [greedy, norms.argmax()]
+    arms, theta = rng.normal(size=(6, 3)).astype(np.float32), np.array([1.0, -0.5, 0.3], np.float32)
+    precision = np.diag([2.0, 9.0, 4.0]).astype(np.float32)
+    fit, greedy = DuelFit(jnp.asarray(theta), jnp.asarray(precision)), int((arms @ theta).argmax())
+
+    @jax.jit
+    def duels(arms, key):
+        return (
+            thompson_duel(arms, fit, key, scale=0.0),
+            ucb_duel(arms, fit, key, width=0.0),
+            colstim(arms, fit, key, width=0.0, noise=0.0),
+            ucb_duel(arms, fit, key, width=100.0),
+        )
+
+    *sure, wide = np.asarray(duels(jnp.asarray(arms), jax.random.key(1))).tolist()
+    assert sure == [[greedy, greedy]] * 3
+    norms = (((arms - arms[greedy]) ** 2) / np.diag(precision)).sum(-1)
+    assert wide == [greedy, norms.argmax()]
 
 
 def _uniform(arms, fit, key):

@@ -1,0 +1,115 @@
+"""What runs gain for the KL they spend: one drawing for each score, and who wins at equal KL."""
+
+import math
+import pathlib
+from collections.abc import Sequence
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+from jaxpref.evals.frontier import FrontierPoint, at_matched_kl
+from jaxpref.evals.intervals import Estimate
+from jaxpref.report import figures
+from jaxpref.report.markup import interval, signed, table, text, value
+from jaxpref.report.results import Key, keys
+from jaxpref.report.runs import Evaluation, Run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["frontier_section", "points"]
+
+_KL = "KL to "  # metrics of `evals.sampled_kl`
+_MOST_RUNS = 6  # compared two by two
+
+
+def points(run: Run, kl: Key, score: Key) -> list[FrontierPoint]:
+    """Evaluations of both metrics at one step of one stage, in the order of the run."""
+    found: dict[tuple[str, int], dict[Key, Evaluation]] = {}
+    for e in run.evaluations:
+        if (e.evaluator, e.metric) in (kl, score) and math.isfinite(e.mean):
+            found.setdefault((e.stage, e.step), {})[e.evaluator, e.metric] = e
+    return [
+        FrontierPoint(_estimate(pair[kl]), _estimate(pair[score]), step)
+        for (_, step), pair in sorted(
+            found.items(), key=lambda item: (run.stages.index(item[0][0]), item[0][1])
+        )
+        if len(pair) == 2
+    ]
+
+
+def _estimate(e: Evaluation) -> Estimate:
+    low, high = (e.low, e.high) if e.has_interval else (e.mean, e.mean)
+    return Estimate(e.mean, low, high, e.count or 0, e.better)
+
+
+def frontier_section(runs: Sequence[Run], folder: pathlib.Path) -> str:
+    """Every metric that is better when higher, against every KL that was measured with it; empty if no run
+    has two such points."""
+    names = keys(runs)
+    goals = {(e.evaluator, e.metric) for run in runs for e in run.evaluations if e.better == "higher"}
+    drawn, rows = [], []
+    for kl in [key for key in names if key[1].startswith(_KL)]:
+        for score in [key for key in names if key in goals]:
+            lines = [points(run, kl, score) for run in runs]
+            if max(map(len, lines)) < 2:
+                continue
+            name = figures.slug(f"frontier_{kl[1]}_{score[0]}_{score[1]}")
+            title = f"{score[0]}: {score[1]}"
+            with figures.style(name):
+                colors = [(figures.color(i), run.label) for i, run in enumerate(runs)]
+                svg = figures.save(_figure(lines, title, kl[1]), name, folder, colors)
+            drawn.append(
+                f'<figure role="img" aria-label="{text(title)} against {text(kl[1])}">{svg}</figure>'
+            )
+            rows += _matched(runs, lines, title)
+    if not drawn:
+        return ""
+    html = f'<div class="figures">{"".join(drawn)}</div>'
+    if rows:
+        html += table(
+            ["Score", "First", "Second", "At KL (nats)", "First minus second"], rows, first_is_text=3
+        )
+    return html + (
+        '<p class="note">One point for each evaluation along a run, in the order of its steps, with both '
+        "intervals. The table compares runs at the largest KL that both reach, on straight lines between "
+        "points; its intervals take evaluations as independent.</p>"
+    )
+
+
+def _matched(runs: Sequence[Run], lines: Sequence[list[FrontierPoint]], title: str) -> list[list[str]]:
+    rows = []
+    for i, j in combinations(range(min(len(runs), _MOST_RUNS)), 2):
+        try:
+            kl, difference = at_matched_kl(lines[i], lines[j])
+        except ValueError:  # no KL in common
+            continue
+        limits = interval(difference.low, difference.high, sign=True)
+        cells = [text(title), text(runs[i].label), text(runs[j].label), value(kl)]
+        rows.append([*cells, f'{signed(difference.mean)} <span class="ci">{limits}</span>'])
+    return rows
+
+
+def _figure(lines: Sequence[list[FrontierPoint]], title: str, kl: str) -> "Figure":
+    figure, axes = figures.new_axes(title, whole_steps=False)
+    for index, line in enumerate(lines):
+        if not line:
+            continue
+        axes.errorbar(
+            [p.kl.mean for p in line],
+            [p.score.mean for p in line],
+            xerr=[
+                [max(p.kl.mean - p.kl.low, 0) for p in line],
+                [max(p.kl.high - p.kl.mean, 0) for p in line],
+            ],
+            yerr=[
+                [max(p.score.mean - p.score.low, 0) for p in line],
+                [max(p.score.high - p.score.mean, 0) for p in line],
+            ],
+            color=figures.color(index),
+            linewidth=1.1,
+            elinewidth=0.6,
+            marker="o",
+            markersize=3.5,
+        )
+    axes.set_xlabel(f"{kl} (nats)")
+    return figure

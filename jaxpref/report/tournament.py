@@ -1,0 +1,120 @@
+"""The win-rate matrix of a tournament: a heat map with the numbers in its cells, and a table."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxpref.report import figures
+from jaxpref.report.markup import interval, signed, table, text, value
+from jaxpref.report.runs import number
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Table", "read_tournament", "tournament_section"]
+
+_MOST = 14  # policies whose numbers can be read in the cells
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Labels, and estimates as dicts with mean, low, high."""
+
+    labels: list[str]
+    matrix: list[list[dict[str, float]]]
+    overall: list[dict[str, float]]
+    differences: list[list[dict[str, float]]]
+
+
+def read_tournament(file: pathlib.Path, labels: Mapping[str, str]) -> Table | None:
+    """The tournament next to a page; None if there is none, it is not readable or it is of other runs.
+
+    `labels`: what each run directory of the page is called on it.
+    """
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        runs = found["runs"]
+        if any(run is not None and run not in labels for run in runs):
+            return None
+        shown = [n if r is None else labels[r] for n, r in zip(found["names"], runs, strict=True)]
+        return Table(shown, found["matrix"], found["overall"], found["differences"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def tournament_section(found: Table, folder: pathlib.Path) -> str:
+    """The heat map, with a PNG in `folder`, and win rates with what separates each policy from the first."""
+    first = found.labels[0]
+    rows = []
+    for i, label in enumerate(found.labels):
+        against, between = found.matrix[i][0], found.differences[i]
+        cells = [text(label), _estimate(found.overall[i]), _estimate(against) if i else value(None)]
+        # Against the best of the others: what a reader wants to know of each row.
+        best = max(
+            (j for j in range(len(between)) if j != i), key=lambda j: found.matrix[j][0]["mean"], default=i
+        )
+        gap = between[best]
+        limits = interval(number(gap["low"]), number(gap["high"]), sign=True)
+        cells.append(
+            f'{signed(number(gap["mean"]))} <span class="ci">{limits}</span> {text(found.labels[best])}'
+        )
+        rows.append(cells)
+    drawn = ""
+    if len(found.labels) <= _MOST:
+        with figures.style("tournament"):
+            svg = figures.save(_figure(found), "tournament", folder)
+        drawn = f'<figure role="img" aria-label="win rates">{svg}</figure>'
+    count = int(number(found.matrix[0][-1].get("count")))
+    note = (
+        f'<p class="note">Share of {count:,} held-out prompts on which the row beats the column: '
+        "ties one half, both orders averaged, Clopper-Pearson intervals. Last column: difference of two "
+        "win rates against the first policy, with a bootstrap over prompts, both of a prompt together.</p>"
+    )
+    header = ["Policy", "Win rate, all others", f"Against {text(first)}", "Minus the best other"]
+    return f'<div class="figures">{drawn}</div>{table(header, rows)}{note}'
+
+
+def _estimate(e: Mapping[str, Any]) -> str:
+    limits = interval(number(e.get("low")), number(e.get("high")))
+    return f'{value(number(e.get("mean")))} <span class="ci">{limits}</span>'
+
+
+def _figure(found: Table) -> "Figure":
+    from matplotlib.figure import Figure
+
+    k = len(found.labels)
+    means = np.array([[number(e.get("mean")) for e in row] for row in found.matrix])
+    figure = Figure(figsize=(1.6 + 0.72 * k, 0.9 + 0.42 * k), layout="constrained")
+    axes = figure.add_subplot()
+    axes.grid(False)
+    # Cells as polygons, not as an image: sharp at any size and small in SVG.
+    axes.pcolormesh(means, cmap="RdBu", vmin=0, vmax=1, edgecolors="white", linewidth=1)
+    for i, j in np.ndindex(k, k):
+        strong = abs(means[i, j] - 0.5) > 0.33
+        ink = "white" if strong else "#222222"
+        if i == j:
+            axes.text(j + 0.5, i + 0.5, "–", ha="center", va="center", color="#888888")
+            continue
+        e = found.matrix[i][j]
+        axes.text(j + 0.5, i + 0.4, f"{means[i, j]:.2f}", ha="center", va="center", color=ink, fontsize=8)
+        limits = f"{number(e.get('low')):.2f}–{number(e.get('high')):.2f}"
+        axes.text(j + 0.5, i + 0.74, limits, ha="center", va="center", color=ink, fontsize=5.5)
+    axes.set_title("P(row beats column)")
+    names = [figures.shortened(label, 18) for label in found.labels]
+    axes.set_xticks(
+        np.arange(k) + 0.5, names, rotation=0 if _fit(names) else 35, ha="center" if _fit(names) else "right"
+    )
+    axes.set_yticks(np.arange(k) + 0.5, names)
+    axes.tick_params(length=0)
+    axes.invert_yaxis()
+    for side in axes.spines.values():
+        side.set_visible(False)
+    return figure
+
+
+def _fit(names: Sequence[str]) -> bool:
+    return max(map(len, names)) <= 8
