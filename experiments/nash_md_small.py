@@ -1,0 +1,284 @@
+"""Nash-MD and its rivals under a judge with cycles: a small language model plays a game of openings.
+
+A worked answer may begin with one of five openings (none, "*", "=", "+", ";"). The base model has learned them
+in unequal shares, and is right about half the time. The judge knows how each opening fares against each other
+one, and likes right answers: P(i beats j) = sigmoid(strength of i over j + right_i - right_j). "*" flatters:
+it beats the common plain answer with 0.9, and loses to each of the other three with 0.8. Those three beat the
+plain one narrowly (0.6) and one another in a circle (0.7). So what does best against the base model is not
+what does best against good policies, and no reward per response reproduces the table.
+
+Opponents and losses change, all else stays: steps, learning rate, responses drawn to a prompt (two) and tau.
+Nash-MD plays against a mixture of policy and base (beta 0.125 and 0.5), self-play is beta 0, the best response
+to the base beta 1; Nash-EMA plays the average of its iterates; online IPO and IPO-MD fit pairs. RLHF maximises
+the Bradley-Terry reward that fits comparisons of the base model's own samples best, at the same price of KL, and
+at four times that price, where it moves about as far as Nash-MD (P = 1/2 + reward / 4 near a tie).
+
+Paper     Munos et al. (2023), arXiv:2312.00886; Calandriello et al. (2024), arXiv:2403.08635 (IPO-MD). The
+          task and the judge are ours.
+Run       jaxpref train experiments/nash_md_small.py
+          jaxpref sweep experiments/nash_md_small.py:sweep_methods
+          (trains all and ends with the matrix of win rates; `jaxpref tournament` plays it again)
+Change    beta=0.5 tau=0.1 num_steps=500
+Ablation  jaxpref sweep experiments/ablations/nash_md_mixture.py:sweep_mixture
+          jaxpref sweep experiments/ablations/kl_estimators.py:sweep_estimators
+Try       jaxpref train experiments/nash_md_small.py --smoke
+Cost      COST
+Expect    EXPECT
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import _arithmetic as base
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpref import losses
+from jaxpref.algorithms import online, sft
+from jaxpref.algorithms.bank import averaged
+from jaxpref.algorithms.draws import Draws, nash_md
+from jaxpref.data import Records
+from jaxpref.data.boundary import Example, encode_example
+from jaxpref.data.synthetic import arithmetic_demonstrations, arithmetic_tokenizer, check_arithmetic
+from jaxpref.environments.fitted import fitted_rewards
+from jaxpref.evals import generation, sampled_kl
+from jaxpref.experiment import Experiment, Stage, Tournament
+from jaxpref.judges import Scorer, matrix_judge, text_scorer
+from jaxpref.selection import soft_pair, versus
+
+MAX_TOKENS = 12  # opening, worked answer and EOS
+OPENINGS = ("", "*", "=", "+", ";")
+SHARES = (0.6, 0.16, 0.08, 0.08, 0.08)  # of the demonstrations
+RIGHT = 0.5  # share of the base model's answers that are right, about: what the reward model is fitted on
+# Log-odds of the row against the column: plain, flattering, and three of a circle.
+STRENGTHS = (
+    (0.0, -2.2, -0.4, -0.4, -0.4),
+    (2.2, 0.0, -1.4, -1.4, -1.4),
+    (0.4, 1.4, 0.0, 0.85, -0.85),
+    (0.4, 1.4, -0.85, 0.0, 0.85),
+    (0.4, 1.4, 0.85, -0.85, 0.0),
+)
+
+stage = partial(Stage, prompt_buckets=(7,), response_buckets=(MAX_TOKENS,))
+
+
+def experiment(
+    *,
+    name: str = "nash_md",
+    beta: float = 0.125,
+    tau: float = 0.05,
+    peak: float = 1e-3,
+    num_steps: int = 100,
+    batch_size: int = 128,
+    sft_steps: int = 500,
+    seed: int = 0,
+) -> Experiment:
+    """Nash-MD-PG; `beta` 0 is self-play, 1 the best response to the base model."""
+    return play(
+        name=name,
+        draws=nash_md(beta),
+        loss=partial(losses.nash_md, tau=tau),
+        build=versus,
+        peak=peak,
+        num_steps=num_steps,
+        batch_size=batch_size,
+        sft_steps=sft_steps,
+        seed=seed,
+    )
+
+
+def sweep_methods(
+    *, tau: float = 0.05, peak: float = 1e-3, num_steps: int = 100, batch_size: int = 128, seed: int = 0
+) -> list[Experiment]:
+    """The rivals, at the same number of steps, learning rate and price of KL."""
+    plan = {"peak": peak, "num_steps": num_steps, "batch_size": batch_size, "seed": seed}
+    opponents = {"nash_md_125": 0.125, "nash_md_500": 0.5, "self_play": 0.0, "best_response": 1.0}
+    policies = [experiment(name=n, beta=beta, tau=tau, **plan) for n, beta in opponents.items()]
+    ema = play(
+        name="nash_ema",
+        draws=({"policy": 1.0}, {"average": 1.0}),
+        bank={"average": partial(averaged, decay=0.98)},
+        loss=partial(losses.nash_md, tau=tau),
+        build=versus,
+        **plan,
+    )
+    ipo = [
+        play(name=n, draws=draws, loss=partial(losses.online_ipo, tau=tau), build=soft_pair, **plan)
+        for n, draws in (("online_ipo", ({"policy": 1.0},) * 2), ("ipo_md", nash_md(0.125)[1:] * 2))
+    ]
+    rlhf = [
+        play(
+            name=n,
+            draws=({"policy": 1.0},) * 2,
+            loss=partial(losses.rloo, beta=price),
+            scorer=rewards_of_samples,
+            **plan,
+        )
+        for n, price in (("rlhf", tau), ("rlhf_dear", 4 * tau))
+    ]
+    return [*policies, ema, *ipo, *rlhf]
+
+
+def tournament(*, num_prompts: int = 1000, num_samples: int = 4) -> Tournament:
+    """All policies of a sweep and the base model on held-out problems, under the judge they trained with."""
+    return Tournament(
+        records=partial(base.problems, num_examples=num_prompts, part="held_out"),
+        judge=judge,
+        compiled=False,
+        max_tokens=MAX_TOKENS,
+        num_prompts=num_prompts,
+        num_samples=num_samples,
+        batch_size=500,
+    )
+
+
+def play(
+    *,
+    name: str,
+    draws: Draws,
+    loss: Callable[..., Any],
+    peak: float,
+    num_steps: int,
+    batch_size: int,
+    seed: int,
+    sft_steps: int = 500,
+    opening_steps: int = 100,
+    **settings: Any,
+) -> Experiment:
+    """Stages `sft` (as in quickstart.py), `openings` and `game`."""
+    if "scorer" not in settings:
+        settings["judge"] = judge
+    return Experiment(
+        name=name,
+        policy=base.policy,
+        tokenizer=arithmetic_tokenizer,
+        stages=(
+            base.sft_stage(num_steps=sft_steps),
+            stage(
+                name="openings",
+                algorithm=partial(
+                    sft,
+                    optimizer=partial(base.optimizer, peak=1e-3, num_steps=opening_steps, warmup_steps=10),
+                ),
+                train=partial(demonstrations, num_examples=20_000),
+                num_steps=opening_steps,
+                batch_size=64,
+                evaluation=partial(demonstrations, num_examples=400, part="held_out"),
+                evaluate_every=opening_steps,
+                evaluators=(answers(),),
+            ),
+            stage(
+                name="game",
+                algorithm=partial(
+                    online,
+                    draws=draws,
+                    loss=loss,
+                    max_tokens=MAX_TOKENS,
+                    optimizer=partial(base.optimizer, peak=peak, num_steps=num_steps),
+                    **settings,
+                ),
+                train=partial(base.problems, num_examples=20_000),
+                num_steps=num_steps,
+                batch_size=batch_size,
+                evaluators=(answers(), divergence()),
+            ),
+        ),
+        seed=seed,
+        arxiv=("2312.00886", "2403.08635"),
+    )
+
+
+def answers():
+    """Sampled answers to held-out problems, checked behind their opening."""
+    return partial(
+        generation,
+        records=base.held_out,
+        checker=right_answer,
+        max_tokens=MAX_TOKENS,
+        temperature=1.0,
+        num_prompts=400,
+        batch_size=400,
+    )
+
+
+def divergence():
+    return partial(
+        sampled_kl, records=base.held_out, max_tokens=MAX_TOKENS, num_prompts=400, batch_size=400, name="kl"
+    )
+
+
+# The task: worked answers with openings.
+
+
+def parted(response: str) -> tuple[int, str]:
+    """The opening (its number) and the worked answer behind it."""
+    number = next((i for i, opening in enumerate(OPENINGS) if i and response.startswith(opening)), 0)
+    return number, response[len(OPENINGS[number]) :]
+
+
+def right_answer(prompt: str, response: str) -> bool:
+    return check_arithmetic(prompt, parted(response)[1])
+
+
+def kind(prompt: str, response: str) -> int:
+    """The response's row of the judge's table: twice its opening, plus 1 where it is right."""
+    return 2 * parted(response)[0] + right_answer(prompt, response)
+
+
+def demonstrations(*, num_examples: int, part: str = "train", seed: int = 0) -> Records:
+    """Worked answers, 40 % of them with a slip, behind openings drawn by `SHARES`."""
+    plain = arithmetic_demonstrations(
+        num_examples=num_examples, wrong_fraction=0.4, num_digits=2, operations="+-", part=part, seed=seed
+    )
+    tokenizer, generator = arithmetic_tokenizer(), np.random.default_rng([seed, part == "train"])
+    drawn = generator.choice(len(OPENINGS), size=num_examples, p=SHARES)
+    rows = [
+        encode_example(
+            tokenizer,
+            tokenizer.decode(plain.prompt(row).tolist()[1:]),
+            [OPENINGS[opening] + tokenizer.decode(plain.response(row, 0).tolist()[:-1])],
+            prompt_length=7,
+            response_length=MAX_TOKENS,
+        )
+        for row, opening in enumerate(drawn)
+    ]
+    source = {"kind": "openings", "part": part, "seed": seed}
+    metadata = {**plain.metadata, "source": source}
+    return Records.from_examples([row for row in rows if isinstance(row, Example)], metadata)
+
+
+# The judge.
+
+
+def table() -> tuple[tuple[float, ...], ...]:
+    """P(row beats column) of the ten kinds."""
+    opening, right = np.repeat(np.arange(5), 2), np.tile([0.0, 1.0], 5)
+    logits = np.asarray(STRENGTHS)[opening[:, None], opening[None]] + right[:, None] - right[None]
+    return tuple(map(tuple, 1 / (1 + np.exp(-logits))))
+
+
+def kind_shares() -> np.ndarray:
+    """How often the base model gives each kind."""
+    return np.outer(SHARES, (1 - RIGHT, RIGHT)).reshape(-1)
+
+
+def judge():
+    scorer = text_scorer(kind, arithmetic_tokenizer())
+    return matrix_judge(lambda completions: scorer({}, completions).astype(jnp.int32), table())
+
+
+def rewards_of_samples() -> Scorer:
+    """The Bradley-Terry reward of each kind that a reward model learns from ever so many comparisons of the
+    base model's own samples."""
+    shares = kind_shares()
+    wins = 1e6 * np.outer(shares, shares) * np.asarray(table())
+    rewards = jnp.asarray(fitted_rewards(wins, prior=100.0), jnp.float32)
+    scorer = text_scorer(kind, arithmetic_tokenizer())
+
+    def score(bank, completions):
+        kinds = scorer(bank, completions).astype(jnp.int32)
+        return jax.lax.stop_gradient(rewards[kinds])
+
+    return score

@@ -1,0 +1,63 @@
+"""Models of other runs, for the bank of a run that learns with them: judges, critics, teachers."""
+
+import logging
+import pathlib
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from jaxpref.algorithms.base import Model
+from jaxpref.policies.base import Policy
+from jaxpref.training.checkpoint import Checkpoints, restore_params
+
+__all__ = ["random_model", "trained_model"]
+
+logger = logging.getLogger("jaxpref.models")
+
+
+def trained_model(
+    *, policy: Callable[[], Policy], workdir: str, stage: str, step: int | None = None
+) -> Model:
+    """What a stage of a finished run left: host arrays, and the axes that say how a mesh splits them.
+
+    For `online(models={"judge": partial(trained_model, ...)})`. Every process reads the whole model.
+
+    Args:
+      policy: builds the policy of that run, as its experiment does.
+      workdir: the folder of that run. stage: whose checkpoint.
+      step: which checkpoint; None: the last one.
+
+    Raises:
+      ValueError: there is no such run, stage or checkpoint, or its shapes are not those of `policy`.
+    """
+    root = pathlib.Path(workdir)
+    directory = root / "checkpoints" / stage
+    if not directory.is_dir():
+        known = sorted(p.name for p in (root / "checkpoints").glob("*") if p.is_dir())
+        there = f"has the stages {', '.join(known)}" if known else "is no folder of a trained run"
+        raise ValueError(
+            f"trained_model: no checkpoint of stage {stage!r}: {root} {there}; train the model first "
+            "(`jaxpref train ... workdir=...`) and name that workdir"
+        )
+    with Checkpoints(directory) as checkpoints:
+        found = checkpoints.latest if step is None else step
+    if found is None or not (directory / str(found)).is_dir():
+        raise ValueError(f"trained_model: {directory} has no checkpoint{'' if step is None else f' {step}'}")
+    built = policy()
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+    target = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
+        jax.eval_shape(built.init, jax.random.key(0)),
+    )
+    params = jax.tree.map(np.asarray, restore_params(directory, found, target))
+    logger.info("trained_model: %s at step %d of %s", stage, found, root)
+    return Model(params, built.axes())
+
+
+def random_model(*, policy: Callable[[], Policy], seed: int = 0) -> Model:
+    """A model that knows nothing, `policy.init`: for a dry run of memory and speed. It says so."""
+    built = policy()
+    params = jax.jit(built.init)(jax.random.key(seed))
+    logger.info("random_model: RANDOM weights, for a dry run; what a judge of them says means nothing")
+    return Model(jax.tree.map(np.asarray, params), built.axes())
