@@ -1,6 +1,7 @@
 """Online BPO: the anchor is the policy that sampled. Its phases against exact laws on tables."""
 
-from functools import cache, partial
+import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import pytest
 from jaxpref import losses
 from jaxpref.algorithms import offline, online
 from jaxpref.algorithms.bank import copied
+from jaxpref.algorithms.optimizers import restarted, warmup_linear
 from jaxpref.judges import matrix_judge
 from jaxpref.policies.tabular import tabular
 from jaxpref.selection import soft_pair, two_samples
@@ -111,38 +113,49 @@ def test_phases_of_bpo_ipo_are_multiplicative_weights():
 
 
 def test_one_phase_is_offline_learning_on_samples_of_the_initial_policy():
-    """F = 1: the same pairs and the same anchor. Where the phase begins, margins are 0."""
-    for loss, first in (
-        (partial(losses.dpo, beta=0.3), np.log(2)),
-        (partial(losses.ipo, tau=0.25), 4.0),
-        (partial(losses.rso_hinge, beta=0.3), 1.0),
-    ):
-        settings = {"loss": loss, "optimizer": partial(optax.sgd, 0.5)}
-        drawing = _bpo(every=1000, judge=strict, build=two_samples, **settings)
-        recorded = offline(_policy(), reference="initial", **settings)
-        params = _policy().init(jax.random.key(0))
-        state, plain = drawing.init(params), recorded.init(params)
-        step, plain_step = jax.jit(drawing.step), jax.jit(recorded.step)
-        for i, record in enumerate(_pairs_of_the_initial_policy()):
-            state, metrics = step(state, record, jax.random.key(i))
-            pair = Completions(
-                record.prompt_tokens, record.prompt_mask, record.response_tokens, record.response_mask
-            )
-            plain, _ = plain_step(plain, pair, jax.random.key(i))
-            if i == 0:
-                assert float(metrics["loss"].value) == pytest.approx(first, abs=1e-6)
-        moved = np.asarray(state.params["logits"])
-        np.testing.assert_array_equal(moved, plain.params["logits"])
-        assert moved[0, 0] - moved[0, 2] > np.log(0.2 / 0.5)
-    # A policy that has moved still learns from what the initial one says.
-    again, _ = drawing.collect(state, _prompts(32), jax.random.key(1))
-    np.testing.assert_array_equal(again.response_tokens, _pairs_of_the_initial_policy()[1].response_tokens)
+    """F = 1: the same pairs and the same anchor as in DPO on recorded samples, bit for bit."""
+    settings = {"loss": partial(losses.dpo, beta=0.3), "optimizer": partial(optax.sgd, 0.5)}
+    drawing = _bpo(every=1000, judge=strict, build=two_samples, **settings)
+    recorded = offline(_policy(), reference="initial", **settings)
+    params = _policy().init(jax.random.key(0))
+    first = state = drawing.init(params)
+    plain, step, plain_step = recorded.init(params), jax.jit(drawing.step), jax.jit(recorded.step)
+    pairs = []
+    for i in range(3):
+        record, _ = drawing.collect(state, _prompts(32), jax.random.key(i))
+        pairs.append(record)
+        state, _ = step(state, record, jax.random.key(i))
+        pair = Completions(
+            record.prompt_tokens, record.prompt_mask, record.response_tokens, record.response_mask
+        )
+        plain, _ = plain_step(plain, pair, jax.random.key(i))
+    moved = np.asarray(state.params["logits"])
+    np.testing.assert_array_equal(moved, plain.params["logits"])
+    assert moved[0, 0] - moved[0, 2] > np.log(0.2 / 0.5) + 0.05
+    # The policy has moved, and still learns from what the initial one says.
+    again, _ = drawing.collect(first, _prompts(32), jax.random.key(2))
+    np.testing.assert_array_equal(again.response_tokens, pairs[2].response_tokens)
 
 
-@cache
-def _pairs_of_the_initial_policy():
-    algorithm = _bpo(
-        every=1000, judge=strict, build=two_samples, loss=losses.dpo, optimizer=partial(optax.sgd, 0.5)
-    )
-    state = algorithm.init(_policy().init(jax.random.key(0)))
-    return [algorithm.collect(state, _prompts(32), jax.random.key(i))[0] for i in range(2)]
+@pytest.mark.parametrize(
+    ("loss", "first"),
+    [(partial(losses.ipo, tau=0.25), 4.0), (partial(losses.rso_hinge, beta=0.3), 1.0)],
+    ids=["ipo", "slic"],
+)
+def test_margins_of_other_losses_begin_at_zero_in_every_phase(loss, first):
+    """BPO-IPO: 1 / (4 tau^2); BPO-SLiC: 1."""
+    algorithm = _bpo(every=1, loss=loss, judge=strict, build=two_samples, optimizer=partial(optax.sgd, 0.5))
+    params = {"logits": jnp.asarray(np.log(REFERENCE)[None], jnp.float32)}
+    state = algorithm.init({"logits": params["logits"] + jnp.array([[0.5, 0.0, -0.5]])})
+    metrics = algorithm.evaluate(state, _prompts(4), jax.random.key(0))
+    assert float(metrics["loss"].value) == pytest.approx(first, abs=1e-6)
+    behind = algorithm.init(params).bank
+    metrics = algorithm.evaluate(dataclasses.replace(state, bank=behind), _prompts(4), jax.random.key(0))
+    assert float(metrics["loss"].value) < first
+
+
+def test_a_schedule_of_each_phase():
+    schedule = restarted(schedule=partial(warmup_linear, peak=1.0, warmup_steps=0, num_steps=4), every=4)
+    np.testing.assert_allclose([schedule(i) for i in range(9)], [1, 0.75, 0.5, 0.25] * 2 + [1])
+    with pytest.raises(ValueError, match="every"):
+        restarted(schedule=partial(warmup_linear, peak=1.0, warmup_steps=0, num_steps=4), every=0)
