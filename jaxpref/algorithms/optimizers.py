@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import optax
 
-__all__ = ["adamw", "constant", "rmsprop", "warmup_constant", "warmup_cosine", "warmup_linear"]
+__all__ = ["adamw", "constant", "restarted", "rmsprop", "warmup_constant", "warmup_cosine", "warmup_linear"]
 
 
 def constant(*, value: float) -> optax.Schedule:
@@ -34,6 +34,14 @@ def warmup_cosine(*, peak: float, warmup_steps: int, num_steps: int, end: float 
     """Linear rise from 0 over `warmup_steps`, then a half cosine to `end` at `num_steps`."""
     _check(warmup_steps, num_steps)
     return optax.warmup_cosine_decay_schedule(0.0, peak, warmup_steps, max(num_steps, warmup_steps + 1), end)
+
+
+def restarted(*, schedule: Callable[[], optax.Schedule], every: int) -> optax.Schedule:
+    """`schedule` from its beginning after every `every` updates: each phase has one of its own."""
+    if every < 1:
+        raise ValueError(f"restarted: every must be at least 1 update, got {every}")
+    one = schedule()
+    return lambda count: one(count % every)
 
 
 def _check(warmup_steps: int, num_steps: int) -> None:

@@ -11,6 +11,7 @@ __all__ = [
     "TransformerSizes",
     "gemma2_2b",
     "gemma3_1b",
+    "gemma_2b",
     "llama3_1_8b",
     "llama3_2_1b",
     "mistral_7b",
@@ -297,6 +298,24 @@ def qwen3_0_6b() -> TransformerSizes:
         rope_base=1_000_000.0,
         norm_eps=1e-6,
         qk_norm=True,
+    )
+
+
+def gemma_2b() -> TransformerSizes:
+    """Gemma-2B, the first one (arXiv:2403.08295 Table 1, whose vocabulary is padded to 256,128)."""
+    return TransformerSizes(
+        vocab=256_128,
+        embed=2048,
+        layers=18,
+        heads=8,
+        kv_heads=1,
+        head_dim=256,
+        mlp=16_384,
+        tied=True,
+        norm_eps=1e-6,
+        norm_offset=True,
+        activation="gelu_tanh",
+        scale_embedding=True,
     )
 
 

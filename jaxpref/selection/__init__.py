@@ -21,6 +21,7 @@ from jaxpref.selection.gather import take_responses as take_responses
 from jaxpref.selection.gather import take_rows as take_rows
 from jaxpref.selection.pairs import divpo as divpo
 from jaxpref.selection.pairs import max_min as max_min
+from jaxpref.selection.pairs import max_min_rated as max_min_rated
 from jaxpref.selection.pairs import max_random as max_random
 from jaxpref.selection.pairs import max_target as max_target
 from jaxpref.selection.pairs import random_pair as random_pair

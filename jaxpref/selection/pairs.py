@@ -6,6 +6,7 @@ column that ranks responses (higher is better); None ranks by the mean win rate 
 absent responses hold in a column does not matter.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxpref.losses.checks import not_negative
+from jaxpref.losses.win_rates import win_rates
 from jaxpref.selection.gather import (
     drop_rows,
     responses_exist,
@@ -27,6 +29,7 @@ from jaxpref.types import Completions, PRNGKey
 __all__ = [
     "divpo",
     "max_min",
+    "max_min_rated",
     "max_random",
     "max_target",
     "random_pair",
@@ -84,6 +87,19 @@ def max_min(completions: Completions, key: PRNGKey, *, by: str | None = None) ->
     values, exist = values_of(completions, by), responses_exist(completions)
     best, worst = _largest(values, exist), _largest(-values, exist)
     return _pair(completions, best, worst, _at(values, best) > _at(values, worst))
+
+
+def max_min_rated(completions: Completions, key: PRNGKey) -> Completions:
+    """`max_min` by win rates within the group, which become the column `scores`: what SPPO regresses on.
+
+    Wu et al. 2024, arXiv:2405.00675, as released: the mean of P(i beats j) over all responses to the prompt,
+    the response itself (one half) among them.
+    """
+    if completions.preferences is None:
+        raise ValueError("max_min_rated: the record has no preferences; judge it first")
+    scores = win_rates(completions.preferences, responses_exist(completions))
+    rated = dataclasses.replace(completions, columns=completions.columns | {"scores": scores})
+    return max_min(rated, key, by="scores")
 
 
 def max_random(completions: Completions, key: PRNGKey, *, by: str | None = None) -> Completions:

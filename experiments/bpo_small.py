@@ -1,0 +1,131 @@
+"""BPO on arithmetic: the trust region is drawn around the policy that sampled the pairs."""
+
+from functools import partial
+
+import _arithmetic as base
+
+from jaxpref import losses
+from jaxpref.algorithms import online
+from jaxpref.algorithms.bank import copied
+from jaxpref.algorithms.optimizers import adamw, restarted, warmup_cosine
+from jaxpref.data.synthetic import arithmetic_tokenizer
+from jaxpref.evals import sampled_kl
+from jaxpref.experiment import Experiment, Tournament
+from jaxpref.selection import two_samples
+
+held_out = partial(base.problems, num_examples=800, part="held_out")
+
+
+def experiment(
+    *,
+    name: str = "bpo_small",
+    loss=partial(losses.dpo, beta=1.0),
+    phases: int = 2,
+    anchor: str = "behaviour",
+    cycles: int = 2,
+    num_steps: int = 120,
+    peak: float = 3e-4,
+    prompts_seed: int = 0,
+) -> Experiment:
+    """`phases` is F, how many behaviour policies there are, the SFT policy being the first; `anchor` is the
+    reference of the loss, "behaviour" (BPO) or "initial" (the SFT policy). The learning rate rises and falls
+    `cycles` times. Both divide `num_steps`."""
+    for what, count in (("phases", phases), ("cycles", cycles)):
+        if count < 1 or num_steps % count:
+            raise ValueError(f"{what}: expected a divisor of num_steps={num_steps}, got {count}")
+    cycle = num_steps // cycles
+    schedule = partial(warmup_cosine, peak=peak, warmup_steps=20 // cycles, num_steps=cycle)
+    sampled = {"records": held_out, "max_tokens": base.MAX_TOKENS, "num_prompts": 400, "batch_size": 400}
+    return Experiment(
+        name=name,
+        policy=base.policy,
+        tokenizer=arithmetic_tokenizer,
+        stages=(
+            base.sft_stage(),
+            base.stage(
+                name="bpo",
+                algorithm=partial(
+                    online,
+                    loss=loss,
+                    draws=({"behaviour": 1.0},) * 2,
+                    bank={"behaviour": partial(copied, every=num_steps // phases)},
+                    reference=anchor,
+                    judge=base.right_wins,
+                    build=two_samples,
+                    max_tokens=base.MAX_TOKENS,
+                    optimizer=partial(adamw, schedule=partial(restarted, schedule=schedule, every=cycle)),
+                ),
+                train=partial(base.problems, num_examples=20_000, seed=prompts_seed),
+                num_steps=num_steps,
+                evaluators=(
+                    partial(base.answers(num_prompts=800), records=held_out, batch_size=400),
+                    partial(sampled_kl, **sampled, name="distance"),
+                ),
+                evaluators_every=60,
+            ),
+        ),
+        arxiv=("2406.12168", "2402.04792"),
+    )
+
+
+def offline(*, beta: float = 1.0, prompts_seed: int = 0) -> Experiment:
+    """DPO on samples of the SFT policy, labelled as they come: F = 1, the offline base."""
+    return _named(f"offline beta={beta:g}", phases=1, cycles=1, beta=beta, prompts_seed=prompts_seed)
+
+
+def extra_phase(*, beta: float = 1.0, prompts_seed: int = 0) -> Experiment:
+    """BPO with F = 2: what half of the steps made is sampled from and is the anchor of the other half."""
+    return _named(f"BPO F=2 beta={beta:g}", phases=2, cycles=2, beta=beta, prompts_seed=prompts_seed)
+
+
+def on_policy(*, beta: float = 1.0, prompts_seed: int = 0) -> Experiment:
+    """BPO with F = T: samples of the current policy, which is the anchor."""
+    return _named(f"BPO F=120 beta={beta:g}", phases=120, cycles=1, beta=beta, prompts_seed=prompts_seed)
+
+
+def online_dpo(*, beta: float = 1.0, prompts_seed: int = 0) -> Experiment:
+    """Samples of the current policy, the SFT policy as the anchor: arXiv:2402.04792."""
+    knobs = {"phases": 120, "cycles": 1, "anchor": "initial"}
+    return _named(f"online DPO beta={beta:g}", beta=beta, prompts_seed=prompts_seed, **knobs)
+
+
+def ipo(*, tau: float = 0.5) -> Experiment:
+    """BPO-IPO: a margin of 1 / (2 tau) nats over the anchor."""
+    return experiment(name="BPO-IPO", loss=partial(losses.ipo, tau=tau))
+
+
+def slic(*, beta: float = 1.0) -> Experiment:
+    """BPO-SLiC: max(0, 1 - beta h)."""
+    return experiment(name="BPO-SLiC", loss=partial(losses.rso_hinge, beta=beta))
+
+
+def _named(name: str, *, beta: float, prompts_seed: int, **knobs) -> Experiment:
+    label = f"{name} seed={prompts_seed}" if prompts_seed else name
+    return experiment(name=label, loss=partial(losses.dpo, beta=beta), prompts_seed=prompts_seed, **knobs)
+
+
+def sweep_behaviour() -> list[Experiment]:
+    """The offline base at two betas, one extra phase, a phase for each step, online DPO: equal steps."""
+    return [offline(), offline(beta=0.5), extra_phase(), on_policy(), online_dpo()]
+
+
+def sweep_seeds() -> list[Experiment]:
+    """The offline base and one extra phase on other prompts, from the same SFT policy."""
+    return [run(prompts_seed=seed) for seed in (0, 1, 2) for run in (offline, extra_phase)]
+
+
+def sweep_losses() -> list[Experiment]:
+    return [extra_phase(), ipo(), slic()]
+
+
+def tournament() -> Tournament:
+    """Every run against every other, the checker being the judge."""
+    return Tournament(
+        records=held_out,
+        judge=base.right_wins,
+        compiled=False,
+        max_tokens=base.MAX_TOKENS,
+        num_prompts=800,
+        num_samples=2,
+        batch_size=400,
+    )

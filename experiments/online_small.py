@@ -1,0 +1,212 @@
+"""The family of online methods on arithmetic: who draws, what is compared, and which loss."""
+
+from functools import partial
+
+import _arithmetic as base
+
+from jaxpref import losses
+from jaxpref.algorithms import online
+from jaxpref.algorithms.bank import copied
+from jaxpref.algorithms.draws import xpo as policy_and_reference
+from jaxpref.data.synthetic import arithmetic_tokenizer
+from jaxpref.evals import sampled_kl
+from jaxpref.experiment import Experiment, Tournament
+from jaxpref.selection import max_min, max_min_rated, offline_and_self, soft_pair, two_samples
+
+POLICY, PREVIOUS = {"policy": 1.0}, {"previous": 1.0}
+RESPONSES = 128  # drawn at each step, by every method
+
+
+def experiment(*, beta: float = 1.0, num_steps: int = 100, peak: float = 3e-4) -> Experiment:
+    """Online DPO, OAIF: two samples, the checker's opinion, DPO against the SFT policy; arXiv:2402.04792."""
+    algorithm = partial(
+        online,
+        loss=partial(losses.dpo, beta=beta),
+        draws=(POLICY,) * 2,
+        judge=base.right_wins,
+        build=two_samples,
+    )
+    return _run("online_dpo", algorithm, 2, "2402.04792", num_steps=num_steps, peak=peak)
+
+
+def xpo(*, beta: float = 1.0, alpha: float = 1e-3, num_steps: int = 100, peak: float = 3e-4) -> Experiment:
+    """Exploratory preference optimisation: a sample of the policy, one of SFT; arXiv:2405.21046."""
+    algorithm = partial(
+        online,
+        loss=partial(losses.xpo, beta=beta, alpha=alpha),
+        draws=policy_and_reference(),
+        judge=base.right_wins,
+        build=soft_pair,
+    )
+    return _run("xpo", algorithm, 2, "2405.21046", num_steps=num_steps, peak=peak)
+
+
+def iterative_dpo(
+    *, beta: float = 1.0, samples: int = 8, iterations: int = 4, num_steps: int = 100, peak: float = 3e-4
+) -> Experiment:
+    """Best against worst of several samples of the iterate before, which is the anchor; arXiv:2405.07863."""
+    algorithm = partial(
+        online,
+        loss=partial(losses.dpo, beta=beta),
+        draws=(PREVIOUS,) * samples,
+        bank={"previous": partial(copied, every=num_steps // iterations)},
+        reference="previous",
+        judge=base.right_wins,
+        build=max_min,
+    )
+    return _run("iterative_dpo", algorithm, samples, "2405.07863", num_steps=num_steps, peak=peak)
+
+
+def sppo(
+    *, beta: float = 0.25, samples: int = 4, iterations: int = 4, num_steps: int = 100, peak: float = 3e-4
+) -> Experiment:
+    """Self-play preference optimisation: best and worst regress on win rates; arXiv:2405.00675."""
+    algorithm = partial(
+        online,
+        loss=partial(losses.sppo, beta=beta),
+        draws=(PREVIOUS,) * samples,
+        bank={"previous": partial(copied, every=num_steps // iterations)},
+        reference="previous",
+        judge=base.right_wins,
+        build=max_min_rated,
+    )
+    return _run("sppo", algorithm, samples, "2405.00675", num_steps=num_steps, peak=peak)
+
+
+def spin(*, beta: float = 1.0, iterations: int = 4, num_steps: int = 100, peak: float = 3e-4) -> Experiment:
+    """Self-play fine-tuning: the recorded right answer against a sample of the iterate before, no judge;
+    arXiv:2401.01335."""
+    algorithm = partial(
+        online,
+        loss=partial(losses.dpo, beta=beta),
+        draws=(PREVIOUS,),
+        bank={"previous": partial(copied, every=num_steps // iterations)},
+        reference="previous",
+        hybrid=True,
+        build=offline_and_self,
+    )
+    return _run("spin", algorithm, 1, "2401.01335", num_steps=num_steps, peak=peak)
+
+
+def rloo(*, beta: float = 0.05, samples: int = 4, num_steps: int = 100, peak: float = 3e-4) -> Experiment:
+    """REINFORCE, the other samples of the prompt being the baseline; arXiv:2402.14740."""
+    algorithm = partial(
+        online, loss=partial(losses.rloo, beta=beta), draws=(POLICY,) * samples, scorer=base.checker
+    )
+    return _run("rloo", algorithm, samples, "2402.14740", num_steps=num_steps, peak=peak)
+
+
+def grpo(*, beta: float = 0.04, samples: int = 4, num_steps: int = 100, peak: float = 3e-4) -> Experiment:
+    """Scores standardised within the samples of a prompt; arXiv:2402.03300."""
+    algorithm = partial(
+        online, loss=partial(losses.grpo, beta=beta), draws=(POLICY,) * samples, scorer=base.checker
+    )
+    return _run("grpo", algorithm, samples, "2402.03300", num_steps=num_steps, peak=peak)
+
+
+def reinforce(
+    *, beta: float = 0.05, baseline: float = 0.5, num_steps: int = 100, peak: float = 3e-4
+) -> Experiment:
+    """One sample, a constant baseline and a price on the KL to the SFT policy."""
+    algorithm = partial(
+        online,
+        loss=partial(losses.reinforce, beta=beta, baseline=baseline),
+        draws=(POLICY,),
+        scorer=base.checker,
+    )
+    return _run("reinforce", algorithm, 1, "2312.00886", num_steps=num_steps, peak=peak)
+
+
+def ppo(
+    *,
+    kl_coef: float = 0.05,
+    vf_coef: float = 0.1,
+    epochs: int = 1,
+    minibatches: int = 2,
+    num_steps: int = 100,
+    peak: float = 3e-4,
+) -> Experiment:
+    """Proximal policy optimisation: one sample, a critic that is a head of the policy; arXiv:2406.09279."""
+    algorithm = partial(
+        online,
+        loss=partial(losses.ppo, kl_coef=kl_coef, vf_coef=vf_coef),
+        draws=(POLICY,),
+        scorer=base.checker,
+        epochs=epochs,
+        minibatches=minibatches,
+    )
+    updates = num_steps * epochs * minibatches
+    return _run("ppo", algorithm, 1, "2406.09279", num_steps=num_steps, peak=peak, updates=updates, outputs=1)
+
+
+def _run(
+    name: str,
+    algorithm: partial,
+    samples: int,
+    arxiv: str,
+    *,
+    num_steps: int,
+    peak: float,
+    updates: int | None = None,
+    outputs: int = 0,
+) -> Experiment:
+    """`updates` is what the schedule of the optimizer counts, by default the steps."""
+    return Experiment(
+        name=f"online_small_{name}",
+        policy=partial(base.policy, outputs=outputs),
+        tokenizer=arithmetic_tokenizer,
+        stages=(
+            base.sft_stage(),
+            base.stage(
+                name="online",
+                algorithm=partial(
+                    algorithm,
+                    max_tokens=base.MAX_TOKENS,
+                    optimizer=partial(base.optimizer, peak=peak, num_steps=updates or num_steps),
+                ),
+                train=partial(base.problems, num_examples=20_000),
+                num_steps=num_steps,
+                batch_size=RESPONSES // samples,
+                evaluators=(
+                    base.answers(),
+                    partial(
+                        sampled_kl,
+                        records=base.held_out,
+                        max_tokens=base.MAX_TOKENS,
+                        num_prompts=400,
+                        batch_size=400,
+                        name="distance",
+                    ),
+                ),
+            ),
+        ),
+        arxiv=(arxiv,),
+    )
+
+
+def sweep_methods() -> list[Experiment]:
+    """Nine methods, each with 100 steps of 128 responses."""
+    return [
+        experiment(),
+        xpo(),
+        iterative_dpo(),
+        sppo(),
+        spin(),
+        reinforce(),
+        rloo(),
+        grpo(),
+        ppo(),
+    ]
+
+
+def tournament() -> Tournament:
+    """Every policy against every other, the checker being the judge."""
+    return Tournament(
+        records=base.held_out,
+        judge=base.right_wins,
+        compiled=False,
+        max_tokens=base.MAX_TOKENS,
+        num_prompts=400,
+        num_samples=2,
+        batch_size=400,
+    )
