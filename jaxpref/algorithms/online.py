@@ -151,9 +151,13 @@ def online(
 
 
 def _behind(recorded: Completions, drawn: Completions) -> Completions:
-    """The recorded pair, then what was drawn; nobody of the bank drew the former."""
+    """The recorded pair, then what was drawn; nobody of the bank drew the former. All responses of an exact
+    expectation are rows of their own, whose weights have those of the recorded rows in them."""
+    each = len(drawn.prompt_tokens) // len(recorded.prompt_tokens)
+    recorded = recorded if each == 1 else jax.tree.map(lambda x: jnp.repeat(x, each, 0), recorded)
     shape = recorded.lengths.shape
     known = {"on_policy": jnp.zeros(shape, bool), "ended": jnp.ones(shape, bool)}
+    known |= {name: drawn.columns[name] for name in ("weights",) if name in drawn.columns}
     return joined_records(dataclasses.replace(recorded, columns=recorded.columns | known), drawn)
 
 
