@@ -5,6 +5,18 @@ from jaxpref.algorithms.matrix_game import matrix_game
 from jaxpref.algorithms.offline import offline
 from jaxpref.algorithms.online import online
 from jaxpref.algorithms.replayed import replayed
+from jaxpref.algorithms.spac import SpacState, spac
 from jaxpref.algorithms.supervised import sft
 
-__all__ = ["Algorithm", "Model", "TrainState", "matrix_game", "offline", "online", "replayed", "sft"]
+__all__ = [
+    "Algorithm",
+    "Model",
+    "SpacState",
+    "TrainState",
+    "matrix_game",
+    "offline",
+    "online",
+    "replayed",
+    "sft",
+    "spac",
+]

@@ -13,9 +13,10 @@ from jaxpref.algorithms.draws import Draws, alternatives, members, table
 from jaxpref.metrics import Metrics, masked_mean
 from jaxpref.policies.base import Policy
 from jaxpref.policies.tabular import enumerated
+from jaxpref.selection import hybrid
 from jaxpref.types import COLUMNS, Completions, Params, PRNGKey, Prompts, Samples
 
-__all__ = ["DrawRecords", "drawn_metrics", "enumerator", "sampler", "with_values"]
+__all__ = ["DrawRecords", "behind", "drawn_metrics", "enumerator", "sampler", "with_values"]
 
 # (bank, batch, key, step) -> records with the columns of drawn responses
 DrawRecords = Callable[[Mapping[str, Params], Completions, PRNGKey, Int[Array, ""]], Completions]
@@ -160,6 +161,17 @@ def _of_rows(batch: Completions) -> dict[str, Array]:
         return "k" not in axes if axes else value.ndim == 1 or value.shape[1] != k
 
     return {name: value for name, value in batch.columns.items() if of_row(name, value)}
+
+
+def behind(recorded: Completions, drawn: Completions) -> Completions:
+    """The recorded pair, then what was drawn; nobody of the bank drew the former. All responses of an exact
+    expectation are rows of their own, whose weights have those of the recorded rows in them."""
+    each = len(drawn.prompt_tokens) // len(recorded.prompt_tokens)
+    recorded = recorded if each == 1 else jax.tree.map(lambda x: jnp.repeat(x, each, 0), recorded)
+    shape = recorded.lengths.shape
+    known = {"on_policy": jnp.zeros(shape, bool), "ended": jnp.ones(shape, bool)}
+    known |= {name: drawn.columns[name] for name in ("weights",) if name in drawn.columns}
+    return hybrid(dataclasses.replace(recorded, columns=recorded.columns | known), drawn)
 
 
 def with_values(policy: Policy, params: Params, record: Completions) -> Completions:

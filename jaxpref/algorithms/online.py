@@ -6,20 +6,18 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
 from jaxpref.algorithms.bank import Rule
 from jaxpref.algorithms.base import Algorithm, Model, TrainState
-from jaxpref.algorithms.collected import drawn_metrics, enumerator, sampler, with_values
+from jaxpref.algorithms.collected import behind, drawn_metrics, enumerator, sampler, with_values
 from jaxpref.algorithms.draws import Draws, alternatives, members
 from jaxpref.algorithms.inputs import inputs_of
 from jaxpref.algorithms.offline import offline
 from jaxpref.judges import Judge, Scorer
 from jaxpref.metrics import Metrics
 from jaxpref.policies.base import Policy
-from jaxpref.selection import hybrid as joined_records
 from jaxpref.types import Completions, Params, PRNGKey
 
 __all__ = ["online"]
@@ -97,7 +95,7 @@ def online(
     )
     judging, scoring = judge and judge(), scorer and scorer()
     critic = any(i.base == "behaviour_values" for i in inputs_of(loss))
-    report, joined = jax.jit(partial(drawn_metrics, contested=_contested(draws))), jax.jit(_behind)
+    report, joined = jax.jit(partial(drawn_metrics, contested=_contested(draws))), jax.jit(behind)
     value = jax.jit(lambda params, record: with_values(policy, params, record))
     built = jax.jit(build) if build is not None else None
 
@@ -148,17 +146,6 @@ def online(
 
     loaded = None if not models else lambda: {name: load() for name, load in models.items()}
     return Algorithm(init, step, inner.evaluate, flops, rewards, collect, loaded)
-
-
-def _behind(recorded: Completions, drawn: Completions) -> Completions:
-    """The recorded pair, then what was drawn; nobody of the bank drew the former. All responses of an exact
-    expectation are rows of their own, whose weights have those of the recorded rows in them."""
-    each = len(drawn.prompt_tokens) // len(recorded.prompt_tokens)
-    recorded = recorded if each == 1 else jax.tree.map(lambda x: jnp.repeat(x, each, 0), recorded)
-    shape = recorded.lengths.shape
-    known = {"on_policy": jnp.zeros(shape, bool), "ended": jnp.ones(shape, bool)}
-    known |= {name: drawn.columns[name] for name in ("weights",) if name in drawn.columns}
-    return joined_records(dataclasses.replace(recorded, columns=recorded.columns | known), drawn)
 
 
 def _contested(draws: Draws) -> bool:

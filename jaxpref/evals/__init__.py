@@ -1,5 +1,6 @@
 """Evaluators: functions of a policy that return estimates with intervals, and samples to read."""
 
+from jaxpref.evals.bandits import bandit_policy
 from jaxpref.evals.base import Context, Estimate, Evaluation, TextSample
 from jaxpref.evals.diversity import diversity
 from jaxpref.evals.exploitability import game_exploitability, sampled_exploitability
@@ -12,6 +13,7 @@ __all__ = [
     "Estimate",
     "Evaluation",
     "TextSample",
+    "bandit_policy",
     "diversity",
     "game_exploitability",
     "generation",

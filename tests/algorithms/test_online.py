@@ -206,6 +206,20 @@ def test_recorded_pairs_come_before_the_drawn_responses():
     assert float(metrics["objective/scores"].value) == pytest.approx(drawn.mean())
 
 
+def test_every_recorded_pair_meets_every_response_of_an_exact_expectation():
+    """Its weight is that of the pair times the probability of the response."""
+    algorithm = _online(
+        hybrid=True, exact=True, judge=None, build=None, loss=losses.spac, draws=({"policy": 1.0},)
+    )
+    state, batch = _state(algorithm), _prompts(0, 1)
+    given = {"weights": jnp.array([0.25, 0.75])}
+    batch = dataclasses.replace(batch, columns=given)
+    record, _ = algorithm.collect(state, batch, jax.random.key(0))
+    np.testing.assert_array_equal(record.response_tokens[:, :, 0], [[0, 1, i] for i in range(3)] * 2)
+    p = jax.nn.softmax(state.params["logits"], -1)
+    np.testing.assert_allclose(record.columns["weights"], (given["weights"][:, None] * p).ravel(), atol=1e-6)
+
+
 def test_rows_of_padding_stay_padding():
     batch = _prompts(0, 1)
     mask = batch.response_mask.at[1].set(False)

@@ -1,12 +1,15 @@
 """Intervals against closed forms and simulation; evaluators on policies whose answers are known."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxpref.data.synthetic import arithmetic_pairs, arithmetic_tokenizer, check_arithmetic, worked_answer
-from jaxpref.evals import Context, TextSample, generation, reward_accuracy
+from jaxpref.environments import uncovered_bandit
+from jaxpref.evals import Context, TextSample, bandit_policy, generation, reward_accuracy
 from jaxpref.evals.intervals import clustered, proportion
 from jaxpref.policies.base import Policy
 from jaxpref.policies.tabular import tabular
@@ -115,3 +118,15 @@ def test_reward_accuracy_counts_ties_as_one_half_and_no_padding(sign, accuracy):
     lengths = _held_out().response_lengths
     expected = np.mean(np.sign(lengths[:, 0] - lengths[:, 1]) / 2 + 0.5)
     assert evaluation.metrics["longer-response baseline"].mean == pytest.approx(expected)
+
+
+def test_worth_of_a_table_on_a_bandit():
+    p = np.array([0.1, 0.2, 0.3, 0.4])
+    policy = tabular(prompts=1, vocab=4, initial=(np.log(p),))
+    context = dataclasses.replace(_context(policy), params=policy.init(jax.random.key(0)))
+    found = {n: e.mean for n, e in bandit_policy(context, environment=uncovered_bandit).metrics.items()}
+    wanted = {"expected reward": 0.51, "largest probability": 0.4, "uncovered mass": 0.4}
+    assert found == pytest.approx(wanted | {"entropy": -(p * np.log(p)).sum()}, abs=1e-6)
+    small = dataclasses.replace(context, policy=tabular(prompts=1, vocab=3), params={})
+    with pytest.raises(ValueError, match="4 responses"):
+        bandit_policy(small, environment=uncovered_bandit)

@@ -1,0 +1,185 @@
+"""Self-play with an adversarial critic at two time-scales: two players, two sets of params, one loop."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from jaxpref import losses
+from jaxpref.algorithms.bank import copied
+from jaxpref.algorithms.base import Algorithm, TrainState
+from jaxpref.algorithms.collected import behind, drawn_metrics, enumerator, sampler
+from jaxpref.algorithms.inputs import fed
+from jaxpref.algorithms.offline import offline
+from jaxpref.algorithms.update import accumulated_gradient, apply_gradient
+from jaxpref.losses.checks import positive
+from jaxpref.losses.spac import policy_step
+from jaxpref.metrics import Mean, Metrics, masked_mean
+from jaxpref.policies.base import Policy
+from jaxpref.policies.tabular import enumerated
+from jaxpref.selection.gather import take_responses
+from jaxpref.types import Completions, Params, PRNGKey, Prompts
+
+__all__ = ["SpacState", "spac"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SpacState:
+    """The leader is the policy, the follower the critic."""
+
+    step: Int[Array, ""]  # steps of the policy
+    params: Params
+    opt_state: optax.OptState
+    bank: dict[str, Params]  # "previous": the policy that the present round starts from
+    critic: Params
+    critic_opt_state: optax.OptState
+
+
+def spac(
+    policy: Policy,
+    *,
+    optimizer: Callable[[], optax.GradientTransformation],
+    critic: Callable[[], Policy],
+    critic_optimizer: Callable[[], optax.GradientTransformation],
+    max_tokens: int,
+    weight: float = 10.0,
+    eta: float = 1.0,
+    bound: float = 1.0,
+    scale: float = 1.0,
+    critic_steps: int = 1,
+    round_steps: int = 1,
+    num_samples: int = 1,
+    exact: bool = False,
+    mirror: bool = False,
+    microbatches: int = 1,
+) -> Algorithm:
+    """Two-timescale SPAC on recorded pairs: a pessimistic critic, and a policy that climbs it.
+
+    Ji et al. 2024, arXiv:2406.04274, by secondary accounts; the defaults are ours. A step draws samples of
+    the policy, moves the critic f in [0, bound] by `losses.spac_critic` (explain the pairs, else think little
+    of the samples), and then the policy by REINFORCE on E f - KL(pi || previous) / eta, whose optimum is
+    previous * exp(eta f). The theory has a critic solved in every round and the mixture of all policies; here
+    is the last policy, and the critic is as good as its steps make it.
+
+    Args:
+      critic: builds a policy with one head output, such as `transformer(outputs=1)` or `reward_table`. It
+        starts from the params of the policy where theirs have the same names and shapes (a body), and
+        from its own `init` elsewhere (a head).
+      weight, bound, scale: as in `losses.spac_critic`. eta: step of a round, above 0.
+      critic_steps: updates of the critic in a step, on the same batch: the faster time-scale.
+      round_steps: steps of the policy before `previous` is renewed.
+      exact: expectations over all responses in place of samples, for tables.
+      mirror: take previous * exp(eta f) itself, for tables with `length=1`; a step is then a round, and
+        `optimizer` and `round_steps` have no effect.
+    """
+    positive(weight=weight, eta=eta, bound=bound, scale=scale)
+    if min(critic_steps, round_steps, num_samples) < 1:
+        raise ValueError(
+            "spac: critic_steps, round_steps and num_samples count from 1, got "
+            f"{critic_steps}, {round_steps} and {num_samples}"
+        )
+    judged_by = critic()
+    if judged_by.quantities is None or judged_by.outputs != 1:
+        raise ValueError("spac: the critic needs one head output; build it with outputs=1")
+    if mirror and policy.enumerate is None:
+        raise ValueError("spac: mirror=True needs all responses; use a tabular policy")
+    objective = partial(losses.spac_critic, weight=weight, bound=bound, scale=scale)
+    inner = offline(
+        policy,
+        loss=partial(losses.reinforce, beta=1 / eta, baseline=bound / 2),
+        optimizer=optimizer,
+        reference="previous",
+        bank={"previous": partial(copied, every=1 if mirror else round_steps)},
+        microbatches=microbatches,
+    )
+    transform = critic_optimizer()
+    draws = ({"policy": 1.0},) * num_samples
+    draw = enumerator(policy, draws) if exact else sampler(policy, draws, max_tokens=max_tokens)
+    joined, report = jax.jit(behind), jax.jit(partial(drawn_metrics, contested=False))
+
+    def raw(params: Params, batch: Completions) -> Float[Array, "b k"]:
+        assert judged_by.quantities is not None
+        return judged_by.quantities(params, batch, ("embeddings",), None)["embeddings"][..., 0]
+
+    def value(params: Params, batch: Completions) -> Float[Array, "b k"]:
+        return bound * jax.nn.sigmoid(raw(params, batch))
+
+    def criticised(params: Params, batch: Completions) -> tuple[Mean, tuple[Metrics, None]]:
+        rewards = raw(params, batch)
+        mean = masked_mean(fed(objective, {"rewards": rewards}, {}), batch.weights)
+        f = bound * jax.nn.sigmoid(jax.lax.stop_gradient(rewards))
+        parts = {"chosen": f[:, 0], "rejected": f[:, 1], "sampled": f[:, 2:].mean(1)}
+        metrics = {f"critic/{name}": masked_mean(part, batch.weights) for name, part in parts.items()}
+        return mean, ({"critic/loss": mean} | metrics, None)
+
+    def own(params: Params, batch: Completions) -> Completions:
+        """The policy's samples, with what the critic says of them."""
+        rows, k = batch.response_tokens.shape[:2]
+        drawn = take_responses(batch, jnp.broadcast_to(jnp.arange(2, k), (rows, k - 2)))
+        scores = jax.lax.stop_gradient(value(params, drawn))
+        return dataclasses.replace(drawn, columns=drawn.columns | {"scores": scores})
+
+    def leader(state: SpacState) -> TrainState:
+        return TrainState(state.step, state.params, state.opt_state, state.bank)
+
+    def init(params: Params) -> SpacState:
+        start = inner.init(params)
+        follower = _from(judged_by.init(jax.random.key(0)), params)
+        return SpacState(
+            start.step, start.params, start.opt_state, start.bank, follower, transform.init(follower)
+        )
+
+    def collect(state: SpacState, batch: Completions, key: PRNGKey) -> tuple[Completions, Metrics]:
+        record = joined(batch, draw({"policy": state.params}, batch, key, state.step))
+        return record, report(record)
+
+    def step(state: SpacState, batch: Completions, key: PRNGKey) -> tuple[SpacState, Metrics]:
+        def improve(carry, _):
+            gradient, (metrics, _) = accumulated_gradient(criticised, carry[0], batch, microbatches)
+            params, opt_state, _ = apply_gradient(transform, *carry, gradient)
+            return (params, opt_state), metrics
+
+        follower, found = jax.lax.scan(
+            improve, (state.critic, state.critic_opt_state), None, length=critic_steps
+        )
+        if mirror:
+            metrics = inner.evaluate(leader(state), own(follower[0], batch), key)
+            done, params = state.step + 1, climbed(state.params, follower[0])
+            new = TrainState(done, params, state.opt_state, {"previous": params})
+        else:
+            new, metrics = inner.step(leader(state), own(follower[0], batch), key)
+        last = jax.tree.map(lambda x: x[-1], found)
+        return SpacState(new.step, new.params, new.opt_state, new.bank, *follower), metrics | last
+
+    def climbed(params: Params, follower: Params) -> Params:
+        logits = params["logits"]
+        if logits.ndim != 2:
+            raise ValueError(f"spac: mirror=True needs a table with length=1, got logits {logits.shape}")
+        numbers = jnp.arange(len(logits), dtype=jnp.int32)[:, None]
+        every = enumerated(policy, Prompts(numbers, jnp.ones(numbers.shape, bool)))
+        return {"logits": policy_step(jax.nn.log_softmax(logits, -1), value(follower, every), eta)}
+
+    def evaluate(state: SpacState, batch: Completions, key: PRNGKey) -> Metrics:
+        metrics = inner.evaluate(leader(state), own(state.critic, batch), key)
+        return metrics | criticised(state.critic, batch)[1][0]
+
+    def flops(batch: Completions) -> float:
+        return 5 * policy.flops(batch) + (3 * critic_steps + 1) * judged_by.flops(batch)
+
+    return Algorithm(init, step, evaluate, flops, lambda state, batch: value(state.critic, batch), collect)
+
+
+def _from(fresh: Params, params: Params) -> Params:
+    """`fresh`, with the leaves of `params` where both have one of the same name and shape."""
+    held = dict(jax.tree.leaves_with_path(params))
+
+    def one(path, leaf: Array) -> Array:
+        given = held.get(path)
+        return jnp.copy(given) if given is not None and given.shape == leaf.shape else leaf
+
+    return jax.tree.map_with_path(one, fresh)
