@@ -17,7 +17,7 @@ Paper     Munos et al. (2023), arXiv:2312.00886, Sec. 7 (the gradient); the comp
 Run       jaxpref train experiments/ablations/kl_estimators.py
           jaxpref sweep experiments/ablations/kl_estimators.py:sweep_estimators
 Change    form=local tau=0.05 num_steps=2000 tree_seed=3
-Cost      8 to 14 CPU seconds each beside the page (1000 steps; measured in a loop without the files of a run).
+Cost      8 to 14 CPU seconds each (1000 steps, in a loop that writes no files).
 Expect    tau 0.1, tree 0, after 1000 steps: duality gap, and KL(equilibrium, policy) in nats
             to_go and k2_whole   2.2e-4  6.0e-4   (the same digits: the same gradient)
             local and k2         3.0e-3  0.012    (likewise)

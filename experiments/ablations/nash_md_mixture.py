@@ -11,7 +11,7 @@ Run       jaxpref train experiments/ablations/nash_md_mixture.py
           jaxpref sweep experiments/ablations/nash_md_mixture.py:sweep_exact
           jaxpref sweep experiments/ablations/nash_md_mixture.py:sweep_mixture
 Change    beta=0.5 tau=0.02 num_steps=2000
-Cost      exact: 5 to 9 CPU seconds each for 500 steps beside the page. The language model: as nash_md_small.py.
+Cost      exact: 5 to 9 CPU seconds each (500 steps, no files). The language model: as nash_md_small.py.
 Expect    exact, after 500 steps (KL to the fixed points 0.001 to 0.01 nats), in a table of
 
           beta    win rate against                              flattering   KL to the base, nats
