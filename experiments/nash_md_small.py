@@ -31,7 +31,6 @@ from functools import partial
 from typing import Any
 
 import _arithmetic as base
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -267,16 +266,14 @@ def judge():
     return matrix_judge(lambda completions: scorer({}, completions).astype(jnp.int32), table())
 
 
-def rewards_of_samples() -> Scorer:
+def rewards() -> np.ndarray:
     """The Bradley-Terry reward of each kind that a reward model learns from ever so many comparisons of the
     base model's own samples."""
     shares = kind_shares()
-    wins = 1e6 * np.outer(shares, shares) * np.asarray(table())
-    rewards = jnp.asarray(fitted_rewards(wins, prior=100.0), jnp.float32)
-    scorer = text_scorer(kind, arithmetic_tokenizer())
+    return fitted_rewards(1e6 * np.outer(shares, shares) * np.asarray(table()), prior=100.0)
 
-    def score(bank, completions):
-        kinds = scorer(bank, completions).astype(jnp.int32)
-        return jax.lax.stop_gradient(rewards[kinds])
 
-    return score
+def rewards_of_samples() -> Scorer:
+    """`rewards` of each response."""
+    known, scorer = jnp.asarray(rewards(), jnp.float32), text_scorer(kind, arithmetic_tokenizer())
+    return lambda bank, completions: known[scorer(bank, completions).astype(jnp.int32)]

@@ -1,30 +1,32 @@
 """Nash learning from human feedback on TL;DR summaries, at full size.
 
-Supervised fine-tuning on people's summaries, then 10,000 steps of Nash-MD-PG against a trained preference model
-(experiments/pm_tldr.py). The paper's choice: tau 0.008, the weight of the reference in the opponent's mixture
-beta 0.125. Its rivals are the same file: beta 0 is self-play, 1 the best response to the fine-tuned model.
+Supervised fine-tuning on people's summaries, then 10,000 steps of Nash-MD-PG against a trained preference
+model (experiments/pm_tldr.py). The paper's choice: tau 0.008, the weight of the reference in the opponent's
+mixture beta 0.125. Its rivals are the same file: beta 0 is self-play, 1 the best response to the fine-tuned
+model.
 
 Paper     Munos et al. (2023), arXiv:2312.00886, Sec. 8; Calandriello et al. (2024), arXiv:2403.08635, its
           sister: batch size 32 and learning rate 3e-5 are that paper's for Nash-MD-PG with this tau and beta
           (as transcribed), since those of the first are not verified.
-Run       tpu_scripts/run.sh -- jaxpref train experiments/pm_tldr.py gguf=PM.gguf data_root=DIR workdir=PM_RUN
+Run       tpu_scripts/run.sh -- jaxpref train experiments/pm_tldr.py gguf=PM.gguf data_root=DIR
+            workdir=PM_RUN
           tpu_scripts/run.sh -- jaxpref train experiments/nash_md_tldr.py gguf=/path/model.gguf data_root=DIR
             judge_run=PM_RUN judge_gguf=PM.gguf mesh.fsdp=16
-          DIR holds the four files that experiments/_tldr.py writes. Policy and judge read the same tokens: use
-          models of one tokenizer. Without gguf= the policy has the shape of Qwen2.5-0.5B and RANDOM weights,
-          with tokenizer_json= for the ids; without judge_run= the judge is RANDOM, and says so: dry runs of
-          memory and speed, whose results mean nothing.
+          DIR holds the four files that experiments/_tldr.py writes. Policy and judge read the same tokens:
+          use models of one tokenizer. Without gguf= the policy has the shape of Qwen2.5-0.5B and RANDOM
+          weights, with tokenizer_json= for the ids; without judge_run= the judge is RANDOM, and says so: dry
+          runs of memory and speed, whose results mean nothing.
 Change    beta=0.25 tau=0.02 stages.nash.num_steps=3000 max_tokens=80
 Ablation  jaxpref sweep experiments/nash_md_tldr.py:sweep_beta gguf=... data_root=DIR judge_run=PM_RUN
           (ends with the win rates of all policies under that preference model)
-Cost      not measured: no pod has run it yet.
+Cost      not measured: no pod has run it yet. Both stages ran with tiny models in place of these.
 Expect    not yet reproduced. The paper's table (judge PaLM 2-L, 2,000 comparisons a cell, half-width .023; as
-          transcribed): win rate against the fine-tuned model .983, .982, .985, .943 for beta 0, .125, .5, 1, and
-          beta .125 beats them with .592, .500, .631, .837; RLHF .990, which beta .125 beats with .598.
+          transcribed): win rate against the fine-tuned model .983, .982, .985, .943 for beta 0, .125, .5, 1;
+          beta .125 beats the others with .592, .631, .837, and RLHF (.990) with .598.
 
-Differs from the paper: decoders in place of T5X-L (770M, policy) and T5X-XL (3B, judge); AdamW with no warm-up in
-place of Adafactor with decay .8 (the sister paper's); the judge of the table is the preference model itself.
-Not verified in the paper, so knobs here: longest summary (max_tokens), batch size, learning rate, fine-tuning.
+Differs from the paper: decoders in place of T5X-L (770M, policy) and T5X-XL (3B, judge); AdamW at a constant
+rate in place of Adafactor with decay .8 (the sister paper's); the judge of the table is the preference model
+itself. Not verified in the paper, so knobs here: longest summary, batch size, learning rate, fine-tuning.
 """
 
 from functools import partial

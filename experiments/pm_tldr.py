@@ -16,9 +16,9 @@ Cost      not measured: no pod has run it yet.
 Expect    not yet reproduced. The paper has a test accuracy of about 0.78 for its T5X-XL (3B) preference model
           and 0.76 for a reward model of that size (as transcribed).
 
-Differs from the paper: a decoder in place of T5X-XL, a head in place of the logit of one token behind a rater's
-instruction (whose text is not verified), both orders in every example. Learning rate, batch size and number
-of steps of the paper are not verified; those here are ours: one epoch of the 92,820 comparisons.
+Differs from the paper: a decoder in place of T5X-XL, a head in place of the logit of one token behind a
+rater's instruction (whose text is not verified), both orders in every example. Learning rate, batch size and
+number of steps of the paper are not verified; those here are ours: one epoch of the 92,820 comparisons.
 """
 
 from functools import partial

@@ -1,16 +1,19 @@
 """Every experiment file: its complete description is what the golden file says, and it runs."""
 
 import dataclasses
+import importlib
 import json
 import os
 import pathlib
 import re
 
+import numpy as np
 import pytest
 from launch import run
 
 from jaxpref import config
 from jaxpref.experiment import MeshShape, smoke
+from jaxpref.games.equilibria import beta_fixed_point
 from jaxpref.training.run import train
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -77,6 +80,30 @@ def test_coverage_smoke(tmp_path):
 
 def test_matrix_games_smoke(tmp_path):
     assert "game  3/3 held out: loss" in _smoke("nash_md_games.py", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["kl_estimators", "nash_md_mixture"])
+def test_exact_ablations_smoke(tmp_path, name):
+    assert "game  3/3 exact:" in _smoke(f"ablations/{name}.py", tmp_path)
+
+
+def test_the_small_nash_game_is_what_its_manual_says():
+    """Kinds of responses, shares of the demonstrations, and a reward model that falls for flattery where the
+    equilibrium does not."""
+    config.load(str(ROOT / "experiments/nash_md_small.py"))  # makes its folder importable
+    small = importlib.import_module("nash_md_small")
+    for response, kind in (("13,15;153", 1), ("13,15;154", 0), ("*13,15;153", 3), (";153", 8), ("", 0)):
+        assert small.kind("86+67=", response) == kind
+    records, tokenizer = small.demonstrations(num_examples=500), small.arithmetic_tokenizer()
+    texts = [tokenizer.decode(records.response(i, 0).tolist()[:-1]) for i in range(len(records))]
+    shares = np.bincount([small.parted(text)[0] for text in texts], minlength=5) / 500
+    np.testing.assert_allclose(shares, small.SHARES, atol=4 * 0.5 / 500**0.5)
+    wins, reference = np.asarray(small.table()), small.kind_shares()
+    equilibrium = np.exp(beta_fixed_point(wins, reference, 0.05, 0.125))
+    greedy = np.exp(beta_fixed_point(wins, reference, 0.05, 1.0))
+    assert small.rewards().argmax() == 3
+    assert equilibrium[2:4].sum() < 0.03 < 0.4 < greedy[2:4].sum()
+    assert equilibrium @ wins @ greedy == pytest.approx(0.574, abs=1e-3)
 
 
 @pytest.mark.slow
