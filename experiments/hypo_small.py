@@ -4,7 +4,8 @@ The task of `quickstart.py`, with recorded pairs whose slip is always in the ans
 same steps, which are right. The model makes slips of other kinds too (steps that are wrong or left out), of
 which no pair says anything. DPO of a small beta makes both responses of a pair less likely, and what they
 lose goes to what no pair covers. HyPO draws two responses of the policy for each prompt at every step. Nobody
-judges them: they only price the KL to the model before. Held-out pairs have slips of all kinds, on new prompts.
+judges them: they only price the KL to the model before. Held-out pairs have slips of all kinds, and new
+prompts.
 
 Paper     Song et al. (2024), arXiv:2406.01462 (TL;DR and chat there; the task is ours).
 Run       jaxpref train experiments/hypo_small.py
@@ -24,7 +25,8 @@ Expect    One seed, 400 held-out prompts, 95 % intervals. KL to the model after 
                      150      0.64 [0.52, 0.75]    .823 [.785, .860]    .613 [.564, .659]
                      300      0.54 [0.44, 0.64]    .853 [.818, .887]    .652 [.605, .698]
           At DPO's best reward accuracy (.70 at 150; HyPO has .72 at 50) the KL is 2.60 against 0.48. Both
-          fit the recorded pairs (training accuracy .99). No knob was tuned: 0.01 was the first weight tried.
+          fit the recorded pairs (training accuracy .99). Of 400 answers after SFT, 43 have the slip that the
+          pairs cover and 167 wrong steps; after DPO 2 and 315, after HyPO 7 and 132. No knob was tuned: 0.01 was the first weight tried.
 """
 
 from collections.abc import Callable
