@@ -26,7 +26,8 @@ Expect    One seed, 400 held-out prompts, 95 % intervals. KL to the model after 
                      300      0.54 [0.44, 0.64]    .853 [.818, .887]    .652 [.605, .698]
           At DPO's best reward accuracy (.70 at 150; HyPO has .72 at 50) the KL is 2.60 against 0.48. Both
           fit the recorded pairs (training accuracy .99). Of 400 answers after SFT, 43 have the slip that the
-          pairs cover and 167 wrong steps; after DPO 2 and 315, after HyPO 7 and 132. No knob was tuned: 0.01 was the first weight tried.
+          pairs cover and 167 wrong steps; after DPO 2 and 315, after HyPO 7 and 132. No knob was tuned: 0.01
+          was the first weight tried.
 """
 
 from collections.abc import Callable
