@@ -20,9 +20,8 @@ Run       jaxpref train experiments/bpo_small.py
           jaxpref train experiments/bpo_small.py:offline beta=0.5   (or another name of the list)
 Change    phases=4 cycles=2 num_steps=240 anchor=initial stages.bpo.algorithm.loss.beta=0.3
 Ablation  jaxpref sweep experiments/bpo_small.py:sweep_behaviour
-          (also sweep_seeds and sweep_losses: bpo_small.py:sweep_seeds, bpo_small.py:sweep_losses; each ends with
-          a tournament judged by the checker, and the report draws accuracy against KL) and
-          experiments/ablations/bpo_phases.py
+          (ends with a tournament judged by the checker; the report draws accuracy against KL. Others:
+          bpo_small.py:sweep_seeds, bpo_small.py:sweep_losses, experiments/ablations/bpo_phases.py)
 Try       jaxpref train experiments/bpo_small.py --smoke
 Cost      COST
 Expect    EXPECT
