@@ -10,8 +10,11 @@ Paper     Online BPO (2024), arXiv:2406.12168; the equal-strength comparison is 
 Run       jaxpref train experiments/ablations/bpo_phases.py
           jaxpref sweep experiments/ablations/bpo_phases.py:sweep_phases
 Change    phases=3 strength=1
-Cost      COST
-Expect    EXPECT
+Cost      as experiments/bpo_small.py, for each run.
+Expect    one run each, 120 steps, 800 held-out prompts (KL: 400). F = 1, beta 0.5: accuracy 0.641 [0.607,
+          0.674] at KL 0.678 [0.548, 0.808]. F = 2, beta 1: 0.674 [0.640, 0.705] at 0.382 [0.315, 0.448].
+          Half the KL for no less accuracy; the accuracies themselves are not told apart. F = 4 has not been
+          run. Far from solved phases, so the KLs are not those of the law.
 """
 
 from functools import partial
@@ -23,12 +26,11 @@ from jaxpref.experiment import Experiment, Tournament
 
 
 def experiment(*, phases: int = 2, strength: float = 0.5, prompts_seed: int = 0) -> Experiment:
-    """`strength` is beta / phases. Each phase has a learning-rate schedule of its own."""
+    """`strength` is beta / phases."""
     return bpo_small.experiment(
         name=f"bpo_phases F={phases}",
         loss=partial(losses.dpo, beta=strength * phases),
         phases=phases,
-        cycles=phases,
         prompts_seed=prompts_seed,
     )
 

@@ -6,6 +6,7 @@ the `learning_rate` metric.
 
 from collections.abc import Callable
 
+import jax.numpy as jnp
 import optax
 
 __all__ = ["adamw", "constant", "restarted", "rmsprop", "warmup_constant", "warmup_cosine", "warmup_linear"]
@@ -41,7 +42,7 @@ def restarted(*, schedule: Callable[[], optax.Schedule], every: int) -> optax.Sc
     if every < 1:
         raise ValueError(f"restarted: every must be at least 1 update, got {every}")
     one = schedule()
-    return lambda count: one(count % every)
+    return lambda count: one(jnp.mod(count, every))
 
 
 def _check(warmup_steps: int, num_steps: int) -> None:
