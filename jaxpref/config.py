@@ -17,8 +17,8 @@ from jaxpref.experiment import Experiment, Tournament
 __all__ = ["describe", "docstring", "leaves", "load", "load_sweep", "load_tournament", "override"]
 
 
-def _module(path: str | pathlib.Path) -> types.ModuleType:
-    file = pathlib.Path(path)
+def _module(given: str | pathlib.Path) -> types.ModuleType:
+    file = pathlib.Path(given)
     if not file.is_file():
         raise ValueError(
             f"no experiment file {file}; give the path of a Python file such as experiments/quickstart.py"
@@ -29,9 +29,11 @@ def _module(path: str | pathlib.Path) -> types.ModuleType:
         raise ValueError(f"{file} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # its functions must be importable by name for pickling and type hints
-    # Files of an experiments folder may import one another.
-    if str(file.resolve().parent) not in sys.path:
-        sys.path.insert(0, str(file.resolve().parent))
+    # Files of an experiments folder may import one another, and an ablation the experiment that it varies.
+    folder = file.resolve().parent
+    for path in (folder.parent, folder) if folder.name == "ablations" else (folder,):
+        if str(path) not in sys.path:
+            sys.path.insert(0, str(path))
     spec.loader.exec_module(module)
     return module
 

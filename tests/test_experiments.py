@@ -33,7 +33,7 @@ def test_description_equals_the_golden_file(file):
 def test_docstring_is_a_manual(file):
     doc = config.docstring(str(file))
     assert "Paper " in doc
-    assert f"experiments/{file.name}" in doc
+    assert file.relative_to(ROOT).as_posix() in doc
     assert "jaxpref train" in doc
 
 
