@@ -75,6 +75,11 @@ def test_matrix_games_smoke(tmp_path):
     assert "game  3/3 held out: loss" in _smoke("nash_md_games.py", tmp_path)
 
 
+@pytest.mark.parametrize("file", ["spac_toy.py", "spac_toy.py:two_timescales", "onpolicy_bandit.py"])
+def test_bandits_smoke(tmp_path, file):
+    assert "3/3 bandit: expected reward" in _smoke(file, tmp_path)
+
+
 @pytest.mark.slow
 @pytest.mark.needs_tensorflow
 def test_reward_model_smoke_on_the_real_pairs(tmp_path, data_root):
