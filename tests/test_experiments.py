@@ -106,6 +106,11 @@ def test_the_small_nash_game_is_what_its_manual_says():
     assert equilibrium @ wins @ greedy == pytest.approx(0.574, abs=1e-3)
 
 
+@pytest.mark.parametrize("file", ["spac_toy.py", "spac_toy.py:two_timescales", "onpolicy_bandit.py"])
+def test_bandits_smoke(tmp_path, file):
+    assert "3/3 bandit: expected reward" in _smoke(file, tmp_path)
+
+
 @pytest.mark.slow
 @pytest.mark.needs_tensorflow
 def test_reward_model_smoke_on_the_real_pairs(tmp_path, data_root):

@@ -19,6 +19,7 @@ from jaxpref.selection.gather import drop_rows as drop_rows
 from jaxpref.selection.gather import same_responses as same_responses
 from jaxpref.selection.gather import take_responses as take_responses
 from jaxpref.selection.gather import take_rows as take_rows
+from jaxpref.selection.pairs import best_of as best_of
 from jaxpref.selection.pairs import divpo as divpo
 from jaxpref.selection.pairs import max_min as max_min
 from jaxpref.selection.pairs import max_min_rated as max_min_rated

@@ -27,6 +27,7 @@ from jaxpref.selection.gather import (
 from jaxpref.types import Completions, PRNGKey
 
 __all__ = [
+    "best_of",
     "divpo",
     "max_min",
     "max_min_rated",
@@ -79,6 +80,13 @@ def two_samples_drawn(completions: Completions, key: PRNGKey) -> Completions:
     p = _preference_of_two(completions, "two_samples_drawn")
     first = jnp.where(jax.random.bernoulli(key, p), 0, 1)
     return _pair(completions, first, 1 - first)
+
+
+def best_of(completions: Completions, key: PRNGKey, *, by: str | None = None) -> Completions:
+    """The best response alone, the first one of equals: what best-of-n imitates."""
+    del key
+    best = _largest(values_of(completions, by), responses_exist(completions))
+    return take_responses(completions, best[:, None])
 
 
 def max_min(completions: Completions, key: PRNGKey, *, by: str | None = None) -> Completions:

@@ -1,4 +1,4 @@
-"""Two-timescale SPAC on a bandit of which one action is in no comparison: exact rounds, gradients, samples."""
+"""Two-timescale SPAC on a bandit with an action that is in no comparison: exact rounds, samples."""
 
 from functools import partial
 
@@ -71,7 +71,7 @@ def test_gradients_of_a_round_end_where_its_closed_form_is():
     """With the critic held still, REINFORCE to the end of a round gives previous * exp(eta f)."""
     still = dict(critic=partial(reward_table, prompts=1, vocab=4, initial=((1.0, 2.0, -1.0, 0.5),)))
     still |= dict(critic_optimizer=partial(optax.sgd, 0.0), exact=True, critic_steps=1, eta=2.0)
-    state, policies, _ = _rounds(_spac(round_steps=300, **still), 299, _comparisons())
+    _, policies, _ = _rounds(_spac(round_steps=300, **still), 299, _comparisons())
     f = 1 / (1 + np.exp(-np.array([1.0, 2.0, -1.0, 0.5])))
     wanted = np.exp(2 * f) / np.exp(2 * f).sum()
     np.testing.assert_allclose(policies[-1], wanted, atol=1e-4)

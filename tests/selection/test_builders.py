@@ -117,6 +117,14 @@ def test_a_random_pair_is_any_ordered_pair():
     assert np.abs(off - 1 / 6).max() < 4 * np.sqrt(5 / 36 / 600)
 
 
+def test_best_of_takes_the_first_of_the_best_that_exist():
+    batch = scored([[1, 5, 3], [2, 2, 2], [0, 1, 9]])
+    absent = dataclasses.replace(batch, response_mask=batch.response_mask.at[2, 2].set(False))
+    best = selection.best_of(absent, KEY, by="scores")
+    np.testing.assert_array_equal(best.columns["scores"], [[5], [2], [1]])
+    np.testing.assert_array_equal(best.response_tokens[1], batch.response_tokens[1, :1])
+
+
 def test_max_min_by_scores_and_by_win_rates():
     batch = scored([[1, 5, 3], [2, 2, 2], [0, 1, 1]])
     assert pairs_of(selection.max_min, batch, by="scores") == [(1, 2 - 2), None, (1, 0)]
