@@ -1,17 +1,17 @@
 """Nash-MD and its rivals under a judge with cycles: a small language model plays a game of openings.
 
-A worked answer may begin with one of five openings (none, "*", "=", "+", ";"). The base model has learned them
-in unequal shares, and is right about half the time. The judge knows how each opening fares against each other
-one, and likes right answers: P(i beats j) = sigmoid(strength of i over j + right_i - right_j). "*" flatters:
-it beats the common plain answer with 0.9, and loses to each of the other three with 0.8. Those three beat the
-plain one narrowly (0.6) and one another in a circle (0.7). So what does best against the base model is not
-what does best against good policies, and no reward per response reproduces the table.
+A worked answer may begin with one of five openings (none, "*", "=", "+", ";"). The base model has learned
+them in unequal shares. The judge knows how each opening fares against each other one, and likes right
+answers: P(i beats j) = sigmoid(strength of i over j + right_i - right_j). "*" flatters: it beats the common
+plain answer with 0.9, and loses to each of the other three with 0.8. Those three beat the plain one narrowly
+(0.6) and one another in a circle (0.7). So what does best against the base model is not what does best
+against good policies, and no reward for each response reproduces the table.
 
-Opponents and losses change, all else stays: steps, learning rate, responses drawn to a prompt (two) and tau.
-Nash-MD plays against a mixture of policy and base (beta 0.125 and 0.5), self-play is beta 0, the best response
-to the base beta 1; Nash-EMA plays the average of its iterates; online IPO and IPO-MD fit pairs. RLHF maximises
-the Bradley-Terry reward that fits comparisons of the base model's own samples best, at the same price of KL, and
-at four times that price, where it moves about as far as Nash-MD (P = 1/2 + reward / 4 near a tie).
+Opponents and losses change, all else stays: steps, learning rate, responses drawn to a prompt (two) and
+tau. Nash-MD plays against a mixture of policy and base (beta 0.125 and 0.5), self-play is beta 0, the best
+response to the base beta 1; Nash-EMA plays the average of its iterates; online IPO and IPO-MD fit pairs. RLHF
+maximises the Bradley-Terry reward that fits comparisons of the base model's own samples best, at the same
+price of KL, and at four times that price (P = 1/2 + reward / 4 near a tie).
 
 Paper     Munos et al. (2023), arXiv:2312.00886; Calandriello et al. (2024), arXiv:2403.08635 (IPO-MD). The
           task and the judge are ours.
@@ -22,8 +22,31 @@ Change    beta=0.5 tau=0.1 num_steps=500
 Ablation  jaxpref sweep experiments/ablations/nash_md_mixture.py:sweep_mixture
           jaxpref sweep experiments/ablations/kl_estimators.py:sweep_estimators
 Try       jaxpref train experiments/nash_md_small.py --smoke
-Cost      COST
-Expect    EXPECT
+Cost      70 to 90 CPU seconds for the game of one method with programs in jax's compilation cache, 125 with
+          the stage before it and compilation, 30 for a tournament of five; the first stage is that of
+          quickstart.py. No quiet machine timed it.
+Expect    The claim, Nash-MD beats or ties each rival, comes out with the KL priced in, which is the game that
+          is trained, and not in plain win rates: after 100 steps Nash-MD is on its way, and RLHF is three
+          nats away. Plain win rates of the row over the column (1000 held-out prompts, 4 samples each; one
+          seed; Clopper-Pearson half-widths .031), what is sampled, and KL to the base (400 samples); tau
+          0.05:
+
+                         base  Nash-MD  self-play  best r.  RLHF   flattering  right  KL, nats
+          base                 .453     .463       .411     .325   .096        .283   0
+          Nash-MD 0.125  .547           .504       .505     .473   .166        .234   0.60 [0.46, 0.73]
+          self-play      .537  .496                .500     .473   .136        .226   0.56 [0.45, 0.68]
+          best response  .589  .495     .500                .441   .436        .176   0.97 [0.78, 1.15]
+          RLHF           .675  .527     .527       .559            .828        .028   3.55 [3.32, 3.78]
+
+          With the KL priced in (P - tau KL(row) + tau KL(column), intervals joined) Nash-MD is at .502 [.47,
+          .53] against self-play, .523 [.49, .56] against the best response, .620 [.59, .65] against RLHF and
+          .517 [.49, .55] against the base. The game of ten kinds, solved exactly for the shares below, ends
+          at plain win rates of .502, .574, .594 and .707. RLHF and the best response have learned to flatter
+          as theory says (.67 and .47 there); Nash-MD has only begun to leave the plain answer (.45 of its
+          samples, .19 there). All answers have become wrong more often: noise of few samples, against theory
+          (.9 right and more). Tried: a peak rate of 1e-3, where Nash-MD strays 2.7 nats and returns to 0.9,
+          and the best response stays at 2.6 with a win rate of .61 in training; hence 3e-4. Not measured: the
+          other rivals, more seeds, and longer training or more samples, which plain win rates would need.
 """
 
 from collections.abc import Callable
@@ -49,7 +72,7 @@ from jaxpref.selection import soft_pair, versus
 
 MAX_TOKENS = 12  # opening, worked answer and EOS
 OPENINGS = ("", "*", "=", "+", ";")
-SHARES = (0.6, 0.16, 0.08, 0.08, 0.08)  # of the demonstrations
+SHARES = (0.6, 0.16, 0.08, 0.08, 0.08)  # of the demonstrations; the base model says .74, .10, .05, .05, .07
 RIGHT = 0.27  # of the base model's answers (109 of 400 held-out ones): what the reward model is fitted on
 # Log-odds of the row against the column: plain, flattering, and three of a circle.
 STRENGTHS = (
@@ -257,7 +280,7 @@ def table() -> tuple[tuple[float, ...], ...]:
 
 
 def kind_shares() -> np.ndarray:
-    """How often the base model gives each kind."""
+    """How often the base model gives each kind, if it had learned its demonstrations perfectly."""
     return np.outer(SHARES, (1 - RIGHT, RIGHT)).reshape(-1)
 
 
