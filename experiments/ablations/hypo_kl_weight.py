@@ -9,8 +9,15 @@ Paper     Song et al. (2024), arXiv:2406.01462 (its figures show HyPO's KL below
 Run       jaxpref sweep experiments/ablations/hypo_kl_weight.py:sweep_kl_weight
           jaxpref train experiments/ablations/hypo_kl_weight.py kl_weight=0.03
 Change    num_steps=100 beta=0.3
-Cost      TBD
-Expect    TBD
+Cost      CPU minutes with SFT: 4 (weight 0), about 6 (others).
+Expect    One seed, 400 held-out prompts, 95 % intervals; KL in nats to the model after SFT, from samples.
+          weight  step   KL                   reward accuracy      right answers
+          0       100    2.60 [2.31, 2.89]    .690 [.645, .735]    .195 [.159, .237]
+                  300    2.76 [2.49, 3.03]    .675 [.629, .721]    .207 [.171, .250]
+          0.01    100    0.55 [0.43, 0.66]    .818 [.780, .855]    .570 [.521, .618]
+                  300    0.54 [0.44, 0.64]    .853 [.818, .887]    .652 [.605, .698]
+          0.03    100    0.35 [0.27, 0.43]    .815 [.777, .853]    .593 [.544, .640]
+                  300    0.30 [0.24, 0.36]    .868 [.834, .901]    .680 [.633, .724]
 """
 
 from hypo_small import STEPS, dpo
