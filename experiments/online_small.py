@@ -24,7 +24,7 @@ Ablation  jaxpref sweep experiments/online_small.py:sweep_methods
           (ends with the win rates of all policies, the checker being the judge)
 Try       jaxpref train experiments/online_small.py:ppo --smoke
 Cost      about 1 CPU minute a method beside SFT (of 1 minute on 2 quiet cores).
-Expect    share of right answers, 0.51 after SFT, and win rate against SFT (400 held-out prompts, one run each):
+Expect    share of right answers, 0.51 after SFT, and win rate over SFT (400 held-out prompts, one run each):
           online DPO  0.708 [0.661, 0.750], 0.599 [0.578, 0.619]
           rloo        0.730 [0.684, 0.771], 0.610 [0.589, 0.631], at a KL of 0.256 [0.185, 0.328] nats
           The others run (tests/algorithms/test_online_methods.py traces each of them, ppo ran under --smoke)
