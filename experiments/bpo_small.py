@@ -40,7 +40,7 @@ Expect    one run each (intervals are over 800 held-out prompts, 400 for KL, not
           1; it beats the base of equal strength, beta 0.5, by 0.022 [0.005, 0.040] at half the
           KL. Nor is holding the policy to the sampler (F = 120) told apart from online DPO: here
           it is fresh samples that pay. Also tried: F = 2 with a schedule for each phase
-          (cycles=2): 0.600 at KL 0.543, worse than the base, since 60 steps do not solve a phase.
+          (cycles=2): 0.600 at KL 0.543, worse than the base (60 steps are few for a phase).
           Points along a run are no frontier here: KL rises and falls with the rate. The paper's
           gains (72.0 to 80.2 and 82.2 to 89.1 % by one extra phase) are not reproduced by this.
 """
