@@ -7,8 +7,8 @@ same optimizer. They differ in who draws (the policy as it is, or for good the r
 learn: the best of ten (imitation), the best against the worst (IPO, DPO: the worst is pushed down, a negative
 gradient), or all ten with their rewards (REINFORCE). `offline_ipo` has 1000 recorded pairs and nothing else.
 
-Paper     Tajwar et al. (2024), arXiv:2404.14367, the didactic bandit. The paper fits an MLP of width 256; ours
-          is a table, which is at the reference from the start and in which no action moves another but
+Paper     Tajwar et al. (2024), arXiv:2404.14367, the didactic bandit. The paper fits an MLP of width 256;
+          ours is a table, which is at the reference from the start and in which no action moves another but
           through the softmax. Place and spread of the Cauchy, learning rate and temperatures are ours. No
           number of the paper is reproduced here, only its claims are put to the test.
 Run       jaxpref train experiments/onpolicy_bandit.py
@@ -153,7 +153,7 @@ def prompts(*, rows: int = 10):
 
 
 def recorded_pairs(*, peak: float, num_pairs: int = 1000, least_gap: float = 0.2, seed: int = 0):
-    """Two draws of the reference, the better first. As in the paper, pairs of nearly equal reward are skipped."""
+    """Two draws of the reference, the better first; as in the paper, nearly equal rewards are skipped."""
     bandit, rng = didactic_bandit(num_responses=ACTIONS, peak=peak), np.random.default_rng(seed)
     rewards, pairs = bandit.rewards[0], []
     while len(pairs) < num_pairs:

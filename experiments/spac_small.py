@@ -105,7 +105,7 @@ def _after_sft(*, name: str, algorithm: Callable[..., Any], num_steps: int, seed
                 evaluation=base.held_out,
                 evaluators=(
                     base.answers(),
-                    base.reward_accuracies(),
+                    # No accuracy of rewards: where a round has just begun they are all 0.
                     partial(sampled_kl, records=base.held_out, max_tokens=base.MAX_TOKENS, batch_size=200),
                 ),
                 evaluate_every=50,

@@ -13,8 +13,8 @@ Cost      1 minute each on 2 CPU cores.
 Expect    Expected reward after six rounds of 100 steps, eta 1 (best 0.9; exact, so no interval): lambda 1
           0.7737, 10 0.8977, 100 0.8996; with exact minima 0.7738, 0.8978 and 0.8996. Uncovered mass 3e-4,
           3e-5 and 1e-5.
-          With a critic of its own, 400 rounds, eta 0.5: the last policy 0.8434, 0.9000 and 0.9000, the mixture
-          of all 0.8366, 0.8947 and 0.8950 (critic solved in each round: 0.8355, 0.8931 and 0.8935).
+          With a critic of its own, 400 rounds, eta 0.5: the last policy 0.8434, 0.9000 and 0.9000, the
+          mixture of all 0.8366, 0.8947 and 0.8950 (critic solved in each round: 0.8355, 0.8931 and 0.8935).
 """
 
 from spac_toy import experiment as spac
