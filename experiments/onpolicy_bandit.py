@@ -124,7 +124,7 @@ def sweep_methods(*, peak: float = OFF_MODE, seed: int = 0) -> list[Experiment]:
         *(
             method(peak=peak, on_policy=on, seed=seed)
             for method in (experiment, best_of_n, dpo)
-            for on in (1, 0)
+            for on in (True, False)
         ),
         reinforce(peak=peak, seed=seed),
         offline_ipo(peak=peak, seed=seed),

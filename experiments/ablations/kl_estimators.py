@@ -150,13 +150,14 @@ def distance(
     """How far the policy is from the regularised equilibrium. Sums, not samples: no interval."""
     del num_prompts
     game = two_token_tree(vocab=3, seed=tree_seed).game
+    wins = jnp.asarray(game.preferences)
     prompts = Prompts(jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1), bool))
     record = enumerated(context.policy, prompts)
-    logps = np.asarray(context.fetch(context.policy.token_logps(context.params, record)), np.float64).sum(-1)
-    reference = np.log(game.reference)
-    equilibrium = games.regularised_nash(game.preferences, game.reference, tau)
+    logps = context.policy.token_logps(context.params, record).sum(-1)
+    reference = jnp.log(jnp.asarray(game.reference))[None]
+    equilibrium = jnp.asarray(games.regularised_nash(game.preferences, game.reference, tau))[None]
     found = {
-        "duality gap": games.duality_gap(game.preferences, logps, reference, tau),
+        "duality gap": games.duality_gap(wins, logps, reference, tau),
         "KL of the equilibrium to the policy": games.kl_divergence(equilibrium, logps),
         "KL to the reference": games.kl_divergence(logps, reference),
         "KL of the equilibrium to the reference": games.kl_divergence(equilibrium, reference),

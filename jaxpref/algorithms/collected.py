@@ -70,8 +70,10 @@ def _record(batch: Completions, drawn: Samples, weights: Array, names: tuple[str
         "behaviour_logps": drawn.token_logps.sum(-1),
         "behaviour_token_logps": drawn.token_logps,
         "ended": drawn.ended,
-        "on_policy": _on_policy(weights, names),
+        "drawn": jnp.ones(drawn.ended.shape, bool),
     }
+    if "policy" in names:
+        known["on_policy"] = _on_policy(weights, names)
     return dataclasses.replace(
         completions,
         # A row that pads the batch stays one.
@@ -120,9 +122,11 @@ def enumerator(policy: Policy, draws: Draws) -> DrawRecords:
                 "behaviour_logps": drawn.sum(-1),
                 "behaviour_token_logps": drawn,
                 "ended": jnp.ones(drawn.shape[:-1], bool),
-                "on_policy": jnp.broadcast_to(_on_policy(full, names), drawn.shape[:-1]),
+                "drawn": jnp.ones(drawn.shape[:-1], bool),
                 "weights": jnp.exp(drawn.sum((-1, -2))) / len(choices) * batch.weights[:, None],
             }
+            if "policy" in names:
+                known["on_policy"] = jnp.broadcast_to(_on_policy(full, names), drawn.shape[:-1])
             parts.append((every.response_tokens[:, tuples], every.response_mask[:, tuples], known))
         # [b, rows of a prompt, ...]
         tokens, mask, known = jax.tree.map(lambda *x: jnp.concatenate(x, 1), *parts)
@@ -169,7 +173,8 @@ def behind(recorded: Completions, drawn: Completions) -> Completions:
     each = len(drawn.prompt_tokens) // len(recorded.prompt_tokens)
     recorded = recorded if each == 1 else jax.tree.map(lambda x: jnp.repeat(x, each, 0), recorded)
     shape = recorded.lengths.shape
-    known = {"on_policy": jnp.zeros(shape, bool), "ended": jnp.ones(shape, bool)}
+    nobody = dict.fromkeys(("drawn", "on_policy"), jnp.zeros(shape, bool))
+    known = nobody | {"ended": jnp.ones(shape, bool)}
     known |= {name: drawn.columns[name] for name in ("weights",) if name in drawn.columns}
     return hybrid(dataclasses.replace(recorded, columns=recorded.columns | known), drawn)
 
@@ -183,9 +188,10 @@ def with_values(policy: Policy, params: Params, record: Completions) -> Completi
 
 
 def drawn_metrics(record: Completions, *, contested: bool) -> Metrics:
-    """What the draws were like. Scores and win rates are of the policy's own responses, the latter against
-    responses of others, if there are any (`contested`)."""
-    own = _weighted(record, record.columns["on_policy"] & record.response_mask.any(-1))
+    """What the draws were like. Scores and win rates are of the policy's own responses (of all drawn ones, if
+    it draws none by itself), the latter against responses of others, if there are any (`contested`)."""
+    whose = record.columns["on_policy" if "on_policy" in record.columns else "drawn"]
+    own = _weighted(record, whose & record.response_mask.any(-1))
     metrics = {
         "response_length": masked_mean(record.lengths.astype(jnp.float32), own),
         "ended": masked_mean(record.columns["ended"].astype(jnp.float32), own),

@@ -167,7 +167,7 @@ def _reported(rewards: Array, logps: Array | None, batch: Completions, source: S
         tokens, mask = batch.response_tokens[:, :2], batch.response_mask[:, :2]
         batch = dataclasses.replace(batch, response_tokens=tokens, response_mask=mask)
         rewards, logps = rewards[:, :2], None if logps is None else logps[:, :2]
-    elif "on_policy" in batch.columns and not any(i.response is not None for i in inputs):
+    elif "drawn" in batch.columns and not any(i.response is not None for i in inputs):
         where = batch.response_mask.any(-1) * batch.weights[:, None]
         return {"rewards/mean": masked_mean(jax.lax.stop_gradient(rewards), where)}
     return reward_metrics(rewards, logps, batch, labelled=any(i.base == "labels" for i in inputs))

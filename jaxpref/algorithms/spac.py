@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 from jaxpref import losses
 from jaxpref.algorithms.bank import copied
 from jaxpref.algorithms.base import Algorithm, TrainState
-from jaxpref.algorithms.collected import behind, drawn_metrics, enumerator, sampler
+from jaxpref.algorithms.collected import DrawRecords, behind, drawn_metrics, enumerator, sampler
 from jaxpref.algorithms.inputs import fed
 from jaxpref.algorithms.offline import offline
 from jaxpref.algorithms.update import accumulated_gradient, apply_gradient
@@ -99,7 +99,7 @@ def spac(
     )
     transform = critic_optimizer()
     draws = ({"policy": 1.0},) * num_samples
-    draw = enumerator(policy, draws) if exact else sampler(policy, draws, max_tokens=max_tokens)
+    draw: DrawRecords = enumerator(policy, draws) if exact else sampler(policy, draws, max_tokens=max_tokens)
     joined, report = jax.jit(behind), jax.jit(partial(drawn_metrics, contested=False))
 
     def raw(params: Params, batch: Completions) -> Float[Array, "b k"]:
