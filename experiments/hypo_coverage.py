@@ -22,7 +22,7 @@ Ablation  jaxpref sweep experiments/hypo_coverage.py:sweep_kl_weight
           jaxpref sweep experiments/hypo_coverage.py:sweep_beta
           jaxpref sweep experiments/hypo_coverage.py:sweep_extrapolation
 Try       jaxpref train experiments/hypo_coverage.py --smoke
-Cost      About 13 seconds each on 2 CPU cores.
+Cost      About 20 CPU seconds each.
 Expect    What is known in closed form, to all digits shown. KL and log-ratios in nats, p(3) uncovered:
           table, kl_weight 0       p .6667 .1667 .1667   KL .1642   log-ratio(3) -.1823
           kl_weight 0.01           p .6129 .1549 .2322   KL .1493   log-ratio(3) .1493

@@ -36,6 +36,4 @@ def experiment(
 
 
 def sweep_kl_weight(*, beta: float = 0.1, num_steps: int = STEPS) -> list[Experiment]:
-    return [
-        experiment(kl_weight=weight, beta=beta, num_steps=num_steps) for weight in (0.0, 0.003, 0.01, 0.03)
-    ]
+    return [experiment(kl_weight=weight, beta=beta, num_steps=num_steps) for weight in (0.0, 0.01, 0.03)]
