@@ -17,8 +17,24 @@ Change    peak=20 on_policy=False num_steps=1000
 Ablation  jaxpref sweep experiments/onpolicy_bandit.py:sweep_methods
           jaxpref sweep experiments/onpolicy_bandit.py:sweep_aligned
 Try       jaxpref train experiments/onpolicy_bandit.py --smoke
-Cost      COST
-Expect    EXPECT
+Cost      About 15 seconds of CPU each.
+Expect    Expected reward at steps 30, 100 and 300, mean of 5 seeds (standard deviation at most 0.05 where it
+          says 0.31, else at most 0.02). Peak at 70, start 0.011:
+            best of ten   on-policy 0.019 0.309 0.988   off-policy 0.017 0.049 0.093
+            DPO           on-policy 0.015 0.038 0.999   off-policy 0.012 0.009 0.002
+            IPO           on-policy 0.015 0.053 0.326   off-policy 0.012 0.012 0.019
+            REINFORCE     on-policy 0.036 0.828 0.969
+          Peak at 20, start 0.725:
+            best of ten   on-policy 0.896 0.988 0.997   off-policy 0.906 0.979 0.991
+            DPO           on-policy 0.874 0.994 1.000   off-policy 0.882 0.989 0.997
+            IPO           on-policy 0.871 0.978 0.981
+          The claim about who draws holds: off the mode nothing learnt from the reference's draws gets
+          anywhere, and on it both are alike. The claim that a negative gradient beats imitation of the best
+          does not show here at equal steps: DPO ends above best of ten but is behind it until after step
+          100, and IPO is held back by its pull to the reference. Learning rates from 0.03 to 10 of gradient
+          descent were tried beside this one: IPO is ahead of best of ten at equal rates up to 0.1 (0.249
+          against 0.020 after 300 steps), where its gradients are larger, and behind at the best rate of each
+          (0.426 against 0.991). `offline_ipo` was not measured.
 """
 
 from collections.abc import Callable

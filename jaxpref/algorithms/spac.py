@@ -141,7 +141,7 @@ def spac(
     def step(state: SpacState, batch: Completions, key: PRNGKey) -> tuple[SpacState, Metrics]:
         def improve(carry, _):
             gradient, (metrics, _) = accumulated_gradient(criticised, carry[0], batch, microbatches)
-            params, opt_state, _ = apply_gradient(transform, *carry, gradient)
+            params, opt_state, _ = apply_gradient(transform, carry[0], carry[1], gradient)
             return (params, opt_state), metrics
 
         follower, found = jax.lax.scan(
