@@ -16,8 +16,15 @@ Run       jaxpref train experiments/spac_small.py
 Change    eta=3 weight=3 round_steps=25
 Ablation  jaxpref sweep experiments/spac_small.py:sweep_methods
 Try       jaxpref train experiments/spac_small.py --smoke
-Cost      COST
-Expect    EXPECT
+Cost      3 minutes of CPU each, supervised fine-tuning included (7 minutes of wall time on 2 busy cores).
+Expect    Share of sampled answers that are right and KL to the supervised policy (nats), 400 held-out prompts
+          each, one seed; 0.475 [0.427, 0.524] after supervised fine-tuning, and after 150 steps
+            SPAC, eta 1, lambda 10    0.610 [0.561, 0.657]   0.74 [0.53, 0.94]
+            DPO, beta 1               0.650 [0.602, 0.695]   0.43 [0.30, 0.56]
+            DPO, beta 1, in rounds    0.557 [0.509, 0.605]   0.80 [0.60, 1.00]
+          So SPAC is not ahead of DPO here. Renewing the reference costs more (three rounds are a beta of a
+          third), and own samples win a part of that back, by less than the intervals can tell apart. No
+          knob was tuned. Other rounds, eta and lambda were not tried.
 """
 
 from collections.abc import Callable
