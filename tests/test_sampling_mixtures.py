@@ -94,13 +94,13 @@ def test_the_token_mixture_is_not_the_sequence_mixture():
 
 
 def test_weights_of_one_and_zero_are_the_plain_policy_bit_for_bit():
-    members = _members(MODEL, scale=4.0)
+    members, key = _members(MODEL, scale=4.0), jax.random.key(7)  # some responses end early
     ask = {"num_samples": 3, "max_tokens": 6, "top_k": 16, "top_p": 0.99, "temperature": 0.8}
     prompts = Prompts(_prompts(3, 4).prompt_tokens + 2, jnp.arange(4)[None] < jnp.array([[4], [2], [3]]))
     weights = jnp.array([[[1.0, 0.0], [0.0, 1.0], [1 + BETA, -BETA]]])
-    mixed = MODEL.sample(members, prompts, KEY, **ask, weights=weights)
+    mixed = MODEL.sample(members, prompts, key, **ask, weights=weights)
     for m, params in enumerate(members):
-        plain = MODEL.sample(params, prompts, KEY, **ask)
+        plain = MODEL.sample(params, prompts, key, **ask)
         for name in ("token_logps", "sampling_token_logps"):
             np.testing.assert_array_equal(getattr(mixed, name)[:, m], getattr(plain, name)[:, m])
         tokens = plain.completions.response_tokens[:, m]

@@ -154,8 +154,8 @@ def distance(
     prompts = Prompts(jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1), bool))
     record = enumerated(context.policy, prompts)
     logps = context.policy.token_logps(context.params, record).sum(-1)
-    reference = jnp.log(jnp.asarray(game.reference))[None]
-    equilibrium = jnp.asarray(games.regularised_nash(game.preferences, game.reference, tau))[None]
+    reference = jnp.log(jnp.asarray(game.reference))
+    equilibrium = jnp.asarray(games.regularised_nash(game.preferences, game.reference, tau))
     found = {
         "duality gap": games.duality_gap(wins, logps, reference, tau),
         "KL of the equilibrium to the policy": games.kl_divergence(equilibrium, logps),

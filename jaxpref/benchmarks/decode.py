@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from jaxpref.benchmarks.machine import cores, facts, measured_bandwidth
 from jaxpref.benchmarks.timing import summary, timed
@@ -92,6 +93,9 @@ def measure(
             for name, found in timed(call, 1).items():
                 times.setdefault(key, {})[name] = times.get(key, {}).get(name, type(found)()) + found
     variants = {}
+    products = {
+        n: _products(members[0], sizes.embed, n) for n in {c.prompts * c.samples for c in cases.values()}
+    }
     for name, case in cases.items():
         first, every = (summary(times[name, n]["wall"], times[name, n]["cpu"]) for n in (1, tokens))
         steps, responses = tokens - 1, case.prompts * case.samples
@@ -108,6 +112,7 @@ def measure(
             "tokens_per_second_with_prompts": responses * tokens / every["wall_seconds_min"],
             "bandwidth_floor_seconds": moved / bandwidth,
             "matmul_floor_seconds": operations / peak,
+            "products_seconds": case.members * products[responses],
             "share_of_floor": max(moved / bandwidth, operations / peak) / step,
             "recompilations": sum(times[name, n]["recompilations"] for n in (1, tokens)),
         }
@@ -136,6 +141,31 @@ def _work(
     return moved, case.members * case.prompts * case.samples * (2 * weights + attended)
 
 
+def _products(params: Any, embed: int, responses: int, steps: int = 16, repeats: int = 5) -> float:
+    """Seconds of a step's products with the weights alone, at this batch: what XLA makes of such small ones,
+    next to the floor at the rate of a large one."""
+    blocks = [x[layer] for x in jax.tree.leaves(params["blocks"]) if x.ndim > 2 for layer in range(len(x))]
+    matrices = [w.reshape(embed, -1) if w.shape[0] == embed else w.reshape(-1, embed) for w in blocks]
+    matrices.append(jnp.asarray(params["embedding"]).T)
+
+    @jax.jit
+    def multiply(matrices: list[Array], x: Array) -> Array:
+        def step(_: int, x: Array) -> Array:
+            for w in matrices:
+                x += (jnp.broadcast_to(x, (responses, w.shape[0])) @ w).max()  # so that each awaits the last
+            return x
+
+        return jax.lax.fori_loop(0, steps, step, x)
+
+    x, best = jnp.ones((responses, 1), matrices[0].dtype), float("inf")
+    multiply(matrices, x).block_until_ready()
+    for _ in range(repeats):
+        start = time.perf_counter()
+        multiply(matrices, x).block_until_ready()
+        best = min(best, time.perf_counter() - start)
+    return best / steps
+
+
 def _reading_bandwidth(repeats: int = 5) -> float:
     """Bytes per second of summing the rows of a large array."""
     x = jnp.ones((2**12, 2**14), jnp.float32)
@@ -158,13 +188,13 @@ def table(figures: dict[str, Any]) -> str:
         f"GFLOP/s ({figures['matmul_rate_source']}); load {figures['load_average']:.1f}; huge pages "
         f"{'on' if figures['huge_pages'] else 'off'}",
         f"{'case':20s} {'tokens/s':>9s} {'with prompts':>13s} {'ms/step':>8s} {'CPU/core':>9s} "
-        f"{'bytes floor':>12s} {'matmul floor':>13s} {'share':>6s} {'recompiled':>11s}",
+        f"{'bytes floor':>12s} {'matmul floor':>13s} {'share':>6s} {'products':>9s} {'recompiled':>11s}",
     ]
     lines += [
         f"{name:20s} {v['tokens_per_second']:9,.0f} {v['tokens_per_second_with_prompts']:13,.0f} "
         f"{v['step_seconds'] * 1e3:8.2f} {v['step_cpu_seconds_per_core'] * 1e3:9.2f} "
         f"{v['bandwidth_floor_seconds'] * 1e3:12.2f} {v['matmul_floor_seconds'] * 1e3:13.2f} "
-        f"{v['share_of_floor']:6.0%} {v['recompilations']:11d}"
+        f"{v['share_of_floor']:6.0%} {v['products_seconds'] * 1e3:9.2f} {v['recompilations']:11d}"
         for name, v in figures["variants"].items()
     ]
     return "\n".join(lines)

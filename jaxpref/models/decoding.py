@@ -99,7 +99,8 @@ def decode_step(
     def written(old: Array, fresh: Array) -> Array:
         # What is written depends on all that was read, if only by a 0, so that XLA writes in place instead
         # of copying the cache. (On CPU it drops an `optimization_barrier` before it decides on copies.)
-        fresh = fresh[..., None, :] + 0 * x[..., None, None, :1]
+        fresh, nothing = fresh[..., None, :], 0 * x[..., None, None, :1]
+        fresh += jnp.expand_dims(nothing, tuple(range(fresh.ndim - nothing.ndim)))  # layers, where stacked
         return jax.lax.dynamic_update_slice_in_dim(old, fresh, step, old.ndim - 2)
 
     responses = jax.tree.map(written, cache["responses"], new)

@@ -143,17 +143,20 @@ def test_yes_or_no_is_the_share_of_yes():
 def test_what_is_read_is_in_order():
     read = []
 
-    def token_logps(params, rows):
-        read.extend(np.asarray(ids)[mask].tolist() for ids, mask in zip(*rows_of(rows), strict=True))
-        return jnp.zeros(rows.response_tokens.shape)
+    def note(tokens, mask):
+        read.extend(
+            np.asarray(ids)[kept].tolist() for ids, kept in zip(tokens, np.asarray(mask), strict=True)
+        )
 
-    def rows_of(rows):
-        return np.asarray(rows.prompt_tokens), np.asarray(rows.prompt_mask)
+    def token_logps(params, rows):
+        jax.debug.callback(note, rows.prompt_tokens, rows.prompt_mask)
+        return jnp.zeros(rows.response_tokens.shape)
 
     batch = _batch([[2, 1]])
     ask = {"before": (3, 3), "between": (4,), "after": (5, 6, 5)}
     policy = POLICY._replace(token_logps=token_logps)
     judges.implicit_preference(policy, yes_id=2, no_id=6, **ask)({"policy": {}}, batch)
+    jax.effects_barrier()
     prompt, said = batch.prompt_tokens[0].tolist(), batch.response_tokens[0]
     assert read == [[3, 3, *prompt, 4, *said[j, :n].tolist(), 5, 6, 5] for j, n in ((0, 2), (1, 1))]
 
