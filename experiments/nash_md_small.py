@@ -83,6 +83,8 @@ STRENGTHS = (
     (0.4, 1.4, 0.85, -0.85, 0.0),
 )
 
+STEPS, BATCH, SAMPLES = 300, 64, 4  # prompts a step; responses a prompt of the policy and of its opponent
+
 stage = partial(Stage, prompt_buckets=(7,), response_buckets=(MAX_TOKENS,))
 
 
@@ -92,17 +94,18 @@ def experiment(
     beta: float = 0.125,
     tau: float = 0.05,
     peak: float = 3e-4,
-    num_steps: int = 100,
-    batch_size: int = 128,
+    num_steps: int = STEPS,
+    batch_size: int = BATCH,
+    num_samples: int = SAMPLES,
     sft_steps: int = 500,
     seed: int = 0,
 ) -> Experiment:
     """Nash-MD-PG; `beta` 0 is self-play, 1 the best response to the base model."""
     return play(
         name=name,
-        draws=nash_md(beta),
+        draws=nash_md(beta, num_samples=num_samples, num_opponents=num_samples),
         loss=partial(losses.nash_md, tau=tau),
-        build=versus,
+        build=partial(versus, num_opponents=num_samples),
         peak=peak,
         num_steps=num_steps,
         batch_size=batch_size,
@@ -112,31 +115,46 @@ def experiment(
 
 
 def sweep_methods(
-    *, tau: float = 0.05, peak: float = 3e-4, num_steps: int = 100, batch_size: int = 128, seed: int = 0
+    *,
+    tau: float = 0.05,
+    peak: float = 3e-4,
+    num_steps: int = STEPS,
+    batch_size: int = BATCH,
+    num_samples: int = SAMPLES,
+    seed: int = 0,
 ) -> list[Experiment]:
-    """The rivals, at the same number of steps, learning rate and price of KL."""
-    plan = {"peak": peak, "num_steps": num_steps, "batch_size": batch_size, "seed": seed}
-    own = ({"policy": 1.0},) * 2
+    """The rivals, at the same number of steps, responses drawn, learning rate and price of KL."""
+    plan = {"peak": peak, "num_steps": num_steps, "seed": seed}
+    many = plan | {"batch_size": batch_size}
+    pairs = plan | {"batch_size": batch_size * num_samples}
+    own = ({"policy": 1.0},) * num_samples
     nash, ipo = partial(losses.nash_md, tau=tau), partial(losses.online_ipo, tau=tau)
     average = {"average": partial(averaged, decay=0.98)}
     opponents = {"nash_md_125": 0.125, "best_response": 1.0, "self_play": 0.0, "nash_md_500": 0.5}
     return [
-        *(experiment(name=name, beta=beta, tau=tau, **plan) for name, beta in opponents.items()),
+        *(
+            experiment(name=name, beta=beta, tau=tau, num_samples=num_samples, **many)
+            for name, beta in opponents.items()
+        ),
         *(
             play(
-                name=name, draws=own, loss=partial(losses.rloo, beta=price), scorer=rewards_of_samples, **plan
+                name=name,
+                draws=own * 2,
+                loss=partial(losses.rloo, beta=price),
+                scorer=rewards_of_samples,
+                **many,
             )
             for name, price in (("rlhf", tau), ("rlhf_dear", 4 * tau))
         ),
-        play(name="ipo_md", draws=nash_md(0.125)[1:] * 2, loss=ipo, build=soft_pair, **plan),
-        play(name="online_ipo", draws=own, loss=ipo, build=soft_pair, **plan),
+        play(name="ipo_md", draws=nash_md(0.125)[1:] * 2, loss=ipo, build=soft_pair, **pairs),
+        play(name="online_ipo", draws=own[:1] * 2, loss=ipo, build=soft_pair, **pairs),
         play(
             name="nash_ema",
-            draws=({"policy": 1.0}, {"average": 1.0}),
+            draws=own + ({"average": 1.0},) * num_samples,
             bank=average,
             loss=nash,
-            build=versus,
-            **plan,
+            build=partial(versus, num_opponents=num_samples),
+            **many,
         ),
     ]
 

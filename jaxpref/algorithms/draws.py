@@ -21,14 +21,18 @@ Draw = Mapping[str, float | Callable[[Array], Array]]
 Draws = Sequence[Draw] | Sequence[Sequence[Draw]]
 
 
-def nash_md(beta: float = 0.125, *, num_samples: int = 1, opponent: str = "initial") -> tuple[Draw, ...]:
-    """`num_samples` of the policy, then one of its geometric mixture with `opponent`: arXiv:2312.00886.
+def nash_md(
+    beta: float = 0.125, *, num_samples: int = 1, num_opponents: int = 1, opponent: str = "initial"
+) -> tuple[Draw, ...]:
+    """`num_samples` of the policy, then `num_opponents` of its geometric mixture with `opponent`:
+    arXiv:2312.00886. Build with `selection.versus` of as many opponents.
 
     `beta` is the weight of the opponent: 0 is self-play, 1 the best response to it.
     """
     if not 0 <= beta <= 1:
         raise ValueError(f"nash_md: expected a mixture weight beta in [0, 1], got {beta}")
-    return ({"policy": 1.0},) * num_samples + ({"policy": 1.0 - beta, opponent: beta},)
+    mixture = {"policy": 1.0 - beta, opponent: beta}
+    return ({"policy": 1.0},) * num_samples + (mixture,) * num_opponents
 
 
 def pilaf(beta: float = 0.1, *, reference: str = "initial") -> tuple[tuple[Draw, ...], ...]:
