@@ -83,7 +83,7 @@ STRENGTHS = (
     (0.4, 1.4, 0.85, -0.85, 0.0),
 )
 
-STEPS, BATCH, SAMPLES = 300, 64, 4  # prompts a step; responses a prompt of the policy and of its opponent
+STEPS, BATCH, SAMPLES = 600, 64, 4  # prompts a step; responses a prompt of the policy and of its opponent
 
 stage = partial(Stage, prompt_buckets=(7,), response_buckets=(MAX_TOKENS,))
 
@@ -93,7 +93,7 @@ def experiment(
     name: str = "nash_md",
     beta: float = 0.125,
     tau: float = 0.05,
-    peak: float = 3e-4,
+    peak: float = 1e-3,
     num_steps: int = STEPS,
     batch_size: int = BATCH,
     num_samples: int = SAMPLES,
@@ -117,7 +117,7 @@ def experiment(
 def sweep_methods(
     *,
     tau: float = 0.05,
-    peak: float = 3e-4,
+    peak: float = 1e-3,
     num_steps: int = STEPS,
     batch_size: int = BATCH,
     num_samples: int = SAMPLES,
