@@ -22,31 +22,30 @@ Change    beta=0.5 tau=0.1 num_steps=500
 Ablation  jaxpref sweep experiments/ablations/nash_md_mixture.py:sweep_mixture
           jaxpref sweep experiments/ablations/kl_estimators.py:sweep_estimators
 Try       jaxpref train experiments/nash_md_small.py --smoke
-Cost      70 to 90 CPU seconds for the game of one method with programs in jax's compilation cache, 125 with
-          the stage before it and compilation, 30 for a tournament of five; the first stage is that of
-          quickstart.py. No quiet machine timed it.
-Expect    The claim, Nash-MD beats or ties each rival, comes out with the KL priced in, which is the game that
-          is trained, and not in plain win rates: after 100 steps Nash-MD is on its way, and RLHF is three
-          nats away. Plain win rates of the row over the column (1000 held-out prompts, 4 samples each; one
-          seed; Clopper-Pearson half-widths .031), what is sampled, and KL to the base (400 samples); tau
-          0.05:
+Cost      5 minutes for a game of 600 steps (510 CPU seconds on 2 cores), 2 for the two stages before it (the
+          first is that of quickstart.py), 20 CPU seconds for a tournament of five.
+Expect    Win rates of the row over the column (1000 held-out prompts, 4 samples each; one seed;
+          Clopper-Pearson half-widths .031), what is sampled, and KL to the base (400 samples); tau 0.05:
 
                          base  Nash-MD  self-play  best r.  RLHF   flattering  right  KL, nats
-          base                 .453     .463       .411     .325   .096        .283   0
-          Nash-MD 0.125  .547           .504       .505     .473   .166        .234   0.60 [0.46, 0.73]
-          self-play      .537  .496                .500     .473   .136        .226   0.56 [0.45, 0.68]
-          best response  .589  .495     .500                .441   .436        .176   0.97 [0.78, 1.15]
-          RLHF           .675  .527     .527       .559            .828        .028   3.55 [3.32, 3.78]
+          base                 .352     .351       .244     .182   .107        .267   0
+          Nash-MD 0.125  .648           .501       .529     .459   .148        .697   1.67 [1.51, 1.83]
+          self-play      .649  .499                .515     .443   .145        .709   1.56 [1.39, 1.72]
+          best response  .756  .471     .485                .394   .950        .522   2.94 [2.80, 3.08]
+          RLHF           .818  .541     .557       .606            1.000       .974   4.24 [4.14, 4.34]
 
-          With the KL priced in (P - tau KL(row) + tau KL(column), intervals joined) Nash-MD is at .502 [.47,
-          .53] against self-play, .523 [.49, .56] against the best response, .620 [.59, .65] against RLHF and
-          .517 [.49, .55] against the base. The game of ten kinds, solved exactly for the shares below, ends
-          at plain win rates of .502, .574, .594 and .707. RLHF and the best response have learned to flatter
-          as theory says (.67 and .47 there); Nash-MD has only begun to leave the plain answer (.45 of its
-          samples, .19 there). All answers have become wrong more often: noise of few samples, against theory
-          (.9 right and more). Tried: a peak rate of 1e-3, where Nash-MD strays 2.7 nats and returns to 0.9,
-          and the best response stays at 2.6 with a win rate of .61 in training; hence 3e-4. Not measured: the
-          other rivals, more seeds, and longer training or more samples, which plain win rates would need.
+          Nash-MD beats the base and ties with self-play and the best response (.529 [.498, .561]). It loses
+          to RLHF in plain win rate, .459 [.428, .491], and wins with the KL priced in, which is the game that
+          is trained: P - tau KL(row) + tau KL(column) = .588 [.55, .63], intervals joined (.593 against the
+          best response, .496 against self-play, .564 against the base). The reason is in the last columns:
+          RLHF, which says nothing but flattery, has become right nearly always at 4.2 nats, and Nash-MD is
+          right in .70 so far. The game of ten kinds, solved exactly for the base's own shares, has it at .958
+          right, with plain win rates of .709 over the base, .504, .600 and .563 over RLHF. The openings are
+          on their way there: .35 plain and .15, .16, .16 in the circle (exact: .24 and .22, .25, .26).
+          Noise is what takes the steps: with 2 responses of 128 prompts in place of 8 of 64, 400 steps at a
+          rate of 3e-4 end at .558 against the base and .267 right, and 300 steps of 8 responses at that rate
+          at .573 and .41. Not measured: RLHF at the price that equals tau near a tie (`rlhf_dear`; exact:
+          .542), beta 0.5, the pairs' methods, Nash-EMA, more seeds and more steps.
 """
 
 from collections.abc import Callable
