@@ -41,7 +41,7 @@ Expect    Win rates of the row over the column (1000 held-out prompts, 4 samples
           RLHF, which says nothing but flattery, has become right nearly always at 4.2 nats, and Nash-MD is
           right in .70 so far. The game of ten kinds, solved exactly for the base's own shares, has it at .958
           right, with plain win rates of .709 over the base, .504, .600 and .563 over RLHF. The openings are
-          on their way there: .35 plain and .15, .16, .16 in the circle (exact: .24 and .22, .25, .26).
+          on their way there: .35 plain and .16, .19, .16 in the circle (exact: .24 and .22, .25, .26).
           Noise is what takes the steps: with 2 responses of 128 prompts in place of 8 of 64, 400 steps at a
           rate of 3e-4 end at .558 against the base and .267 right, and 300 steps of 8 responses at that rate
           at .573 and .41. Not measured: RLHF at the price that equals tau near a tie (`rlhf_dear`; exact:
