@@ -223,7 +223,7 @@ class SegmentRecords:
             if getattr(self, field) is not None:
                 arrays[field] = getattr(self, field)
         partial = path.with_name(path.name + ".partial.npz")
-        np.savez_compressed(partial, **arrays)
+        np.savez_compressed(partial, **arrays)  # pyright: ignore[reportArgumentType]
         partial.replace(path)
 
     @staticmethod

@@ -40,19 +40,18 @@ def deterministic_mdp(
     Raises:
       ValueError: a successor is no state, or the shapes do not fit. Host side.
     """
-    successors, ends = np.asarray(successors), np.asarray(terminal)
-    states = len(successors)
-    if np.shape(rewards) != successors.shape or ends.shape != (states,):
+    after, ends = np.asarray(successors), np.asarray(terminal)
+    states = len(after)
+    if np.shape(rewards) != after.shape or ends.shape != (states,):
         raise ValueError(
-            f"mdp: successors {successors.shape}, rewards {np.shape(rewards)} and terminal {ends.shape} do "
-            "not fit"
+            f"mdp: successors {after.shape}, rewards {np.shape(rewards)} and terminal {ends.shape} do not fit"
         )
-    if successors.min() < 0 or successors.max() >= states:
-        found = f"{successors.min()} to {successors.max()}"
+    if after.min() < 0 or after.max() >= states:
+        found = f"{after.min()} to {after.max()}"
         raise ValueError(f"mdp: a successor is not in [0, {states}): {found}")
     if not 0 < discount <= 1:
         raise ValueError(f"mdp.discount: expected (0, 1], got {discount}")
-    transitions = jax.nn.one_hot(successors, states)
+    transitions = jax.nn.one_hot(after, states)
     return TabularMDP(transitions, jnp.asarray(rewards, transitions.dtype), jnp.asarray(ends), discount)
 
 
