@@ -205,6 +205,8 @@ def sample(options: Options) -> int:
     setting = setting_of(experiment, workdir)
     params = trained_params(setting, stage=options.stage, step=options.step)
     tokenizer, policy = setting.tokenizer, setting.policy
+    if tokenizer is None:
+        raise ValueError(f"{experiment.name}: this policy reads no text, so it cannot answer a prompt")
     rows = [
         [*([] if tokenizer.bos_id is None else [tokenizer.bos_id]), *tokenizer.encode(p)]
         for p in options.prompt

@@ -55,7 +55,7 @@ class Experiment:
 
     name: str
     policy: Callable[[], Policy]
-    tokenizer: Callable[[], Any]  # -> data.Tokenizer
+    tokenizer: Callable[[], Any] | None  # -> data.Tokenizer; None: no text (control, states, routes)
     stages: tuple[Stage, ...]
     weights: Callable[[], Params] | None = None  # pretrained params; None: `policy.init`
     mesh: MeshShape = MeshShape()

@@ -22,8 +22,10 @@ __all__ = [
     "PRNGKey",
     "Prompts",
     "Samples",
+    "Segments",
     "check_completions",
     "check_prompts",
+    "check_segments",
 ]
 
 Params = Any  # a pytree of arrays: nested dicts, layers stacked on axis 0
@@ -58,9 +60,36 @@ class Prompts:
     prompt_mask: Bool[Array, "b p"]  # True on real tokens; a prefix of each row
 
 
+class _Responses:
+    """What completions and segments have in common: `k` responses to each of `b` rows, and what is scored."""
+
+    columns: dict[str, Array]
+
+    @property
+    def mask(self) -> Bool[Array, "b k r"]:
+        """True on scored tokens or steps."""
+        raise NotImplementedError
+
+    @property
+    def lengths(self) -> Int[Array, "b k"]:
+        """Scored tokens (steps) of each response."""
+        return self.mask.sum(-1)
+
+    @property
+    def valid(self) -> Bool[Array, " b"]:
+        """False for rows that only pad the batch (some response has nothing scored)."""
+        return self.mask.any(-1).all(-1)
+
+    @property
+    def weights(self) -> Bool[Array, " b"] | Float[Array, " b"]:
+        """Weight of each row in a mean: `valid`, times the column `weights` where there is one."""
+        given = self.columns.get("weights")
+        return self.valid if given is None else given * self.valid
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Completions:
+class Completions(_Responses):
     """`k` responses to each of `b` prompts, both right-padded.
 
     A row whose `response_mask` is False everywhere is padding of the batch: it has no weight in any
@@ -78,24 +107,43 @@ class Completions:
     columns: dict[str, Array] = dataclasses.field(default_factory=dict)  # [b, ...], see `COLUMNS`
 
     @property
-    def lengths(self) -> Int[Array, "b k"]:
-        """Scored tokens of each response."""
-        return self.response_mask.sum(-1)
+    def mask(self) -> Bool[Array, "b k r"]:
+        return self.response_mask
 
     @property
-    def valid(self) -> Bool[Array, " b"]:
-        """False for rows that only pad the batch (some response has no scored token)."""
-        return self.response_mask.any(-1).all(-1)
-
-    @property
-    def weights(self) -> Bool[Array, " b"] | Float[Array, " b"]:
-        """Weight of each row in a mean: `valid`, times the column `weights` where there is one."""
-        given = self.columns.get("weights")
-        return self.valid if given is None else given * self.valid
+    def num_tokens(self) -> Int[Array, ""]:
+        """Each prompt once, and the scored tokens of its responses."""
+        return self.prompt_mask.sum() + self.response_mask.sum()
 
     @property
     def prompts(self) -> Prompts:
         return Prompts(self.prompt_tokens, self.prompt_mask)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Segments(_Responses):
+    """`k` stretches of behaviour to each of `b` rows, right-padded in time: control, states, routes.
+
+    Observations and actions are vectors or, in finite worlds, the numbers of states and actions (int). A
+    policy's `token_logps` are the log-probs of the actions, one a step; every loss of log-probs takes them.
+    """
+
+    observations: Float[Array, "b k t *o"] | Int[Array, "b k t"]  # before each action
+    actions: Float[Array, "b k t *a"] | Int[Array, "b k t"]
+    step_mask: Bool[Array, "b k t"]  # True on real steps; a prefix of each segment
+    reference_logps: Float[Array, "b k"] | None = None  # nats, summed over steps
+    preferences: Float[Array, "b k k"] | None = None  # P(i beats j); None: index order is the label
+    columns: dict[str, Array] = dataclasses.field(default_factory=dict)  # [b, ...], see `COLUMNS`
+
+    @property
+    def mask(self) -> Bool[Array, "b k t"]:
+        return self.step_mask
+
+    @property
+    def num_tokens(self) -> Int[Array, ""]:
+        """Real steps."""
+        return self.step_mask.sum()
 
 
 class Samples(NamedTuple):
@@ -208,3 +256,29 @@ def check_completions(batch: Completions, vocab_size: int | None = None) -> None
             or np.abs(pref + pref.swapaxes(1, 2) - 1).max(initial=0) > 1e-3
         ):
             raise ValueError("preferences: expected probabilities with P(i beats j) + P(j beats i) = 1")
+
+
+def check_segments(batch: Segments) -> None:
+    """Raises ValueError that says which field is wrong, what was expected and what was given. Host side."""
+    _check("step_mask", batch.step_mask, 3, "b")
+    mask = np.asarray(batch.step_mask)
+    (b, k, _), sizes = mask.shape, dict(zip("bk", mask.shape, strict=False))
+    _check_prefix("step_mask", mask)
+    for name in ("observations", "actions"):
+        value = np.asarray(getattr(batch, name))
+        if value.shape[:3] != mask.shape:
+            raise ValueError(f"{name}: expected [b, k, t, ...] with {mask.shape}, got {value.shape}")
+        if value.dtype.kind == "f" and not np.isfinite(value[mask]).all():
+            row = next(i for i in range(b) if not np.isfinite(value[i][mask[i]]).all())
+            raise ValueError(f"{name}: row {row} has a number that is not finite")
+    for name, shape in (("reference_logps", (b, k)), ("preferences", (b, k, k))):
+        value = getattr(batch, name)
+        if value is not None and (np.shape(value) != shape or not np.isfinite(np.asarray(value)).all()):
+            raise ValueError(f"{name}: expected finite numbers {shape}, got {np.shape(value)}")
+    if batch.preferences is not None:
+        outside = (np.asarray(batch.preferences) < 0) | (np.asarray(batch.preferences) > 1)
+        if outside.any():
+            row = np.argwhere(outside)[0][0]
+            raise ValueError(f"preferences: row {row} has a probability outside [0, 1]")
+    for name, value in batch.columns.items():
+        _check_column(name, np.asarray(value), sizes)

@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from jaxpref.metrics import Mean, Metrics, summed
-from jaxpref.types import Completions, Params, PRNGKey
+from jaxpref.types import Completions, Params, PRNGKey, Segments
 
 __all__ = ["Algorithm", "Model", "TrainState", "num_tokens"]
 
@@ -52,6 +52,6 @@ class Model(NamedTuple):
     axes: Any  # logical axis names, as `Policy.axes()`
 
 
-def num_tokens(batch: Completions) -> Mean:
-    """Tokens of a batch: each prompt once, and the scored tokens of its responses."""
-    return summed(batch.prompt_mask.sum() + batch.response_mask.sum())
+def num_tokens(batch: Completions | Segments) -> Mean:
+    """Tokens of a batch (each prompt once, and the scored ones of its responses), or steps of segments."""
+    return summed(batch.num_tokens)

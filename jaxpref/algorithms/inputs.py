@@ -115,8 +115,8 @@ def recorded(batch: Completions) -> dict[str, Array]:
     """What a batch itself offers: the quantities that need no policy, and its columns."""
     offered = {
         "lengths": batch.lengths,
-        "mask": batch.response_mask,
-        "where": batch.response_mask.any(-1),
+        "mask": batch.mask,
+        "where": batch.mask.any(-1),
         "valid": batch.valid,
         **batch.columns,
     }

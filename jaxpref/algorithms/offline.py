@@ -85,7 +85,7 @@ def offline(
     scale = _beta(loss) if reward_scale is None else reward_scale
 
     def mean_of(losses: Array, batch: Completions) -> Mean:
-        where = batch.response_mask.any(-1)
+        where = batch.mask.any(-1)
         rows = where.sum(-1) >= 2 if "where" in bases else batch.weights
         if combine is not None:
             weights = rows.astype(jnp.float32)
@@ -125,7 +125,7 @@ def offline(
         metrics = {"loss": Mean(mean.total.sum(), mean.count), "num_tokens": num_tokens(batch)}
         more = _reported(rewards_of(found, held), found.get("logps"), batch, source)
         if held and "on_policy" in batch.columns:
-            own = batch.columns["on_policy"] & batch.response_mask.any(-1)
+            own = batch.columns["on_policy"] & batch.mask.any(-1)
             log_ratios = jax.lax.stop_gradient(found["logps"] - held["logps"])
             more["objective/kl"] = masked_mean(log_ratios, own * batch.weights[:, None])
         return mean, (metrics | more, jax.lax.stop_gradient(carried))
@@ -168,7 +168,7 @@ def _reported(rewards: Array, logps: Array | None, batch: Completions, source: S
         batch = dataclasses.replace(batch, response_tokens=tokens, response_mask=mask)
         rewards, logps = rewards[:, :2], None if logps is None else logps[:, :2]
     elif "drawn" in batch.columns and not any(i.response is not None for i in inputs):
-        where = batch.response_mask.any(-1) * batch.weights[:, None]
+        where = batch.mask.any(-1) * batch.weights[:, None]
         return {"rewards/mean": masked_mean(jax.lax.stop_gradient(rewards), where)}
     return reward_metrics(rewards, logps, batch, labelled=any(i.base == "labels" for i in inputs))
 

@@ -22,7 +22,7 @@ def reward_metrics(
     """
     rewards = jax.lax.stop_gradient(rewards)
     logps = None if logps is None else jax.lax.stop_gradient(logps)
-    where = batch.response_mask.any(-1)
+    where = batch.mask.any(-1)
     if labelled:
         chosen, rejected = where & (batch.columns["labels"] == 1), where & (batch.columns["labels"] == 0)
         metrics = {

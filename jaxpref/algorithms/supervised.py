@@ -27,7 +27,7 @@ def sft(
 
     def loss(params: Params, batch: Completions) -> tuple[Mean, tuple[Metrics, None]]:
         token_logps = policy.token_logps(params, batch)
-        tokens = batch.response_mask.sum().astype(jnp.float32)
+        tokens = batch.mask.sum().astype(jnp.float32)
         nll = losses.sft(token_logps.sum(-1).reshape(-1)).sum()
         # A mean over tokens: microbatches and hosts with other numbers of tokens weigh as they should.
         mean = Mean(nll, tokens)

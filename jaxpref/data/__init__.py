@@ -14,6 +14,7 @@ from jaxpref.data.records import concatenate as concatenate
 from jaxpref.data.records_io import add_column as add_column
 from jaxpref.data.records_io import load_records as load_records
 from jaxpref.data.records_io import write_records as write_records
+from jaxpref.data.segments import SegmentRecords as SegmentRecords
 from jaxpref.data.tokenizers import Tokenizer as Tokenizer
 from jaxpref.data.tokenizers import bytes_tokenizer as bytes_tokenizer
 from jaxpref.data.tokenizers import characters_tokenizer as characters_tokenizer

@@ -1,14 +1,33 @@
 """Batches of records, in an order that is a pure function of (seed, step)."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
-from jaxpref.data.records import Records
-from jaxpref.types import Completions
+__all__ = ["Loader", "Table"]
 
-__all__ = ["Loader"]
+
+class Table(Protocol):
+    """What batches are made of: `Records` or `SegmentRecords`."""
+
+    @property
+    def metadata(self) -> Mapping[str, Any]: ...
+
+    def __len__(self) -> int: ...
+
+    @property
+    def k(self) -> int: ...
+
+    @property
+    def prompt_lengths(self) -> np.ndarray: ...
+
+    @property
+    def response_lengths(self) -> np.ndarray: ...
+
+    def rows(
+        self, indices: np.ndarray, *, prompt_length: int | None, response_length: int | None, pad_id: int
+    ) -> Any: ...
 
 
 class Loader:
@@ -26,7 +45,7 @@ class Loader:
 
     def __init__(
         self,
-        records: Records,
+        records: Table,
         *,
         batch_size: int,
         seed: int = 0,
@@ -92,11 +111,11 @@ class Loader:
         # Ascending epochs, so the order kept for the next call is the last one.
         return np.concatenate([self._order(int(e))[offsets[epochs == e]] for e in np.unique(epochs)])
 
-    def batch(self, step: int) -> Completions:
+    def batch(self, step: int) -> Any:
         """This process's rows of global batch `step`: numpy arrays [batch_size / process_count, ...]."""
         return self._rows(self.indices(step))
 
-    def evaluation_batches(self) -> Iterator[Completions]:
+    def evaluation_batches(self) -> Iterator[Any]:
         """One pass in table order; the last batch is filled up with rows whose masks are False.
 
         Every process yields the same number of batches of `batch_size / process_count` rows.
@@ -119,7 +138,7 @@ class Loader:
             self._epoch = (epoch, generator.permutation(len(self.records)))
         return self._epoch[1]
 
-    def _rows(self, indices: np.ndarray) -> Completions:
+    def _rows(self, indices: np.ndarray) -> Any:
         real = indices[indices >= 0]
         share = self.batch_size // self.process_count
         return self.records.rows(

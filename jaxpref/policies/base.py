@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxpref.types import Completions, Params, PRNGKey, Prompts, Samples
 
-__all__ = ["Policy", "Sample"]
+__all__ = ["Policy", "Sample", "answers_no_prompts"]
 
 
 class Sample(Protocol):
@@ -38,14 +38,16 @@ class Policy(NamedTuple):
     """A language model, a controller or a table, as pure functions.
 
     `token_logps` is the primitive rather than its sum, because token-level and discounted objectives
-    need the terms; it is float32 and exactly 0 where `response_mask` is False.
+    need the terms; it is float32 and exactly 0 where the batch's `mask` is False. Of `Segments` it gives the
+    log-probs of actions, one a step; a controller has no `sample` of text, and `vocab_size` is how many
+    actions there are to number (0: actions are vectors).
     """
 
     init: Callable[[PRNGKey], Params]
-    token_logps: Callable[[Params, Completions], Float[Array, "b k r"]]
+    token_logps: Callable[[Params, Any], Float[Array, "b k r"]]  # of `Completions` or `Segments`
     sample: Sample
     axes: Callable[[], Any]  # the tree of `params` with a tuple of logical axis names for each array
-    flops: Callable[[Completions], float]  # of one forward pass of `token_logps`, from shapes alone
+    flops: Callable[[Any], float]  # of one forward pass of `token_logps`, from shapes alone
     vocab_size: int
     # `(params, batch, loss, data) -> (loss(token_logps, data), token_logps)`, where the gradient may be had
     # cheaper than through `token_logps`: for losses that take each example by itself.
@@ -53,9 +55,14 @@ class Policy(NamedTuple):
     # `(params, batch, names, reference_params) -> {name: array}` in one forward pass: "token_logps",
     # statistics `[b, k, r]` (`kernels.token_logps.STATISTICS`; KL is to `reference_params`), and the head's
     # outputs, "embeddings" `[b, k, m]`.
-    quantities: Callable[[Params, Completions, tuple[str, ...], Params | None], dict[str, Array]] | None = (
-        None
-    )
+    quantities: Callable[[Params, Any, tuple[str, ...], Params | None], dict[str, Array]] | None = None
     outputs: int = 0  # m: outputs of its head for each response; 0: it has none
     # All responses there are to each prompt, for exact expectations; None: too many to list.
     enumerate: Callable[[Prompts], Completions] | None = None
+    # Controllers: `(params, observations [*rows, ...], key) -> actions [*rows, ...]`; no key: the likeliest.
+    act: Callable[[Params, Array, PRNGKey | None], Array] | None = None
+
+
+def answers_no_prompts(*_: Any, **__: Any) -> Samples:
+    """`Policy.sample` of a controller."""
+    raise ValueError("this policy acts on observations (`act`) and answers no prompts")

@@ -64,8 +64,8 @@ def setting_of(
 ) -> Setting:
     """Builds mesh, policy and tokenizer, and checks that they fit one another."""
     mesh = sharding.make_mesh(experiment.mesh)
-    policy, tokenizer = experiment.policy(), experiment.tokenizer()
-    if tokenizer.vocab_size > policy.vocab_size:
+    policy, tokenizer = experiment.policy(), experiment.tokenizer and experiment.tokenizer()
+    if tokenizer is not None and tokenizer.vocab_size > policy.vocab_size:
         raise ValueError(
             f"vocabulary mismatch: the tokenizer has {tokenizer.vocab_size} ids and the model "
             f"{policy.vocab_size}; give the model that many, or change the tokenizer"

@@ -1,0 +1,141 @@
+"""Values of a finite Markov decision process, hard and soft, differentiable in rewards."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+__all__ = [
+    "TabularMDP",
+    "advantages",
+    "deterministic_mdp",
+    "occupancy",
+    "policy_values",
+    "scaled_return",
+    "values",
+]
+
+Policy = Float[Array, "s a"]  # probabilities of actions
+
+
+class TabularMDP(NamedTuple):
+    """`s` states and `a` actions. In a terminal state nothing is earned, whatever the arrays say of it."""
+
+    transitions: Float[Array, "s a s"]  # P(next | state, action), each row sums to 1
+    rewards: Float[Array, "s a"]
+    terminal: Bool[Array, " s"]
+    discount: float = 1.0  # in (0, 1]; 1 asks for terminal states that every policy of interest reaches
+
+
+def deterministic_mdp(
+    successors: Int[Array, "s a"],
+    rewards: Float[Array, "s a"],
+    terminal: Bool[Array, " s"],
+    discount: float = 1.0,
+) -> TabularMDP:
+    """A world whose actions have one outcome each, given as the number of the next state.
+
+    Raises:
+      ValueError: a successor is no state, or the shapes do not fit. Host side.
+    """
+    after, ends = np.asarray(successors), np.asarray(terminal)
+    states = len(after)
+    if np.shape(rewards) != after.shape or ends.shape != (states,):
+        raise ValueError(
+            f"mdp: successors {after.shape}, rewards {np.shape(rewards)} and terminal {ends.shape} do not fit"
+        )
+    if after.min() < 0 or after.max() >= states:
+        found = f"{after.min()} to {after.max()}"
+        raise ValueError(f"mdp: a successor is not in [0, {states}): {found}")
+    if not 0 < discount <= 1:
+        raise ValueError(f"mdp.discount: expected (0, 1], got {discount}")
+    transitions = jax.nn.one_hot(after, states)
+    return TabularMDP(transitions, jnp.asarray(rewards, transitions.dtype), jnp.asarray(ends), discount)
+
+
+def values(
+    mdp: TabularMDP, temperature: float = 0.0, *, tolerance: float = 1e-6, max_sweeps: int = 10_000
+) -> tuple[Float[Array, " s"], Float[Array, "s a"], Policy]:
+    """Optimal `V [s]`, `Q [s, a]` and policy; with a temperature those of maximum-entropy control.
+
+    V = max_a Q, or temperature * logsumexp(Q / temperature); ties of the hard policy share alike. Sweeps stop
+    when no value moves by more than `tolerance`, relative to the largest; a sweep limit that is met first
+    leaves what it has (an improper world has no finite values). Gradients with respect to rewards are exact:
+    at the fixed point the values are linear in them with the occupancy of the policy as slope (envelope
+    theorem), so the last step solves that linear system. Second derivatives are not those of the values.
+    """
+    if temperature < 0:
+        raise ValueError(f"values: expected a temperature of 0 or more, got {temperature}")
+    fixed = jax.lax.stop_gradient(mdp)
+
+    def sweep(v: Array) -> Array:
+        q = _action_values(fixed, v)
+        best = q.max(-1) if temperature == 0 else temperature * jax.nn.logsumexp(q / temperature, -1)
+        return jnp.where(fixed.terminal, 0, best)
+
+    def going(carry: tuple[Array, Array, Array]) -> Array:
+        v, moved, step = carry
+        return (moved > tolerance * jnp.maximum(jnp.abs(v).max(), 1)) & (step < max_sweeps)
+
+    def body(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        v, _, step = carry
+        new = sweep(v)
+        return new, jnp.abs(new - v).max(), step + 1
+
+    start = jnp.zeros(mdp.rewards.shape[0], mdp.rewards.dtype)
+    v, *_ = jax.lax.while_loop(going, body, (start, jnp.asarray(jnp.inf, start.dtype), jnp.int32(0)))
+    q = _action_values(fixed, v)
+    if temperature == 0:
+        close = q >= q.max(-1, keepdims=True) - 10 * tolerance * jnp.maximum(jnp.abs(v).max(), 1)
+        policy = close / close.sum(-1, keepdims=True)
+        entropy = 0.0
+    else:
+        policy = jax.nn.softmax(q / temperature, -1)
+        entropy = temperature * -(policy * jax.nn.log_softmax(q / temperature, -1)).sum(-1)
+    v = policy_values(mdp, policy, bonus=entropy)
+    return v, _action_values(mdp, v), policy
+
+
+def policy_values(
+    mdp: TabularMDP, policy: Policy, *, bonus: Float[Array, " s"] | float = 0.0
+) -> Float[Array, " s"]:
+    """Values `[s]` of a policy by a linear solve; `bonus` is earned in each state as well (an entropy)."""
+    kernel = _kernel(mdp, policy)
+    earned = jnp.where(mdp.terminal, 0, (policy * mdp.rewards).sum(-1) + bonus)
+    return jnp.linalg.solve(jnp.eye(len(kernel), dtype=kernel.dtype) - mdp.discount * kernel, earned)
+
+
+def occupancy(mdp: TabularMDP, policy: Policy, start: Float[Array, " s"]) -> Float[Array, "s a"]:
+    """Expected discounted number of times that each action is taken, `[s, a]`; none in terminal states."""
+    kernel = _kernel(mdp, policy)
+    visits = jnp.linalg.solve(jnp.eye(len(kernel), dtype=kernel.dtype) - mdp.discount * kernel.T, start)
+    return jnp.where(mdp.terminal, 0, visits)[:, None] * policy
+
+
+def advantages(v: Float[Array, " s"], q: Float[Array, "s a"]) -> Float[Array, "s a"]:
+    """`Q - V`: 0 or less for optimal values, and temperature * log policy for soft ones."""
+    return q - v[:, None]
+
+
+def scaled_return(mdp: TabularMDP, policy: Policy, start: Float[Array, " s"]) -> Float[Array, ""]:
+    """(V of the policy - V of the uniform one) / (V* - V of the uniform one), by `start`: 1 is optimal.
+
+    arXiv:2206.02231, Sec. 5; negative below uniform.
+    """
+    uniform = jnp.full_like(policy, 1 / policy.shape[-1])
+    best, *_ = values(mdp)
+    mine, low = policy_values(mdp, policy), policy_values(mdp, uniform)
+    return start @ (mine - low) / (start @ (best - low))
+
+
+def _action_values(mdp: TabularMDP, v: Float[Array, " s"]) -> Float[Array, "s a"]:
+    after = jnp.where(mdp.terminal, 0, v)
+    return jnp.where(mdp.terminal[:, None], 0, mdp.rewards + mdp.discount * mdp.transitions @ after)
+
+
+def _kernel(mdp: TabularMDP, policy: Policy) -> Float[Array, "s s"]:
+    """P(next | state) before the end."""
+    kernel = jnp.einsum("sa,sat->st", policy, mdp.transitions)
+    return jnp.where(mdp.terminal[:, None] | mdp.terminal[None], 0, kernel)

@@ -1,0 +1,51 @@
+"""A softmax over actions for each state of a finite world: the policy of exact oracles."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from jaxpref.policies.base import Policy, answers_no_prompts
+from jaxpref.types import Params, PRNGKey, Segments
+
+__all__ = ["state_table"]
+
+
+def state_table(*, states: int, actions: int, initial: Any = None, param_dtype: str = "float32") -> Policy:
+    """Free logits for each action in each state, on `Segments` of numbered states and actions.
+
+    Params are `{"logits": [states, actions]}`; a row of log-probs is as good as any logits.
+
+    Args:
+      initial: logits that `init` returns, nested sequences or an array; None: zeros.
+      param_dtype: "float32", or "float64" where 64-bit types are on.
+    """
+    if states < 1 or actions < 1:
+        raise ValueError(f"state_table: expected states and actions, got {states} and {actions}")
+    given = np.zeros((states, actions)) if initial is None else np.asarray(initial, np.float64)
+    if given.shape != (states, actions):
+        raise ValueError(f"state_table.initial: expected {(states, actions)}, got {given.shape}")
+
+    def init(key: PRNGKey) -> Params:
+        del key
+        return {"logits": jnp.asarray(given, param_dtype)}
+
+    def token_logps(params: Params, batch: Segments) -> Float[Array, "b k t"]:
+        logps = jax.nn.log_softmax(params["logits"], -1)
+        return jnp.where(batch.mask, logps[batch.observations, batch.actions], 0)
+
+    def act(params: Params, observations: Int[Array, "*rows"], key: PRNGKey | None) -> Int[Array, "*rows"]:
+        logits = params["logits"][observations]
+        return logits.argmax(-1) if key is None else jax.random.categorical(key, logits)
+
+    return Policy(
+        init,
+        token_logps,
+        sample=answers_no_prompts,
+        axes=lambda: {"logits": (None, None)},
+        flops=lambda batch: 0.0,
+        vocab_size=actions,
+        act=act,
+    )

@@ -1,0 +1,112 @@
+"""Values of small worlds against plain loops, finite differences and simulated behaviour."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from x64 import enable_x64
+
+from jaxpref.planning import (
+    TabularMDP,
+    advantages,
+    deterministic_mdp,
+    occupancy,
+    policy_values,
+    scaled_return,
+    values,
+)
+
+S, A = 6, 3
+
+
+def world(seed=0, discount=0.9):
+    """Random outcomes; the last state ends it."""
+    generator = np.random.default_rng(seed)
+    transitions = generator.dirichlet(np.ones(S), (S, A))
+    rewards = generator.normal(size=(S, A))
+    return TabularMDP(jnp.asarray(transitions), jnp.asarray(rewards), jnp.arange(S) == S - 1, discount)
+
+
+def by_hand(mdp, temperature, sweeps=4000):
+    p, r, end = (np.asarray(x) for x in mdp[:3])
+    v = np.zeros(S)
+    for _ in range(sweeps):
+        q = r + mdp.discount * p @ v
+        top = q.max(-1)
+        soft = top + (
+            temperature * np.log(np.exp((q - top[:, None]) / temperature).sum(-1)) if temperature else 0
+        )
+        v = np.where(end, 0, soft)
+    return v, q
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.3])
+def test_values_are_the_fixed_point(temperature):
+    with enable_x64(True):
+        mdp = world()
+        v, q, policy = values(mdp, temperature, tolerance=1e-13)
+        expected_v, expected_q = by_hand(mdp, temperature)
+        np.testing.assert_allclose(v, expected_v, atol=1e-10)
+        np.testing.assert_allclose(q[:-1], expected_q[:-1], atol=1e-10)
+        np.testing.assert_allclose(policy.sum(-1), 1, atol=1e-12)
+        if temperature:
+            np.testing.assert_allclose(advantages(v, q)[:-1], temperature * jnp.log(policy[:-1]), atol=1e-9)
+        else:
+            assert float(advantages(v, q)[:-1].max()) == pytest.approx(0, abs=1e-10)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.3])
+def test_gradients_in_the_rewards_are_finite_differences(temperature):
+    with enable_x64(True):
+        mdp = world(1)
+        weights = jnp.linspace(-1, 1, S)
+
+        def total(rewards):
+            return weights @ values(mdp._replace(rewards=rewards), temperature, tolerance=1e-13)[0]
+
+        slope = jax.grad(total)(mdp.rewards)
+        direction = jnp.asarray(np.random.default_rng(3).normal(size=(S, A)))
+        h = 1e-6
+        difference = (total(mdp.rewards + h * direction) - total(mdp.rewards - h * direction)) / (2 * h)
+        np.testing.assert_allclose((slope * direction).sum(), difference, rtol=1e-7)
+
+
+def test_occupancy_counts_what_a_policy_does():
+    """rewards . occupancy is its value, and a simulation's counts are the occupancy."""
+    with enable_x64(True):
+        mdp = world(2)
+        policy = jax.nn.softmax(jnp.asarray(np.random.default_rng(0).normal(size=(S, A))), -1)
+        start = jnp.ones(S) / S
+        counts = occupancy(mdp, policy, start)
+        np.testing.assert_allclose(
+            (counts * mdp.rewards).sum(), start @ policy_values(mdp, policy), rtol=1e-12
+        )
+        state, found, alive = start, np.zeros((S, A)), 1.0
+        for _ in range(500):
+            here = np.where(mdp.terminal, 0, state)[:, None] * np.asarray(policy)
+            found += alive * here
+            state, alive = np.einsum("sa,sat->t", here, mdp.transitions), alive * mdp.discount
+        np.testing.assert_allclose(counts, found, atol=1e-12)
+
+
+def test_scaled_return_of_the_optimal_and_the_uniform_policy():
+    mdp = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32) if jnp.ndim(x) > 1 else x, world())
+    start = jnp.ones(S) / S
+    assert float(scaled_return(mdp, values(mdp)[2], start)) == pytest.approx(1, abs=1e-4)
+    assert float(scaled_return(mdp, jnp.full((S, A), 1 / A), start)) == pytest.approx(0, abs=1e-6)
+
+
+def test_one_outcome_each():
+    """A corridor of four: right costs 1, and the end pays 10 on arrival."""
+    successors = [[0, 1], [0, 2], [1, 3], [3, 3]]
+    rewards = [[-1, -1], [-1, -1], [-1, 9], [0, 0]]
+    mdp = deterministic_mdp(np.array(successors), np.array(rewards, float), np.arange(4) == 3)
+    v, _, policy = values(mdp)
+    np.testing.assert_allclose(v, [7, 8, 9, 0], atol=1e-5)
+    np.testing.assert_array_equal(policy[:3], [[0, 1]] * 3)
+    with pytest.raises(ValueError, match=r"not in \[0, 4\)"):
+        deterministic_mdp(np.array(successors) + 1, np.array(rewards), np.arange(4) == 3)
+    with pytest.raises(ValueError, match="do not fit"):
+        deterministic_mdp(np.array(successors), np.array(rewards)[:2], np.arange(4) == 3)
+    with pytest.raises(ValueError, match="discount"):
+        deterministic_mdp(np.array(successors), np.array(rewards), np.arange(4) == 3, 1.5)
