@@ -2,6 +2,7 @@
 
 from jaxpref.evals.bandits import bandit_policy
 from jaxpref.evals.base import Context, Estimate, Evaluation, TextSample
+from jaxpref.evals.control import control_returns
 from jaxpref.evals.diversity import diversity
 from jaxpref.evals.exploitability import game_exploitability, sampled_exploitability
 from jaxpref.evals.generation import generation
@@ -14,6 +15,7 @@ __all__ = [
     "Evaluation",
     "TextSample",
     "bandit_policy",
+    "control_returns",
     "diversity",
     "game_exploitability",
     "generation",

@@ -1,9 +1,8 @@
 """Contrastive preference learning: losses of two stretches of behaviour, and of all segments of a batch.
 
 `token_logps` are log-probs of actions, one a step (nats), masks are True on real steps; whatever stands at
-other steps is ignored, NaN too. Under the regret model a segment is preferred for its discounted sum of optimal
-advantages, and in maximum-entropy control an advantage is alpha * log pi, so that the reward never has to be
-learnt:
+other steps is ignored, NaN too. Under the regret model a segment is preferred for its discounted sum of
+optimal advantages. In maximum-entropy control an advantage is alpha * log pi, so no reward has to be learnt:
 
     a = alpha * sum_t discount^t * log pi(a_t | s_t)
 """
