@@ -68,7 +68,7 @@ def robot_preferences(
             f"{expected[:16]}...; fetch it again from {_HOME}"
         )
     try:
-        with np.load(path) as file:
+        with open(path, "rb") as raw, np.load(raw) as file:
             observations, actions = (
                 np.stack([file[f"{name}_1"], file[f"{name}_2"]], 1) for name in ("obs", "action")
             )

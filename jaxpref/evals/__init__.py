@@ -8,6 +8,7 @@ from jaxpref.evals.exploitability import game_exploitability, sampled_exploitabi
 from jaxpref.evals.generation import generation
 from jaxpref.evals.kl import sampled_kl
 from jaxpref.evals.rewards import reward_accuracy
+from jaxpref.evals.soft_optimal import soft_optimal_error
 
 __all__ = [
     "Context",
@@ -22,4 +23,5 @@ __all__ = [
     "reward_accuracy",
     "sampled_exploitability",
     "sampled_kl",
+    "soft_optimal_error",
 ]
