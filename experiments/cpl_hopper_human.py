@@ -11,7 +11,7 @@ Paper     Hejna et al. (2023), arXiv:2310.13639 (CPL); labels of Preference Tran
 Run       jaxpref train experiments/cpl_hopper_human.py data_root=DIR     (pip install 'jaxpref[control]')
           DIR holds robot_human_prefs/hopper-medium-expert-v2_num100_human_{train,eval}.npz.
 Change    alpha=0.1 bias=0.7 width=192 bc_steps=3000 num_steps=1500 seed=1
-Ablation  jaxpref sweep experiments/cpl_hopper_human.py:sweep_methods data_root=DIR seed=0
+Ablation  jaxpref sweep experiments/cpl_hopper_human.py:sweep_methods data_root=DIR
 Try       jaxpref train experiments/cpl_hopper_human.py data_root=DIR --smoke
 Cost      to be measured.
 Expect    to be measured.
@@ -56,8 +56,8 @@ def experiment(
     bias: float = 1.0,
     bc_weight: float = 1.0,
     width: int = 192,
-    bc_steps: int = 3000,
-    num_steps: int = 1500,
+    bc_steps: int = 2000,
+    num_steps: int = 1000,
     seed: int = 0,
 ) -> Experiment:
     """CPL-BC: opinions and imitation in one loss."""
@@ -80,8 +80,8 @@ def cpl(
     alpha: float = 0.1,
     bias: float = 0.7,
     width: int = 192,
-    bc_steps: int = 3000,
-    num_steps: int = 1500,
+    bc_steps: int = 2000,
+    num_steps: int = 1000,
     seed: int = 0,
 ) -> Experiment:
     """CPL: opinions alone, with a bias towards the data."""
@@ -102,8 +102,8 @@ def sft_preferred(
     *,
     data_root: str = "data",
     width: int = 192,
-    bc_steps: int = 3000,
-    num_steps: int = 1500,
+    bc_steps: int = 2000,
+    num_steps: int = 1000,
     seed: int = 0,
 ) -> Experiment:
     """Imitation of what was preferred."""
@@ -124,8 +124,8 @@ def bc(
     *,
     data_root: str = "data",
     width: int = 192,
-    bc_steps: int = 3000,
-    num_steps: int = 1500,
+    bc_steps: int = 2000,
+    num_steps: int = 1000,
     seed: int = 0,
 ) -> Experiment:
     """More imitation of everything: as many steps, no opinions."""
@@ -142,9 +142,10 @@ def bc(
     )
 
 
-def sweep_methods(*, data_root: str = "data", seed: int = 0) -> list[Experiment]:
-    """All four from one seed; run it with seed=0 to seed=4."""
-    return [build(data_root=data_root, seed=seed) for build in (bc, sft_preferred, cpl, experiment)]
+def sweep_methods(*, data_root: str = "data", seeds: int = 5) -> list[Experiment]:
+    """All four from each of `seeds` seeds."""
+    methods = (bc, sft_preferred, cpl, experiment)
+    return [build(data_root=data_root, seed=seed) for seed in range(seeds) for build in methods]
 
 
 def preferences(loss: Callable[..., Any]) -> Callable[..., Any]:
@@ -178,7 +179,7 @@ def _learn(
     )
     stage = partial(Stage, response_buckets=(100,), evaluators=(returns,), evaluate_every=500)
     return Experiment(
-        name=name,
+        name=f"{name}_seed_{seed}",
         policy=partial(deterministic_controller, observation_size=11, action_size=3, hidden=(width, width)),
         tokenizer=None,
         stages=(

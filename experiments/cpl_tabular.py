@@ -3,8 +3,8 @@
 Four states, three actions, random rewards and transitions. People who compare segments by regret (their
 probabilities are exact here, and every pair of two-step segments is asked about) have their opinions
 explained by one policy: the one that maximises return plus alpha times entropy. CPL finds it without ever
-seeing a reward. With a bias below 1, which practice needs to stay near its data, the minimum is another policy:
-the bias is a regulariser, and opinions without end do not wash it out.
+seeing a reward. With a bias below 1, which practice needs to stay near its data, the minimum is another
+policy: the bias is a regulariser, and opinions without end do not wash it out.
 
 Paper     Hejna et al. (2023), arXiv:2310.13639; regret preferences: Knox et al. (2022), arXiv:2206.02231.
 Run       jaxpref train experiments/cpl_tabular.py
@@ -12,8 +12,9 @@ Change    bias=0.5 alpha=0.5 discount=0.8 seed=1 num_steps=1000
 Ablation  jaxpref sweep experiments/cpl_tabular.py:sweep_bias
 Try       jaxpref train experiments/cpl_tabular.py --smoke
 Cost      25 seconds each on 2 CPU cores beside other work.
-Expect    largest |pi - pi*|: 0.000 at bias 1 (0.341 before) and 0.150 at bias 0.5. In float64, by L-BFGS on the
-          same loss, 3e-10 at bias 1 and 0.150, 0.261, 0.342, 0.277, 0.333, 0.333 at bias 0.5 for seeds 0 to 5.
+Expect    largest |pi - pi*|: 0.000 at bias 1 (0.341 before) and 0.150 at bias 0.5. In float64, by L-BFGS on
+          the same loss: 3e-10 at bias 1; 0.150, 0.261, 0.342, 0.277, 0.333 and 0.333 at bias 0.5 for the
+          worlds of seeds 0 to 5.
 """
 
 from functools import partial

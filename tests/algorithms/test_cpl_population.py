@@ -1,4 +1,4 @@
-"""Population consistency of contrastive preference learning, in float64: experiments/cpl_tabular.py to 1e-8."""
+"""Population consistency of contrastive preference learning in float64: experiments/cpl_tabular.py."""
 
 import importlib
 from functools import partial
