@@ -6,8 +6,8 @@ shows what it would have earned from there. The controller first imitates every 
 comparisons between the segments of a batch (`cpl_rank`), or from pairs that are asked once (`cpl_pairs`).
 `sft_preferred` imitates the better half instead.
 
-Paper     Hejna et al. (2023), arXiv:2310.13639 (CPL). There: segments of trained agents (SAC), 2,500 to 20,000 of
-          them, labels by their critics, and 500,000 steps. These numbers are not to be compared with that table.
+Paper     Hejna et al. (2023), arXiv:2310.13639 (CPL). There: segments of trained agents (SAC), 2,500 to
+          20,000 of them, labels by their critics, and 500,000 steps: not to be compared with that table.
 Run       jaxpref train experiments/cpl_metaworld.py     (pip install 'jaxpref[control]' metaworld)
 Change    task=drawer-open-v3 episodes=250 bias=0.5 alpha=0.1 width=256 seed=1
           (the tasks where a restored state repeats itself: bin-picking-v3, button-press-v3, drawer-open-v3,

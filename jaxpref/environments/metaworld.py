@@ -72,7 +72,7 @@ class Arm:
         self._seen = seen.copy()
 
     def expert_return(self, state: Any, steps: int) -> float:
-        """What the expert earns in `steps` from a snapshot, undiscounted; the world is left where that ends."""
+        """What the expert earns in `steps` from a snapshot; the world is left where that ends."""
         self.restore(state)
         return sum(self.step(self.expert_action())[1] for _ in range(steps))
 
@@ -101,9 +101,9 @@ def scored_segments(
     """Segments of noisy behaviour, each scored by minus its regret under the scripted expert.
 
     score = (reward of the segment) + V_(horizon - steps)(its end) - V_horizon(its start), where V_m is what
-    the expert earns in m steps from there, rolled out from the restored state: minus what is lost in `horizon`
-    steps if the expert takes over only after the segment. Undiscounted. It may be above 0, since a scripted
-    expert is not optimal.
+    the expert earns in m steps from there, rolled out from the restored state: minus what is lost in
+    `horizon` steps if the expert takes over only after the segment. Undiscounted. It may be above 0, since a
+    scripted expert is not optimal.
 
     Differs from the released labels of arXiv:2310.13639, whose values are those of a trained critic.
 

@@ -2,7 +2,7 @@
 
 from jaxpref.evals.bandits import bandit_policy
 from jaxpref.evals.base import Context, Estimate, Evaluation, TextSample
-from jaxpref.evals.control import control_returns
+from jaxpref.evals.control import compiled_returns, control_returns
 from jaxpref.evals.diversity import diversity
 from jaxpref.evals.exploitability import game_exploitability, sampled_exploitability
 from jaxpref.evals.generation import generation
@@ -16,6 +16,7 @@ __all__ = [
     "Evaluation",
     "TextSample",
     "bandit_policy",
+    "compiled_returns",
     "control_returns",
     "diversity",
     "game_exploitability",

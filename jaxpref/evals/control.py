@@ -1,4 +1,4 @@
-"""What a controller earns: returns of whole episodes in a world."""
+"""What a controller earns: returns of whole episodes, in a world on the host or in a compiled one."""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,10 +7,11 @@ import jax
 import numpy as np
 
 from jaxpref.environments.gymnasium import World
+from jaxpref.environments.rollouts import JaxWorld, expert_return
 from jaxpref.evals.base import Context, Estimate, Evaluation
 from jaxpref.evals.intervals import clustered, proportion
 
-__all__ = ["control_returns"]
+__all__ = ["compiled_returns", "control_returns"]
 
 
 def control_returns(
@@ -74,6 +75,55 @@ def control_returns(
     if told:
         metrics["success"] = proportion(int(succeeded.sum()), count)
     return Evaluation(name, metrics)
+
+
+def compiled_returns(
+    context: Context,
+    *,
+    world: Callable[[], JaxWorld],
+    episodes: int = 256,
+    steps: int = 200,
+    num_prompts: int | None = None,
+    name: str = "episodes",
+) -> Evaluation:
+    """Undiscounted returns of episodes in one compiled program, and what the expert earns from the same starts.
+
+    Actions are the likeliest. Starts are the same at every evaluation, and intervals are over them alone.
+
+    Args:
+      num_prompts: at most this many episodes.
+    """
+    built, act = world(), context.policy.act
+    if act is None:
+        raise ValueError(f"{name}: this policy has no `act`; compiled_returns is for controllers")
+    count = episodes if num_prompts is None else min(episodes, num_prompts)
+    if count < 1 or steps < 1:
+        raise ValueError(f"{name}: expected episodes and steps, got {count} and {steps}")
+
+    def run(params, keys):
+        def one(key):
+            def go(state, _):
+                return built.step(state, act(params, built.observe(state), None))
+
+            start = built.reset(key)
+            earned = jax.lax.scan(go, start, None, length=steps)[1].sum()
+            return earned, expert_return(built, start, steps)
+
+        return jax.vmap(one)(keys)
+
+    keys = jax.random.split(jax.random.key(context.seed), count)
+    mine, best = (
+        np.asarray(x, np.float64) for x in context.fetch(context.compiled(run)(context.params, keys))
+    )
+    mean = partial(clustered, groups=np.arange(count))
+    return Evaluation(
+        name,
+        {
+            "return": mean(mine),
+            "expert return": mean(best, better=""),
+            "lost to expert": mean(best - mine, better="lower"),
+        },
+    )
 
 
 def _act(context: Context, stochastic: bool) -> Callable:
