@@ -1,8 +1,8 @@
 """Contrastive preference learning where everything is compiled: thousands of segments, one program.
 
-gymnax's pendulum is to be swung up and balanced. 4,096 segments of 32 steps mix a scripted expert with noise and
-random torques; each is scored by its regret, exactly: states are arrays, so the expert simply takes
-over at either end. The controller imitates all segments, then learns from every comparison within a batch
+gymnax's pendulum is to be swung up and balanced. 4,096 segments of 32 steps mix a scripted expert with noise
+and random torques; each is scored by its regret, exactly: states are arrays, so the expert simply takes over
+at either end. The controller imitates all segments, then learns from every comparison within a batch
 (128 segments, 8,128 pairs). Shapes are fixed and nothing runs on the host, so the same file fills a TPU:
 `num_segments` and `batch_size` are all there is to raise.
 

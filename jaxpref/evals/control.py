@@ -86,9 +86,10 @@ def compiled_returns(
     num_prompts: int | None = None,
     name: str = "episodes",
 ) -> Evaluation:
-    """Undiscounted returns of episodes in one compiled program, and what the expert earns from the same starts.
+    """Returns of episodes in one compiled program, and what the expert earns from the same starts.
 
-    Actions are the likeliest. Starts are the same at every evaluation, and intervals are over them alone.
+    Undiscounted; actions are the likeliest. Starts are the same at every evaluation, and intervals are over
+    them alone.
 
     Args:
       num_prompts: at most this many episodes.
