@@ -3,7 +3,8 @@
 gymnax's pendulum is to be swung up and balanced. 4,096 segments of 32 steps mix a scripted expert with noise
 and random torques; each is scored by its regret, exactly: states are arrays, so the expert simply takes over
 at either end. The controller imitates all segments, then learns from every comparison within a batch
-(128 segments, 8,128 pairs). Shapes are fixed and nothing runs on the host, so the same file fills a TPU:
+(128 segments, 8,128 pairs). `sft_preferred` imitates the better half instead, and `preference_reward` learns a
+reward from pairs that are asked once and improves the controller on it. Shapes are fixed and nothing runs on the host, so the same file fills a TPU:
 `num_segments` and `batch_size` are all there is to raise.
 
 Paper     Hejna et al. (2023), arXiv:2310.13639 (CPL, dense comparisons).
@@ -23,9 +24,10 @@ import jax
 import numpy as np
 
 from jaxpref import losses
-from jaxpref.algorithms import offline, sft
+from jaxpref.algorithms import offline, preference_iql, sft
 from jaxpref.algorithms.optimizers import adamw, warmup_constant
 from jaxpref.data import SegmentRecords
+from jaxpref.data.scored_segments import better_half, one_off_pairs
 from jaxpref.environments.gymnax import gymnax_pendulum
 from jaxpref.environments.rollouts import regret_segments
 from jaxpref.evals import compiled_returns
@@ -47,11 +49,14 @@ def segments(*, num_segments: int, seed: int = 0) -> SegmentRecords:
     )
 
 
-def better_half(*, num_segments: int, seed: int = 0) -> SegmentRecords:
-    """The segments whose score is above the median."""
-    records = segments(num_segments=num_segments, seed=seed)
-    scores = records.columns["scores"][:, 0]
-    return records.take(scores > np.median(scores))
+def better(*, num_segments: int, seed: int = 0) -> SegmentRecords:
+    """The better half."""
+    return better_half(segments(num_segments=num_segments, seed=seed))
+
+
+def pairs(*, num_segments: int, seed: int = 0) -> SegmentRecords:
+    """Four comparisons to a segment."""
+    return one_off_pairs(segments(num_segments=num_segments, seed=seed), seed=seed)
 
 
 def experiment(
@@ -82,6 +87,35 @@ def experiment(
     )
 
 
+def preference_reward(
+    *,
+    num_segments: int = 4096,
+    batch_size: int = 64,
+    bc_steps: int = 1000,
+    reward_steps: int = 500,
+    num_steps: int = 1500,
+    seed: int = 0,
+) -> Experiment:
+    """Pairs that are asked once, a reward learnt from them, then implicit Q-learning on that reward (P-IQL)."""
+    return _learn(
+        "p_iql_gymnax",
+        partial(
+            preference_iql,
+            optimizer=optimizer,
+            observation_size=3,
+            action_size=1,
+            hidden=(64, 64),
+            reward_steps=reward_steps,
+        ),
+        pairs,
+        num_segments=num_segments,
+        batch_size=batch_size,
+        bc_steps=bc_steps,
+        num_steps=num_steps,
+        seed=seed,
+    )
+
+
 def sft_preferred(
     *,
     num_segments: int = 4096,
@@ -94,7 +128,7 @@ def sft_preferred(
     return _learn(
         "sft_gymnax",
         partial(sft, optimizer=optimizer),
-        better_half,
+        better,
         num_segments=num_segments,
         batch_size=batch_size,
         bc_steps=bc_steps,
@@ -104,12 +138,12 @@ def sft_preferred(
 
 
 def sweep_methods(*, seeds: int = 5) -> list[Experiment]:
-    """Imitation of the better half, CPL, and CPL without its bias, from each of `seeds` seeds."""
-    return [
-        built
-        for seed in range(seeds)
-        for built in (sft_preferred(seed=seed), experiment(seed=seed), experiment(seed=seed, bias=1.0))
-    ]
+    """Imitation of the better half, a learnt reward, CPL, and CPL without its bias, from each of the seeds."""
+    built = []
+    for seed in range(seeds):
+        built += [sft_preferred(seed=seed), preference_reward(seed=seed)]
+        built += [experiment(seed=seed), experiment(seed=seed, bias=1.0)]
+    return built
 
 
 def optimizer(*, learning_rate: float = 1e-3):

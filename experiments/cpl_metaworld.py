@@ -4,7 +4,8 @@ Segments of 64 steps come from scripted experts with noise and random actions mi
 regret, which needs no trained critic here: the state at either end of a segment is restored, and the expert
 shows what it would have earned from there. The controller first imitates every segment, then learns from all
 comparisons between the segments of a batch (`cpl_rank`), or from pairs that are asked once (`cpl_pairs`).
-`sft_preferred` imitates the better half instead.
+`sft_preferred` imitates the better half instead, and `preference_reward` learns a reward from the same pairs
+and improves the controller on it (implicit Q-learning).
 
 Paper     Hejna et al. (2023), arXiv:2310.13639 (CPL). There: segments of trained agents (SAC), 2,500 to
           20,000 of them, labels by their critics, and 500,000 steps: not to be compared with that table.
@@ -25,10 +26,11 @@ from typing import Any
 import numpy as np
 
 from jaxpref import losses
-from jaxpref.algorithms import offline, sft
+from jaxpref.algorithms import offline, preference_iql, sft
 from jaxpref.algorithms.optimizers import adamw, warmup_constant
 from jaxpref.data import SegmentRecords
 from jaxpref.data.cache import cached_segments
+from jaxpref.data.scored_segments import better_half, one_off_pairs
 from jaxpref.environments.metaworld import arm_world, scored_segments
 from jaxpref.evals import control_returns
 from jaxpref.experiment import Experiment, Stage
@@ -57,27 +59,14 @@ def _collected(*, task: str, episodes: int, seed: int) -> SegmentRecords:
     )
 
 
-def better_half(*, task: str, episodes: int, seed: int = 0) -> SegmentRecords:
-    """The segments whose score is above the median."""
-    records = segments(task=task, episodes=episodes, seed=seed)
-    scores = records.columns["scores"][:, 0]
-    return records.take(scores > np.median(scores))
+def better(*, task: str, episodes: int, seed: int = 0) -> SegmentRecords:
+    """The better half."""
+    return better_half(segments(task=task, episodes=episodes, seed=seed))
 
 
-def one_off_pairs(*, task: str, episodes: int, seed: int = 0) -> SegmentRecords:
-    """Four comparisons to a segment, of random pairs; the better one first."""
-    records = segments(task=task, episodes=episodes, seed=seed)
-    scores = records.columns["scores"][:, 0]
-    generator = np.random.default_rng(seed)
-    order = np.stack([generator.permutation(len(scores)) for _ in range(4)]).reshape(-1)
-    chosen = order[: len(order) // 2 * 2].reshape(-1, 2)
-    chosen = chosen[chosen[:, 0] != chosen[:, 1]]
-    swapped = scores[chosen[:, 1]] > scores[chosen[:, 0]]
-    chosen = np.where(swapped[:, None], chosen[:, ::-1], chosen)
-    tied = scores[chosen[:, 0]] == scores[chosen[:, 1]]
-    return SegmentRecords.pairs(
-        records.observations[chosen, 0], records.actions[chosen, 0], np.where(tied, 0.5, 0.0)
-    )
+def pairs(*, task: str, episodes: int, seed: int = 0) -> SegmentRecords:
+    """Four comparisons to a segment."""
+    return one_off_pairs(segments(task=task, episodes=episodes, seed=seed), seed=seed)
 
 
 def experiment(
@@ -121,7 +110,39 @@ def cpl_pairs(
     return _learn(
         f"cpl_bc_{task}",
         _preferences(partial(losses.cpl_bc, alpha=alpha, bc_weight=bc_weight)),
-        one_off_pairs,
+        pairs,
+        task=task,
+        episodes=episodes,
+        width=width,
+        bc_steps=bc_steps,
+        num_steps=num_steps,
+        batch_size=16,
+        seed=seed,
+    )
+
+
+def preference_reward(
+    *,
+    task: str = "drawer-open-v3",
+    episodes: int = 250,
+    width: int = 256,
+    bc_steps: int = 1500,
+    reward_steps: int = 250,
+    num_steps: int = 1000,
+    seed: int = 0,
+) -> Experiment:
+    """The same pairs, a reward learnt from them first, then implicit Q-learning on that reward (P-IQL)."""
+    return _learn(
+        f"p_iql_{task}",
+        partial(
+            preference_iql,
+            optimizer=optimizer,
+            observation_size=35,
+            action_size=4,
+            hidden=(width, width),
+            reward_steps=reward_steps,
+        ),
+        pairs,
         task=task,
         episodes=episodes,
         width=width,
@@ -145,7 +166,7 @@ def sft_preferred(
     return _learn(
         f"sft_{task}",
         partial(sft, optimizer=optimizer),
-        better_half,
+        better,
         task=task,
         episodes=episodes,
         width=width,
@@ -157,9 +178,9 @@ def sft_preferred(
 
 
 def sweep_tasks(*, seed: int = 0) -> list[Experiment]:
-    """Three tasks, three methods; imitation of everything is the end of the first stage of each."""
+    """Three tasks, four methods; imitation of everything is the end of the first stage of each."""
     tasks = ("drawer-open-v3", "button-press-v3", "plate-slide-v3")
-    methods = (sft_preferred, experiment, cpl_pairs)
+    methods = (sft_preferred, experiment, cpl_pairs, preference_reward)
     return [build(task=task, seed=seed) for task in tasks for build in methods]
 
 

@@ -1,6 +1,5 @@
 """Controllers: a small network from an observation to an action, or to a distribution of actions."""
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,6 +10,13 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxpref.policies.base import Policy, answers_no_prompts
+from jaxpref.policies.perceptron import (
+    checked_sizes,
+    perceptron,
+    perceptron_axes,
+    perceptron_flops,
+    perceptron_init,
+)
 from jaxpref.types import Params, PRNGKey, Segments
 
 __all__ = ["categorical_controller", "deterministic_controller", "gaussian_controller"]
@@ -94,15 +100,15 @@ def categorical_controller(
       observation_size: length of an observation. actions: how many there are.
       hidden: widths of the hidden layers (ReLU).
     """
-    sizes = _checked((observation_size, *hidden, actions))
+    sizes = checked_sizes((observation_size, *hidden, actions))
 
     def token_logps(params: Params, batch: Segments) -> Float[Array, "b k t"]:
-        logps = jax.nn.log_softmax(_network(params, batch.observations, sizes), -1)
+        logps = jax.nn.log_softmax(perceptron(params, batch.observations, sizes), -1)
         chosen = jnp.take_along_axis(logps, batch.actions[..., None], -1)[..., 0]
         return jnp.where(batch.mask, chosen, 0)
 
     def act(params: Params, observations: Array, key: PRNGKey | None) -> Array:
-        logits = _network(params, observations, sizes)
+        logits = perceptron(params, observations, sizes)
         return logits.argmax(-1) if key is None else jax.random.categorical(key, logits)
 
     return _controller(sizes, token_logps, act, dict, vocab_size=actions)
@@ -115,10 +121,10 @@ def _vectors(
     more: Callable[[], dict[str, Array]],
 ) -> Policy:
     """A policy of vectors out of what follows tanh(MLP)."""
-    sizes = _checked(sizes)
+    sizes = checked_sizes(sizes)
 
     def means(params: Params, observations: Array) -> Array:
-        return jnp.tanh(_network(params, observations, sizes))
+        return jnp.tanh(perceptron(params, observations, sizes))
 
     def token_logps(params: Params, batch: Segments) -> Float[Array, "b k t"]:
         actions = jnp.clip(batch.actions, -LIMIT, LIMIT)
@@ -140,22 +146,13 @@ def _controller(
     *,
     vocab_size: int,
 ) -> Policy:
-    layers = [f"layer_{i}" for i in range(len(sizes) - 1)]
-
     def init(key: PRNGKey) -> Params:
-        """Orthogonal matrices, larger by sqrt(2) before a ReLU."""
-        drawn: dict[str, Any] = {}
-        for i, (name, part) in enumerate(zip(layers, jax.random.split(key, len(layers)), strict=True)):
-            orthogonal = jax.nn.initializers.orthogonal(math.sqrt(2) if i + 1 < len(layers) else 1.0)
-            kernel = orthogonal(part, (sizes[i], sizes[i + 1]), jnp.float32)
-            drawn[name] = {"kernel": kernel, "bias": jnp.zeros(sizes[i + 1], jnp.float32)}
-        return drawn | more()
+        return perceptron_init(key, sizes) | more()
 
     def axes() -> Any:
-        matrices = {name: {"kernel": (None, None), "bias": (None,)} for name in layers}
-        return matrices | {name: (None,) * value.ndim for name, value in more().items()}
+        return perceptron_axes(sizes) | {name: (None,) * value.ndim for name, value in more().items()}
 
-    products = 2.0 * sum(a * b for a, b in itertools.pairwise(sizes))
+    products = perceptron_flops(sizes)
     return Policy(
         init,
         token_logps,
@@ -165,22 +162,3 @@ def _controller(
         vocab_size=vocab_size,
         act=act,
     )
-
-
-def _network(params: Params, observations: Array, sizes: tuple[int, ...]) -> Array:
-    """A multi-layer perceptron on the last axis."""
-    if observations.shape[-1] != sizes[0]:
-        raise ValueError(f"controller: observations of {observations.shape[-1]} numbers, expected {sizes[0]}")
-    x, last = observations, len(sizes) - 2
-    for i in range(last + 1):
-        layer = params[f"layer_{i}"]
-        x = x @ layer["kernel"]
-        x = x + jnp.broadcast_to(layer["bias"], x.shape)
-        x = jax.nn.relu(x) if i < last else x
-    return x
-
-
-def _checked(sizes: Sequence[int]) -> tuple[int, ...]:
-    if min(sizes) < 1:
-        raise ValueError(f"controller: expected sizes of 1 or more, got {list(sizes)}")
-    return tuple(sizes)

@@ -118,7 +118,7 @@ def test_params_match_their_axes_and_start_orthogonal():
 def test_sizes_that_do_not_fit_are_named():
     policy = deterministic_controller(**SIZES)
     params = policy.init(jax.random.key(0))
-    with pytest.raises(ValueError, match="observations of 3 numbers, expected 4"):
+    with pytest.raises(ValueError, match="rows of 3 numbers, expected 4"):
         policy.act(params, np.zeros(3, np.float32), None)
     with pytest.raises(ValueError, match="actions of 3 numbers, expected 2"):
         policy.token_logps(params, dataclasses.replace(_batch(), actions=np.zeros((3, 2, 5, 3), np.float32)))
