@@ -2,10 +2,10 @@
 
 gymnax's pendulum is to be swung up and balanced. 4,096 segments of 32 steps mix a scripted expert with noise
 and random torques; each is scored by its regret, exactly: states are arrays, so the expert simply takes over
-at either end. The controller imitates all segments, then learns from every comparison within a batch
-(128 segments, 8,128 pairs). `sft_preferred` imitates the better half instead, and `preference_reward` learns a
-reward from pairs that are asked once and improves the controller on it. Shapes are fixed and nothing runs on the host, so the same file fills a TPU:
-`num_segments` and `batch_size` are all there is to raise.
+at either end. The controller imitates all segments, then learns from every comparison within a batch (128
+segments, 8,128 pairs). `sft_preferred` imitates the better half instead, and `preference_reward` learns a
+reward from pairs that are asked once and improves the controller on it. Shapes are fixed and nothing runs on
+the host, so the same file fills a TPU: `num_segments` and `batch_size` are all there is to raise.
 
 Paper     Hejna et al. (2023), arXiv:2310.13639 (CPL, dense comparisons).
 Run       jaxpref train experiments/cpl_gymnax.py     (pip install gymnax six)
@@ -96,7 +96,7 @@ def preference_reward(
     num_steps: int = 1500,
     seed: int = 0,
 ) -> Experiment:
-    """Pairs that are asked once, a reward learnt from them, then implicit Q-learning on that reward (P-IQL)."""
+    """Pairs that are asked once, a reward learnt from them, then implicit Q-learning on it (P-IQL)."""
     return _learn(
         "p_iql_gymnax",
         partial(
@@ -138,7 +138,7 @@ def sft_preferred(
 
 
 def sweep_methods(*, seeds: int = 5) -> list[Experiment]:
-    """Imitation of the better half, a learnt reward, CPL, and CPL without its bias, from each of the seeds."""
+    """Imitation of the better half, a learnt reward, CPL, CPL without its bias, from each of the seeds."""
     built = []
     for seed in range(seeds):
         built += [sft_preferred(seed=seed), preference_reward(seed=seed)]

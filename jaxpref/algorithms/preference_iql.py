@@ -55,8 +55,8 @@ def preference_iql(
 
     For `reward_steps` steps a network r(s, a) explains the preferences by the difference of its sums over the
     two segments (Christiano et al. 2017, arXiv:1706.03741). Then it is held, and implicit Q-learning
-    (Kostrikov et al. 2021, arXiv:2110.06169) improves the actor on the same segments: v is an expectile of the
-    smaller target q, q regresses on r + discount * v of the next observation, and the actor imitates with
+    (Kostrikov et al. 2021, arXiv:2110.06169) improves the actor on the same segments: v is an expectile of
+    the smaller target q, q regresses on r + discount * v of the next observation, and the actor imitates with
     the weight min(exp((q - v) / temperature), largest_weight). The last step of a segment has no next
     observation and teaches q nothing; nothing is terminal.
 

@@ -1,4 +1,4 @@
-"""A reward from preferences and policy improvement on it: phases, fixed points, and who wins over imitation."""
+"""A reward from preferences, and policy improvement on it: phases, order, and more than imitation."""
 
 import dataclasses
 from functools import partial
