@@ -14,7 +14,7 @@ from jaxpref.algorithms.reported import reward_metrics
 from jaxpref.algorithms.update import apply_gradient
 from jaxpref.losses.checks import positive, within
 from jaxpref.losses.links import logistic
-from jaxpref.metrics import Metrics, masked_mean
+from jaxpref.metrics import Mean, Metrics, masked_mean
 from jaxpref.policies.base import Policy
 from jaxpref.policies.perceptron import checked_sizes, perceptron, perceptron_init
 from jaxpref.types import Params, PRNGKey, Segments
@@ -130,19 +130,19 @@ def preference_iql(
 
     def learn(
         loss: Callable[..., Any], params: Params, opt_state: Any, *more: Any
-    ) -> tuple[Params, Any, Any]:
+    ) -> tuple[Params, Any, Any, Array]:
         gradient, aux = jax.grad(loss, has_aux=True)(params, *more)
-        params, opt_state, _ = apply_gradient(transform, params, opt_state, gradient)
-        return params, opt_state, aux
+        params, opt_state, found = apply_gradient(transform, params, opt_state, gradient)
+        return params, opt_state, aux, found["grad_norm"].value
 
     def step(state: PreferenceIQLState, batch: Segments, key: PRNGKey) -> tuple[PreferenceIQLState, Metrics]:
         del key
         first = state.step < reward_steps
-        *reward, of_reward = learn(explained, state.reward, state.reward_opt_state, batch)
-        *critics, (of_critics, advantage) = learn(
+        *reward, of_reward, norm_r = learn(explained, state.reward, state.reward_opt_state, batch)
+        *critics, (of_critics, advantage), norm_c = learn(
             evaluated, state.critics, state.critics_opt_state, state.targets, state.reward, batch
         )
-        *actor, of_actor = learn(imitated, state.params, state.opt_state, batch, advantage)
+        *actor, of_actor, norm_a = learn(imitated, state.params, state.opt_state, batch, advantage)
         moved = {
             name: jax.tree.map(lambda new, old: old + target_rate * (new - old), critics[0][name], old)
             for name, old in state.targets.items()
@@ -153,7 +153,10 @@ def preference_iql(
         actor = _either(first, (state.params, state.opt_state), tuple(actor))
         targets = _either(first, state.targets, moved)
         new = PreferenceIQLState(state.step + 1, *actor, *reward, *critics, targets)
-        return new, of_reward | of_critics | of_actor | {"num_tokens": num_tokens(batch)}
+        # Of all three, whichever moves: the loop stops where one is not finite.
+        norm = jnp.linalg.norm(jnp.stack([norm_r, norm_c, norm_a]))
+        more = {"grad_norm": Mean(norm, jnp.float32(1)), "num_tokens": num_tokens(batch)}
+        return new, of_reward | of_critics | of_actor | more
 
     def evaluate(state: PreferenceIQLState, batch: Segments, key: PRNGKey) -> Metrics:
         del key
