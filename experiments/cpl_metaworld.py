@@ -10,7 +10,7 @@ and improves the controller on it (implicit Q-learning).
 Paper     Hejna et al. (2023), arXiv:2310.13639 (CPL). There: segments of trained agents (SAC), 2,500 to
           20,000 of them, labels by their critics, and 500,000 steps: not to be compared with that table.
 Run       jaxpref train experiments/cpl_metaworld.py     (pip install 'jaxpref[control]' metaworld)
-Change    task=drawer-open-v3 episodes=250 bias=0.5 alpha=0.1 width=256 seed=1
+Change    task=drawer-open-v3 episodes=500 bias=0.5 alpha=0.1 width=256 seed=1
           (the tasks where a restored state repeats itself: bin-picking-v3, button-press-v3, drawer-open-v3,
           plate-slide-v3)
 Ablation  jaxpref sweep experiments/cpl_metaworld.py:sweep_tasks
@@ -72,12 +72,12 @@ def pairs(*, task: str, episodes: int, seed: int = 0) -> SegmentRecords:
 def experiment(
     *,
     task: str = "drawer-open-v3",
-    episodes: int = 250,
+    episodes: int = 200,
     alpha: float = 0.1,
     bias: float = 0.5,
-    width: int = 256,
-    bc_steps: int = 1500,
-    num_steps: int = 750,
+    width: int = 128,
+    bc_steps: int = 1000,
+    num_steps: int = 500,
     seed: int = 0,
 ) -> Experiment:
     """All comparisons within each batch."""
@@ -98,12 +98,12 @@ def experiment(
 def cpl_pairs(
     *,
     task: str = "drawer-open-v3",
-    episodes: int = 250,
+    episodes: int = 200,
     alpha: float = 0.1,
     bc_weight: float = 1.0,
-    width: int = 256,
-    bc_steps: int = 1500,
-    num_steps: int = 750,
+    width: int = 128,
+    bc_steps: int = 1000,
+    num_steps: int = 500,
     seed: int = 0,
 ) -> Experiment:
     """Pairs that are asked once, with imitation in the loss (CPL-BC)."""
@@ -124,11 +124,11 @@ def cpl_pairs(
 def preference_reward(
     *,
     task: str = "drawer-open-v3",
-    episodes: int = 250,
-    width: int = 256,
-    bc_steps: int = 1500,
+    episodes: int = 200,
+    width: int = 128,
+    bc_steps: int = 1000,
     reward_steps: int = 250,
-    num_steps: int = 1000,
+    num_steps: int = 750,
     seed: int = 0,
 ) -> Experiment:
     """The same pairs, a reward learnt from them first, then implicit Q-learning on that reward (P-IQL)."""
@@ -156,10 +156,10 @@ def preference_reward(
 def sft_preferred(
     *,
     task: str = "drawer-open-v3",
-    episodes: int = 250,
-    width: int = 256,
-    bc_steps: int = 1500,
-    num_steps: int = 750,
+    episodes: int = 200,
+    width: int = 128,
+    bc_steps: int = 1000,
+    num_steps: int = 500,
     seed: int = 0,
 ) -> Experiment:
     """Imitation of the better half."""
