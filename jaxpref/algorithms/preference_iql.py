@@ -152,7 +152,9 @@ def preference_iql(
         critics = _either(first, before[1], tuple(critics))
         actor = _either(first, (state.params, state.opt_state), tuple(actor))
         targets = _either(first, state.targets, moved)
-        new = PreferenceIQLState(state.step + 1, *actor, *reward, *critics, targets)
+        new = PreferenceIQLState(
+            state.step + 1, actor[0], actor[1], reward[0], reward[1], critics[0], critics[1], targets
+        )
         # Of all three, whichever moves: the loop stops where one is not finite.
         norm = jnp.linalg.norm(jnp.stack([norm_r, norm_c, norm_a]))
         more = {"grad_norm": Mean(norm, jnp.float32(1)), "num_tokens": num_tokens(batch)}

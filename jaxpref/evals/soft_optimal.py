@@ -33,8 +33,8 @@ def soft_optimal_error(
     del num_prompts
     world = mdp()
     states, actions = world.rewards.shape
-    observations, taken = np.indices((states, actions)).astype(np.int32)
-    every = Segments(observations[..., None], taken[..., None], np.ones((states, actions, 1), bool))
+    observations, taken = jnp.indices((states, actions), dtype=jnp.int32)
+    every = Segments(observations[..., None], taken[..., None], jnp.ones((states, actions, 1), bool))
     logps = context.compiled(context.policy.token_logps)(context.params, every)
     logps = jnp.asarray(context.fetch(logps))[..., 0]
     best_v, best_q, best = values(world, temperature)

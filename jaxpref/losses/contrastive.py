@@ -51,8 +51,11 @@ def _sums(
         pair_preferences=(preferences, "b"),
     )
     first, second, preferences = floats(first, second, preferences)
-    sums = (discounted_sum(x, m, discount) for x, m in ((first, first_mask), (second, second_mask)))
-    return *sums, jax.lax.stop_gradient(preferences)
+    return (
+        discounted_sum(first, first_mask, discount),
+        discounted_sum(second, second_mask, discount),
+        jax.lax.stop_gradient(preferences),
+    )
 
 
 def _soft(first: Batch, second: Batch, p: Batch, alpha: float, bias: float) -> Batch:
