@@ -12,8 +12,10 @@ Run       jaxpref train experiments/cpl_gymnax.py     (pip install gymnax six)
 Change    num_segments=65536 batch_size=1024 bias=0.5 alpha=0.1 seed=1
 Ablation  jaxpref sweep experiments/cpl_gymnax.py:sweep_methods
 Try       jaxpref train experiments/cpl_gymnax.py num_segments=64 --smoke
-Cost      to be measured.
-Expect    to be measured.
+Cost      47 CPU seconds each.
+Expect    mean return of 256 episodes of 200 steps [95 % interval over episodes], one seed: imitation of all
+          segments -605 [-667, -542], then CPL -189 [-204, -174]; the expert earns -146 [-157, -135] from the
+          same starts. The other methods and seeds of the sweep are not yet measured.
 """
 
 from collections.abc import Callable
