@@ -5,13 +5,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jaxpref.metrics import Metrics, masked_mean
-from jaxpref.types import Completions
+from jaxpref.types import Completions, Segments
 
 __all__ = ["reward_metrics"]
 
 
 def reward_metrics(
-    rewards: Float[Array, "b k"], logps: Float[Array, "b k"] | None, batch: Completions, *, labelled: bool
+    rewards: Float[Array, "b k"],
+    logps: Float[Array, "b k"] | None,
+    batch: Completions | Segments,
+    *,
+    labelled: bool,
 ) -> Metrics:
     """`rewards/*` and, where there are log-probs, `logps/*`; none carries a gradient.
 
@@ -57,12 +61,12 @@ def _wins(difference: Array) -> Array:
     return jnp.where(difference > 0, 1.0, jnp.where(difference == 0, 0.5, 0.0))
 
 
-def _scores(batch: Completions) -> Float[Array, "b k"]:
+def _scores(batch: Completions | Segments) -> Float[Array, "b k"]:
     b, k = batch.lengths.shape
     return batch.columns.get("scores", jnp.broadcast_to(-jnp.arange(k, dtype=jnp.float32), (b, k)))
 
 
-def _ends(values: Array, batch: Completions, where: Bool[Array, "b k"]) -> tuple[Array, Array]:
+def _ends(values: Array, batch: Completions | Segments, where: Bool[Array, "b k"]) -> tuple[Array, Array]:
     """Of the best and of the worst response of each list."""
     scores = _scores(batch)
     best = jnp.argmax(jnp.where(where, scores, -jnp.inf), -1)[:, None]
@@ -70,7 +74,7 @@ def _ends(values: Array, batch: Completions, where: Bool[Array, "b k"]) -> tuple
     return jnp.take_along_axis(values, best, 1)[:, 0], jnp.take_along_axis(values, worst, 1)[:, 0]
 
 
-def _list(rewards: Array, batch: Completions, where: Array) -> tuple[Array, ...]:
+def _list(rewards: Array, batch: Completions | Segments, where: Array) -> tuple[Array, ...]:
     scores, rows = _scores(batch), where.sum(-1) >= 2
     better = (scores[:, :, None] > scores[:, None]) & where[:, :, None] & where[:, None]
     return (

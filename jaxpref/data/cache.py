@@ -7,8 +7,9 @@ from pathlib import Path
 
 from jaxpref.data.records import Records
 from jaxpref.data.records_io import MANIFEST, load_records, read_manifest
+from jaxpref.data.segments import SegmentRecords
 
-__all__ = ["cache_root", "cached_records"]
+__all__ = ["cache_root", "cached_records", "cached_segments"]
 
 
 def cache_root() -> Path:
@@ -34,6 +35,18 @@ def cached_records(kind: str, fingerprint: str, make: Callable[[Path], None]) ->
             f"{fingerprint[:12]}...); remove that directory and run again"
         )
     return load_records(directory)
+
+
+def cached_segments(name: str, make: Callable[[], SegmentRecords]) -> SegmentRecords:
+    """Segments that take long to collect: loaded where they exist, otherwise made and kept.
+
+    `name` says all that they depend on. Processes of one machine wait for the one that makes them.
+    """
+    path = cache_root() / "segments" / f"{name}.npz"
+    with _only_one(path.with_suffix(".lock")):
+        if not path.is_file():
+            make().save(path)
+    return SegmentRecords.load(path)
 
 
 @contextlib.contextmanager

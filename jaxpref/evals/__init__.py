@@ -2,11 +2,13 @@
 
 from jaxpref.evals.bandits import bandit_policy
 from jaxpref.evals.base import Context, Estimate, Evaluation, TextSample
+from jaxpref.evals.control import compiled_returns, control_returns
 from jaxpref.evals.diversity import diversity
 from jaxpref.evals.exploitability import game_exploitability, sampled_exploitability
 from jaxpref.evals.generation import generation
 from jaxpref.evals.kl import sampled_kl
 from jaxpref.evals.rewards import reward_accuracy
+from jaxpref.evals.soft_optimal import soft_optimal_error
 
 __all__ = [
     "Context",
@@ -14,10 +16,13 @@ __all__ = [
     "Evaluation",
     "TextSample",
     "bandit_policy",
+    "compiled_returns",
+    "control_returns",
     "diversity",
     "game_exploitability",
     "generation",
     "reward_accuracy",
     "sampled_exploitability",
     "sampled_kl",
+    "soft_optimal_error",
 ]

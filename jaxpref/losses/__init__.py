@@ -18,6 +18,7 @@ from jaxpref.losses.annotated import (
 )
 from jaxpref.losses.attributes import attribute_regression
 from jaxpref.losses.batchwise import aot, aot_unpaired, relative_po
+from jaxpref.losses.contrastive import cpl, cpl_bc, cpl_kl, cpl_rank
 from jaxpref.losses.divergences import alpha_dpo, chi_po, forward_kl_dpo, js_dpo
 from jaxpref.losses.guidance import step_dpo, token_guided_sft, token_reward_list_mle
 from jaxpref.losses.hypo import hypo
@@ -93,6 +94,10 @@ __all__ = [
     "cal_dpo",
     "cdpo",
     "chi_po",
+    "cpl",
+    "cpl_bc",
+    "cpl_kl",
+    "cpl_rank",
     "cpo",
     "dft",
     "dft2",

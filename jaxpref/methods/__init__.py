@@ -14,6 +14,7 @@ from jaxpref.methods.multimodal import MULTIMODAL
 from jaxpref.methods.online import ONLINE
 from jaxpref.methods.pairwise import PAIRWISE
 from jaxpref.methods.rewards import REWARDS
+from jaxpref.methods.segments import SEGMENTS
 from jaxpref.methods.tokens import TOKENS
 from jaxpref.methods.unpaired import UNPAIRED
 
@@ -29,6 +30,7 @@ FAMILIES: dict[str, tuple[Method, ...]] = {
     "Tokens and features": TOKENS,
     "Guidance by tokens and steps": GUIDANCE,
     "Samples": ONLINE,
+    "Segments of behaviour": SEGMENTS,
     "Vision and language": MULTIMODAL,
     "Reward and preference models": REWARDS,
 }

@@ -1,0 +1,206 @@
+"""Contrastive preference learning on a hundred real human opinions about a one-legged robot.
+
+People looked at two stretches of a simulated Hopper (100 steps each) and said which one they preferred; 28 of
+100 pairs are ties. The controller first imitates all 200 segments, then learns from the opinions: without a
+reward model, without a simulator. The simulator (gymnasium's Hopper-v5) only measures, at the start and end
+of each stage. `sft_preferred` imitates the preferred segments in place of the second stage, and `bc` all of
+them for as long.
+
+Paper     Hejna et al. (2023), arXiv:2310.13639 (CPL); labels of Preference Transformer, as shipped with
+          Inverse Preference Learning (arXiv:2305.15363).
+Run       jaxpref train experiments/cpl_hopper_human.py data_root=DIR     (pip install 'jaxpref[control]')
+          DIR holds robot_human_prefs/hopper-medium-expert-v2_num100_human_{train,eval}.npz.
+Change    alpha=0.1 bias=0.7 width=192 bc_steps=3000 num_steps=1500 seed=1
+Ablation  jaxpref sweep experiments/cpl_hopper_human.py:sweep_methods data_root=DIR
+Try       jaxpref train experiments/cpl_hopper_human.py data_root=DIR --smoke
+Cost      to be measured.
+Expect    to be measured.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from jaxpref import losses
+from jaxpref.algorithms import offline, sft
+from jaxpref.algorithms.optimizers import adamw, constant
+from jaxpref.data.robot_preferences import robot_preferences
+from jaxpref.environments.gymnasium import gymnasium_world
+from jaxpref.evals import control_returns
+from jaxpref.experiment import Experiment, Stage
+from jaxpref.policies.controllers import deterministic_controller
+
+TASK = "hopper-medium-expert-v2_num100"
+RANDOM, EXPERT = -20.272305, 3234.3  # returns that D4RL's scores call 0 and 100
+
+
+def pairs(*, data_root: str, split: str = "train", strict: bool = False):
+    """The opinions, ties included."""
+    return robot_preferences(data_root=data_root, task=TASK, split=split, strict=strict)
+
+
+def segments(*, data_root: str):
+    """All segments, each by itself."""
+    return pairs(data_root=data_root).flat()
+
+
+def preferred(*, data_root: str):
+    """The preferred segment of each pair, and both of a tie."""
+    return pairs(data_root=data_root).preferred()
+
+
+def experiment(
+    *,
+    data_root: str = "data",
+    alpha: float = 0.1,
+    bias: float = 1.0,
+    bc_weight: float = 1.0,
+    width: int = 96,
+    bc_steps: int = 2000,
+    num_steps: int = 1000,
+    seed: int = 0,
+) -> Experiment:
+    """CPL-BC: opinions and imitation in one loss."""
+    return _learn(
+        f"cpl_bc_hopper_bias_{bias:g}",
+        preferences(partial(losses.cpl_bc, alpha=alpha, bias=bias, bc_weight=bc_weight)),
+        partial(pairs, data_root=data_root),
+        data_root=data_root,
+        width=width,
+        bc_steps=bc_steps,
+        num_steps=num_steps,
+        seed=seed,
+        batch_size=6,
+    )
+
+
+def cpl(
+    *,
+    data_root: str = "data",
+    alpha: float = 0.1,
+    bias: float = 0.7,
+    width: int = 96,
+    bc_steps: int = 2000,
+    num_steps: int = 1000,
+    seed: int = 0,
+) -> Experiment:
+    """CPL: opinions alone, with a bias towards the data."""
+    return _learn(
+        f"cpl_hopper_bias_{bias:g}",
+        preferences(partial(losses.cpl, alpha=alpha, bias=bias)),
+        partial(pairs, data_root=data_root),
+        data_root=data_root,
+        width=width,
+        bc_steps=bc_steps,
+        num_steps=num_steps,
+        seed=seed,
+        batch_size=6,
+    )
+
+
+def sft_preferred(
+    *,
+    data_root: str = "data",
+    width: int = 96,
+    bc_steps: int = 2000,
+    num_steps: int = 1000,
+    seed: int = 0,
+) -> Experiment:
+    """Imitation of what was preferred."""
+    return _learn(
+        "sft_preferred_hopper",
+        partial(sft, optimizer=optimizer),
+        partial(preferred, data_root=data_root),
+        data_root=data_root,
+        width=width,
+        bc_steps=bc_steps,
+        num_steps=num_steps,
+        seed=seed,
+        batch_size=12,
+    )
+
+
+def bc(
+    *,
+    data_root: str = "data",
+    width: int = 96,
+    bc_steps: int = 2000,
+    num_steps: int = 1000,
+    seed: int = 0,
+) -> Experiment:
+    """More imitation of everything: as many steps, no opinions."""
+    return _learn(
+        "bc_hopper",
+        partial(sft, optimizer=optimizer),
+        partial(segments, data_root=data_root),
+        data_root=data_root,
+        width=width,
+        bc_steps=bc_steps,
+        num_steps=num_steps,
+        seed=seed,
+        batch_size=12,
+    )
+
+
+def sweep_methods(*, data_root: str = "data", seeds: int = 5) -> list[Experiment]:
+    """All four from each of `seeds` seeds."""
+    methods = (bc, sft_preferred, cpl, experiment)
+    return [build(data_root=data_root, seed=seed) for seed in range(seeds) for build in methods]
+
+
+def preferences(loss: Callable[..., Any]) -> Callable[..., Any]:
+    """No reference: what holds the controller to the data is in the loss."""
+    return partial(offline, loss=loss, optimizer=optimizer, reference=None)
+
+
+def optimizer(*, learning_rate: float = 3e-4):
+    """Adam, from its beginning in each stage."""
+    return adamw(schedule=partial(constant, value=learning_rate), clip_norm=None)
+
+
+def _learn(
+    name: str,
+    algorithm: Callable[..., Any],
+    train: Callable[..., Any],
+    *,
+    data_root: str,
+    width: int,
+    bc_steps: int,
+    num_steps: int,
+    seed: int,
+    batch_size: int,
+) -> Experiment:
+    returns = partial(
+        control_returns,
+        world=partial(gymnasium_world, name="Hopper-v5"),
+        episodes=10,
+        reference_returns=(RANDOM, EXPERT),
+        name="hopper",
+    )
+    stage = partial(Stage, response_buckets=(100,), evaluators=(returns,), evaluate_every=500)
+    return Experiment(
+        name=f"{name}_seed_{seed}",
+        policy=partial(deterministic_controller, observation_size=11, action_size=3, hidden=(width, width)),
+        tokenizer=None,
+        stages=(
+            stage(
+                name="imitation",
+                algorithm=partial(sft, optimizer=optimizer),
+                train=partial(segments, data_root=data_root),
+                num_steps=bc_steps,
+                batch_size=12,
+                checkpoint_every=bc_steps,
+            ),
+            stage(
+                name="opinions",
+                algorithm=algorithm,
+                train=train,
+                num_steps=num_steps,
+                batch_size=batch_size,
+                checkpoint_every=num_steps,
+            ),
+        ),
+        seed=seed,
+        log_every=500,
+        arxiv=("2310.13639", "2305.15363"),
+    )

@@ -1,0 +1,239 @@
+"""Contrastive preference learning on simulated robot arms, from comparisons by regret.
+
+Segments of 64 steps come from scripted experts with noise and random actions mixed in. They are compared by
+regret, which needs no trained critic here: the state at either end of a segment is restored, and the expert
+shows what it would have earned from there. The controller first imitates every segment, then learns from all
+comparisons between the segments of a batch (`cpl_rank`), or from pairs that are asked once (`cpl_pairs`).
+`sft_preferred` imitates the better half instead, and `preference_reward` learns a reward from the same pairs
+and improves the controller on it (implicit Q-learning).
+
+Paper     Hejna et al. (2023), arXiv:2310.13639 (CPL). There: segments of trained agents (SAC), 2,500 to
+          20,000 of them, labels by their critics, and 500,000 steps: not to be compared with that table.
+Run       jaxpref train experiments/cpl_metaworld.py     (pip install 'jaxpref[control]' metaworld)
+Change    task=drawer-open-v3 episodes=500 bias=0.5 alpha=0.1 width=256 seed=1
+          (the tasks where a restored state repeats itself: bin-picking-v3, button-press-v3, drawer-open-v3,
+          plate-slide-v3)
+Ablation  jaxpref sweep experiments/cpl_metaworld.py:sweep_tasks
+Try       jaxpref train experiments/cpl_metaworld.py episodes=10 --smoke
+Cost      0.2 seconds of one idle core a segment to collect (once, then kept); training is not yet measured.
+Expect    not yet measured at full size.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from jaxpref import losses
+from jaxpref.algorithms import offline, preference_iql, sft
+from jaxpref.algorithms.optimizers import adamw, warmup_constant
+from jaxpref.data import SegmentRecords
+from jaxpref.data.cache import cached_segments
+from jaxpref.data.scored_segments import better_half, one_off_pairs
+from jaxpref.environments.metaworld import arm_world, scored_segments
+from jaxpref.evals import control_returns
+from jaxpref.experiment import Experiment, Stage
+from jaxpref.policies.controllers import deterministic_controller
+
+STEPS, HORIZON = 64, 150
+
+
+def segments(*, task: str, episodes: int, seed: int = 0) -> SegmentRecords:
+    """Every segment, one a row, with the column `scores` (minus its regret). Collected once, then kept."""
+    return cached_segments(
+        f"metaworld-{task}-{episodes}-{STEPS}-{HORIZON}-{seed}",
+        partial(_collected, task=task, episodes=episodes, seed=seed),
+    )
+
+
+def _collected(*, task: str, episodes: int, seed: int) -> SegmentRecords:
+    found = scored_segments(task=task, episodes=episodes, steps=STEPS, horizon=HORIZON, seed=seed)
+    lengths = np.full((len(found.scores), 1), STEPS, np.int64)
+    return SegmentRecords(
+        found.observations[:, None],
+        found.actions[:, None],
+        lengths,
+        group=found.episodes,
+        columns={"scores": found.scores[:, None].astype(np.float32)},
+    )
+
+
+def better(*, task: str, episodes: int, seed: int = 0) -> SegmentRecords:
+    """The better half."""
+    return better_half(segments(task=task, episodes=episodes, seed=seed))
+
+
+def pairs(*, task: str, episodes: int, seed: int = 0) -> SegmentRecords:
+    """Four comparisons to a segment."""
+    return one_off_pairs(segments(task=task, episodes=episodes, seed=seed), seed=seed)
+
+
+def experiment(
+    *,
+    task: str = "drawer-open-v3",
+    episodes: int = 200,
+    alpha: float = 0.1,
+    bias: float = 0.5,
+    width: int = 128,
+    bc_steps: int = 1000,
+    num_steps: int = 500,
+    seed: int = 0,
+) -> Experiment:
+    """All comparisons within each batch."""
+    return _learn(
+        f"cpl_rank_{task}",
+        _preferences(partial(losses.cpl_rank, alpha=alpha, bias=bias)),
+        segments,
+        task=task,
+        episodes=episodes,
+        width=width,
+        bc_steps=bc_steps,
+        num_steps=num_steps,
+        batch_size=32,
+        seed=seed,
+    )
+
+
+def cpl_pairs(
+    *,
+    task: str = "drawer-open-v3",
+    episodes: int = 200,
+    alpha: float = 0.1,
+    bc_weight: float = 1.0,
+    width: int = 128,
+    bc_steps: int = 1000,
+    num_steps: int = 500,
+    seed: int = 0,
+) -> Experiment:
+    """Pairs that are asked once, with imitation in the loss (CPL-BC)."""
+    return _learn(
+        f"cpl_bc_{task}",
+        _preferences(partial(losses.cpl_bc, alpha=alpha, bc_weight=bc_weight)),
+        pairs,
+        task=task,
+        episodes=episodes,
+        width=width,
+        bc_steps=bc_steps,
+        num_steps=num_steps,
+        batch_size=16,
+        seed=seed,
+    )
+
+
+def preference_reward(
+    *,
+    task: str = "drawer-open-v3",
+    episodes: int = 200,
+    width: int = 128,
+    bc_steps: int = 1000,
+    reward_steps: int = 250,
+    num_steps: int = 750,
+    seed: int = 0,
+) -> Experiment:
+    """The same pairs, a reward learnt from them first, then implicit Q-learning on that reward (P-IQL)."""
+    return _learn(
+        f"p_iql_{task}",
+        partial(
+            preference_iql,
+            optimizer=optimizer,
+            observation_size=35,
+            action_size=4,
+            hidden=(width, width),
+            reward_steps=reward_steps,
+        ),
+        pairs,
+        task=task,
+        episodes=episodes,
+        width=width,
+        bc_steps=bc_steps,
+        num_steps=num_steps,
+        batch_size=16,
+        seed=seed,
+    )
+
+
+def sft_preferred(
+    *,
+    task: str = "drawer-open-v3",
+    episodes: int = 200,
+    width: int = 128,
+    bc_steps: int = 1000,
+    num_steps: int = 500,
+    seed: int = 0,
+) -> Experiment:
+    """Imitation of the better half."""
+    return _learn(
+        f"sft_{task}",
+        partial(sft, optimizer=optimizer),
+        better,
+        task=task,
+        episodes=episodes,
+        width=width,
+        bc_steps=bc_steps,
+        num_steps=num_steps,
+        batch_size=32,
+        seed=seed,
+    )
+
+
+def sweep_tasks(*, seed: int = 0) -> list[Experiment]:
+    """Three tasks, four methods; imitation of everything is the end of the first stage of each."""
+    tasks = ("drawer-open-v3", "button-press-v3", "plate-slide-v3")
+    methods = (sft_preferred, experiment, cpl_pairs, preference_reward)
+    return [build(task=task, seed=seed) for task in tasks for build in methods]
+
+
+def optimizer(*, learning_rate: float = 3e-4):
+    """Adam with a short warm-up, from its beginning in each stage."""
+    return adamw(schedule=partial(warmup_constant, peak=learning_rate, warmup_steps=50), clip_norm=None)
+
+
+def _preferences(loss: Callable[..., Any]) -> Callable[..., Any]:
+    return partial(offline, loss=loss, optimizer=optimizer, reference=None)
+
+
+def _learn(
+    name: str,
+    algorithm: Callable[..., Any],
+    train: Callable[..., Any],
+    *,
+    task: str,
+    episodes: int,
+    width: int,
+    bc_steps: int,
+    num_steps: int,
+    batch_size: int,
+    seed: int,
+) -> Experiment:
+    episodes_of_task = partial(
+        control_returns, world=partial(arm_world, task=task), episodes=20, max_steps=250, name=task
+    )
+    stage = partial(Stage, response_buckets=(STEPS,), evaluators=(episodes_of_task,), evaluate_every=500)
+    data = {"task": task, "episodes": episodes, "seed": seed}
+    return Experiment(
+        name=f"{name}_seed_{seed}",
+        policy=partial(deterministic_controller, observation_size=35, action_size=4, hidden=(width, width)),
+        tokenizer=None,
+        stages=(
+            stage(
+                name="imitation",
+                algorithm=partial(sft, optimizer=optimizer),
+                train=partial(segments, **data),
+                num_steps=bc_steps,
+                batch_size=32,
+                checkpoint_every=bc_steps,
+            ),
+            stage(
+                name="comparisons",
+                algorithm=algorithm,
+                train=partial(train, **data),
+                num_steps=num_steps,
+                batch_size=batch_size,
+                checkpoint_every=num_steps,
+            ),
+        ),
+        seed=seed,
+        log_every=250,
+        arxiv=("2310.13639",),
+    )

@@ -1,0 +1,136 @@
+"""What a controller earns: returns of whole episodes, in a world on the host or in a compiled one."""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import numpy as np
+
+from jaxpref.environments.gymnasium import World
+from jaxpref.environments.rollouts import JaxWorld, expert_return
+from jaxpref.evals.base import Context, Estimate, Evaluation
+from jaxpref.evals.intervals import clustered, proportion
+
+__all__ = ["compiled_returns", "control_returns"]
+
+
+def control_returns(
+    context: Context,
+    *,
+    world: Callable[[], World],
+    episodes: int = 10,
+    max_steps: int = 1000,
+    reference_returns: tuple[float, float] | None = None,
+    stochastic: bool = False,
+    num_prompts: int | None = None,
+    name: str = "episodes",
+) -> Evaluation:
+    """Undiscounted return, length and, where the world says so, success of whole episodes.
+
+    Episodes run side by side, so that one call of the policy serves all; each starts from a seed of its own,
+    the same ones at every evaluation. Intervals are of these episodes alone: what another training seed would
+    have given is not in them.
+
+    Args:
+      world: builds one world with the interface of gymnasium; called once for each episode.
+      max_steps: ends an episode that the world does not end.
+      reference_returns: (low, high) adds "normalised return", 100 (return - low) / (high - low).
+      stochastic: draw actions rather than take the likeliest.
+      num_prompts: at most this many episodes.
+    """
+    if context.policy.act is None:
+        raise ValueError(f"{name}: this policy has no `act`; control_returns is for controllers")
+    if episodes < 1 or max_steps < 1:
+        raise ValueError(f"{name}: expected episodes and steps, got {episodes} and {max_steps}")
+    count = episodes if num_prompts is None else min(episodes, num_prompts)
+    act = context.compiled(_act(context, stochastic))
+    worlds = [world() for _ in range(count)]
+    try:
+        starts = [w.reset(seed=1000 * context.seed + i)[0] for i, w in enumerate(worlds)]
+        observations = np.stack(starts).astype(np.float32)
+        returns, lengths = np.zeros(count), np.zeros(count, np.int64)
+        succeeded, told = np.zeros(count, bool), False
+        going = np.ones(count, bool)
+        for step in range(max_steps):
+            actions = np.asarray(context.fetch(act(context.params, observations, np.int32(step))))
+            for i in np.flatnonzero(going):
+                seen, reward, terminated, truncated, info = worlds[i].step(actions[i])
+                observations[i] = seen
+                returns[i] += float(reward)
+                lengths[i] += 1
+                told |= "success" in info
+                succeeded[i] |= bool(info.get("success", False))
+                going[i] = not (terminated or truncated)
+            if not going.any():
+                break
+    finally:
+        for w in worlds:
+            w.close()
+    mean = partial(clustered, groups=np.arange(count))
+    metrics: dict[str, Estimate] = {"return": mean(returns)}
+    if reference_returns is not None:
+        low, high = reference_returns
+        metrics["normalised return"] = mean(100 * (returns - low) / (high - low))
+    metrics["episode length"] = mean(lengths.astype(np.float64), better="")
+    if told:
+        metrics["success"] = proportion(int(succeeded.sum()), count)
+    return Evaluation(name, metrics)
+
+
+def compiled_returns(
+    context: Context,
+    *,
+    world: Callable[[], JaxWorld],
+    episodes: int = 256,
+    steps: int = 200,
+    num_prompts: int | None = None,
+    name: str = "episodes",
+) -> Evaluation:
+    """Returns of episodes in one compiled program, and what the expert earns from the same starts.
+
+    Undiscounted; actions are the likeliest. Starts are the same at every evaluation, and intervals are over
+    them alone.
+
+    Args:
+      num_prompts: at most this many episodes.
+    """
+    built, act = world(), context.policy.act
+    if act is None:
+        raise ValueError(f"{name}: this policy has no `act`; compiled_returns is for controllers")
+    count = episodes if num_prompts is None else min(episodes, num_prompts)
+    if count < 1 or steps < 1:
+        raise ValueError(f"{name}: expected episodes and steps, got {count} and {steps}")
+
+    def run(params, keys):
+        def one(key):
+            def go(state, _):
+                return built.step(state, act(params, built.observe(state), None))
+
+            start = built.reset(key)
+            earned = jax.lax.scan(go, start, None, length=steps)[1].sum()
+            return earned, expert_return(built, start, steps)
+
+        return jax.vmap(one)(keys)
+
+    keys = jax.random.split(jax.random.key(context.seed), count)
+    mine, best = (
+        np.asarray(x, np.float64) for x in context.fetch(context.compiled(run)(context.params, keys))
+    )
+    mean = partial(clustered, groups=np.arange(count))
+    return Evaluation(
+        name,
+        {
+            "return": mean(mine),
+            "expert return": mean(best, better=""),
+            "lost to expert": mean(best - mine, better="lower"),
+        },
+    )
+
+
+def _act(context: Context, stochastic: bool) -> Callable:
+    def act(params, observations, step):
+        key = jax.random.fold_in(jax.random.key(context.seed), step) if stochastic else None
+        assert context.policy.act is not None
+        return context.policy.act(params, observations, key)
+
+    return act

@@ -1,0 +1,56 @@
+"""How far a table of action probabilities is from the policy that is optimal with entropy."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpref.evals.base import Context, Estimate, Evaluation
+from jaxpref.planning import TabularMDP, policy_values, values
+from jaxpref.types import Segments
+
+__all__ = ["soft_optimal_error"]
+
+
+def soft_optimal_error(
+    context: Context,
+    *,
+    mdp: Callable[[], TabularMDP],
+    temperature: float,
+    num_prompts: int | None = None,
+    name: str = "soft optimum",
+) -> Evaluation:
+    """Largest |pi - pi*| and mean KL(pi* || pi) (nats) over states that are not terminal, and the soft value
+    that pi loses there on average.
+
+    pi* maximises return plus `temperature` times entropy. Exact: nothing is sampled, and the intervals have
+    no width.
+
+    Args:
+      num_prompts: not used; there are as many states as there are.
+    """
+    del num_prompts
+    world = mdp()
+    states, actions = world.rewards.shape
+    observations, taken = jnp.indices((states, actions), dtype=jnp.int32)
+    every = Segments(observations[..., None], taken[..., None], jnp.ones((states, actions, 1), bool))
+    logps = context.compiled(context.policy.token_logps)(context.params, every)
+    logps = jnp.asarray(context.fetch(logps))[..., 0]
+    best_v, best_q, best = values(world, temperature)
+    live = ~np.asarray(world.terminal)
+
+    policy = jnp.exp(logps)
+    entropy = -(policy * logps).sum(-1)
+    lost = best_v - policy_values(world, policy, bonus=temperature * entropy)
+    log_best = jax.nn.log_softmax(best_q / temperature, -1)
+    kl = (best * (log_best - logps)).sum(-1)
+    measured = {
+        "max |pi - pi*|": np.abs(np.asarray(policy - best))[live].max(),
+        "KL(pi* || pi)": np.asarray(kl)[live].mean(),
+        "lost value": np.asarray(lost)[live].mean(),
+    }
+    return Evaluation(
+        name,
+        {n: Estimate(float(x), float(x), float(x), int(live.sum()), "lower") for n, x in measured.items()},
+    )

@@ -1,0 +1,54 @@
+"""A multi-layer perceptron as two functions: what controllers and their critics are made of."""
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxpref.types import Params, PRNGKey
+
+__all__ = ["checked_sizes", "perceptron", "perceptron_axes", "perceptron_flops", "perceptron_init"]
+
+
+def checked_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
+    """Widths from input to output; raises ValueError unless all are 1 or more."""
+    if len(sizes) < 2 or min(sizes) < 1:
+        raise ValueError(f"perceptron: expected sizes of 1 or more, got {list(sizes)}")
+    return tuple(sizes)
+
+
+def perceptron_init(key: PRNGKey, sizes: Sequence[int]) -> Params:
+    """`{"layer_0": {"kernel", "bias"}, ...}`: orthogonal matrices, larger by sqrt(2) before a ReLU."""
+    last = len(sizes) - 2
+    params = {}
+    for i, part in enumerate(jax.random.split(key, last + 1)):
+        orthogonal = jax.nn.initializers.orthogonal(math.sqrt(2) if i < last else 1.0)
+        kernel = orthogonal(part, (sizes[i], sizes[i + 1]), jnp.float32)
+        params[f"layer_{i}"] = {"kernel": kernel, "bias": jnp.zeros(sizes[i + 1], jnp.float32)}
+    return params
+
+
+def perceptron(params: Params, x: Float[Array, "*rows i"], sizes: Sequence[int]) -> Float[Array, "*rows o"]:
+    """ReLU between the layers, nothing after the last."""
+    if x.shape[-1] != sizes[0]:
+        raise ValueError(f"perceptron: rows of {x.shape[-1]} numbers, expected {sizes[0]}")
+    last = len(sizes) - 2
+    for i in range(last + 1):
+        layer = params[f"layer_{i}"]
+        x = x @ layer["kernel"]
+        x = x + jnp.broadcast_to(layer["bias"], x.shape)
+        x = jax.nn.relu(x) if i < last else x
+    return x
+
+
+def perceptron_axes(sizes: Sequence[int]) -> Params:
+    """Logical axes: small networks live whole on every device."""
+    return {f"layer_{i}": {"kernel": (None, None), "bias": (None,)} for i in range(len(sizes) - 1)}
+
+
+def perceptron_flops(sizes: Sequence[int]) -> float:
+    """Of the matrix products for one row, forward."""
+    return 2.0 * sum(a * b for a, b in itertools.pairwise(sizes))
