@@ -6,7 +6,7 @@ from jaxpref.evals.diversity import diversity
 from jaxpref.evals.exploitability import game_exploitability, sampled_exploitability
 from jaxpref.evals.generation import generation
 from jaxpref.evals.kl import sampled_kl
-from jaxpref.evals.planned import planned_return
+from jaxpref.evals.planned import learned_weights, planned_return
 from jaxpref.evals.rewards import reward_accuracy
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "diversity",
     "game_exploitability",
     "generation",
+    "learned_weights",
     "planned_return",
     "reward_accuracy",
     "sampled_exploitability",

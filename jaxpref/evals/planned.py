@@ -1,6 +1,6 @@
 """What rewards that were learned are worth: the policy that follows from them, in the world as it is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +9,7 @@ from jaxpref.evals.base import Context, Estimate, Evaluation
 from jaxpref.planning import TabularMDP, World, optimal_policy, scaled_return
 from jaxpref.types import Segments
 
-__all__ = ["planned_return", "step_scores"]
+__all__ = ["learned_weights", "planned_return", "step_scores"]
 
 
 def planned_return(
@@ -43,6 +43,20 @@ def planned_return(
             "scaled return": _exact(float(scaled_return(known.mdp, policy, known.start)), "higher"),
             "largest score": _exact(float(best), ""),
         },
+    )
+
+
+def learned_weights(
+    context: Context, *, features: Sequence[str], num_prompts: int | None = None, name: str = "weights"
+) -> Evaluation:
+    """Weights of `policies.linear_rewards`, over the size of the first one: preferences fix no other scale."""
+    del num_prompts
+    found = np.asarray(context.fetch(context.params["weights"]), np.float64)
+    if found.shape != (len(features),):
+        raise ValueError(f"learned_weights: {len(features)} features and weights of shape {found.shape}")
+    unit = max(abs(float(found[0])), 1e-12)
+    return Evaluation(
+        name, {feature: _exact(float(w) / unit, "") for feature, w in zip(features, found, strict=True)}
     )
 
 
