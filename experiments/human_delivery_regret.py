@@ -4,8 +4,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import jax.numpy as jnp
-
 from jaxpref import losses
 from jaxpref.algorithms import offline
 from jaxpref.algorithms.optimizers import adamw, constant
@@ -19,11 +17,8 @@ from jaxpref.planning import (
     World,
     greedy_policy,
     optimal_policy,
-    random_successors,
-    score_by_deterministic_regret,
     score_by_regret,
     score_by_return,
-    score_by_successors,
 )
 from jaxpref.policies.rewarded import linear_rewards
 

@@ -1,7 +1,7 @@
 """Comparisons of segments by a simulated person, in a finite world whose rewards are known."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax.numpy as jnp
@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from jaxpref.data.segments import SegmentRecords
 from jaxpref.planning import World, score_by_regret, win_probability
+from jaxpref.planning.budgets import budget_logps
 
-__all__ = ["preferred_first", "random_segments", "simulated_comparisons"]
+__all__ = ["preferred_first", "random_segments", "simulated_agents", "simulated_comparisons"]
 
 
 def random_segments(
@@ -108,3 +109,53 @@ def preferred_first(records: SegmentRecords) -> SegmentRecords:
         step_lengths=records.step_lengths[rows, order],
         preferences=records.preferences[rows[:, :, None], order[:, :, None], order[:, None, :]],
     )
+
+
+def simulated_agents(
+    *,
+    world: Callable[[], World],
+    budgets: Sequence[int],
+    shares: Sequence[Sequence[float]],
+    num_segments: int,
+    length: int = 20,
+    temperature: float = 1.0,
+    per_step: bool = True,
+    seed: int = 0,
+) -> SegmentRecords:
+    """What agents with latent budgets do (`planning.budgets`): `k = 1`, the agent in the column `annotators`.
+
+    Args:
+      shares: for each agent the probability of each budget.
+      num_segments: of each agent.
+      length: steps at most; a segment ends where its episode does.
+      per_step: draw a budget for every decision; False: one for the whole segment.
+    """
+    built, generator = world(), np.random.default_rng(seed)
+    mixes = np.asarray(shares, np.float64)
+    if mixes.ndim != 2 or mixes.shape[1] != len(budgets) or np.abs(mixes.sum(-1) - 1).max() > 1e-6:
+        raise ValueError(f"shares: expected one probability for each of {len(budgets)} budgets, got {shares}")
+    policies = np.exp(np.asarray(budget_logps(built.mdp, budgets, temperature=temperature), np.float64))
+    transitions = np.asarray(built.mdp.transitions, np.float64)
+    terminal, start = np.asarray(built.mdp.terminal), np.asarray(built.start, np.float64)
+    agent = np.repeat(np.arange(len(mixes)), num_segments)
+    states = np.zeros((len(agent), length), np.int32)
+    actions, at = np.zeros_like(states), generator.choice(len(start), len(agent), p=start / start.sum())
+    budget = _drawn(mixes[agent], generator)
+    for t in range(length):
+        budget = _drawn(mixes[agent], generator) if per_step else budget
+        states[:, t] = at
+        actions[:, t] = _drawn(policies[budget, at], generator)
+        at = np.where(terminal[at], at, _drawn(transitions[at, actions[:, t]], generator))
+    return SegmentRecords(
+        states[:, None],
+        actions[:, None],
+        (~terminal[states]).sum(-1)[:, None],
+        columns={"annotators": agent.astype(np.int32)},
+        metadata={"simulated": True},
+    )
+
+
+def _drawn(probabilities: NDArray[np.float64], generator: np.random.Generator) -> NDArray[np.int64]:
+    """One index for each row of probabilities."""
+    below = probabilities.cumsum(-1)
+    return (generator.random((len(below), 1)) * below[:, -1:] > below).sum(-1)
