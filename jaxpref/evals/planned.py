@@ -49,7 +49,7 @@ def planned_return(
 def learned_weights(
     context: Context, *, features: Sequence[str], num_prompts: int | None = None, name: str = "weights"
 ) -> Evaluation:
-    """Weights of `policies.linear_rewards`, over the size of the first one: preferences fix no other scale."""
+    """Weights of `policies.linear_rewards`, over the size of the first one: its scale is the noise's."""
     del num_prompts
     found = np.asarray(context.fetch(context.params["weights"]), np.float64)
     if found.shape != (len(features),):

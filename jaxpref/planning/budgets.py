@@ -27,8 +27,8 @@ def budget_logps(
 ) -> Float[Array, "g s a"]:
     """Log-probs of policies that look `budgets` steps ahead: softmax(Q_b / temperature).
 
-    Q_b is what b sweeps of value iteration leave, from `heuristic` at the frontier, so all come out of one run
-    of the longest. Budget 1 sees the rewards of its actions; a large one is the optimal policy, softened.
+    Q_b is what b sweeps of value iteration leave, from `heuristic` at the frontier, so all come out of one
+    run of the longest. Budget 1 sees the rewards of its actions; a large one is the optimal policy, softened.
     """
     depth = max(budgets)
     if min(budgets) < 1:

@@ -36,8 +36,8 @@ def partial_return(rewards: Steps, mask: Mask, *, discount: float = 1.0) -> Scor
 
     Moves under potential shaping, unlike regret.
     """
-    powers = discount ** jnp.arange(mask.shape[-1])
-    return (jnp.where(mask, rewards, 0) * powers).sum(-1)
+    earned = jnp.where(mask, rewards, 0)
+    return earned @ (discount ** jnp.arange(mask.shape[-1], dtype=earned.dtype))
 
 
 def deterministic_regret(

@@ -1,4 +1,4 @@
-"""Agents who plan only so far ahead, how far being latent: the policy that imitation fits to what they did."""
+"""Agents who plan only so far ahead, how far being latent: the policy that imitation fits to them."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -78,7 +78,7 @@ def boltzmann_agents(*, world: Callable[[], World], agents: int = 1) -> Policy:
     The usual account of imperfect choice, beside `latent_budgets`. Params `{"log_temperatures": [agents]}`.
     """
     known = world()
-    states, actions, _ = known.features.shape
+    actions = known.mdp.rewards.shape[1]
     q = values(known.mdp)[1]
 
     def token_logps(params: Params, batch: Segments) -> Float[Array, "b k t"]:
