@@ -1,7 +1,7 @@
 """Evaluators: functions of a policy that return estimates with intervals, and samples to read."""
 
 from jaxpref.evals.bandits import bandit_policy
-from jaxpref.evals.base import Context, Estimate, Evaluation, TextSample
+from jaxpref.evals.base import Context, Estimate, Evaluation, Picture, TextSample
 from jaxpref.evals.diversity import diversity
 from jaxpref.evals.exploitability import game_exploitability, sampled_exploitability
 from jaxpref.evals.generation import generation
@@ -13,6 +13,7 @@ __all__ = [
     "Context",
     "Estimate",
     "Evaluation",
+    "Picture",
     "TextSample",
     "bandit_policy",
     "diversity",

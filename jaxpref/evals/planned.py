@@ -4,46 +4,92 @@ from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
+from numpy.typing import NDArray
 
-from jaxpref.evals.base import Context, Estimate, Evaluation
-from jaxpref.planning import TabularMDP, World, optimal_policy, scaled_return
+from jaxpref.evals.base import Context, Estimate, Evaluation, Picture
+from jaxpref.planning import TabularMDP, World, optimal_policy, policy_values, scaled_return
 from jaxpref.types import Segments
 
-__all__ = ["learned_weights", "planned_return", "step_scores"]
+__all__ = ["grid_picture", "learned_rewards", "learned_weights", "planned_return", "step_scores"]
+
+
+def step_scores(context: Context, world: World) -> NDArray[np.float64]:
+    """Scores `[s, a]` of segments of one step, one for each action of each state."""
+    states, actions = world.mdp.rewards.shape
+    numbers = np.indices((states, actions), np.int32)
+    batch = Segments(
+        jnp.asarray(numbers[0][..., None]),
+        jnp.asarray(numbers[1][..., None]),
+        jnp.ones((states, actions, 1), bool),
+    )
+    return np.asarray(context.fetch(context.rewards(context.put(batch))), np.float64)
+
+
+def learned_rewards(context: Context, world: World) -> NDArray[np.float64]:
+    """Rewards `[s, a]` of the learned weights of `policies.linear_rewards`."""
+    weights = np.asarray(context.fetch(context.params["weights"]), np.float64)
+    return np.asarray(world.features, np.float64) @ weights
 
 
 def planned_return(
     context: Context,
     *,
     world: Callable[[], World],
-    read: Callable[[TabularMDP], jnp.ndarray] = optimal_policy,
+    table: Callable[[Context, World], NDArray[np.float64]] = step_scores,
+    read: Callable[[TabularMDP], Float[Array, "s a"]] = optimal_policy,
     num_prompts: int | None = None,
     name: str = "planned",
 ) -> Evaluation:
-    """Scaled return of the policy that `read` makes of the learned scores of single steps; exact.
+    """Scaled return of the policy that `read` makes of the `table` that was learned; exact.
 
     1 is optimal under the true rewards, 0 is uniform (`planning.scaled_return`; above 0.9 is called near
-    optimal in arXiv:2206.02231). Under partial return the score of a step is its reward, and under regret
-    its advantage: `planning.optimal_policy` plans with it as a reward, `planning.greedy_policy` takes the
-    largest.
-
-    "largest score": mean over states of the best action's score; 0 for advantages.
+    optimal in arXiv:2206.02231). "largest entry" is the mean over states of the best action's; 0 for
+    advantages. On a grid the policy is drawn.
 
     Args:
+      table: [s, a]; `step_scores`, which are rewards for models of partial return and advantages for those of
+        regret, or `learned_rewards`.
+      read: `planning.optimal_policy` plans with the table as a reward, `planning.greedy_policy` takes the
+        largest entry.
       num_prompts: has no effect: there is nothing to draw.
     """
     del num_prompts
     known = world()
-    table = step_scores(context, known)
-    policy = read(known.mdp._replace(rewards=jnp.asarray(table, known.mdp.rewards.dtype)))
-    best = table.max(-1)[~np.asarray(known.mdp.terminal)].mean()
+    entries = table(context, known)
+    policy = read(known.mdp._replace(rewards=jnp.asarray(entries, known.mdp.rewards.dtype)))
+    best = entries.max(-1)[~np.asarray(known.mdp.terminal)].mean()
     return Evaluation(
         name,
         {
             "scaled return": _exact(float(scaled_return(known.mdp, policy, known.start)), "higher"),
-            "largest score": _exact(float(best), ""),
+            "largest entry": _exact(float(best), ""),
         },
+        pictures=(grid_picture(f"{name}: what it does", known, policy),) if len(known.shape) == 2 else (),
     )
+
+
+def grid_picture(title: str, world: World, policy: Float[Array, "s a"]) -> Picture:
+    """A policy on a grid with moves up, down, left and right, and its true values.
+
+    Ends are marked +, - or 0 by what it earns to enter them, and cells that nobody enters with x.
+    """
+    rows, columns = world.shape
+    mdp = world.mdp
+    terminal, table = np.asarray(mdp.terminal), np.asarray(policy, np.float64)
+    v = np.where(terminal, np.nan, np.asarray(policy_values(mdp, policy), np.float64))
+    enters = np.asarray(mdp.transitions) * ~terminal[:, None, None]
+    earned = (enters * np.asarray(mdp.rewards)[..., None]).sum((0, 1))
+    signs = np.where(enters.sum((0, 1)) > 0, np.array(["-", "0", "+"])[np.sign(earned).astype(int) + 1], "x")
+    data = {
+        "values": [
+            [None if np.isnan(x) else round(float(x), 4) for x in row] for row in v.reshape(world.shape)
+        ],
+        "policy": np.where(terminal[:, None], 0, table).reshape(rows, columns, -1).round(4).tolist(),
+        "marks": np.where(terminal, signs, "").reshape(world.shape).tolist(),
+        "label": "true value of what it does",
+    }
+    return Picture(title, "grid policy", data)
 
 
 def learned_weights(
@@ -58,18 +104,6 @@ def learned_weights(
     return Evaluation(
         name, {feature: _exact(float(w) / unit, "") for feature, w in zip(features, found, strict=True)}
     )
-
-
-def step_scores(context: Context, world: World) -> np.ndarray:
-    """Scores `[s, a]` of segments of one step, one for each action of each state."""
-    states, actions = world.mdp.rewards.shape
-    numbers = np.indices((states, actions), np.int32)
-    batch = Segments(
-        jnp.asarray(numbers[0][..., None]),
-        jnp.asarray(numbers[1][..., None]),
-        jnp.ones((states, actions, 1), bool),
-    )
-    return np.asarray(context.fetch(context.rewards(context.put(batch))), np.float64)
 
 
 def _exact(value: float, better: str) -> Estimate:

@@ -34,12 +34,16 @@ def gpi_values(
 
 
 def random_successors(
-    world: World, *, num_policies: int, seed: int = 0, scale: float = 1.0
+    world: World, *, num_policies: int, seed: int = 0, max_sweeps: int = 1000
 ) -> Float[Array, "n s m"]:
-    """Successor features of policies that are optimal for random weights, normal with deviation `scale`."""
-    drawn = scale * jax.random.normal(jax.random.key(seed), (num_policies, world.features.shape[-1]))
+    """Successor features of policies that are optimal for random weights, standard normal ones.
+
+    (Their scale changes no policy. `max_sweeps`: of value iteration, after which a policy is what it is.)
+    """
+    drawn = jax.random.normal(jax.random.key(seed), (num_policies, world.features.shape[-1]))
 
     def of_weights(weights: Float[Array, " m"]) -> Float[Array, "s m"]:
-        return successor_features(world, values(with_weights(world, weights))[2])
+        policy = values(with_weights(world, weights), max_sweeps=max_sweeps)[2]
+        return successor_features(world, policy)
 
     return jax.lax.map(of_weights, drawn.astype(world.features.dtype))

@@ -1,17 +1,18 @@
 """A reward for each step of behaviour in a finite world, and the scores of segments that follow from it."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from jaxpref.planning import World, score_by_return
+from jaxpref.planning import World, random_successors, score_by_return, score_by_successors
 from jaxpref.policies.base import Policy, answers_no_prompts
 from jaxpref.types import Params, PRNGKey, Segments
 
-__all__ = ["linear_rewards"]
+__all__ = ["linear_rewards", "successor_rewards"]
 
 
 def linear_rewards(
@@ -62,3 +63,25 @@ def linear_rewards(
         quantities=quantities,
         outputs=1,
     )
+
+
+def successor_rewards(
+    *,
+    world: Callable[[], World],
+    num_policies: int,
+    seed: int = 0,
+    temperature: float = 0.01,
+    initial: Any = None,
+) -> Policy:
+    """`linear_rewards` scored by regret whose values come out of a fixed set of policies.
+
+    As the released code of arXiv:2310.02456 learns: the policies are optimal for random weights, their
+    successor features are found once, and no planning happens while learning (`planning.gpi_values`).
+
+    Args:
+      temperature: of the softmax over policies (released: 0.001, for float64).
+    """
+    known = world()
+    successors = random_successors(known, num_policies=num_policies, seed=seed)
+    score = partial(score_by_successors, successors=successors, temperature=temperature)
+    return linear_rewards(world=lambda: known, score=score, initial=initial)

@@ -79,7 +79,7 @@ def test_a_table_fitted_by_partial_return_to_regret_is_the_advantage():
         _, context = fitted(policy, people(absorbing=absorbing, num_pairs=8000), steps=300, rate=0.2)
         found = planned_return(context, world=world, read=greedy_policy).metrics
         assert found["scaled return"].mean > 0.95
-        levels.append(abs(found["largest score"].mean))
+        levels.append(abs(found["largest entry"].mean))
     assert levels[0] < 0.1 < levels[1]
 
 
