@@ -1,19 +1,19 @@
 """People compare short walks in a delivery town: do they look at what was earned, or at what was missed?
 
-The delivery domain is a grid with a destination (+50, the end), sheep (-50, the end), coins, roadblocks, mud and
-a price of gas. Two three-step segments are shown and one is preferred. Under partial return the sum of rewards
-decides; under regret, how far the segment falls short of optimal behaviour, so that a detour just before the
-destination costs what a detour costs although nothing was paid yet. Six weights, one for each kind of
-reward, are learned from the labels, under partial return or by differentiating through soft value iteration;
-then the optimal policy of the learned reward is measured in the true one.
+The delivery domain is a grid with a destination (+50, the end), sheep (-50, the end), coins, roadblocks, mud
+and a price of gas. Two three-step segments are shown and one is preferred. Under partial return the sum of
+rewards decides; under regret, how far the segment falls short of optimal behaviour: a step towards the
+destination is then better than a step away from it although both cost the same. Six weights, one for each
+kind of reward, are learned from the labels, under partial return or by differentiating through soft value
+iteration, and the optimal policy of the learned rewards is measured in the true ones.
 
 `data_root` is a folder with the public human data (github.com/Stephanehk/InfluencingHumanPrefs, its folder
-`data`: 9,630 judgements under nine conditions; they carry no licence and are not part of this project). Without
-it, people are simulated on a board of ours: they compare by regret, with noise. That shows that the method finds
-what it assumes, and says nothing about people.
+`data`: 9,630 judgements under nine conditions; they carry no licence and are not part of this project).
+Without it, people are simulated on a board of ours: they compare by regret, with noise. That shows that the
+method finds what it assumes, and says nothing about people.
 
-`scale_of_regret` and `scale_of_return` leave the true rewards as they are and fit one number, the scale; their
-held-out loss says which account fits the labels better.
+`scale_of_regret` and `scale_of_return` leave the true rewards as they are and fit one number, the scale;
+their held-out loss says which account fits the labels better.
 
 Paper     Knox et al. (2022), arXiv:2206.02231 (the two models, the domain, scaled return). The human data are
           those of a later study of the same group. All numbers below are ours, on simulated people.

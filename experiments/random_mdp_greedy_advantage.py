@@ -1,13 +1,13 @@
-"""What partial return learns from people who regret: the optimal advantage. And what happens if it is planned with.
+"""What partial return learns from people who regret is the optimal advantage; it is no reward to plan with.
 
-People compare segments by regret, but a table g(s, a) is fitted as if they summed rewards. In the limit g is the
-optimal advantage A*: greedy in it is optimal, no planning needed. Taken for a reward and planned with, it is
-often optimal too, since A* as a reward is the true one shaped by its own values; but an error that makes some
-loop worth more than 0 is then walked for ever.
+People compare segments by regret, but a table g(s, a) is fitted as if they summed rewards. In the limit g is
+the optimal advantage A*: greedy in it is optimal, no planning needed. Taken for a reward and planned with, it
+is optimal too in the limit, since A* as a reward is the true one shaped by its own values; but an error that
+makes some loop worth more than 0 is then walked for ever.
 
 Segments that end early pin the level of g, because a step that is not there is worth 0, as what is done in an
-absorbing state must be. Without them (`absorbing=false`: only segments of full length) adding a constant to all
-of g changes no comparison, and the sign of the best entries, hence of loops, is left to chance.
+absorbing state must be. Without them (`absorbing=false`: only segments of full length) adding a constant to
+all of g changes no comparison, and the sign of the best entries, hence of loops, is left to chance.
 
 Worlds are random delivery grids of the sizes, shares and rewards of the released generator.
 

@@ -6,7 +6,7 @@ from jaxpref.evals.diversity import diversity
 from jaxpref.evals.exploitability import game_exploitability, sampled_exploitability
 from jaxpref.evals.generation import generation
 from jaxpref.evals.kl import sampled_kl
-from jaxpref.evals.planned import learned_weights, planned_return
+from jaxpref.evals.planned import budget_shares, learned_weights, planned_return
 from jaxpref.evals.rewards import reward_accuracy
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Picture",
     "TextSample",
     "bandit_policy",
+    "budget_shares",
     "diversity",
     "game_exploitability",
     "generation",

@@ -11,7 +11,14 @@ from jaxpref.evals.base import Context, Estimate, Evaluation, Picture
 from jaxpref.planning import TabularMDP, World, optimal_policy, policy_values, scaled_return
 from jaxpref.types import Segments
 
-__all__ = ["grid_picture", "learned_rewards", "learned_weights", "planned_return", "step_scores"]
+__all__ = [
+    "budget_shares",
+    "grid_picture",
+    "learned_rewards",
+    "learned_weights",
+    "planned_return",
+    "step_scores",
+]
 
 
 def step_scores(context: Context, world: World) -> NDArray[np.float64]:
@@ -104,6 +111,29 @@ def learned_weights(
     return Evaluation(
         name, {feature: _exact(float(w) / unit, "") for feature, w in zip(features, found, strict=True)}
     )
+
+
+def budget_shares(
+    context: Context,
+    *,
+    budgets: Sequence[int],
+    num_prompts: int | None = None,
+    name: str = "budgets",
+) -> Evaluation:
+    """Learned probability of each budget of each agent (`policies.latent_budgets`), and its mean budget."""
+    del num_prompts
+    logits = np.asarray(context.fetch(context.params["budget_logits"]), np.float64)
+    shares = np.exp(logits - logits.max(-1, keepdims=True))
+    shares /= shares.sum(-1, keepdims=True)
+    if shares.shape[-1] != len(budgets):
+        raise ValueError(f"budget_shares: {len(budgets)} budgets, and the policy has {shares.shape[-1]}")
+    found = {}
+    for agent, row in enumerate(shares):
+        found |= {
+            f"agent {agent}, {b} steps": _exact(float(p), "") for b, p in zip(budgets, row, strict=True)
+        }
+        found[f"agent {agent}, mean steps"] = _exact(float(row @ np.asarray(budgets)), "")
+    return Evaluation(name, found)
 
 
 def _exact(value: float, better: str) -> Estimate:

@@ -1,5 +1,9 @@
 """Exact planning in finite worlds: values, policies and occupancies. No learning in here."""
 
+from jaxpref.planning.budgets import budget_logps as budget_logps
+from jaxpref.planning.budgets import budget_posterior as budget_posterior
+from jaxpref.planning.budgets import per_decision as per_decision
+from jaxpref.planning.budgets import per_trajectory as per_trajectory
 from jaxpref.planning.regret import deterministic_regret as deterministic_regret
 from jaxpref.planning.regret import general_regret as general_regret
 from jaxpref.planning.regret import partial_return as partial_return
