@@ -8,8 +8,8 @@ agent (`boltzmann`), has to call the first agent noisy.
 
 With `per_step=false` a budget is drawn for each trajectory rather than for each decision, and fitted as such.
 
-Paper     Jacob, Gupta & Andreas (2024), arXiv:2312.04030 (known to us by abstract and reviews; the domain, the
-          agents and all numbers are ours).
+Paper     Jacob, Gupta & Andreas (2024), arXiv:2312.04030 (known to us by abstract and reviews; domain, agents
+          and all numbers are ours).
 Run       jaxpref train experiments/latent_budgets_grid.py
           jaxpref train experiments/latent_budgets_grid.py:boltzmann
 Change    per_step=false num_segments=500 temperature=1.0

@@ -116,6 +116,20 @@ def test_budgets_of_simulated_agents_are_recovered(per_step):
     assert fits["mixture"][1] < fits["temperature"][1] - 0.03
 
 
+def test_expectation_maximisation_never_loses(steps):
+    """The prior that is the mean posterior is likelier, until nothing moves."""
+    with enable_x64(True):
+        logps, mask, prior = steps
+        logps, mask = np.concatenate([logps, logps[::-1, ::-1]]), np.concatenate([mask, mask])
+        log_prior, reached = prior[:1], []
+        for _ in range(30):
+            every = jnp.broadcast_to(log_prior, (4, 3))
+            reached.append(float(per_trajectory(every, logps, mask).sum()))
+            log_prior = jax.nn.logsumexp(budget_posterior(every, logps, mask), 0, keepdims=True) - np.log(4)
+        assert (np.diff(reached) > -1e-12).all()
+        assert reached[-1] > reached[0] + 1e-3
+
+
 def test_rewards_are_learned_beside_budgets():
     """The slope in the weights against finite differences, and what is asked for wrongly."""
     with enable_x64(True):

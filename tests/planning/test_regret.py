@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from x64 import enable_x64
 
+from jaxpref import losses
 from jaxpref.environments import delivery, random_delivery
 from jaxpref.planning import (
     TabularMDP,
@@ -183,6 +184,8 @@ def test_successor_features_are_linear_values_and_bound_the_optimum(grid):
             assert float((gpi_values(world.weights, several, temperature=temperature) - v).max()) < 1e-9
         with_best = jnp.concatenate([several, psi[None]])
         np.testing.assert_allclose(gpi_values(world.weights, with_best), v, atol=1e-8)
+        cold = jax.jit(jax.grad(lambda w: gpi_values(w, several, temperature=1e-3).sum()))
+        assert jnp.isfinite(cold(world.weights.astype(jnp.float32))).all()
         other = jnp.asarray(np.random.default_rng(5).normal(size=6))
         bound = values(with_weights(world, other))[0]
         assert float((gpi_values(other, several) - bound).max()) < 1e-9
@@ -199,6 +202,33 @@ def test_a_table_of_rewards_is_a_world_of_one_hot_features(grid):
             np.testing.assert_allclose(
                 score(table, table.weights, *parts), score(world, world.weights, *parts), atol=1e-8
             )
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_partial_return_fitted_to_regret_is_stationary_at_the_advantages(grid, ends):
+    """And at no other level, if some segments are shorter; at any level, if none is (arXiv:2310.02456)."""
+    with enable_x64(True):
+        world, (states, actions, mask) = grid
+        v, q, _ = values(world.mdp)
+        advantage = jnp.where(world.mdp.terminal[:, None], 0, advantages(v, q))
+        mask = mask if ends else jnp.ones_like(mask)
+        table = world._replace(mdp=world.mdp._replace(terminal=jnp.zeros_like(world.mdp.terminal)))
+        table = state_action_features(table)
+
+        def scores(entries):
+            return score_by_return(table, entries.reshape(-1), states, actions, mask).reshape(-1, 2)
+
+        truth = scores(advantage)
+        p = win_probability(truth[:, 0], truth[:, 1])
+
+        def loss(entries):
+            found = scores(entries)
+            return losses.bradley_terry_soft(found[:, 0], found[:, 1], p).mean()
+
+        slope = jax.jit(jax.grad(loss))
+        np.testing.assert_allclose(slope(advantage), 0, atol=1e-15)
+        assert (float(jnp.abs(slope(advantage + 1)).max()) > 1e-5) == ends
+        assert float(jnp.abs(slope(advantage * 2)).max()) > 1e-5
 
 
 def test_optimal_advantages_are_read_greedily(grid):
