@@ -24,13 +24,14 @@ __all__ = [
 def step_scores(context: Context, world: World) -> NDArray[np.float64]:
     """Scores `[s, a]` of segments of one step, one for each action of each state."""
     states, actions = world.mdp.rewards.shape
-    numbers = np.indices((states, actions), np.int32)
+    rows = -(-states // context.rows_multiple) * context.rows_multiple
+    state, action = np.indices((rows, actions), np.int32)
     batch = Segments(
-        jnp.asarray(numbers[0][..., None]),
-        jnp.asarray(numbers[1][..., None]),
-        jnp.ones((states, actions, 1), bool),
+        jnp.asarray(np.minimum(state, states - 1)[..., None]),
+        jnp.asarray(action[..., None]),
+        jnp.ones((rows, actions, 1), bool),
     )
-    return np.asarray(context.fetch(context.rewards(context.put(batch))), np.float64)
+    return np.asarray(context.fetch(context.rewards(context.put(batch))), np.float64)[:states]
 
 
 def learned_rewards(context: Context, world: World) -> NDArray[np.float64]:

@@ -24,14 +24,13 @@ def pictures_section(runs: Sequence[Run], folder: pathlib.Path) -> str:
     asked = [(index, run, p) for index, run in enumerate(runs) for p in run.pictures]
     asked.sort(key=lambda entry: (entry[2].evaluator, entry[2].title, entry[0]))
     html, left_out = [], []
-    for index, run, picture in asked:
+    for index, run, picture in asked[:_MOST]:
         title = picture.title if len(runs) == 1 else f"{run.label}: {picture.title}"
         drawn = _drawn(picture, title, f"picture_{index}_{picture.stage}_{picture.evaluator}", folder)
         (html if drawn else left_out).append(drawn or f"{title} ({picture.kind})")
-    shown = "".join(html[:_MOST])
     note = f'<p class="note">{text(", ".join(left_out))}: could not be drawn.</p>' if left_out else ""
-    more = f'<p class="note">{len(html) - _MOST} more are not shown.</p>' if len(html) > _MOST else ""
-    return f'<h3>Pictures</h3><div class="figures">{shown}</div>{more}{note}' if asked else ""
+    more = f'<p class="note">{len(asked) - _MOST} more are not shown.</p>' if len(asked) > _MOST else ""
+    return f'<h3>Pictures</h3><div class="figures">{"".join(html)}</div>{more}{note}' if asked else ""
 
 
 def _drawn(picture: Picture, title: str, name: str, folder: pathlib.Path) -> str:
