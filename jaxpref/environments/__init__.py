@@ -15,6 +15,7 @@ from jaxpref.environments.matrices import (
     random_game,
     rock_paper_scissors,
 )
+from jaxpref.environments.random_worlds import random_world
 from jaxpref.environments.trees import Tree, sequence_logps, token_mixture, two_token_tree
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "population_nash",
     "random_delivery",
     "random_game",
+    "random_world",
     "rlhf_optimum",
     "rock_paper_scissors",
     "sequence_logps",

@@ -30,8 +30,8 @@ def latent_budgets(
 
     p(a | s) = sum_b softmax(eta_agent)_b pi_b(a | s). Params are `{"budget_logits": [agents, budgets]}`, eta,
     and, where rewards are learned too, `{"weights": [m]}`. Trained by `algorithms.sft` on `Segments` whose
-    column `annotators` says whose they are (absent: agent 0). Where budgets agree on every action that was
-    seen, eta is not identified.
+    column `annotators` says whose they are (absent: agent 0); a Gaussian prior is the optimizer's
+    weight decay. Where budgets agree on every action that was seen, eta is not identified.
 
     Args:
       world: where they act; its weights are the rewards they plan with, unless `learn_weights`.

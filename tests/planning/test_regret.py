@@ -10,7 +10,8 @@ import pytest
 from x64 import enable_x64
 
 from jaxpref import losses
-from jaxpref.environments import delivery, random_delivery
+from jaxpref.data.simulated import random_segments
+from jaxpref.environments import delivery, random_delivery, random_world
 from jaxpref.planning import (
     TabularMDP,
     advantages,
@@ -125,6 +126,27 @@ def test_general_regret_is_an_expectation_where_outcomes_are_not_certain():
             total += chance * deterministic_regret(r, v[0], end, mask, discount=0.9)
             other += chance * general_regret(shortfall, mask, discount=0.9)
         assert float(total) == pytest.approx(float(other), abs=1e-10)
+
+
+def test_both_forms_agree_on_average_where_outcomes_are_not_certain():
+    """Luck of the outcomes is in one and not in the other, and is 0 on average: simulated segments."""
+    world = random_world(seed=0, discount=0.9)
+    generator = np.random.default_rng(0)
+    states, actions, steps = random_segments(world, count=20_000, length=4, generator=generator)
+    mask = jnp.asarray(np.arange(4) < steps[:, None])
+    parts = (world, world.weights, states, actions, mask)
+    general, other = (
+        np.asarray(score(*parts, discount=0.9), np.float64)
+        for score in (score_by_regret, score_by_deterministic_regret)
+    )
+    luck = other - general
+    assert np.abs(luck).max() > 0.5
+    assert abs(luck.mean()) < 4 * luck.std() / len(luck) ** 0.5
+    assert general.max() < 1e-4 < 0.1 < other.max()  # what was lucky beats the best there is
+    certain = random_world(seed=0, outcomes=1)
+    assert set(np.unique(certain.mdp.transitions)) == {0, 1}
+    with pytest.raises(ValueError, match="outcomes of 1 to 10"):
+        random_world(seed=0, outcomes=11)
 
 
 def test_steps_are_discounted_and_masked():
