@@ -8,10 +8,11 @@ better segments, and differentiate in the weights.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxpref.planning.successors import gpi_values
-from jaxpref.planning.tabular import advantages, values
+from jaxpref.planning.tabular import TabularMDP, advantages, values
 from jaxpref.planning.worlds import World, with_weights
 
 __all__ = [
@@ -126,7 +127,11 @@ def score_by_deterministic_regret(
     max_sweeps: int = 10_000,
     discount: float = 1.0,
 ) -> Scores:
-    """Minus `deterministic_regret`; the last value is that of the expected outcome of the last action."""
+    """Minus `deterministic_regret`, in a world whose outcomes are certain, which says where a segment ends.
+
+    Raises:
+      ValueError: some action has several outcomes.
+    """
     mdp = with_weights(world, weights)
     v, *_ = values(mdp, temperature, max_sweeps=max_sweeps)
     return -_by_values(world, weights, v, states, actions, mask, discount)
@@ -146,7 +151,7 @@ def score_by_successors(
     """Minus `deterministic_regret` with values out of a fixed set of policies (`gpi_values`).
 
     How the released code of arXiv:2206.02231 and 2310.02456 learns rewards. Its temperature is 0.001, for
-    float64; a softmax in float32 wants 0.01 or more.
+    float64; a softmax in float32 wants 0.01 or more. Raises as `score_by_deterministic_regret`.
     """
     v = gpi_values(weights, successors, temperature=temperature)
     return -_by_values(world, weights, v, states, actions, mask, discount)
@@ -162,9 +167,22 @@ def _by_values(
     discount: float,
 ) -> Scores:
     mdp = with_weights(world, weights)
+    _check_certain(mdp)
     v = jnp.where(mdp.terminal, 0, v)
     earned = jnp.where(mdp.terminal[:, None], 0, mdp.rewards)[states, actions]
     last = jnp.maximum(mask.sum(-1) - 1, 0)[..., None]
     after = jnp.where(mdp.terminal[:, None], 0, mdp.transitions @ v)[states, actions]
     end = jnp.take_along_axis(after, last, -1)[..., 0]
     return deterministic_regret(earned, v[states[..., 0]], end, mask, discount=discount)
+
+
+def _check_certain(mdp: TabularMDP) -> None:
+    """Host side; nothing is known of a world that is itself traced."""
+    if isinstance(mdp.transitions, jax.core.Tracer):
+        return
+    several = np.argwhere((np.asarray(mdp.transitions) > 0).sum(-1) > 1)
+    if several.size:
+        state, action = several[0]
+        raise ValueError(
+            f"score: state {state}, action {action} has several outcomes; use score_by_regret (general_regret)"
+        )
