@@ -51,6 +51,7 @@ from jaxpref.planning import World, score_by_regret, score_by_return
 from jaxpref.policies.rewarded import linear_rewards, successor_rewards
 
 PAIRS = 5000  # judgements of the simulated people
+TYPICAL = (-1.0, 10.0, -10.0, 0.5, -1.0, -1.0)  # of the weights whose optimal policies are in the set
 
 
 def experiment(
@@ -59,7 +60,7 @@ def experiment(
     conditions: tuple[str, ...] = CONDITIONS,
     noise: float = 4.0,
     temperature: float = 0.05,
-    num_steps: int = 500,
+    num_steps: int = 1000,
 ) -> Experiment:
     """The regret model, with the values of soft value iteration."""
     world = partial(town, data_root=data_root)
@@ -78,7 +79,7 @@ def partial_return(
     data_root: str | None = None,
     conditions: tuple[str, ...] = CONDITIONS,
     noise: float = 4.0,
-    num_steps: int = 500,
+    num_steps: int = 1000,
 ) -> Experiment:
     """The partial return model; its rewards are planned with."""
     world = partial(town, data_root=data_root)
@@ -97,13 +98,14 @@ def successors(
     conditions: tuple[str, ...] = CONDITIONS,
     noise: float = 4.0,
     num_policies: int = 50,
-    num_steps: int = 500,
+    typical: tuple[float, ...] | None = TYPICAL,
+    num_steps: int = 1000,
 ) -> Experiment:
     """The regret model with values out of a fixed set of successor features, as the released code learns."""
     world = partial(town, data_root=data_root)
     return _learn(
         "delivery_successors",
-        partial(successor_rewards, world=world, num_policies=num_policies),
+        partial(successor_rewards, world=world, num_policies=num_policies, typical=typical),
         people=partial(comparisons, data_root=data_root, conditions=conditions, noise=noise),
         world=world,
         num_steps=num_steps,

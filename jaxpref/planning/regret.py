@@ -183,6 +183,4 @@ def _check_certain(mdp: TabularMDP) -> None:
     several = np.argwhere((np.asarray(mdp.transitions) > 0).sum(-1) > 1)
     if several.size:
         state, action = several[0]
-        raise ValueError(
-            f"score: state {state}, action {action} has several outcomes; use score_by_regret (general_regret)"
-        )
+        raise ValueError(f"score: state {state}, action {action} has several outcomes; use score_by_regret")

@@ -1,6 +1,9 @@
 """Successor features: what a policy will see of each feature, so that values are linear in the weights."""
 
+from collections.abc import Sequence
+
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxpref.planning.tabular import Policy, policy_values, values
@@ -34,13 +37,23 @@ def gpi_values(
 
 
 def random_successors(
-    world: World, *, num_policies: int, seed: int = 0, max_sweeps: int = 1000
+    world: World,
+    *,
+    num_policies: int,
+    typical: Sequence[float] | None = None,
+    seed: int = 0,
+    max_sweeps: int = 1000,
 ) -> Float[Array, "n s m"]:
-    """Successor features of policies that are optimal for random weights, standard normal ones.
+    """Successor features of policies that are optimal for random weights.
 
-    (Their scale changes no policy. `max_sweeps`: of value iteration, after which a policy is what it is.)
+    Args:
+      typical: sign and size of each weight: those drawn are |z| times it, z standard normal. None: z itself,
+        where many policies walk some loop for ever.
+      max_sweeps: of value iteration, after which a policy is what it is.
     """
     drawn = jax.random.normal(jax.random.key(seed), (num_policies, world.features.shape[-1]))
+    if typical is not None:
+        drawn = jnp.abs(drawn) * jnp.asarray(typical, drawn.dtype)[None]
 
     def of_weights(weights: Float[Array, " m"]) -> Float[Array, "s m"]:
         policy = values(with_weights(world, weights), max_sweeps=max_sweeps)[2]

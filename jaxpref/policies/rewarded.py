@@ -1,6 +1,6 @@
 """A reward for each step of behaviour in a finite world, and the scores of segments that follow from it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -69,6 +69,7 @@ def successor_rewards(
     *,
     world: Callable[[], World],
     num_policies: int,
+    typical: Sequence[float] | None = None,
     seed: int = 0,
     temperature: float = 0.01,
     initial: Any = None,
@@ -76,12 +77,14 @@ def successor_rewards(
     """`linear_rewards` scored by regret whose values come out of a fixed set of policies.
 
     As the released code of arXiv:2310.02456 learns: the policies are optimal for random weights, their
-    successor features are found once, and no planning happens while learning (`planning.gpi_values`).
+    successor features are found once, and no planning happens while learning (`planning.gpi_values`). As good
+    as the policies are: where none is near the optimal one of the true weights, values are too low.
 
     Args:
+      typical: sign and size of the random weights (`planning.random_successors`).
       temperature: of the softmax over policies (released: 0.001, for float64).
     """
     known = world()
-    successors = random_successors(known, num_policies=num_policies, seed=seed)
+    successors = random_successors(known, num_policies=num_policies, typical=typical, seed=seed)
     score = partial(score_by_successors, successors=successors, temperature=temperature)
     return linear_rewards(world=lambda: known, score=score, initial=initial)

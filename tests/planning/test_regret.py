@@ -129,7 +129,7 @@ def test_general_regret_is_an_expectation_where_outcomes_are_not_certain():
 
 
 def test_scores_without_end_states_want_certain_outcomes():
-    """A segment does not say where its last step led, and what is expected there is biased by when it ends."""
+    """A segment does not say where its last step led, and what to expect there depends on when it ended."""
     settings = {"states": 6, "discount": 0.9}
     certain, other = random_world(seed=0, outcomes=1, **settings), random_world(seed=0, **settings)
     states, actions, steps = random_segments(certain, count=50, length=4, generator=np.random.default_rng(0))
