@@ -139,16 +139,18 @@ def varied_delivery(*, seed: int, discount: float = 0.999) -> World:
     *Differs from* it: shares are drawn again until they fit, and boards until every start reaches the goal.
     """
     draw = np.random.default_rng(seed).choice
-    shares = (1.0,)
-    while sum(shares) > 0.9:
-        shares = (float(draw([0, 0.1, 0.3])), float(draw([0, 0.1, 0.5, 0.8])), float(draw([0, 0.1, 0.2])))
+    share, roadblocks, coins = 1.0, 1.0, 1.0
+    while share + roadblocks + coins > 0.9:
+        share, roadblocks, coins = (
+            float(draw(options)) for options in ([0, 0.1, 0.3], [0, 0.1, 0.5, 0.8], [0, 0.1, 0.2])
+        )
     goal, sheep, bad = draw([0, 1, 5, 10, 50]), draw([-5, -10, -50, -100]), draw([-2, -5, -10])
     size = {"rows": int(draw([3, 6, 10, 15])), "columns": int(draw([5, 6, 10]))}
     return random_delivery(
         seed=seed,
-        sheep=shares[0],
-        roadblocks=shares[1],
-        coins=shares[2],
+        sheep=share,
+        roadblocks=roadblocks,
+        coins=coins,
         weights=(-1.0, goal, sheep, 1.0, bad, -2.0),
         discount=discount,
         **size,
@@ -156,10 +158,11 @@ def varied_delivery(*, seed: int, discount: float = 0.999) -> World:
 
 
 def _codes(board: Sequence[str] | ArrayLike) -> NDArray[np.int64]:
-    if isinstance(board, Sequence) and all(isinstance(row, str) for row in board):
-        if len({len(row) for row in board}) != 1:
-            raise ValueError(f"delivery.board: rows are {sorted({len(str(r)) for r in board})} cells long")
-        board = [[int(code, 16) for code in str(row)] for row in board]
+    rows = [row for row in board if isinstance(row, str)] if isinstance(board, Sequence) else []
+    if rows:
+        if len({len(row) for row in rows}) != 1:
+            raise ValueError(f"delivery.board: rows are {sorted({len(row) for row in rows})} cells long")
+        board = [[int(code, 16) for code in row] for row in rows]
     cells = np.asarray(board)
     if cells.ndim != 2 or not np.isin(cells, range(12)).all():
         odd = cells[~np.isin(cells, range(12))][:1] if cells.ndim == 2 else cells.shape

@@ -177,9 +177,7 @@ def _by_values(
 
 
 def _check_certain(mdp: TabularMDP) -> None:
-    """Host side; nothing is known of a world that is itself traced."""
-    if isinstance(mdp.transitions, jax.core.Tracer):
-        return
+    """Host side: a world is known when a step is traced."""
     several = np.argwhere((np.asarray(mdp.transitions) > 0).sum(-1) > 1)
     if several.size:
         state, action = several[0]
