@@ -33,9 +33,8 @@ Expect    One seed, simulated people who compare by regret with noise 4: 4,000 p
             regret          0.4973  .705  1.000  goal 20.8, sheep -20.7, coin 0.8, roadblock -1.3, mud -1.8
             successors      0.498   .707  1.000  goal 22.0, sheep -20.6, coin 0.6, roadblock -1.5, mud -1.9
             partial return  0.5272  .651  0.668  goal 1.9, sheep -42.5, coin 1.5, roadblock -1.9, mud -2.5
-          true weights: goal 50, sheep -50, coin 1, roadblock -1, mud -2. Large ones are hardly identified: once
-          a goal is worth its way, more of it changes few regrets. Partial return hears that steps away from
-          the goal are bad and can only blame what is paid there.
+          true weights: goal 50, sheep -50, coin 1, roadblock -1, mud -2. Large ones are hardly identified:
+          once a goal is worth its way, more of it changes few regrets.
           `successors` needs the right policies: with `typical=None` (50 policies for standard normal weights,
           most of which walk some loop for ever) its held-out loss is 0.777, worse than a coin's 0.693.
           True rewards times one number: regret 0.4939 (.714), partial return 0.5623 (.654).

@@ -17,8 +17,8 @@ Ablation  jaxpref sweep experiments/latent_budgets_grid.py:sweep_models
           jaxpref sweep experiments/latent_budgets_grid.py:sweep_segments
 Try       jaxpref train experiments/latent_budgets_grid.py --smoke
 Cost      6 to 9 CPU seconds each.
-Expect    One seed, 2,000 trajectories of each agent; held-out loss in nats for each decision, shares found (true
-          ones .60 .20 .10 .05 .05 and .05 .05 .10 .20 .60):
+Expect    One seed, 2,000 trajectories of each agent; held-out loss in nats for each decision, shares found
+          (true ones .60 .20 .10 .05 .05 and .05 .05 .10 .20 .60):
             a budget for each decision    mixture 0.8923, Boltzmann 1.010
               .596 .212 .098 .054 .040   .051 .056 .088 .187 .618
             one for each trajectory       mixture 0.8453, Boltzmann 1.033
