@@ -1,12 +1,13 @@
 """Evaluators: functions of a policy that return estimates with intervals, and samples to read."""
 
 from jaxpref.evals.bandits import bandit_policy
-from jaxpref.evals.base import Context, Estimate, Evaluation, TextSample
+from jaxpref.evals.base import Context, Estimate, Evaluation, Picture, TextSample
 from jaxpref.evals.control import compiled_returns, control_returns
 from jaxpref.evals.diversity import diversity
 from jaxpref.evals.exploitability import game_exploitability, sampled_exploitability
 from jaxpref.evals.generation import generation
 from jaxpref.evals.kl import sampled_kl
+from jaxpref.evals.planned import budget_shares, learned_weights, planned_return
 from jaxpref.evals.rewards import reward_accuracy
 from jaxpref.evals.soft_optimal import soft_optimal_error
 
@@ -14,13 +15,17 @@ __all__ = [
     "Context",
     "Estimate",
     "Evaluation",
+    "Picture",
     "TextSample",
     "bandit_policy",
     "compiled_returns",
     "control_returns",
+    "budget_shares",
     "diversity",
     "game_exploitability",
     "generation",
+    "learned_weights",
+    "planned_return",
     "reward_accuracy",
     "sampled_exploitability",
     "sampled_kl",

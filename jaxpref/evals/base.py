@@ -5,7 +5,7 @@ starts and ends, and every `evaluators_every` steps. `num_prompts` bounds its co
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ from jaxpref.evals.intervals import Estimate
 from jaxpref.policies.base import Policy
 from jaxpref.types import Completions, Params
 
-__all__ = ["Context", "Estimate", "Evaluation", "TextSample"]
+__all__ = ["Context", "Estimate", "Evaluation", "Picture", "TextSample"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,10 +28,20 @@ class TextSample:
 
 
 @dataclasses.dataclass(frozen=True)
+class Picture:
+    """What is to be drawn in the report: plain data, and the name of how (`report.pictures.KINDS`)."""
+
+    title: str
+    kind: str
+    data: Mapping[str, Any]  # as JSON has it
+
+
+@dataclasses.dataclass(frozen=True)
 class Evaluation:
     name: str
     metrics: dict[str, Estimate]
     samples: tuple[TextSample, ...] = ()
+    pictures: tuple[Picture, ...] = ()
 
 
 def _no_member(name: str) -> Params:

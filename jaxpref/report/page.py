@@ -15,6 +15,7 @@ from jaxpref.report.configuration import configuration_section
 from jaxpref.report.curves import curves_section, progress_section
 from jaxpref.report.frontier import frontier_section
 from jaxpref.report.markup import table, text
+from jaxpref.report.pictures import pictures_section
 from jaxpref.report.results import evaluation_table, final_figures, held_out_table
 from jaxpref.report.runs import Run, read_runs
 from jaxpref.report.samples import samples_section
@@ -83,6 +84,7 @@ def _page(runs: Sequence[Run], folder: pathlib.Path, tournament: Table | None) -
         cards(runs) or _nothing("results"),
         _titled("All evaluations" if len(runs) == 1 else "Final table", evaluation_table(runs)),
         final_figures(runs, folder),
+        pictures_section(runs, folder),
         _titled("Win rates", tournament_section(tournament, folder) if tournament else ""),
         _titled("What is gained for the KL spent", frontier_section(runs, folder)),
         _titled("Over the stages", progress_section(runs, folder)),

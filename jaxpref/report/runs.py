@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["Evaluation", "Run", "Sample", "read_run", "read_runs"]
+__all__ = ["Evaluation", "Picture", "Run", "Sample", "read_run", "read_runs"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +44,18 @@ class Sample:
 
 
 @dataclasses.dataclass(frozen=True)
+class Picture:
+    """What an evaluator wants drawn, as it was when it last ran."""
+
+    stage: str
+    step: int
+    evaluator: str
+    title: str
+    kind: str
+    data: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
 class Run:
     """What a run directory holds. `problems` are plain sentences on what is missing or unreadable."""
 
@@ -53,6 +65,7 @@ class Run:
     evaluations: tuple[Evaluation, ...]
     samples: tuple[Sample, ...]
     problems: tuple[str, ...]
+    pictures: tuple[Picture, ...] = ()
 
     @property
     def name(self) -> str:
@@ -95,6 +108,8 @@ def read_run(directory: pathlib.Path, label: str | None = None) -> Run:
     samples = _rows(
         directory / "samples.jsonl", ("stage", "step", "evaluator", "prompt", "response"), problems
     )
+    drawn = directory / "pictures.jsonl"
+    pictures = _rows(drawn, ("stage", "step", "title", "kind", "data"), problems) if drawn.is_file() else []
     return Run(
         label=label or directory.resolve().name,
         experiment=experiment,
@@ -102,6 +117,7 @@ def read_run(directory: pathlib.Path, label: str | None = None) -> Run:
         evaluations=tuple(_evaluations(evaluation_rows)),
         samples=tuple(_samples(samples)),
         problems=tuple(problems),
+        pictures=tuple(_pictures(pictures)),
     )
 
 
@@ -212,3 +228,20 @@ def _samples(rows: list[dict[str, Any]]) -> list[Sample]:
         )
         samples[sample.stage, sample.step, sample.evaluator, sample.id] = sample
     return list(samples.values())
+
+
+def _pictures(rows: list[dict[str, Any]]) -> list[Picture]:
+    """The last of each title in each stage."""
+    latest: dict[tuple[str, str, str], Picture] = {}
+    for row in rows:
+        if isinstance(row["data"], dict):
+            picture = Picture(
+                stage=row["stage"],
+                step=row["step"],
+                evaluator=str(row.get("evaluator", "")),
+                title=str(row["title"]),
+                kind=str(row["kind"]),
+                data=row["data"],
+            )
+            latest[picture.stage, picture.evaluator, picture.title] = picture
+    return list(latest.values())

@@ -1,0 +1,141 @@
+"""What rewards that were learned are worth: the policy that follows from them, in the world as it is."""
+
+from collections.abc import Callable, Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from numpy.typing import NDArray
+
+from jaxpref.evals.base import Context, Estimate, Evaluation, Picture
+from jaxpref.planning import TabularMDP, World, optimal_policy, policy_values, scaled_return
+from jaxpref.types import Segments
+
+__all__ = [
+    "budget_shares",
+    "grid_picture",
+    "learned_rewards",
+    "learned_weights",
+    "planned_return",
+    "step_scores",
+]
+
+
+def step_scores(context: Context, world: World) -> NDArray[np.float64]:
+    """Scores `[s, a]` of segments of one step, one for each action of each state."""
+    states, actions = world.mdp.rewards.shape
+    rows = -(-states // context.rows_multiple) * context.rows_multiple
+    state, action = np.indices((rows, actions), np.int32)
+    batch = Segments(
+        jnp.asarray(np.minimum(state, states - 1)[..., None]),
+        jnp.asarray(action[..., None]),
+        jnp.ones((rows, actions, 1), bool),
+    )
+    return np.asarray(context.fetch(context.rewards(context.put(batch))), np.float64)[:states]
+
+
+def learned_rewards(context: Context, world: World) -> NDArray[np.float64]:
+    """Rewards `[s, a]` of the learned weights of `policies.linear_rewards`."""
+    weights = np.asarray(context.fetch(context.params["weights"]), np.float64)
+    return np.asarray(world.features, np.float64) @ weights
+
+
+def planned_return(
+    context: Context,
+    *,
+    world: Callable[[], World],
+    table: Callable[[Context, World], NDArray[np.float64]] = step_scores,
+    read: Callable[[TabularMDP], Float[Array, "s a"]] = optimal_policy,
+    num_prompts: int | None = None,
+    name: str = "planned",
+) -> Evaluation:
+    """Scaled return of the policy that `read` makes of the `table` that was learned; exact.
+
+    1 is optimal under the true rewards, 0 is uniform (`planning.scaled_return`; above 0.9 is called near
+    optimal in arXiv:2206.02231). "largest entry" is the mean over states of the best action's; 0 for
+    advantages. On a grid the policy is drawn.
+
+    Args:
+      table: [s, a]; `step_scores`, which are rewards for models of partial return and advantages for those of
+        regret, or `learned_rewards`.
+      read: `planning.optimal_policy` plans with the table as a reward, `planning.greedy_policy` takes the
+        largest entry.
+      num_prompts: has no effect: there is nothing to draw.
+    """
+    del num_prompts
+    known = world()
+    entries = table(context, known)
+    policy = read(known.mdp._replace(rewards=jnp.asarray(entries, known.mdp.rewards.dtype)))
+    best = entries.max(-1)[~np.asarray(known.mdp.terminal)].mean()
+    return Evaluation(
+        name,
+        {
+            "scaled return": _exact(float(scaled_return(known.mdp, policy, known.start)), "higher"),
+            "largest entry": _exact(float(best), ""),
+        },
+        pictures=(grid_picture(f"{name}: what it does", known, policy),) if len(known.shape) == 2 else (),
+    )
+
+
+def grid_picture(title: str, world: World, policy: Float[Array, "s a"]) -> Picture:
+    """A policy on a grid with moves up, down, left and right, and its true values.
+
+    Ends are marked +, - or 0 by what it earns to enter them, and cells that nobody enters with x.
+    """
+    rows, columns = world.shape
+    mdp = world.mdp
+    terminal, table = np.asarray(mdp.terminal), np.asarray(policy, np.float64)
+    v = np.where(terminal, np.nan, np.asarray(policy_values(mdp, policy), np.float64))
+    enters = np.asarray(mdp.transitions) * ~terminal[:, None, None]
+    earned = (enters * np.asarray(mdp.rewards)[..., None]).sum((0, 1))
+    signs = np.where(enters.sum((0, 1)) > 0, np.array(["-", "0", "+"])[np.sign(earned).astype(int) + 1], "x")
+    data = {
+        "values": [
+            [None if np.isnan(x) else round(float(x), 4) for x in row] for row in v.reshape(world.shape)
+        ],
+        "policy": np.where(terminal[:, None], 0, table).reshape(rows, columns, -1).round(4).tolist(),
+        "marks": np.where(terminal, signs, "").reshape(world.shape).tolist(),
+        "label": "true value of what it does",
+    }
+    return Picture(title, "grid policy", data)
+
+
+def learned_weights(
+    context: Context, *, features: Sequence[str], num_prompts: int | None = None, name: str = "weights"
+) -> Evaluation:
+    """Weights of `policies.linear_rewards`, over the size of the first one: its scale is the noise's."""
+    del num_prompts
+    found = np.asarray(context.fetch(context.params["weights"]), np.float64)
+    if found.shape != (len(features),):
+        raise ValueError(f"learned_weights: {len(features)} features and weights of shape {found.shape}")
+    unit = max(abs(float(found[0])), 1e-12)
+    return Evaluation(
+        name, {feature: _exact(float(w) / unit, "") for feature, w in zip(features, found, strict=True)}
+    )
+
+
+def budget_shares(
+    context: Context,
+    *,
+    budgets: Sequence[int],
+    num_prompts: int | None = None,
+    name: str = "budgets",
+) -> Evaluation:
+    """Learned probability of each budget of each agent (`policies.latent_budgets`), and its mean budget."""
+    del num_prompts
+    logits = np.asarray(context.fetch(context.params["budget_logits"]), np.float64)
+    shares = np.exp(logits - logits.max(-1, keepdims=True))
+    shares /= shares.sum(-1, keepdims=True)
+    if shares.shape[-1] != len(budgets):
+        raise ValueError(f"budget_shares: {len(budgets)} budgets, and the policy has {shares.shape[-1]}")
+    found = {}
+    for agent, row in enumerate(shares):
+        found |= {
+            f"agent {agent}, {b} steps": _exact(float(p), "") for b, p in zip(budgets, row, strict=True)
+        }
+        found[f"agent {agent}, mean steps"] = _exact(float(row @ np.asarray(budgets)), "")
+    return Evaluation(name, found)
+
+
+def _exact(value: float, better: str) -> Estimate:
+    return Estimate(value, value, value, 1, better)

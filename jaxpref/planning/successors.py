@@ -1,0 +1,62 @@
+"""Successor features: what a policy will see of each feature, so that values are linear in the weights."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxpref.planning.tabular import Policy, policy_values, values
+from jaxpref.planning.worlds import World, with_weights
+
+__all__ = ["gpi_values", "random_successors", "successor_features"]
+
+
+def successor_features(world: World, policy: Policy) -> Float[Array, "s m"]:
+    """Expected discounted sum of features from each state: the policy's values are `psi @ weights`."""
+
+    def of_feature(feature: Float[Array, "s a"]) -> Float[Array, " s"]:
+        return policy_values(world.mdp._replace(rewards=feature), policy)
+
+    return jax.vmap(of_feature, -1, -1)(world.features)
+
+
+def gpi_values(
+    weights: Float[Array, " m"], successors: Float[Array, "n s m"], *, temperature: float = 0.0
+) -> Float[Array, " s"]:
+    """Generalised policy improvement: in each state the best of `n` policies' values, at most V*.
+
+    V(s) = sum_i softmax_i(v_i(s) / temperature) v_i(s), v_i = psi_i @ weights; temperature 0: the maximum,
+    which is V* if a policy that is optimal for `weights` is among them. As in the released code of
+    arXiv:2206.02231.
+    """
+    each = successors @ weights
+    if temperature == 0:
+        return each.max(0)
+    return (jax.nn.softmax(each / temperature, 0) * each).sum(0)
+
+
+def random_successors(
+    world: World,
+    *,
+    num_policies: int,
+    typical: Sequence[float] | None = None,
+    seed: int = 0,
+    max_sweeps: int = 1000,
+) -> Float[Array, "n s m"]:
+    """Successor features of policies that are optimal for random weights.
+
+    Args:
+      typical: sign and size of each weight: those drawn are |z| times it, z standard normal. None: z itself,
+        where many policies walk some loop for ever.
+      max_sweeps: of value iteration, after which a policy is what it is.
+    """
+    drawn = jax.random.normal(jax.random.key(seed), (num_policies, world.features.shape[-1]))
+    if typical is not None:
+        drawn = jnp.abs(drawn) * jnp.asarray(typical, drawn.dtype)[None]
+
+    def of_weights(weights: Float[Array, " m"]) -> Float[Array, "s m"]:
+        policy = values(with_weights(world, weights), max_sweeps=max_sweeps)[2]
+        return successor_features(world, policy)
+
+    return jax.lax.map(of_weights, drawn.astype(world.features.dtype))
