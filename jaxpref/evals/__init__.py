@@ -6,6 +6,7 @@ from jaxpref.evals.diversity import diversity
 from jaxpref.evals.exploitability import game_exploitability, sampled_exploitability
 from jaxpref.evals.generation import generation
 from jaxpref.evals.kl import sampled_kl
+from jaxpref.evals.reward_recovery import reward_recovery
 from jaxpref.evals.rewards import reward_accuracy
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "game_exploitability",
     "generation",
     "reward_accuracy",
+    "reward_recovery",
     "sampled_exploitability",
     "sampled_kl",
 ]

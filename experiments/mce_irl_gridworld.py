@@ -1,0 +1,184 @@
+"""Inverse reinforcement learning on a grid: which rewards do walks reveal?
+
+An 8 x 8 grid with ten objects of four kinds; the hidden reward of a cell is linear in its closeness to the
+nearest object of each kind (one kind is liked, one avoided, one liked a little, one does not matter). One
+move in ten goes astray. An expert with maximum-entropy control walks from random cells, and a planned policy
+is fitted to the walks by likelihood: its params are rewards, and its gradient is the expert's feature counts
+less its own. Rewards are measured exactly: the policy they plan, and what it earns in hidden rewards.
+
+`table` has one free reward for each cell and `deep` a network of the features. `bayesian` is the MAP estimate
+under Boltzmann choices in the optimal values, which this expert does not make, with a Gaussian prior.
+
+Paper     Ziebart et al. (2008, 2010; maximum entropy IRL), Wulfmeier et al. (2015), arXiv:1507.04888 (deep),
+          Ramachandran & Amir (2007; Bayesian). The grid and all numbers are ours.
+Run       jaxpref train experiments/mce_irl_gridworld.py
+          jaxpref train experiments/mce_irl_gridworld.py:deep
+Change    walks=16 steps=10 num_steps=100 data_seed=1
+Ablation  jaxpref sweep experiments/mce_irl_gridworld.py:sweep_rewards
+          jaxpref sweep experiments/mce_irl_gridworld.py:sweep_walks
+Try       jaxpref train experiments/mce_irl_gridworld.py --smoke
+Cost      TO BE MEASURED
+Expect    TO BE MEASURED
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from jaxpref.algorithms import sft
+from jaxpref.algorithms.optimizers import adamw, gaussian_log_prior, warmup_cosine, with_prior
+from jaxpref.data.demonstrations import demonstrations
+from jaxpref.environments import gridworld, object_features
+from jaxpref.evals import reward_recovery
+from jaxpref.experiment import Experiment, Stage
+from jaxpref.planning import values
+from jaxpref.policies.planned import planned
+from jaxpref.policies.reward_functions import linear_rewards, mlp_rewards, reward_table_of_states
+
+SIZE = 8
+HIDDEN = (3.0, -3.0, 1.0, 0.0)  # of the four kinds of object
+
+
+def features():
+    return object_features(height=SIZE, width=SIZE, objects=10, kinds=len(HIDDEN), reach=1.5, seed=0)
+
+
+def world():
+    rewards = features() @ np.array(HIDDEN)
+    return gridworld(height=SIZE, width=SIZE, rewards=rewards, slip=0.1, discount=0.9)
+
+
+def start():
+    """Every cell alike."""
+    return np.full(SIZE**2, SIZE**-2.0)
+
+
+def expert_walks(*, walks: int, steps: int, seed: int):
+    """Of maximum-entropy control at temperature 1."""
+    mdp = world()
+    return demonstrations(mdp, values(mdp, 1.0)[2], start=start(), num=walks, steps=steps, seed=seed)
+
+
+def experiment(
+    *, walks: int = 64, steps: int = 20, num_steps: int = 200, data_seed: int = 0, seed: int = 0
+) -> Experiment:
+    """Rewards that are linear in the features, as the hidden ones are."""
+    return _fit(
+        name="mce_irl_linear",
+        rewards=partial(linear_rewards, features=features),
+        walks=walks,
+        steps=steps,
+        num_steps=num_steps,
+        data_seed=data_seed,
+        seed=seed,
+    )
+
+
+def table(
+    *, walks: int = 64, steps: int = 20, num_steps: int = 200, data_seed: int = 0, seed: int = 0
+) -> Experiment:
+    """A reward for each cell: nothing is known of cells."""
+    return _fit(
+        name="mce_irl_table",
+        rewards=partial(reward_table_of_states, states=SIZE**2),
+        walks=walks,
+        steps=steps,
+        num_steps=num_steps,
+        data_seed=data_seed,
+        seed=seed,
+    )
+
+
+def deep(
+    *, walks: int = 64, steps: int = 20, num_steps: int = 200, data_seed: int = 0, seed: int = 0
+) -> Experiment:
+    """A network of the features: deep MaxEnt IRL."""
+    return _fit(
+        name="mce_irl_deep",
+        rewards=partial(mlp_rewards, features=features, hidden=(32,)),
+        walks=walks,
+        steps=steps,
+        num_steps=num_steps,
+        data_seed=data_seed,
+        seed=seed,
+    )
+
+
+def bayesian(
+    *,
+    scale: float = 3.0,
+    walks: int = 64,
+    steps: int = 20,
+    num_steps: int = 200,
+    data_seed: int = 0,
+    seed: int = 0,
+) -> Experiment:
+    """MAP under Boltzmann choices in the optimal values and normal weights of standard deviation `scale`."""
+    return _fit(
+        name="bayesian_irl",
+        rewards=partial(linear_rewards, features=features),
+        optimal=True,
+        prior=partial(gaussian_log_prior, scale=scale),
+        walks=walks,
+        steps=steps,
+        num_steps=num_steps,
+        data_seed=data_seed,
+        seed=seed,
+    )
+
+
+def sweep_rewards(*, walks: int = 64) -> list[Experiment]:
+    """Linear, table, network and MAP on the same walks."""
+    return [build(walks=walks) for build in (experiment, table, deep, bayesian)]
+
+
+def sweep_walks() -> list[Experiment]:
+    """How many walks does a linear reward take?"""
+    return [experiment(walks=walks) for walks in (4, 16, 64, 256)]
+
+
+def optimizer(*, num_steps: int, learning_rate: float = 0.1):
+    return adamw(
+        schedule=partial(warmup_cosine, peak=learning_rate, warmup_steps=5, num_steps=num_steps),
+        clip_norm=None,
+    )
+
+
+def _fit(
+    *,
+    name: str,
+    rewards: Callable[..., Any],
+    walks: int,
+    steps: int,
+    num_steps: int,
+    data_seed: int,
+    seed: int,
+    optimal: bool = False,
+    prior: Callable[..., Any] | None = None,
+) -> Experiment:
+    learner: Callable[..., Any] = partial(optimizer, num_steps=num_steps)
+    if prior is not None:
+        learner = partial(with_prior, optimizer=learner, log_prior=prior, count=float(walks * steps))
+    return Experiment(
+        name=f"{name}_{walks}",
+        policy=partial(planned, world=world, rewards=rewards, optimal=optimal),
+        tokenizer=None,
+        stages=(
+            Stage(
+                name="irl",
+                algorithm=partial(sft, optimizer=learner),
+                train=partial(expert_walks, walks=walks, steps=steps, seed=data_seed),
+                evaluation=partial(expert_walks, walks=256, steps=steps, seed=data_seed + 1000),
+                evaluators=(partial(reward_recovery, world=world, rewards=rewards, start=start),),
+                num_steps=num_steps,
+                batch_size=walks,  # all of them: the likelihood itself
+                evaluate_every=20,
+                evaluators_every=20,
+                checkpoint_every=num_steps,
+            ),
+        ),
+        seed=seed,
+        arxiv=("1507.04888",),
+    )
