@@ -21,7 +21,11 @@ from jaxpref.types import Completions
 __all__ = ["QUANTITIES", "SIDES", "Input", "bind", "check_loss", "fed", "inputs_of", "loss_name", "recorded"]
 
 SAMPLED = "sampled"  # prefix of responses 2 and on, [b, s]
-SIDES = {"chosen": 0, "rejected": 1, "rationale": 2, "corrupted": 2, "retrieved": 2}
+SIDES = {
+    **{"chosen": 0, "rejected": 1},
+    **{"expert": 0, "learner": 1},
+    **{"rationale": 2, "corrupted": 2, "retrieved": 2},
+}
 
 TOKEN_QUANTITIES = ("token_logps", *STATISTICS)
 HEAD_QUANTITIES = ("rewards", "embeddings", "values")
