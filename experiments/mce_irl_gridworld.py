@@ -17,8 +17,20 @@ Change    walks=16 steps=10 num_steps=100 data_seed=1
 Ablation  jaxpref sweep experiments/mce_irl_gridworld.py:sweep_rewards
           jaxpref sweep experiments/mce_irl_gridworld.py:sweep_walks
 Try       jaxpref train experiments/mce_irl_gridworld.py --smoke
-Cost      TO BE MEASURED
-Expect    TO BE MEASURED
+Cost      35 to 55 seconds each on 2 busy CPU cores, most of it compilation (`sweep_rewards`: 3 minutes).
+Expect    One draw of walks, rewards measured exactly (no interval). Held-out loss (nats a step), policy KL,
+          reward correlation, value difference (of a distance of 1 in `value share` to the uniform policy):
+            linear, 4 walks      1.179  0.037  0.986  0.092
+            linear, 16           1.143  0.005  0.998  0.002
+            linear, 64           1.137  0.001  0.998  0.000
+            linear, 256          1.137  0.001  0.999  0.003
+            table, 16            1.223  0.107  0.611  0.182
+            table, 64            1.158  0.024  0.851  0.064
+            table, 256           1.142  0.008  0.922  0.038
+            network, 64          1.138  0.003  0.993  0.006
+            Bayesian MAP, 64     1.154  0.006  0.991  0.031  (its policy KL is that of soft control with its
+                                                              rewards; the loss is of its own choices)
+          Every value share is above 0.985. Knowing the features is worth more than sixteen times the walks.
 """
 
 from collections.abc import Callable
