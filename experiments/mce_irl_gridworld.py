@@ -37,40 +37,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import numpy as np
+from _hidden_grid import SIZE, expert_walks, features, start, world
 
 from jaxpref.algorithms import sft
 from jaxpref.algorithms.optimizers import adamw, gaussian_log_prior, warmup_cosine, with_prior
-from jaxpref.data.demonstrations import demonstrations
-from jaxpref.environments import gridworld, object_features
 from jaxpref.evals import reward_recovery
 from jaxpref.experiment import Experiment, Stage
-from jaxpref.planning import values
 from jaxpref.policies.planned import planned
-from jaxpref.policies.reward_functions import linear_rewards, mlp_rewards, reward_table_of_states
-
-SIZE = 8
-HIDDEN = (3.0, -3.0, 1.0, 0.0)  # of the four kinds of object
-
-
-def features():
-    return object_features(height=SIZE, width=SIZE, objects=10, kinds=len(HIDDEN), reach=1.5, seed=0)
-
-
-def world():
-    rewards = features() @ np.array(HIDDEN)
-    return gridworld(height=SIZE, width=SIZE, rewards=rewards, slip=0.1, discount=0.9)
-
-
-def start():
-    """Every cell alike."""
-    return np.full(SIZE**2, SIZE**-2.0)
-
-
-def expert_walks(*, walks: int, steps: int, seed: int):
-    """Of maximum-entropy control at temperature 1."""
-    mdp = world()
-    return demonstrations(mdp, values(mdp, 1.0)[2], start=start(), num=walks, steps=steps, seed=seed)
+from jaxpref.policies.reward_functions import linear_reward, mlp_reward, tabular_reward
 
 
 def experiment(
@@ -79,7 +53,7 @@ def experiment(
     """Rewards that are linear in the features, as the hidden ones are."""
     return _fit(
         name="mce_irl_linear",
-        rewards=partial(linear_rewards, features=features),
+        rewards=partial(linear_reward, features=features),
         walks=walks,
         steps=steps,
         num_steps=num_steps,
@@ -94,7 +68,7 @@ def table(
     """A reward for each cell: nothing is known of cells."""
     return _fit(
         name="mce_irl_table",
-        rewards=partial(reward_table_of_states, states=SIZE**2),
+        rewards=partial(tabular_reward, states=SIZE**2),
         walks=walks,
         steps=steps,
         num_steps=num_steps,
@@ -109,7 +83,7 @@ def deep(
     """A network of the features: deep MaxEnt IRL."""
     return _fit(
         name="mce_irl_deep",
-        rewards=partial(mlp_rewards, features=features, hidden=(32,)),
+        rewards=partial(mlp_reward, features=features, hidden=(32,)),
         walks=walks,
         steps=steps,
         num_steps=num_steps,
@@ -130,7 +104,7 @@ def bayesian(
     """MAP under Boltzmann choices in the optimal values and normal weights of standard deviation `scale`."""
     return _fit(
         name="bayesian_irl",
-        rewards=partial(linear_rewards, features=features),
+        rewards=partial(linear_reward, features=features),
         optimal=True,
         prior=partial(gaussian_log_prior, scale=scale),
         walks=walks,
@@ -183,7 +157,7 @@ def _fit(
                 algorithm=partial(sft, optimizer=learner),
                 train=partial(expert_walks, walks=walks, steps=steps, seed=data_seed),
                 evaluation=partial(expert_walks, walks=256, steps=steps, seed=data_seed + 1000),
-                evaluators=(partial(reward_recovery, world=world, rewards=rewards, start=start),),
+                evaluators=(partial(reward_recovery, world=world, rewards=rewards, start=start, width=SIZE),),
                 num_steps=num_steps,
                 batch_size=walks,  # all of them: the likelihood itself
                 evaluate_every=20,

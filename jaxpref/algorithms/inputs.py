@@ -2,7 +2,7 @@
 
 A loss function's parameters without default are its inputs. A name is a quantity of `QUANTITIES`, a column of
 the records, or one of these with a prefix: `chosen_`, `rejected_` (responses 0 and 1), the names in `SIDES`
-for a third response, `sampled_` (responses 2 and on, the policy's own beside a recorded pair), and
+for the same or a third response, `sampled_` (responses 2 and on, the policy's own beside a recorded pair), and
 `reference_` for the same under the reference policy. Adding a loss therefore needs no change here unless it
 needs a quantity that no other loss has needed.
 """

@@ -5,7 +5,7 @@ from jaxpref.environments.base import Bandit, Game, bandit, game
 from jaxpref.environments.coverage import coverage_gap, hypo_optimum, log_linear_policy
 from jaxpref.environments.duels import LinearDuels, linear_duels
 from jaxpref.environments.fitted import FittedGame, fitted_game
-from jaxpref.environments.grids import gridworld, object_features
+from jaxpref.environments.grids import gridworld, object_features, pictured_policy, pictured_values
 from jaxpref.environments.matrices import (
     dice,
     elo_game,
@@ -37,6 +37,8 @@ __all__ = [
     "linear_duels",
     "log_linear_policy",
     "object_features",
+    "pictured_policy",
+    "pictured_values",
     "population_game",
     "population_nash",
     "random_game",

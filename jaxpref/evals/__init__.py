@@ -6,7 +6,7 @@ from jaxpref.evals.diversity import diversity
 from jaxpref.evals.exploitability import game_exploitability, sampled_exploitability
 from jaxpref.evals.generation import generation
 from jaxpref.evals.kl import sampled_kl
-from jaxpref.evals.reward_recovery import reward_recovery
+from jaxpref.evals.recovery import policy_recovery, reward_recovery
 from jaxpref.evals.rewards import reward_accuracy
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "diversity",
     "game_exploitability",
     "generation",
+    "policy_recovery",
     "reward_accuracy",
     "reward_recovery",
     "sampled_exploitability",

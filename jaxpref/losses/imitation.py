@@ -87,9 +87,9 @@ def gail(expert_rewards: Batch, learner_rewards: Batch) -> Batch:
     return logistic(expert) + logistic(-learner)
 
 
-def gail_rewards(logits: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """-log(1 - D) = softplus(logit), 0 or more: what `gail`'s learner earns, nats (as in `imitation`)."""
-    return jax.nn.softplus(logits)
+def gail_rewards(rewards: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """-log(1 - D) = softplus(D's logit), 0 or more: what `gail`'s learner earns, nats (as in `imitation`)."""
+    return jax.nn.softplus(rewards)
 
 
 def airl(

@@ -26,7 +26,7 @@ def planned(
     """The soft-optimal policy of learnt rewards: `algorithms.sft` of it is MaxEnt IRL.
 
     Likelihood of demonstrations under maximum causal entropy control (Ziebart et al. 2008, 2010); with an
-    `mlp_rewards` deep MaxEnt IRL (Wulfmeier et al. 2015, arXiv:1507.04888). The gradient is autodiff's. Where
+    `mlp_reward` deep MaxEnt IRL (Wulfmeier et al. 2015, arXiv:1507.04888). The gradient is autodiff's. Where
     outcomes are certain and nothing is discounted, that of a demonstration is its feature counts less the
     expected ones; where they are not, that holds for the mean over demonstrations drawn from the world.
 
@@ -38,7 +38,7 @@ def planned(
 
     Args:
       world: builds the transitions, terminal states and discount; its rewards are never read.
-      rewards: builds the reward function, such as `partial(linear_rewards, features=...)`.
+      rewards: builds the reward function, such as `partial(linear_reward, features=...)`.
       temperature: of the policy, above 0: the unit of the rewards, which it scales with.
       horizon: steps to plan for, with a policy for each time step; None: no end but terminal states. At a
         discount of 1 and rewards near or above 0, values without a horizon may be infinite.

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from jaxpref.types import Params, PRNGKey
 
-__all__ = ["RewardFunction", "linear_rewards", "mlp_rewards", "reward_table_of_states"]
+__all__ = ["RewardFunction", "linear_reward", "mlp_reward", "tabular_reward"]
 
 
 class RewardFunction(NamedTuple):
@@ -22,7 +22,7 @@ class RewardFunction(NamedTuple):
     axes: Callable[[], Any]  # logical axis names, as `Policy.axes`
 
 
-def linear_rewards(
+def linear_reward(
     *, features: Callable[[], ArrayLike], initial: Any = None, param_dtype: str = "float32"
 ) -> RewardFunction:
     """features @ weights: the reward of MaxEnt IRL and max-margin planning. Params `{"weights": [features]}`.
@@ -31,10 +31,10 @@ def linear_rewards(
       features: builds `[states, features]` (rewards of states) or `[states, actions, features]`.
       initial: weights that `init` returns; None: zeros.
     """
-    known = _features("linear_rewards", features)
+    known = _features("linear_reward", features)
     start = np.zeros(known.shape[-1]) if initial is None else np.asarray(initial, np.float64)
     if start.shape != known.shape[-1:]:
-        raise ValueError(f"linear_rewards.initial: expected {known.shape[-1]} weights, got {start.shape}")
+        raise ValueError(f"linear_reward.initial: expected {known.shape[-1]} weights, got {start.shape}")
 
     def rewards(params: Params) -> Float[Array, "s #a"]:
         weights = params["weights"]
@@ -45,7 +45,7 @@ def linear_rewards(
     )
 
 
-def reward_table_of_states(
+def tabular_reward(
     *, states: int, actions: int = 1, initial: Any = None, param_dtype: str = "float32"
 ) -> RewardFunction:
     """A free reward for each state, or for each state and action. Params `{"rewards": [states, actions]}`.
@@ -57,7 +57,7 @@ def reward_table_of_states(
     shape = (states, actions)
     start = np.zeros(shape) if initial is None else np.asarray(initial, np.float64)
     if start.shape != shape or 0 in shape:
-        raise ValueError(f"reward_table_of_states: expected rewards of shape {shape}, got {start.shape}")
+        raise ValueError(f"tabular_reward: expected rewards of shape {shape}, got {start.shape}")
     return RewardFunction(
         lambda key: {"rewards": jnp.asarray(start, param_dtype)},
         lambda params: params["rewards"],
@@ -65,7 +65,7 @@ def reward_table_of_states(
     )
 
 
-def mlp_rewards(
+def mlp_reward(
     *, features: Callable[[], ArrayLike], hidden: tuple[int, ...] = (32, 32), param_dtype: str = "float32"
 ) -> RewardFunction:
     """A small tanh network of the features: deep MaxEnt IRL, after Wulfmeier et al. 2015, arXiv:1507.04888.
@@ -78,9 +78,9 @@ def mlp_rewards(
       features: builds `[states, features]` or `[states, actions, features]`.
       hidden: widths of the layers before the last one.
     """
-    known = _features("mlp_rewards", features)
+    known = _features("mlp_reward", features)
     if not hidden or min(hidden) < 1:
-        raise ValueError(f"mlp_rewards.hidden: expected one width or more, 1 or more each, got {hidden}")
+        raise ValueError(f"mlp_reward.hidden: expected one width or more, 1 or more each, got {hidden}")
     widths = (known.shape[-1], *hidden, 1)
     names = [f"layer_{i}" for i in range(len(hidden) + 1)]
 

@@ -16,7 +16,7 @@ from jaxpref.algorithms import offline
 from jaxpref.planning import TabularMDP, deterministic_mdp, occupancy
 from jaxpref.policies.margins import margin_returns, soft_q_values
 from jaxpref.policies.planned import planned
-from jaxpref.policies.reward_functions import linear_rewards
+from jaxpref.policies.reward_functions import linear_reward
 from jaxpref.policies.states import state_table
 from jaxpref.types import Segments
 
@@ -45,7 +45,7 @@ def demonstration(plan):
     return Segments(states, jnp.asarray(plan)[None, None], jnp.ones((1, 1, H), bool))
 
 
-rewards = partial(linear_rewards, features=features, param_dtype="float64")
+rewards = partial(linear_reward, features=features, param_dtype="float64")
 
 
 @pytest.mark.parametrize("margin", [0.0, 1.0])
@@ -84,7 +84,7 @@ def test_max_margin_planning_trains_in_the_common_step():
     phi = features()
     totals = [sum(phi[s, a] for s, a in zip(walked(p), p, strict=True)) for p in plans]
     shown = plans[int(np.argmax([t @ hidden for t in totals]))]
-    flat = partial(linear_rewards, features=features)
+    flat = partial(linear_reward, features=features)
     algorithm = offline(
         planned(world=world, rewards=flat, horizon=H),
         loss=losses.max_margin_planning,

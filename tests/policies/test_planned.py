@@ -20,7 +20,7 @@ from jaxpref.planning import (
     values,
 )
 from jaxpref.policies.planned import planned
-from jaxpref.policies.reward_functions import linear_rewards, mlp_rewards, reward_table_of_states
+from jaxpref.policies.reward_functions import linear_reward, mlp_reward, tabular_reward
 from jaxpref.types import Segments
 
 S, A, F, H = 5, 3, 4, 6
@@ -80,7 +80,7 @@ def test_the_gradient_is_empirical_less_expected_feature_counts(horizon):
         mdp = corridors()
         batch = walks(mdp, steps=H if horizon else 30)
         phi, weights = jnp.asarray(costs()), jnp.asarray([1.0, 0.5, 0.2, 0.1])
-        rewards = partial(linear_rewards, features=costs, param_dtype="float64")
+        rewards = partial(linear_reward, features=costs, param_dtype="float64")
         policy = planned(world=corridors, rewards=rewards, horizon=horizon, tolerance=1e-13)
         slope = jax.jit(jax.grad(lambda p: policy.token_logps(p, batch).sum()))({"weights": weights})[
             "weights"
@@ -99,7 +99,7 @@ def test_sft_descends_by_the_difference_of_feature_counts():
     """One step of gradient descent in the common algorithm: the mean over steps, negative likelihood."""
     mdp = corridors()
     batch = walks(mdp)
-    policy = planned(world=corridors, rewards=partial(linear_rewards, features=costs), horizon=H)
+    policy = planned(world=corridors, rewards=partial(linear_reward, features=costs), horizon=H)
     algorithm = sft(policy, optimizer=partial(optax.sgd, 1.0))
     state = algorithm.init({"weights": jnp.ones(F) / 4})
     after, _ = jax.jit(algorithm.step)(state, batch, jax.random.key(0))
@@ -115,7 +115,7 @@ def test_uncertain_outcomes_match_in_the_mean():
     """The discounted likelihood of what an expert does for ever has the gradient of feature matching."""
     with enable_x64(True):
         mdp, phi = chances(), jnp.asarray(features())
-        reward = linear_rewards(features=features, param_dtype="float64")
+        reward = linear_reward(features=features, param_dtype="float64")
         policy = planned(world=chances, rewards=lambda: reward, temperature=0.5, tolerance=1e-13)
         start, expert = jnp.ones(S) / S, jax.nn.softmax(jnp.asarray(features()[..., 0]), -1)
         demonstrated = occupancy(mdp, expert, start)
@@ -133,7 +133,7 @@ def test_uncertain_outcomes_match_in_the_mean():
 def test_bayesian_likelihood_is_boltzmann_in_the_optimal_values():
     """Against plain value iteration, and its gradient against finite differences."""
     with enable_x64(True):
-        rewards = partial(linear_rewards, features=features, param_dtype="float64")
+        rewards = partial(linear_reward, features=features, param_dtype="float64")
         policy = planned(world=chances, rewards=rewards, temperature=0.5, optimal=True, tolerance=1e-13)
         mdp, weights = chances(), jnp.asarray([0.3, -0.5, 0.2, 0.1])
         q = np.zeros((S, A))
@@ -157,9 +157,7 @@ def test_bayesian_likelihood_is_boltzmann_in_the_optimal_values():
 def test_map_with_a_gaussian_prior_descends_the_posterior():
     """The update is the gradient of (nll - log prior) / count."""
     batch = walks(corridors())
-    policy = planned(
-        world=corridors, rewards=partial(linear_rewards, features=costs), horizon=H, optimal=True
-    )
+    policy = planned(world=corridors, rewards=partial(linear_reward, features=costs), horizon=H, optimal=True)
     steps = float(batch.mask.sum())
     prior = partial(gaussian_log_prior, scale=0.7)
     optimizer = partial(with_prior, optimizer=partial(optax.sgd, 1.0), log_prior=prior, count=steps)
@@ -185,17 +183,15 @@ def test_tables_and_networks_are_rewards_too():
     """One-hot features and a table of states are one policy; a network starts at rewards 0 and has slopes."""
     batch = walks(corridors(0.9))
     given = np.linspace(-1, 1, S)
-    table = planned(world=partial(corridors, 0.9), rewards=partial(reward_table_of_states, states=S))
+    table = planned(world=partial(corridors, 0.9), rewards=partial(tabular_reward, states=S))
     linear = planned(
-        world=partial(corridors, 0.9), rewards=partial(linear_rewards, features=partial(np.eye, S))
+        world=partial(corridors, 0.9), rewards=partial(linear_reward, features=partial(np.eye, S))
     )
     found = jax.jit(table.token_logps)({"rewards": jnp.asarray(given[:, None])}, batch)
     np.testing.assert_allclose(
         found, jax.jit(linear.token_logps)({"weights": jnp.asarray(given)}, batch), atol=1e-6
     )
-    deep = planned(
-        world=partial(corridors, 0.9), rewards=partial(mlp_rewards, features=features, hidden=(8,))
-    )
+    deep = planned(world=partial(corridors, 0.9), rewards=partial(mlp_reward, features=features, hidden=(8,)))
     params = deep.init(jax.random.key(0))
     flat = jax.jit(table.token_logps)(table.init(jax.random.key(0)), batch)
     value, slope = jax.jit(jax.value_and_grad(lambda p: deep.token_logps(p, batch).sum()))(params)
@@ -212,19 +208,19 @@ def test_tables_and_networks_are_rewards_too():
     [
         ({"temperature": 0.0}, "temperature above 0"),
         ({"horizon": 0}, "horizon of 1 or more"),
-        ({"rewards": partial(reward_table_of_states, states=S + 1)}, r"expected \[5, 3\] or \[5, 1\]"),
-        ({"rewards": partial(linear_rewards, features=partial(np.ones, S))}, "expected finite"),
-        ({"rewards": partial(linear_rewards, features=features, initial=(1,))}, "expected 4 weights, got"),
-        ({"rewards": partial(reward_table_of_states, states=S, initial=(1,))}, "expected rewards of shape"),
-        ({"rewards": partial(mlp_rewards, features=features, hidden=())}, "one width or more"),
+        ({"rewards": partial(tabular_reward, states=S + 1)}, r"expected \[5, 3\] or \[5, 1\]"),
+        ({"rewards": partial(linear_reward, features=partial(np.ones, S))}, "expected finite"),
+        ({"rewards": partial(linear_reward, features=features, initial=(1,))}, "expected 4 weights, got"),
+        ({"rewards": partial(tabular_reward, states=S, initial=(1,))}, "expected rewards of shape"),
+        ({"rewards": partial(mlp_reward, features=features, hidden=())}, "one width or more"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
-        planned(**{"world": corridors, "rewards": partial(linear_rewards, features=features)} | arguments)
+        planned(**{"world": corridors, "rewards": partial(linear_reward, features=features)} | arguments)
 
 
 def test_demonstrations_longer_than_the_horizon_are_an_error():
-    policy = planned(world=corridors, rewards=partial(linear_rewards, features=features), horizon=H - 1)
+    policy = planned(world=corridors, rewards=partial(linear_reward, features=features), horizon=H - 1)
     with pytest.raises(ValueError, match="segments of 6 steps and a horizon of 5"):
         policy.token_logps(policy.init(jax.random.key(0)), walks(corridors()))

@@ -1,0 +1,159 @@
+"""GAIL and AIRL without a sample of the learner: two players on the grid of `mce_irl_gridworld.py`.
+
+The discriminator is a table of states and actions that tells the expert's occupancy from the learner's,
+which is exact; the learner is a table of action probabilities that climbs the exact values of what it earns.
+So what is left of the methods is the game, and how much of the expert the demonstrations show: what no walk
+does looks like the learner's own doing, and it learns to leave it.
+
+Paper     Ho & Ermon (2016), arXiv:1606.03476 (GAIL); Fu, Luo & Levine (2018), arXiv:1710.11248 (AIRL). The
+          grid and all numbers are ours.
+Run       jaxpref train experiments/adversarial_irl_gridworld.py
+          jaxpref train experiments/adversarial_irl_gridworld.py:airl
+Change    walks=1024 steps=40 temperature=0.1 step_size=0.1 num_steps=400
+Ablation  jaxpref sweep experiments/adversarial_irl_gridworld.py:sweep_games
+Try       jaxpref train experiments/adversarial_irl_gridworld.py --smoke
+Cost      TO BE MEASURED
+Expect    TO BE MEASURED
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from _hidden_grid import SIZE, expert_walks, features, start, world
+
+from jaxpref import losses
+from jaxpref.algorithms.adversarial import adversarial
+from jaxpref.algorithms.optimizers import adamw, constant
+from jaxpref.environments.grids import MOVES
+from jaxpref.evals import policy_recovery
+from jaxpref.experiment import Experiment, Stage
+from jaxpref.losses.imitation import airl_rewards, gail_rewards
+from jaxpref.policies.reward_functions import mlp_reward, tabular_reward
+from jaxpref.policies.states import state_table
+
+
+def experiment(
+    *,
+    walks: int = 256,
+    steps: int = 40,
+    temperature: float = 0.0,
+    step_size: float = 0.2,
+    num_steps: int = 300,
+    data_seed: int = 0,
+) -> Experiment:
+    """GAIL."""
+    return _play(
+        name="gail_table",
+        loss=losses.gail,
+        earns=gail_rewards,
+        rewards=partial(tabular_reward, states=SIZE**2, actions=len(MOVES)),
+        walks=walks,
+        steps=steps,
+        temperature=temperature,
+        step_size=step_size,
+        num_steps=num_steps,
+        data_seed=data_seed,
+    )
+
+
+def airl(
+    *,
+    walks: int = 256,
+    steps: int = 40,
+    temperature: float = 0.0,
+    step_size: float = 0.2,
+    num_steps: int = 300,
+    data_seed: int = 0,
+) -> Experiment:
+    """AIRL: what it earns has the entropy in it."""
+    return _play(
+        name="airl_table",
+        loss=losses.airl,
+        earns=airl_rewards,
+        rewards=partial(tabular_reward, states=SIZE**2, actions=len(MOVES)),
+        walks=walks,
+        steps=steps,
+        temperature=temperature,
+        step_size=step_size,
+        num_steps=num_steps,
+        data_seed=data_seed,
+    )
+
+
+def airl_of_features(
+    *,
+    walks: int = 256,
+    steps: int = 40,
+    temperature: float = 0.0,
+    step_size: float = 0.2,
+    num_steps: int = 300,
+    data_seed: int = 0,
+) -> Experiment:
+    """AIRL whose rewards are a network of a cell's features: none of moves, none of single cells."""
+    return _play(
+        name="airl_features",
+        loss=losses.airl,
+        earns=airl_rewards,
+        rewards=partial(mlp_reward, features=features, hidden=(32,)),
+        walks=walks,
+        steps=steps,
+        temperature=temperature,
+        step_size=step_size,
+        num_steps=num_steps,
+        data_seed=data_seed,
+    )
+
+
+def sweep_games() -> list[Experiment]:
+    """All three on the same walks."""
+    return [experiment(), airl(), airl_of_features()]
+
+
+def optimizer(*, learning_rate: float = 0.1):
+    return adamw(schedule=partial(constant, value=learning_rate), clip_norm=None)
+
+
+def _play(
+    *,
+    name: str,
+    loss: Callable[..., Any],
+    earns: Callable[..., Any],
+    rewards: Callable[..., Any],
+    walks: int,
+    steps: int,
+    temperature: float,
+    step_size: float,
+    num_steps: int,
+    data_seed: int,
+) -> Experiment:
+    return Experiment(
+        name=name,
+        policy=partial(state_table, states=SIZE**2, actions=len(MOVES)),
+        tokenizer=None,
+        stages=(
+            Stage(
+                name="game",
+                algorithm=partial(
+                    adversarial,
+                    world=world,
+                    rewards=rewards,
+                    optimizer=optimizer,
+                    loss=loss,
+                    earns=earns,
+                    temperature=temperature,
+                    step_size=step_size,
+                    discriminator_steps=2,
+                ),
+                train=partial(expert_walks, walks=walks, steps=steps, seed=data_seed),
+                evaluation=partial(expert_walks, walks=256, steps=steps, seed=data_seed + 1000),
+                evaluators=(partial(policy_recovery, world=world, start=start),),
+                num_steps=num_steps,
+                batch_size=walks,  # all of them: one game
+                evaluate_every=50,
+                evaluators_every=50,
+                checkpoint_every=num_steps,
+            ),
+        ),
+        arxiv=("1606.03476", "1710.11248"),
+    )
