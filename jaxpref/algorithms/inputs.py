@@ -1,10 +1,10 @@
 """Binds a loss to a batch: a loss names its inputs, and this is where the names get their arrays.
 
 A loss function's parameters without default are its inputs. A name is a quantity of `QUANTITIES`, a column of
-the records, or one of these with a prefix: `chosen_`, `rejected_` (responses 0 and 1), the names in `SIDES`
-for the same or a third response, `sampled_` (responses 2 and on, the policy's own beside a recorded pair), and
-`reference_` for the same under the reference policy. Adding a loss therefore needs no change here unless it
-needs a quantity that no other loss has needed.
+the records, or one of these with a prefix: `chosen_`, `rejected_` and the other names in `SIDES` (response 0,
+1 or 2), `sampled_` (responses 2 and on, the policy's own beside a recorded pair), and `reference_` for the
+same under the reference policy. Adding a loss therefore needs no change here unless it needs a quantity that
+no other loss has needed.
 """
 
 import dataclasses

@@ -32,8 +32,10 @@ def reward_posterior(
 ) -> RewardPosterior:
     """Metropolis-Hastings on weights of length 1 under a uniform prior: B-REX's sampler.
 
-    Brown et al. 2020, arXiv:2002.09089, whose likelihood is `losses.trajectories.ranking_log_likelihood`; any
-    other will do. The proposal is a normal step of standard deviation `width` in each weight, scaled back to
+    Brown et al. 2020, arXiv:2002.09089, whose likelihood is `losses.trajectories.ranking_log_likelihood`. Any
+    other will do: summed `token_logps` of `policies.planned(optimal=True)` give the posterior of Bayesian IRL
+    (Ramachandran & Amir 2007), planned anew for each proposal where PolicyWalk repairs the last plan. The
+    proposal is a normal step of standard deviation `width` in each weight, scaled back to
     length 1: it depends on the angle alone, so it is symmetric and the ratio is that of likelihoods. Length 1
     is the L2 norm here (which norm the paper's code uses, and its width, have not been verified).
 

@@ -55,15 +55,15 @@ def iq_learn(
     outcomes are uncertain, 0 after the end), in nats of the policy exp(Q - V). phi(x) = alpha f(x / alpha), f
     the `conjugate`: the divergence between the two occupancies, times alpha. Q - discount V' is the reward.
 
-    With alpha infinite, phi(x) = x and the loss is -log policy: imitation. With a finite one the learner is
-    softer than the expert, since the objective holds its entropy against the divergence.
+    With alpha infinite, phi(x) = x and the loss is -log policy: imitation. With a finite one the learner has
+    more causal entropy than the expert, since the objective holds it against the divergence.
 
     Differs from the online form, which has (1 - discount) V(s_0) in place of the last two terms; on all of
     the expert's occupancy the two are equal.
 
     Args:
       discount: in (0, 1]. alpha: above 0 (0.5 is ours); `math.inf` is allowed.
-      conjugate: of `losses.conjugates`: chi_square, or those that are finite on a part of the line only.
+      conjugate: of `losses.conjugates`: chi_square, or one of those that are finite on part of the line only.
     """
     within("discount", discount, 0, 1 + 1e-12, low_open=True)
     positive(alpha=alpha)

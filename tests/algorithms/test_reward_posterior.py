@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 
 from jaxpref.algorithms.reward_posterior import reward_posterior
+from jaxpref.data.demonstrations import demonstrations
 from jaxpref.losses.trajectories import ranking_log_likelihood
+from jaxpref.planning import deterministic_mdp
+from jaxpref.policies.planned import log_policy, paid, planned
+from jaxpref.policies.reward_functions import linear_reward
 
 
 def test_draws_have_the_exact_posterior_on_the_circle():
@@ -34,6 +38,35 @@ def test_draws_have_the_exact_posterior_on_the_circle():
         chain.log_likelihoods[-5:], jax.vmap(likelihood)(chain.weights[-5:]), rtol=1e-5
     )
     assert 0.1 < float(chain.accepted) < 0.95
+
+
+def test_bayesian_irl_has_a_posterior_too():
+    """Demonstrations of one hidden reward in a world of four states: the chain's mean against the circle's."""
+    generator = np.random.default_rng(1)
+    successors = generator.integers(0, 4, (4, 2))
+    phi = 2 * generator.normal(size=(4, 2, 2))
+    world = partial(deterministic_mdp, successors, np.zeros((4, 2)), np.zeros(4, bool))
+    policy = planned(
+        world=world, rewards=partial(linear_reward, features=lambda: phi), horizon=4, optimal=True
+    )
+    truth = np.array([0.6, -0.8])
+    shown = jnp.exp(
+        log_policy(paid(world(), jnp.asarray(phi @ truth, jnp.float32)), 1.0, horizon=4, optimal=True)
+    )
+    shown = np.asarray(shown / shown.sum(-1, keepdims=True))
+    walks = demonstrations(world(), shown, start=np.full(4, 0.25), num=40, steps=4)
+    batch = jax.tree.map(jnp.asarray, walks.rows(np.arange(40)))
+
+    def likelihood(weights):
+        return policy.token_logps({"weights": weights}, batch).sum()
+
+    draw = partial(reward_posterior, likelihood, size=2, num_samples=3000, width=0.5, burn_in=100)
+    chain = jax.jit(draw)(jax.random.key(0))
+    angles = np.linspace(-np.pi, np.pi, 721)[:-1]
+    circle = jnp.asarray(np.stack([np.cos(angles), np.sin(angles)], 1), jnp.float32)
+    exact = jax.nn.softmax(jax.jit(jax.vmap(likelihood))(circle)) @ circle
+    np.testing.assert_allclose(chain.weights.mean(0), exact, atol=0.05)
+    assert float(exact @ truth) > 0.8
 
 
 @pytest.mark.parametrize("arguments", [{"size": 1}, {"num_samples": 0}, {"width": 0.0}, {"thin": 0}])

@@ -101,6 +101,8 @@ def test_iq_learn_ends_where_the_slope_of_phi_is_the_ratio_of_occupancies(conjug
         ratio = jax.vmap(jax.grad(conjugate))(reward.reshape(-1) / alpha).reshape(S, A)
         np.testing.assert_allclose(ratio, mine / often, atol=1e-5)
         assert float(jnp.abs(mine / often - 1).max()) > 0.01
+        entropies = [-(x * jnp.log(x / x.sum(-1, keepdims=True))).sum() for x in (mine, often)]
+        assert float(entropies[0]) > float(entropies[1])  # causal: as often as each visits a state
 
 
 @pytest.mark.parametrize(
