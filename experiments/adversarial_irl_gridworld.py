@@ -1,16 +1,17 @@
-"""GAIL and AIRL without a sample of the learner: two players on the grid of `mce_irl_gridworld.py`.
+"""GAIL, AIRL and IQ-Learn without a sample of the learner, on the grid of `mce_irl_gridworld.py`.
 
 The discriminator is a table of states and actions that tells the expert's occupancy from the learner's,
 which is exact; the learner is a table of action probabilities that climbs the exact values of what it earns.
 So what is left of the methods is the game, and how much of the expert the demonstrations show: what no walk
-does looks like the learner's own doing, and it learns to leave it.
+does looks like the learner's own doing, and it learns to leave it. `iq_learn` is one player, a table of soft
+Q values; `cloning` is the likelihood of a table, which knows nothing of the world.
 
-Paper     Ho & Ermon (2016), arXiv:1606.03476 (GAIL); Fu, Luo & Levine (2018), arXiv:1710.11248 (AIRL). The
-          grid and all numbers are ours.
+Paper     Ho & Ermon (2016), arXiv:1606.03476 (GAIL); Fu, Luo & Levine (2018), arXiv:1710.11248 (AIRL);
+          Garg et al. (2021), arXiv:2106.12142 (IQ-Learn). The grid and all numbers are ours.
 Run       jaxpref train experiments/adversarial_irl_gridworld.py
           jaxpref train experiments/adversarial_irl_gridworld.py:airl
 Change    walks=1024 steps=40 temperature=0.1 step_size=0.1 num_steps=400
-Ablation  jaxpref sweep experiments/adversarial_irl_gridworld.py:sweep_games
+Ablation  jaxpref sweep experiments/adversarial_irl_gridworld.py:sweep_methods
 Try       jaxpref train experiments/adversarial_irl_gridworld.py --smoke
 Cost      TO BE MEASURED
 Expect    TO BE MEASURED
@@ -23,12 +24,14 @@ from typing import Any
 from _hidden_grid import SIZE, expert_walks, features, start, world
 
 from jaxpref import losses
+from jaxpref.algorithms import offline, sft
 from jaxpref.algorithms.adversarial import adversarial
 from jaxpref.algorithms.optimizers import adamw, constant
 from jaxpref.environments.grids import MOVES
 from jaxpref.evals import policy_recovery
 from jaxpref.experiment import Experiment, Stage
 from jaxpref.losses.imitation import airl_rewards, gail_rewards
+from jaxpref.policies.margins import soft_q_values
 from jaxpref.policies.reward_functions import mlp_reward, tabular_reward
 from jaxpref.policies.states import state_table
 
@@ -105,9 +108,37 @@ def airl_of_features(
     )
 
 
-def sweep_games() -> list[Experiment]:
-    """All three on the same walks."""
-    return [experiment(), airl(), airl_of_features()]
+def iq_learn(
+    *, walks: int = 256, steps: int = 40, alpha: float = 5.0, num_steps: int = 300, data_seed: int = 0
+) -> Experiment:
+    """Inverse soft Q-learning, offline: one player, whose Q knows the world."""
+    found = partial(soft_q_values, world=world)
+    loss = partial(losses.iq_learn, discount=0.9, alpha=alpha)
+    return _learn(
+        name="iq_learn",
+        algorithm=partial(offline, loss=loss, reference=None, features=found, optimizer=optimizer),
+        walks=walks,
+        steps=steps,
+        num_steps=num_steps,
+        data_seed=data_seed,
+    )
+
+
+def cloning(*, walks: int = 256, steps: int = 40, num_steps: int = 300, data_seed: int = 0) -> Experiment:
+    """Imitation by likelihood of a table: nothing is known of the world."""
+    return _learn(
+        name="cloning",
+        algorithm=partial(sft, optimizer=optimizer),
+        walks=walks,
+        steps=steps,
+        num_steps=num_steps,
+        data_seed=data_seed,
+    )
+
+
+def sweep_methods(*, walks: int = 256) -> list[Experiment]:
+    """All of them on the same walks."""
+    return [build(walks=walks) for build in (experiment, airl, airl_of_features, iq_learn, cloning)]
 
 
 def optimizer(*, learning_rate: float = 0.1):
@@ -127,33 +158,42 @@ def _play(
     num_steps: int,
     data_seed: int,
 ) -> Experiment:
+    game = partial(
+        adversarial,
+        world=world,
+        rewards=rewards,
+        optimizer=optimizer,
+        loss=loss,
+        earns=earns,
+        temperature=temperature,
+        step_size=step_size,
+        discriminator_steps=2,
+    )
+    return _learn(
+        name=name, algorithm=game, walks=walks, steps=steps, num_steps=num_steps, data_seed=data_seed
+    )
+
+
+def _learn(
+    *, name: str, algorithm: Callable[..., Any], walks: int, steps: int, num_steps: int, data_seed: int
+) -> Experiment:
     return Experiment(
-        name=name,
+        name=f"{name}_{walks}",
         policy=partial(state_table, states=SIZE**2, actions=len(MOVES)),
         tokenizer=None,
         stages=(
             Stage(
-                name="game",
-                algorithm=partial(
-                    adversarial,
-                    world=world,
-                    rewards=rewards,
-                    optimizer=optimizer,
-                    loss=loss,
-                    earns=earns,
-                    temperature=temperature,
-                    step_size=step_size,
-                    discriminator_steps=2,
-                ),
+                name="imitation",
+                algorithm=algorithm,
                 train=partial(expert_walks, walks=walks, steps=steps, seed=data_seed),
                 evaluation=partial(expert_walks, walks=256, steps=steps, seed=data_seed + 1000),
                 evaluators=(partial(policy_recovery, world=world, start=start),),
                 num_steps=num_steps,
-                batch_size=walks,  # all of them: one game
+                batch_size=walks,  # all of them: no noise
                 evaluate_every=50,
                 evaluators_every=50,
                 checkpoint_every=num_steps,
             ),
         ),
-        arxiv=("1606.03476", "1710.11248"),
+        arxiv=("1606.03476", "1710.11248", "2106.12142"),
     )

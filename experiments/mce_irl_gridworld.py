@@ -8,9 +8,11 @@ less its own. Rewards are measured exactly: the policy they plan, and what it ea
 
 `table` has one free reward for each cell and `deep` a network of the features. `bayesian` is the MAP estimate
 under Boltzmann choices in the optimal values, which this expert does not make, with a Gaussian prior.
+`max_margin` takes the walks for the best of all, which they are not either.
 
 Paper     Ziebart et al. (2008, 2010; maximum entropy IRL), Wulfmeier et al. (2015), arXiv:1507.04888 (deep),
-          Ramachandran & Amir (2007; Bayesian). The grid and all numbers are ours.
+          Ramachandran & Amir (2007; Bayesian), Ratliff et al. (2006; max-margin). The
+          grid and all numbers are ours.
 Run       jaxpref train experiments/mce_irl_gridworld.py
           jaxpref train experiments/mce_irl_gridworld.py:deep
 Change    walks=16 steps=10 num_steps=100 data_seed=1
@@ -39,10 +41,12 @@ from typing import Any
 
 from _hidden_grid import SIZE, expert_walks, features, start, world
 
-from jaxpref.algorithms import sft
+from jaxpref import losses
+from jaxpref.algorithms import offline, sft
 from jaxpref.algorithms.optimizers import adamw, gaussian_log_prior, warmup_cosine, with_prior
 from jaxpref.evals import reward_recovery
 from jaxpref.experiment import Experiment, Stage
+from jaxpref.policies.margins import margin_returns
 from jaxpref.policies.planned import planned
 from jaxpref.policies.reward_functions import linear_reward, mlp_reward, tabular_reward
 
@@ -115,9 +119,36 @@ def bayesian(
     )
 
 
+def max_margin(
+    *,
+    margin: float = 1.0,
+    scale: float = 3.0,
+    walks: int = 64,
+    steps: int = 20,
+    num_steps: int = 200,
+    data_seed: int = 0,
+    seed: int = 0,
+) -> Experiment:
+    """Max-margin planning: demonstrations should beat every plan by what it does otherwise."""
+    rewards = partial(linear_reward, features=features)
+    found = partial(margin_returns, world=world, rewards=rewards, margin=margin, horizon=steps)
+    return _fit(
+        name="max_margin",
+        rewards=rewards,
+        algorithm=partial(offline, loss=losses.max_margin_planning, reference=None, features=found),
+        prior=partial(gaussian_log_prior, scale=scale),
+        count=walks,
+        walks=walks,
+        steps=steps,
+        num_steps=num_steps,
+        data_seed=data_seed,
+        seed=seed,
+    )
+
+
 def sweep_rewards(*, walks: int = 64) -> list[Experiment]:
-    """Linear, table, network and MAP on the same walks."""
-    return [build(walks=walks) for build in (experiment, table, deep, bayesian)]
+    """Linear, table, network, MAP and max-margin on the same walks."""
+    return [build(walks=walks) for build in (experiment, table, deep, bayesian, max_margin)]
 
 
 def sweep_walks() -> list[Experiment]:
@@ -141,12 +172,14 @@ def _fit(
     num_steps: int,
     data_seed: int,
     seed: int,
+    algorithm: Callable[..., Any] = sft,
     optimal: bool = False,
     prior: Callable[..., Any] | None = None,
+    count: int | None = None,  # terms the loss is a mean over; None: steps
 ) -> Experiment:
     learner: Callable[..., Any] = partial(optimizer, num_steps=num_steps)
     if prior is not None:
-        learner = partial(with_prior, optimizer=learner, log_prior=prior, count=float(walks * steps))
+        learner = partial(with_prior, optimizer=learner, log_prior=prior, count=count or walks * steps)
     return Experiment(
         name=f"{name}_{walks}",
         policy=partial(planned, world=world, rewards=rewards, optimal=optimal),
@@ -154,12 +187,12 @@ def _fit(
         stages=(
             Stage(
                 name="irl",
-                algorithm=partial(sft, optimizer=learner),
+                algorithm=partial(algorithm, optimizer=learner),
                 train=partial(expert_walks, walks=walks, steps=steps, seed=data_seed),
                 evaluation=partial(expert_walks, walks=256, steps=steps, seed=data_seed + 1000),
                 evaluators=(partial(reward_recovery, world=world, rewards=rewards, start=start, width=SIZE),),
                 num_steps=num_steps,
-                batch_size=walks,  # all of them: the likelihood itself
+                batch_size=walks,  # all of them: no noise
                 evaluate_every=20,
                 evaluators_every=20,
                 checkpoint_every=num_steps,

@@ -41,7 +41,7 @@ def test_draws_have_the_exact_posterior_on_the_circle():
 
 
 def test_bayesian_irl_has_a_posterior_too():
-    """Demonstrations of one hidden reward in a world of four states: the chain's mean against the circle's."""
+    """Demonstrations of one hidden reward in a world of four states: the chain's mean and the circle's."""
     generator = np.random.default_rng(1)
     successors = generator.integers(0, 4, (4, 2))
     phi = 2 * generator.normal(size=(4, 2, 2))
