@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from jaxpref import losses
 from jaxpref.algorithms.base import Algorithm, num_tokens
+from jaxpref.algorithms.demonstrated import demonstrated, first_states
 from jaxpref.algorithms.inputs import bind
 from jaxpref.algorithms.update import apply_gradient
 from jaxpref.losses.checks import not_negative, positive
@@ -98,19 +99,10 @@ def adversarial(
     def table(found: Params) -> Float[Array, "s a"]:
         return jnp.broadcast_to(reward.rewards(found), (states, actions))
 
-    def shown(batch: Segments) -> Float[Array, "s a"]:
-        steps = mdp.discount ** jnp.arange(batch.actions.shape[-1])
-        often = jnp.where(batch.mask, batch.weights[:, None, None] * steps[None, None], 0)
-        counts = jnp.zeros((states, actions)).at[batch.observations, batch.actions].add(often)
-        return counts / counts.sum()
-
     def learner(params: Params, batch: Segments) -> tuple[Float[Array, "s a"], Float[Array, "s a"]]:
         """Occupancy of total 1, and log-probs."""
         logps = jax.nn.log_softmax(params["logits"], -1)
-        begun = first
-        if begun is None:
-            alive = batch.weights[:, None] * batch.mask[:, :, 0]
-            begun = jnp.zeros(states).at[batch.observations[:, :, 0]].add(alive)
+        begun = first_states(batch, states=states) if first is None else first
         found = occupancy(paid(mdp, jnp.zeros_like(logps)), jnp.exp(logps), jnp.asarray(begun, logps.dtype))
         return found / found.sum(), logps
 
@@ -123,7 +115,8 @@ def adversarial(
         return (weights * bind(loss, offered)).sum()
 
     def measured(state: AdversarialState, batch: Segments) -> tuple[Metrics, tuple[Array, Array, Array]]:
-        expert, (mine, logps) = shown(batch), learner(state.params, batch)
+        expert = demonstrated(batch, states=states, actions=actions, discount=mdp.discount)
+        mine, logps = learner(state.params, batch)
         values = {
             "loss": criticised(state.discriminator, expert, mine, logps),
             "occupancy/distance": jnp.abs(expert - mine).sum() / 2,

@@ -1,6 +1,6 @@
-"""Functions that belong to f-divergences: concave conjugates (IQ-Learn) and weights of gradients (f-IRL).
+"""f-divergences between occupancies, their concave conjugates (IQ-Learn) and weights of gradients (f-IRL).
 
-D_f(p || q) = E_q f(p / q), f convex with f(1) = 0.
+D_f(p || q) = E_q f(p / q), f convex with f(1) = 0. Nats.
 """
 
 import jax
@@ -9,11 +9,14 @@ from jaxtyping import Array, Float
 
 __all__ = [
     "chi_square",
+    "forward_kl_divergence",
     "forward_kl_weights",
     "hellinger",
     "jensen_shannon",
+    "jensen_shannon_divergence",
     "jensen_shannon_weights",
     "kl",
+    "reverse_kl_divergence",
     "reverse_kl_weights",
 ]
 
@@ -62,3 +65,22 @@ def reverse_kl_weights(log_ratios: Values) -> Values:
 def jensen_shannon_weights(log_ratios: Values) -> Values:
     """-log(1 + u): twice the Jensen-Shannon divergence, up to the constant log 2, which no gradient sees."""
     return -jax.nn.softplus(log_ratios)
+
+
+Shares = Float[Array, "*n"]  # above 0, of total 1
+
+
+def forward_kl_divergence(expert: Shares, learner: Shares) -> Float[Array, ""]:
+    """KL(expert || learner)."""
+    return (expert * jnp.log(expert / learner)).sum()
+
+
+def reverse_kl_divergence(expert: Shares, learner: Shares) -> Float[Array, ""]:
+    """KL(learner || expert)."""
+    return forward_kl_divergence(learner, expert)
+
+
+def jensen_shannon_divergence(expert: Shares, learner: Shares) -> Float[Array, ""]:
+    """KL(expert || mean) + KL(learner || mean): twice the Jensen-Shannon divergence, at most 2 log 2."""
+    middle = (expert + learner) / 2
+    return forward_kl_divergence(expert, middle) + forward_kl_divergence(learner, middle)
