@@ -8,7 +8,8 @@ less its own. Rewards are measured exactly: the policy they plan, and what it ea
 
 `table` has one free reward for each cell and `deep` a network of the features. `bayesian` is the MAP estimate
 under Boltzmann choices in the optimal values, which this expert does not make, with a Gaussian prior.
-`max_margin` takes the walks for the best of all, which they are not either.
+`max_margin` takes the walks for the best of all, which they are not either, and `f_irl` matches how often
+what is done, on longer walks.
 
 Paper     Ziebart et al. (2008, 2010; maximum entropy IRL), Wulfmeier et al. (2015), arXiv:1507.04888 (deep),
           Ramachandran & Amir (2007; Bayesian), Ratliff et al. (2006; max-margin). The
@@ -42,7 +43,7 @@ from typing import Any
 from _hidden_grid import SIZE, expert_walks, features, start, world
 
 from jaxpref import losses
-from jaxpref.algorithms import offline, sft
+from jaxpref.algorithms import occupancy_matching, offline, sft
 from jaxpref.algorithms.optimizers import adamw, gaussian_log_prior, warmup_cosine, with_prior
 from jaxpref.evals import reward_recovery
 from jaxpref.experiment import Experiment, Stage
@@ -138,6 +139,22 @@ def max_margin(
         algorithm=partial(offline, loss=losses.max_margin_planning, reference=None, features=found),
         prior=partial(gaussian_log_prior, scale=scale),
         count=walks,
+        walks=walks,
+        steps=steps,
+        num_steps=num_steps,
+        data_seed=data_seed,
+        seed=seed,
+    )
+
+
+def f_irl(
+    *, walks: int = 64, steps: int = 60, num_steps: int = 200, data_seed: int = 0, seed: int = 0
+) -> Experiment:
+    """f-IRL: KL(learner || expert) of the occupancies, by the gradient through planning."""
+    return _fit(
+        name="f_irl",
+        rewards=partial(linear_reward, features=features),
+        algorithm=partial(occupancy_matching, world=world),
         walks=walks,
         steps=steps,
         num_steps=num_steps,
