@@ -24,11 +24,10 @@ Steps = Float[Array, "b k r"]
 def max_margin_planning(returns: Lists, best_returns: Lists, *, power: int = 1) -> Lists:
     """(best - own)^power: by how much the planner's augmented return beats the demonstration's.
 
-    Ratliff, Bagnell & Zinkevich 2006; in units of reward, not a log-probability. `best_returns` is the
-    optimum of rewards + l, where l >= 0 pays for what the demonstration did not do (`policies.margins`), so
-    it is `returns` at least. With power 1 the subgradient is features of the best response less the
-    demonstration's, and l = 0 is the structured perceptron. The paper's lambda / 2 |w|^2 is a
-    `gaussian_log_prior`.
+    Ratliff et al. 2006; in units of reward, not a log-probability. `best_returns` is the optimum of rewards
+    + l, where l >= 0 pays for what the demonstration did not do (`policies.margins`), so it is `returns` at
+    least. With power 1 the subgradient is features of the best response less the demonstration's, and l = 0
+    is the structured perceptron. The paper's lambda / 2 |w|^2 is a `gaussian_log_prior`.
 
     Args:
       power: 1 or 2.

@@ -26,7 +26,7 @@ def margin_returns(
 ) -> dict[str, Float[Array, "b k"]]:
     """`returns` of demonstrations and `best_returns` of the loss-augmented plans, for `max_margin_planning`.
 
-    Ratliff, Bagnell & Zinkevich 2006: the plan from the demonstration's first state is paid the rewards and
+    Ratliff et al. 2006: the plan from the demonstration's first state is paid the rewards and
     `margin` for each step in a state and action that the demonstration never takes; one plan for each
     demonstration. Returns are discounted as the world says. Demonstrations end in a terminal state, or last
     `horizon` steps: what a cut-off one would have earned later is missing from its return.
