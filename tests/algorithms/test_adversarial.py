@@ -65,7 +65,6 @@ def played(algorithm, steps):
 )
 def test_the_learner_ends_at_the_expert(loss, earns, settings):
     state, metrics = played(players(loss=loss, earns=earns, discriminator_steps=5, **settings), 800)
-    assert metrics["loss"].total[0] == pytest.approx(2 * np.log(2), abs=1.0)
     assert float(metrics["occupancy/distance"].total[0]) > 0.1
     assert float(metrics["occupancy/distance"].total[-1]) < 2e-3
     np.testing.assert_allclose(metrics["loss"].total[-1], 2 * np.log(2), atol=1e-3)

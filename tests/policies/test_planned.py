@@ -130,6 +130,49 @@ def test_uncertain_outcomes_match_in_the_mean():
         np.testing.assert_allclose(0.5 * slope, jnp.tensordot(demonstrated - mine, phi, 2), atol=1e-9)
 
 
+def mce_irl_gradient(p, phi, weights, start, demonstrated):
+    """The finite-horizon algorithm in plain numpy: backward pass, forward pass, counts of features."""
+    r, v, policies = phi @ weights, np.zeros(S), []
+    for _ in range(H):
+        q = r + p @ v
+        v = np.log(np.exp(q).sum(-1))
+        policies.insert(0, np.exp(q - v[:, None]))
+    np.testing.assert_allclose(np.log(policies[-1]), r - np.log(np.exp(r).sum(-1, keepdims=True)), atol=1e-12)
+    gradient, here = np.zeros(F), start
+    for t in range(H):
+        acting = here[:, None] * policies[t]
+        gradient += np.einsum("sa,saf->f", demonstrated[t] - acting, phi)
+        here = np.einsum("sa,sat->t", acting, p)
+    return gradient
+
+
+def test_the_gradient_is_that_of_mce_irl():
+    """Uncertain outcomes and a horizon: expected demonstrations of another policy."""
+    with enable_x64(True):
+        mdp = chances(1.0)
+        start, expert = (
+            jnp.asarray([0.5, 0.3, 0.2, 0.0, 0.0]),
+            jax.nn.softmax(jnp.asarray(features()[..., 0]), -1),
+        )
+        demonstrated = horizon_occupancy(mdp, jnp.broadcast_to(expert, (H, S, A)), start)[1]
+        policy = planned(
+            world=partial(chances, 1.0),
+            rewards=partial(linear_reward, features=features, param_dtype="float64"),
+            horizon=H,
+        )
+        grid = jnp.asarray(np.broadcast_to(np.indices((S, A))[..., None], (2, S, A, H)))
+        every = Segments(grid[0], grid[1], jnp.ones((S, A, H), bool))
+        weights = np.array([0.3, -0.5, 0.2, 0.1])
+
+        def likelihood(params):
+            return (demonstrated * jnp.moveaxis(policy.token_logps(params, every), -1, 0)).sum()
+
+        slope = jax.jit(jax.grad(likelihood))({"weights": jnp.asarray(weights)})["weights"]
+        p = np.asarray(mdp.transitions)
+        expected = mce_irl_gradient(p, features(), weights, np.asarray(start), np.asarray(demonstrated))
+        np.testing.assert_allclose(slope, expected, atol=1e-10)
+
+
 def test_bayesian_likelihood_is_boltzmann_in_the_optimal_values():
     """Against plain value iteration, and its gradient against finite differences."""
     with enable_x64(True):
