@@ -32,7 +32,7 @@ from jaxpref.evals import policy_recovery
 from jaxpref.experiment import Experiment, Stage
 from jaxpref.losses.imitation import airl_rewards, gail_rewards
 from jaxpref.policies.margins import soft_q_values
-from jaxpref.policies.reward_functions import mlp_reward, tabular_reward
+from jaxpref.policies.reward_functions import linear_reward, shaped_reward, tabular_reward
 from jaxpref.policies.states import state_table
 
 
@@ -84,7 +84,7 @@ def airl(
     )
 
 
-def airl_of_features(
+def airl_shaped(
     *,
     walks: int = 256,
     steps: int = 40,
@@ -93,12 +93,36 @@ def airl_of_features(
     num_steps: int = 300,
     data_seed: int = 0,
 ) -> Experiment:
-    """AIRL whose rewards are a network of a cell's features: none of moves, none of single cells."""
+    """AIRL with a reward that is linear in a cell's features, and a potential of each cell to shape it."""
     return _play(
-        name="airl_features",
+        name="airl_shaped",
         loss=losses.airl,
         earns=airl_rewards,
-        rewards=partial(mlp_reward, features=features, hidden=(32,)),
+        rewards=partial(shaped_reward, rewards=partial(linear_reward, features=features), world=world),
+        walks=walks,
+        steps=steps,
+        temperature=temperature,
+        step_size=step_size,
+        num_steps=num_steps,
+        data_seed=data_seed,
+    )
+
+
+def airl_unshaped(
+    *,
+    walks: int = 256,
+    steps: int = 40,
+    temperature: float = 0.0,
+    step_size: float = 0.2,
+    num_steps: int = 300,
+    data_seed: int = 0,
+) -> Experiment:
+    """The same without the potential: AIRL's logit asks for an advantage, and no reward of cells is one."""
+    return _play(
+        name="airl_unshaped",
+        loss=losses.airl,
+        earns=airl_rewards,
+        rewards=partial(linear_reward, features=features),
         walks=walks,
         steps=steps,
         temperature=temperature,
@@ -138,7 +162,7 @@ def cloning(*, walks: int = 256, steps: int = 40, num_steps: int = 300, data_see
 
 def sweep_methods(*, walks: int = 256) -> list[Experiment]:
     """All of them on the same walks."""
-    return [build(walks=walks) for build in (experiment, airl, airl_of_features, iq_learn, cloning)]
+    return [build(walks=walks) for build in (experiment, airl, airl_shaped, airl_unshaped, iq_learn, cloning)]
 
 
 def optimizer(*, learning_rate: float = 0.1):

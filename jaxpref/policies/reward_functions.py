@@ -9,9 +9,10 @@ import numpy as np
 from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
+from jaxpref.planning import TabularMDP
 from jaxpref.types import Params, PRNGKey
 
-__all__ = ["RewardFunction", "linear_reward", "mlp_reward", "tabular_reward"]
+__all__ = ["RewardFunction", "linear_reward", "mlp_reward", "shaped_reward", "tabular_reward"]
 
 
 class RewardFunction(NamedTuple):
@@ -103,6 +104,28 @@ def mlp_reward(
     return RewardFunction(
         init, rewards, lambda: {n: {"weights": (None, None), "bias": (None,)} for n in names}
     )
+
+
+def shaped_reward(
+    *, rewards: Callable[[], RewardFunction], world: Callable[[], TabularMDP], param_dtype: str = "float32"
+) -> RewardFunction:
+    """g + discount E h(next) - h: rewards with a free potential `h [states]` of their own, 0 at the end.
+
+    AIRL's form (Fu, Luo & Levine 2018, arXiv:1710.11248), with the mean over the world's outcomes in place of
+    the one that came. The whole can be an advantage, as AIRL's game makes it, while g stays a reward of
+    states. Params `{"reward": those of g, "potential": [states]}`.
+    """
+    inner, mdp = rewards(), world()
+    transitions, ends = np.asarray(mdp.transitions), np.asarray(mdp.terminal)
+
+    def init(key: PRNGKey) -> Params:
+        return {"reward": inner.init(key), "potential": jnp.zeros(len(ends), param_dtype)}
+
+    def whole(params: Params) -> Float[Array, "s #a"]:
+        h = jnp.where(ends, 0, params["potential"])
+        return inner.rewards(params["reward"]) + mdp.discount * transitions @ h - h[:, None]
+
+    return RewardFunction(init, whole, lambda: {"reward": inner.axes(), "potential": (None,)})
 
 
 def _features(name: str, features: Callable[[], ArrayLike]) -> np.ndarray:
