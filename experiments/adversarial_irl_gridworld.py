@@ -40,12 +40,12 @@ def experiment(
     *,
     walks: int = 256,
     steps: int = 40,
-    temperature: float = 0.0,
+    temperature: float = 0.1,
     step_size: float = 0.2,
-    num_steps: int = 300,
+    num_steps: int = 1000,
     data_seed: int = 0,
 ) -> Experiment:
-    """GAIL."""
+    """GAIL, with a price on the learner's negative entropy."""
     return _play(
         name="gail_table",
         loss=losses.gail,
@@ -66,7 +66,7 @@ def airl(
     steps: int = 40,
     temperature: float = 0.0,
     step_size: float = 0.2,
-    num_steps: int = 300,
+    num_steps: int = 1000,
     data_seed: int = 0,
 ) -> Experiment:
     """AIRL: what it earns has the entropy in it."""
@@ -90,7 +90,7 @@ def airl_shaped(
     steps: int = 40,
     temperature: float = 0.0,
     step_size: float = 0.2,
-    num_steps: int = 300,
+    num_steps: int = 1000,
     data_seed: int = 0,
 ) -> Experiment:
     """AIRL with a reward that is linear in a cell's features, and a potential of each cell to shape it."""
@@ -114,7 +114,7 @@ def airl_unshaped(
     steps: int = 40,
     temperature: float = 0.0,
     step_size: float = 0.2,
-    num_steps: int = 300,
+    num_steps: int = 1000,
     data_seed: int = 0,
 ) -> Experiment:
     """The same without the potential: AIRL's logit asks for an advantage, and no reward of cells is one."""
@@ -133,7 +133,7 @@ def airl_unshaped(
 
 
 def iq_learn(
-    *, walks: int = 256, steps: int = 40, alpha: float = 5.0, num_steps: int = 300, data_seed: int = 0
+    *, walks: int = 256, steps: int = 40, alpha: float = 5.0, num_steps: int = 1000, data_seed: int = 0
 ) -> Experiment:
     """Inverse soft Q-learning, offline: one player, whose Q knows the world."""
     found = partial(soft_q_values, world=world)
@@ -148,7 +148,7 @@ def iq_learn(
     )
 
 
-def cloning(*, walks: int = 256, steps: int = 40, num_steps: int = 300, data_seed: int = 0) -> Experiment:
+def cloning(*, walks: int = 256, steps: int = 40, num_steps: int = 1000, data_seed: int = 0) -> Experiment:
     """Imitation by likelihood of a table: nothing is known of the world."""
     return _learn(
         name="cloning",
@@ -214,8 +214,8 @@ def _learn(
                 evaluators=(partial(policy_recovery, world=world, start=start),),
                 num_steps=num_steps,
                 batch_size=walks,  # all of them: no noise
-                evaluate_every=50,
-                evaluators_every=50,
+                evaluate_every=100,
+                evaluators_every=100,
                 checkpoint_every=num_steps,
             ),
         ),

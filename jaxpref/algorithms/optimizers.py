@@ -135,9 +135,9 @@ def with_prior(
 
 def gaussian_log_prior(params: Any, *, scale: float = 1.0) -> Array:
     """Independent normal params with standard deviation `scale`, up to a constant, nats."""
-    return -sum(jnp.square(x / scale).sum() for x in jax.tree.leaves(params)) / 2
+    return -sum((jnp.square(x / scale).sum() for x in jax.tree.leaves(params)), jnp.zeros(())) / 2
 
 
 def laplace_log_prior(params: Any, *, scale: float = 1.0) -> Array:
     """Independent Laplace params with scale `scale` (mean absolute value), up to a constant, nats."""
-    return -sum(jnp.abs(x / scale).sum() for x in jax.tree.leaves(params))
+    return -sum((jnp.abs(x / scale).sum() for x in jax.tree.leaves(params)), jnp.zeros(()))

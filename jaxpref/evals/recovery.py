@@ -53,7 +53,7 @@ def reward_recovery(
     mdp, reward = world(), rewards()
     first = jnp.asarray(start(), jnp.float32)
 
-    def measure(params: Params) -> tuple[dict[str, Array], dict[str, Array]]:
+    def measure(params: Params) -> tuple[dict[str, Array], dict[str, tuple[Array, Array]]]:
         mine = reward.rewards(params)
         true, learnt = paid(mdp, jnp.asarray(mdp.rewards, mine.dtype)), paid(mdp, mine)
         expert, learner = log_policy(true, temperature), log_policy(learnt, temperature)

@@ -20,7 +20,7 @@ from jaxpref.planning import (
     values,
 )
 from jaxpref.policies.planned import planned
-from jaxpref.policies.reward_functions import linear_reward, mlp_reward, tabular_reward
+from jaxpref.policies.reward_functions import linear_reward, mlp_reward, shaped_reward, tabular_reward
 from jaxpref.types import Segments
 
 S, A, F, H = 5, 3, 4, 6
@@ -244,6 +244,24 @@ def test_tables_and_networks_are_rewards_too():
         params
     )
     np.testing.assert_array_equal(table.act({"rewards": -jnp.ones((S, 1))}, jnp.arange(2), None).shape, (2,))
+
+
+def test_a_potential_changes_rewards_and_no_behaviour():
+    given = partial(corridors, 0.9)
+    shaped = partial(shaped_reward, rewards=partial(tabular_reward, states=S), world=given)
+    plain, other = (planned(world=given, rewards=r) for r in (partial(tabular_reward, states=S), shaped))
+    rewards = {"rewards": jnp.linspace(-1, 1, S)[:, None]}
+    potential = jnp.asarray(np.random.default_rng(5).normal(size=S), jnp.float32)
+    params = {"reward": rewards, "potential": potential}
+    h = np.append(np.asarray(potential)[:-1], 0)
+    expected = np.linspace(-1, 1, S)[:, None] + 0.9 * np.asarray(corridors().transitions) @ h - h[:, None]
+    np.testing.assert_allclose(shaped().rewards(params), expected, atol=1e-5)
+    batch = walks(corridors())
+    found = jax.jit(plain.token_logps)(rewards, batch)
+    np.testing.assert_allclose(jax.jit(other.token_logps)(params, batch), found, atol=1e-4)
+    drawn = shaped().init(jax.random.key(0))
+    assert jax.tree.map(jnp.shape, drawn) == {"reward": {"rewards": (S, 1)}, "potential": (S,)}
+    assert shaped().axes() == {"reward": {"rewards": (None, None)}, "potential": (None,)}
 
 
 @pytest.mark.parametrize(
