@@ -226,15 +226,13 @@ def test_tables_and_networks_are_rewards_too():
     """One-hot features and a table of states are one policy; a network starts at rewards 0 and has slopes."""
     batch = walks(corridors(0.9))
     given = np.linspace(-1, 1, S)
-    table = planned(world=partial(corridors, 0.9), rewards=partial(tabular_reward, states=S))
-    linear = planned(
-        world=partial(corridors, 0.9), rewards=partial(linear_reward, features=partial(np.eye, S))
-    )
+    table = planned(world=corridors, horizon=H, rewards=partial(tabular_reward, states=S))
+    linear = planned(world=corridors, horizon=H, rewards=partial(linear_reward, features=partial(np.eye, S)))
     found = jax.jit(table.token_logps)({"rewards": jnp.asarray(given[:, None])}, batch)
     np.testing.assert_allclose(
         found, jax.jit(linear.token_logps)({"weights": jnp.asarray(given)}, batch), atol=1e-6
     )
-    deep = planned(world=partial(corridors, 0.9), rewards=partial(mlp_reward, features=features, hidden=(8,)))
+    deep = planned(world=corridors, horizon=H, rewards=partial(mlp_reward, features=features, hidden=(8,)))
     params = deep.init(jax.random.key(0))
     flat = jax.jit(table.token_logps)(table.init(jax.random.key(0)), batch)
     value, slope = jax.jit(jax.value_and_grad(lambda p: deep.token_logps(p, batch).sum()))(params)
@@ -243,7 +241,6 @@ def test_tables_and_networks_are_rewards_too():
     assert jax.tree.structure(deep.axes(), is_leaf=lambda x: isinstance(x, tuple)) == jax.tree.structure(
         params
     )
-    np.testing.assert_array_equal(table.act({"rewards": -jnp.ones((S, 1))}, jnp.arange(2), None).shape, (2,))
 
 
 def test_a_potential_changes_rewards_and_no_behaviour():
@@ -259,6 +256,9 @@ def test_a_potential_changes_rewards_and_no_behaviour():
     batch = walks(corridors())
     found = jax.jit(plain.token_logps)(rewards, batch)
     np.testing.assert_allclose(jax.jit(other.token_logps)(params, batch), found, atol=1e-4)
+    every = Segments(*np.indices((S, A))[..., None], jnp.ones((S, A, 1), bool))
+    likeliest = jax.jit(plain.token_logps)(rewards, every)[..., 0].argmax(-1)
+    np.testing.assert_array_equal(jax.jit(plain.act)(rewards, jnp.arange(S), None), likeliest)
     drawn = shaped().init(jax.random.key(0))
     assert jax.tree.map(jnp.shape, drawn) == {"reward": {"rewards": (S, 1)}, "potential": (S,)}
     assert shaped().axes() == {"reward": {"rewards": (None, None)}, "potential": (None,)}
