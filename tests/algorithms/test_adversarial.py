@@ -110,12 +110,15 @@ def test_first_states_and_discounts_are_those_of_the_demonstrations():
     batch = Segments(
         jnp.asarray([[[1, 2]], [[3, 0]]]), jnp.asarray([[[0, 1]], [[2, 2]]]), jnp.ones((2, 1, 2), bool)
     )
-    state = algorithm.init({"logits": jnp.zeros((S, A))})
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(S, A)), jnp.float32)
+    state = algorithm.init({"logits": logits})
     metrics = jax.jit(algorithm.evaluate)(state, batch, KEY)
     expert = np.zeros((S, A))
     expert[[1, 3], [0, 2]], expert[[2, 0], [1, 2]] = 1 / 3.6, 0.8 / 3.6
     begun = jnp.asarray([0, 0.5, 0, 0.5], jnp.float32)
-    mine = 0.2 * occupancy(world(), jnp.full((S, A), 1 / A), begun)
+    logps = jax.nn.log_softmax(logits, -1)
+    mine = 0.2 * occupancy(world(), jnp.exp(logps), begun)
+    assert float(metrics["nll"].total) == pytest.approx(-float((expert * logps).sum()), rel=1e-5)
     assert float(metrics["occupancy/distance"].total) == pytest.approx(
         float(np.abs(expert - mine).sum() / 2), rel=1e-4
     )
