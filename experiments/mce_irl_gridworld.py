@@ -12,16 +12,16 @@ under Boltzmann choices in the optimal values, which this expert does not make, 
 what is done, on longer walks.
 
 Paper     Ziebart et al. (2008, 2010; maximum entropy IRL), Wulfmeier et al. (2015), arXiv:1507.04888 (deep),
-          Ramachandran & Amir (2007; Bayesian), Ratliff et al. (2006; max-margin). The
-          grid and all numbers are ours.
+          Ramachandran & Amir (2007; Bayesian), Ratliff et al. (2006; max-margin), Ni et al. (2020),
+          arXiv:2011.04709 (f-IRL). The grid and all numbers are ours.
 Run       jaxpref train experiments/mce_irl_gridworld.py
           jaxpref train experiments/mce_irl_gridworld.py:deep
 Change    walks=16 steps=10 num_steps=100 data_seed=1
 Ablation  jaxpref sweep experiments/mce_irl_gridworld.py:sweep_rewards
           jaxpref sweep experiments/mce_irl_gridworld.py:sweep_walks
 Try       jaxpref train experiments/mce_irl_gridworld.py --smoke
-Cost      35 to 55 seconds each on 2 busy CPU cores, most of it compilation (`sweep_rewards`: 4 minutes).
-Expect    Rewards are measured exactly; means (standard deviations) of five draws of walks, `data_seed` 0 to 4:
+Cost      35 to 55 seconds each on 2 busy CPU cores, most of it compilation.
+Expect    Exact measures; means (standard deviations) of five draws of walks, `data_seed` 0 to 4:
                                  held-out loss   policy KL       correlation    value difference
             linear, 4 walks      1.197 (0.012)   0.041  (0.018)  0.922 (0.070)  0.171 (0.116)
             linear, 16           1.158 (0.011)   0.0049 (0.003)  0.994 (0.004)  0.003 (0.001)
@@ -220,5 +220,5 @@ def _fit(
             ),
         ),
         seed=seed,
-        arxiv=("1507.04888",),
+        arxiv=("1507.04888", "2011.04709"),
     )
