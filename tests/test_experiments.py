@@ -111,6 +111,13 @@ def test_bandits_smoke(tmp_path, file):
     assert "3/3 bandit: expected reward" in _smoke(file, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("file", "stage"), [("mce_irl_gridworld.py", "irl"), ("adversarial_irl_gridworld.py:airl", "imitation")]
+)
+def test_grids_smoke(tmp_path, file, stage):
+    assert f"{stage}  3/3 recovery: policy KL" in _smoke(file, tmp_path)
+
+
 @pytest.mark.slow
 @pytest.mark.needs_tensorflow
 def test_reward_model_smoke_on_the_real_pairs(tmp_path, data_root):

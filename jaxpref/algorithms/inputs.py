@@ -1,10 +1,10 @@
 """Binds a loss to a batch: a loss names its inputs, and this is where the names get their arrays.
 
 A loss function's parameters without default are its inputs. A name is a quantity of `QUANTITIES`, a column of
-the records, or one of these with a prefix: `chosen_`, `rejected_` (responses 0 and 1), the names in `SIDES`
-for a third response, `sampled_` (responses 2 and on, the policy's own beside a recorded pair), and
-`reference_` for the same under the reference policy. Adding a loss therefore needs no change here unless it
-needs a quantity that no other loss has needed.
+the records, or one of these with a prefix: `chosen_`, `rejected_` and the other names in `SIDES` (response 0,
+1 or 2), `sampled_` (responses 2 and on, the policy's own beside a recorded pair), and `reference_` for the
+same under the reference policy. Adding a loss therefore needs no change here unless it needs a quantity that
+no other loss has needed.
 """
 
 import dataclasses
@@ -21,7 +21,11 @@ from jaxpref.types import Completions
 __all__ = ["QUANTITIES", "SIDES", "Input", "bind", "check_loss", "fed", "inputs_of", "loss_name", "recorded"]
 
 SAMPLED = "sampled"  # prefix of responses 2 and on, [b, s]
-SIDES = {"chosen": 0, "rejected": 1, "rationale": 2, "corrupted": 2, "retrieved": 2}
+SIDES = {
+    **{"chosen": 0, "rejected": 1},
+    **{"expert": 0, "learner": 1},
+    **{"rationale": 2, "corrupted": 2, "retrieved": 2},
+}
 
 TOKEN_QUANTITIES = ("token_logps", *STATISTICS)
 HEAD_QUANTITIES = ("rewards", "embeddings", "values")

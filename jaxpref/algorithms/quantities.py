@@ -15,7 +15,7 @@ from jaxpref.types import Completions, Params
 
 __all__ = ["Features", "Source"]
 
-Features = Callable[[Params, Completions], Mapping[str, Array]]
+Features = Callable[[Params, Any], Mapping[str, Array]]  # of `Completions` or `Segments`
 
 
 @dataclasses.dataclass(frozen=True)

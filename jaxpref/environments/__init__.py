@@ -6,6 +6,7 @@ from jaxpref.environments.coverage import coverage_gap, hypo_optimum, log_linear
 from jaxpref.environments.delivery import delivery, random_delivery, varied_delivery
 from jaxpref.environments.duels import LinearDuels, linear_duels
 from jaxpref.environments.fitted import FittedGame, fitted_game
+from jaxpref.environments.grids import gridworld, object_features, pictured_policy, pictured_values
 from jaxpref.environments.matrices import (
     dice,
     elo_game,
@@ -34,9 +35,13 @@ __all__ = [
     "elo_policy",
     "fitted_game",
     "game",
+    "gridworld",
     "hypo_optimum",
     "linear_duels",
     "log_linear_policy",
+    "object_features",
+    "pictured_policy",
+    "pictured_values",
     "population_game",
     "population_nash",
     "random_delivery",

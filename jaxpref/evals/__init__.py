@@ -8,6 +8,7 @@ from jaxpref.evals.exploitability import game_exploitability, sampled_exploitabi
 from jaxpref.evals.generation import generation
 from jaxpref.evals.kl import sampled_kl
 from jaxpref.evals.planned import budget_shares, learned_weights, planned_return
+from jaxpref.evals.recovery import policy_recovery, reward_recovery
 from jaxpref.evals.rewards import reward_accuracy
 from jaxpref.evals.soft_optimal import soft_optimal_error
 
@@ -26,7 +27,9 @@ __all__ = [
     "generation",
     "learned_weights",
     "planned_return",
+    "policy_recovery",
     "reward_accuracy",
+    "reward_recovery",
     "sampled_exploitability",
     "sampled_kl",
     "soft_optimal_error",

@@ -22,6 +22,7 @@ from jaxpref.losses.contrastive import cpl, cpl_bc, cpl_kl, cpl_rank
 from jaxpref.losses.divergences import alpha_dpo, chi_po, forward_kl_dpo, js_dpo
 from jaxpref.losses.guidance import step_dpo, token_guided_sft, token_reward_list_mle
 from jaxpref.losses.hypo import hypo
+from jaxpref.losses.imitation import airl, f_irl, gail, iq_learn, max_margin_planning
 from jaxpref.losses.lengths import alpha_po, ipo_mean, length_dpo, ln_dpo, mipo, simpo
 from jaxpref.losses.likelihood import sft
 from jaxpref.losses.list_averages import pro, tree_po
@@ -68,10 +69,12 @@ from jaxpref.losses.reward import (
 from jaxpref.losses.samples_contrastive import dft, dft2, dft_state
 from jaxpref.losses.spac import spac, spac_critic, spac_linear
 from jaxpref.losses.tokenwise import fpo, ld_dpo, sparse_po, tdpo1, tdpo2, wpo
+from jaxpref.losses.trajectories import trajectory_bradley_terry
 from jaxpref.losses.unpaired import apo_zero_unpaired, bco, bco_state, bco_weighted, kto, pmpo
 from jaxpref.losses.win_rates import gpo, sppo
 
 __all__ = [
+    "airl",
     "alpha_dpo",
     "alpha_po",
     "aot",
@@ -110,9 +113,11 @@ __all__ = [
     "dpop",
     "exo",
     "exo_list",
+    "f_irl",
     "flex_dpo",
     "forward_kl_dpo",
     "fpo",
+    "gail",
     "general_preference",
     "general_preference_soft",
     "gpo",
@@ -121,6 +126,7 @@ __all__ = [
     "info_nca",
     "ipo",
     "ipo_mean",
+    "iq_learn",
     "iterative_rpo",
     "js_dpo",
     "kto",
@@ -134,6 +140,7 @@ __all__ = [
     "list_point_sigmoid",
     "list_softmax",
     "ln_dpo",
+    "max_margin_planning",
     "mdpo",
     "mipo",
     "mixed_po",
@@ -189,6 +196,7 @@ __all__ = [
     "tdpo2",
     "token_guided_sft",
     "token_reward_list_mle",
+    "trajectory_bradley_terry",
     "tree_po",
     "v_dpo",
     "wpo",

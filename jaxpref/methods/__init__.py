@@ -9,6 +9,7 @@ from jaxpref.methods.annotated import ANNOTATED
 from jaxpref.methods.base import Method
 from jaxpref.methods.batchwise import BATCHWISE
 from jaxpref.methods.guidance import GUIDANCE
+from jaxpref.methods.inverse import INVERSE
 from jaxpref.methods.listwise import LISTWISE
 from jaxpref.methods.multimodal import MULTIMODAL
 from jaxpref.methods.online import ONLINE
@@ -33,6 +34,7 @@ FAMILIES: dict[str, tuple[Method, ...]] = {
     "Segments of behaviour": SEGMENTS,
     "Vision and language": MULTIMODAL,
     "Reward and preference models": REWARDS,
+    "Inverse reinforcement learning": INVERSE,
 }
 
 METHODS: tuple[Method, ...] = tuple(method for family in FAMILIES.values() for method in family)

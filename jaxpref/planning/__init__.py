@@ -4,6 +4,8 @@ from jaxpref.planning.budgets import budget_logps as budget_logps
 from jaxpref.planning.budgets import budget_posterior as budget_posterior
 from jaxpref.planning.budgets import per_decision as per_decision
 from jaxpref.planning.budgets import per_trajectory as per_trajectory
+from jaxpref.planning.horizon import horizon_occupancy as horizon_occupancy
+from jaxpref.planning.horizon import horizon_values as horizon_values
 from jaxpref.planning.regret import deterministic_regret as deterministic_regret
 from jaxpref.planning.regret import general_regret as general_regret
 from jaxpref.planning.regret import partial_return as partial_return

@@ -1,0 +1,141 @@
+"""How near learnt rewards and policies of a finite world come to the hidden ones, exactly."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from numpy.typing import ArrayLike
+
+from jaxpref.environments.grids import pictured_policy, pictured_values
+from jaxpref.evals.base import Context, Estimate, Evaluation, TextSample
+from jaxpref.planning import TabularMDP, occupancy, policy_values, values
+from jaxpref.policies.planned import log_policy, paid
+from jaxpref.policies.reward_functions import RewardFunction
+from jaxpref.types import Params, Segments
+
+__all__ = ["policy_recovery", "reward_recovery"]
+
+_LOWER = ("policy KL", "value difference")
+
+
+def reward_recovery(
+    context: Context,
+    *,
+    world: Callable[[], TabularMDP],
+    rewards: Callable[[], RewardFunction],
+    start: Callable[[], ArrayLike],
+    temperature: float = 1.0,
+    width: int | None = None,
+    num_prompts: int | None = None,
+    name: str = "recovery",
+) -> Evaluation:
+    """Params' rewards against the world's: what they plan, without a horizon, and what that is worth.
+
+    Nothing is sampled, and the intervals have no width:
+
+      policy KL            KL(soft expert || soft learner), mean over states as the expert visits them, nats
+      reward correlation   Pearson's, over states and actions that are no end; shaping lowers it, though it
+                           changes no behaviour
+      value difference     start . (V* - V of the policy that is optimal for the learnt rewards), in hidden
+                           rewards: the expected value difference of Levine et al. 2011
+      value share          that policy's way from the uniform one to V*: 1 is optimal
+
+    Args:
+      world: the true one, its rewards included.
+      start: builds the probabilities of the first state.
+      temperature: of the soft policies.
+      width: of a grid (`environments.gridworld`), whose likeliest moves and rewards are then shown as text.
+      num_prompts: has no effect: there is nothing to draw.
+    """
+    del num_prompts
+    mdp, reward = world(), rewards()
+    first = jnp.asarray(start(), jnp.float32)
+
+    def measure(params: Params) -> tuple[dict[str, Array], dict[str, tuple[Array, Array]]]:
+        mine = reward.rewards(params)
+        true, learnt = paid(mdp, jnp.asarray(mdp.rewards, mine.dtype)), paid(mdp, mine)
+        expert, learner = log_policy(true, temperature), log_policy(learnt, temperature)
+        best, followed = values(true)[0], policy_values(true, values(learnt)[2])
+        low = policy_values(true, jnp.full_like(expert, 1 / expert.shape[-1]))
+        here = ~jnp.broadcast_to(mdp.terminal[:, None], learnt.rewards.shape)
+        found = {
+            "policy KL": _divergence(true, expert, learner, first),
+            "reward correlation": _correlation(true.rewards, learnt.rewards, here),
+            "value difference": first @ (best - followed),
+            "value share": first @ (followed - low) / (first @ (best - low)),
+        }
+        shown = {"hidden": (expert, true.rewards.mean(-1)), "learnt": (learner, learnt.rewards.mean(-1))}
+        return found, shown
+
+    found, shown = context.compiled(measure)(context.params)
+    samples = ()
+    if width is not None:
+        pictures = [_pictures(mdp, context.fetch(shown[side]), width) for side in ("hidden", "learnt")]
+        samples = tuple(
+            TextSample(f"{what} (hidden)", hidden, learnt)
+            for what, hidden, learnt in zip(("moves", "rewards"), *pictures, strict=True)
+        )
+    return Evaluation(name, _exact(context, found), samples)
+
+
+def policy_recovery(
+    context: Context,
+    *,
+    world: Callable[[], TabularMDP],
+    start: Callable[[], ArrayLike],
+    temperature: float = 1.0,
+    num_prompts: int | None = None,
+    name: str = "recovery",
+) -> Evaluation:
+    """A policy against the soft-optimal one of the world's rewards.
+
+    Exact, as `reward_recovery`: "policy KL" is its; "value share" is the policy's own way, as drawn and
+    without entropy, from the uniform policy's value to the expert's, and may exceed 1.
+    """
+    del num_prompts
+    mdp = world()
+    first = jnp.asarray(start(), jnp.float32)
+    states, actions = (jnp.asarray(x[..., None]) for x in np.indices(mdp.rewards.shape))
+    every = Segments(states, actions, jnp.ones(states.shape, bool))
+
+    def measure(params: Params) -> dict[str, Array]:
+        learner = context.policy.token_logps(params, every)[..., 0]
+        true = paid(mdp, jnp.asarray(mdp.rewards, learner.dtype))
+        expert = log_policy(true, temperature)
+        high, mine = (policy_values(true, jnp.exp(logs)) for logs in (expert, learner))
+        low = policy_values(true, jnp.full_like(expert, 1 / expert.shape[-1]))
+        return {
+            "policy KL": _divergence(true, expert, learner, first),
+            "value share": first @ (mine - low) / (first @ (high - low)),
+        }
+
+    return Evaluation(name, _exact(context, context.compiled(measure)(context.params)))
+
+
+def _divergence(
+    mdp: TabularMDP, expert: Float[Array, "s a"], learner: Float[Array, "s a"], start: Float[Array, " s"]
+) -> Array:
+    visits = occupancy(mdp, jnp.exp(expert), start).sum(-1)
+    return visits @ (jnp.exp(expert) * (expert - learner)).sum(-1) / visits.sum()
+
+
+def _correlation(x: Array, y: Array, where: Array) -> Array:
+    """0 where either is constant."""
+    weights = where / where.sum()
+    x, y = ((z - (weights * z).sum()) * where for z in (x, y))
+    spread = jnp.sqrt((x * x).sum() * (y * y).sum())
+    return jnp.where(spread > 0, (x * y).sum() / jnp.where(spread > 0, spread, 1), 0)
+
+
+def _pictures(mdp: TabularMDP, shown: Any, width: int) -> tuple[str, str]:
+    logps, rewards = shown
+    return pictured_policy(logps, width=width, terminal=mdp.terminal), pictured_values(rewards, width=width)
+
+
+def _exact(context: Context, found: dict[str, Array]) -> dict[str, Estimate]:
+    numbers = {name: float(context.fetch(value)) for name, value in found.items()}
+    return {
+        name: Estimate(x, x, x, 1, "lower" if name in _LOWER else "higher") for name, x in numbers.items()
+    }

@@ -1,0 +1,156 @@
+"""Losses of inverse reinforcement learning: an expert's behaviour against a planner's or a learner's.
+
+Likelihood needs none of these: MaxEnt IRL is `sft` of a planned policy. "expert" and "learner" in names are
+responses 0 and 1 of a row.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from jaxpref.losses.checks import as_floats, check_axes, positive, within
+from jaxpref.losses.conjugates import chi_square, reverse_kl_weights
+from jaxpref.losses.links import logistic
+
+__all__ = ["airl", "airl_rewards", "f_irl", "gail", "gail_rewards", "iq_learn", "max_margin_planning"]
+
+Batch = Float[Array, " b"]
+Lists = Float[Array, "b k"]
+Steps = Float[Array, "b k r"]
+
+
+def max_margin_planning(returns: Lists, best_returns: Lists, *, power: int = 1) -> Lists:
+    """(best - own)^power: by how much the planner's augmented return beats the demonstration's.
+
+    Ratliff et al. 2006; in units of reward, not a log-probability. `best_returns` is the optimum of rewards
+    + l, where l >= 0 pays for what the demonstration did not do (`policies.margins`), so it is `returns` at
+    least. With power 1 the subgradient is features of the best response less the demonstration's, and l = 0
+    is the structured perceptron. The paper's lambda / 2 |w|^2 is a `gaussian_log_prior`.
+
+    Args:
+      power: 1 or 2.
+    """
+    if power not in (1, 2):
+        raise ValueError(f"power: expected 1 or 2, got {power}")
+    own, best = as_floats(returns=returns, best_returns=best_returns)
+    return (best - own) ** power
+
+
+def iq_learn(
+    action_values: Steps,
+    state_values: Steps,
+    next_values: Steps,
+    mask: Bool[Array, "b k r"],
+    *,
+    discount: float = 0.99,
+    alpha: float = 0.5,
+    conjugate: Callable[[Array], Array] = chi_square,
+) -> Lists:
+    """-phi(Q - discount V') + V - discount V', the mean over steps: inverse soft Q-learning, offline form.
+
+    Garg et al. 2021, arXiv:2106.12142: V = log sum_a exp Q at the step, V' the same after it (its mean where
+    outcomes are uncertain, 0 after the end), in nats of the policy exp(Q - V). phi(x) = alpha f(x / alpha), f
+    the `conjugate`: the divergence between the two occupancies, times alpha. Q - discount V' is the reward.
+
+    With alpha infinite, phi(x) = x and the loss is -log policy: imitation. With a finite one the learner has
+    more causal entropy than the expert, since the objective holds it against the divergence.
+
+    Differs from the online form, which has (1 - discount) V(s_0) in place of the last two terms; on all of
+    the expert's occupancy the two are equal.
+
+    Args:
+      discount: in (0, 1]. alpha: above 0 (0.5 is ours); `math.inf` is allowed.
+      conjugate: of `losses.conjugates`: chi_square, or one of those that are finite on part of the line only.
+    """
+    within("discount", discount, 0, 1 + 1e-12, low_open=True)
+    positive(alpha=alpha)
+    check_axes(mask=(mask, "b k r"))
+    q, v, after = as_floats(action_values=action_values, state_values=state_values, next_values=next_values)
+    check_axes(action_values=(q, "b k r"), mask=(mask, "b k r"))
+    reward = q - discount * after
+    gained = reward if alpha == float("inf") else alpha * conjugate(reward / alpha)
+    losses = jnp.where(mask, -gained + v - discount * after, 0)
+    return losses.sum(-1) / jnp.maximum(mask.sum(-1), 1)
+
+
+def gail(expert_rewards: Batch, learner_rewards: Batch) -> Batch:
+    """-log D(expert) - log(1 - D(learner)), D = sigmoid of the head's output: GAIL's discriminator, nats.
+
+    Ho & Ermon 2016, arXiv:1606.03476, with the expert as the positive class; its optimum on two densities is
+    their log-ratio, expert over learner. The learner earns `gail_rewards`. The paper's own sign is the other
+    one (D is high on the learner there).
+    """
+    expert, learner = as_floats(expert_rewards=expert_rewards, learner_rewards=learner_rewards)
+    return logistic(expert) + logistic(-learner)
+
+
+def gail_rewards(rewards: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """-log(1 - D) = softplus(D's logit), 0 or more: what `gail`'s learner earns, nats (as in `imitation`)."""
+    return jax.nn.softplus(rewards)
+
+
+def airl(
+    expert_rewards: Batch,
+    learner_rewards: Batch,
+    expert_generator_logps: Batch,
+    learner_generator_logps: Batch,
+) -> Batch:
+    """GAIL's loss with the logit r - log policy: adversarial inverse RL, nats.
+
+    Fu, Luo & Levine 2018, arXiv:1710.11248: D = exp r / (exp r + policy). `generator_logps` are
+    log-probs of the actions under the learner's policy, constants here. r is a step's g(s, a) + discount
+    h(s') - h(s) where the reward is to be free of shaping.
+    """
+    expert, learner, expert_logps, learner_logps = as_floats(
+        expert_rewards=expert_rewards,
+        learner_rewards=learner_rewards,
+        expert_generator_logps=expert_generator_logps,
+        learner_generator_logps=learner_generator_logps,
+    )
+    expert = expert - jax.lax.stop_gradient(expert_logps)
+    return logistic(expert) + logistic(jax.lax.stop_gradient(learner_logps) - learner)
+
+
+def airl_rewards(rewards: Float[Array, "*n"], logps: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """log D - log(1 - D) = r - log policy: what `airl`'s learner earns, nats; the entropy is in its mean."""
+    return rewards - logps
+
+
+def f_irl(
+    returns: Lists,
+    log_density_ratios: Steps,
+    mask: Bool[Array, "b k r"],
+    *,
+    weights: Callable[[Array], Array] = reverse_kl_weights,
+    temperature: float = 1.0,
+) -> Lists:
+    """(H_i - mean H) return_i / temperature: the mean's gradient is that of a divergence, any unit or log.
+
+    Ni et al. 2020, arXiv:2011.04709: d D_f(expert || learner) = Cov(sum_t h(u_t), sum_t d r_t) / (temperature
+    T) over the learner's own trajectories of T steps each, u the expert's density over the learner's at each
+    state and H_i the mean of h(u_t) over the steps. The gradient means something, the value does not:
+    log-ratios carry none.
+
+    h is `weights`: `reverse_kl_weights`, `forward_kl_weights` or `jensen_shannon_weights`, derived in
+    `losses.conjugates` and tested by finite differences of the divergences, since we have read the theorem
+    and not the paper's table of them.
+
+    Trajectories must be drawn from (or all those of) the soft-optimal distribution p(trajectory) ~
+    exp(return / temperature), undiscounted. The mean couples the batch: with microbatches each part takes its
+    own.
+
+    Args:
+      temperature: of the learner, above 0.
+    """
+    positive(temperature=temperature)
+    check_axes(
+        returns=(returns, "b k"), log_density_ratios=(log_density_ratios, "b k r"), mask=(mask, "b k r")
+    )
+    (total,) = as_floats(returns=returns)
+    real, steps = mask.any(-1), jnp.maximum(mask.sum(-1), 1)
+    ratios = jnp.where(mask, jax.lax.stop_gradient(log_density_ratios), 0)
+    means = jnp.where(mask, weights(ratios), 0).sum(-1) / steps
+    centred = jnp.where(real, means - means.sum() / jnp.maximum(real.sum(), 1), 0)
+    return centred * jnp.where(real, total, 0) / temperature

@@ -1,0 +1,125 @@
+"""A policy that is planned: params are rewards, actions are the planner's. Inverse RL by likelihood."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jaxpref.planning import TabularMDP, horizon_values, values
+from jaxpref.policies.base import Policy, answers_no_prompts
+from jaxpref.policies.reward_functions import RewardFunction
+from jaxpref.types import Params, PRNGKey, Segments
+
+__all__ = ["log_policy", "paid", "planned"]
+
+
+def planned(
+    *,
+    world: Callable[[], TabularMDP],
+    rewards: Callable[[], RewardFunction],
+    temperature: float = 1.0,
+    horizon: int | None = None,
+    optimal: bool = False,
+    tolerance: float = 1e-6,
+) -> Policy:
+    """The soft-optimal policy of learnt rewards: `algorithms.sft` of it is MaxEnt IRL.
+
+    Likelihood of demonstrations under maximum causal entropy control (Ziebart et al. 2008, 2010); with an
+    `mlp_reward` deep MaxEnt IRL (Wulfmeier et al. 2015, arXiv:1507.04888). The gradient is autodiff's. Where
+    outcomes are certain and nothing is discounted, that of a demonstration is its feature counts less the
+    expected ones; where they are not, that holds for the mean over demonstrations drawn from the world.
+
+    `optimal=True` is Bayesian IRL's likelihood (Ramachandran & Amir 2007): Boltzmann in the hard optimal
+    values Q* / temperature, for the MAP estimate with a prior in the optimizer (`optimizers.with_prior`).
+
+    Segments hold numbers of states and actions, and no step from a terminal state. With a `horizon` they
+    start at time 0, and the records are padded to the horizon at most (`response_buckets=(horizon,)`).
+
+    Args:
+      world: builds the transitions, terminal states and discount; its rewards are never read.
+      rewards: builds the reward function, such as `partial(linear_reward, features=...)`.
+      temperature: of the policy, above 0: the unit of the rewards, which it scales with.
+      horizon: steps to plan for, with a policy for each time step; None: no end but terminal states. At a
+        discount of 1 and rewards near or above 0, values without a horizon may be infinite.
+      optimal: see above.
+      tolerance: of the values' sweeps, where there is no horizon.
+
+    Raises:
+      ValueError: temperature or horizon out of range, or rewards that do not fit the world.
+    """
+    if not temperature > 0 or (horizon is not None and horizon < 1):
+        raise ValueError(
+            f"planned: expected a temperature above 0 and a horizon of 1 or more (or None), got "
+            f"{temperature} and {horizon}"
+        )
+    mdp, reward = world(), rewards()
+    states, actions = mdp.rewards.shape
+    shape = jax.eval_shape(lambda: reward.rewards(reward.init(jax.random.key(0)))).shape
+    if shape not in ((states, 1), (states, actions)):
+        raise ValueError(
+            f"planned.rewards: expected [{states}, {actions}] or [{states}, 1] for this world, got "
+            f"{list(shape)}"
+        )
+
+    def logs(params: Params) -> Float[Array, "*h s a"]:
+        return log_policy(
+            paid(mdp, reward.rewards(params)),
+            temperature,
+            horizon=horizon,
+            optimal=optimal,
+            tolerance=tolerance,
+        )
+
+    def token_logps(params: Params, batch: Segments) -> Float[Array, "b k t"]:
+        found, steps = logs(params), batch.actions.shape[-1]
+        if horizon is None:
+            taken = found[batch.observations, batch.actions]
+        elif steps > horizon:
+            raise ValueError(
+                f"planned: segments of {steps} steps and a horizon of {horizon}; set the stage's "
+                f"response_buckets=({horizon},), and cut demonstrations that are longer"
+            )
+        else:
+            taken = found[jnp.arange(steps), batch.observations, batch.actions]
+        return jnp.where(batch.mask, taken, 0)
+
+    def act(params: Params, observations: Int[Array, "*rows"], key: PRNGKey | None) -> Int[Array, "*rows"]:
+        logits = logs(params)[observations]
+        return logits.argmax(-1) if key is None else jax.random.categorical(key, logits)
+
+    return Policy(
+        init=reward.init,
+        token_logps=token_logps,
+        sample=answers_no_prompts,
+        axes=reward.axes,
+        flops=lambda batch: 2.0 * states * states * actions * (horizon or 1),  # a sweep costs this
+        vocab_size=actions,
+        act=act if horizon is None else None,
+    )
+
+
+def paid(mdp: TabularMDP, rewards: Float[Array, "s #a"]) -> TabularMDP:
+    """The world with other rewards, in their precision."""
+    wide = jnp.broadcast_to(rewards, mdp.rewards.shape)
+    return mdp._replace(transitions=mdp.transitions.astype(wide.dtype), rewards=wide)
+
+
+def log_policy(
+    mdp: TabularMDP,
+    temperature: float,
+    *,
+    horizon: int | None = None,
+    optimal: bool = False,
+    tolerance: float = 1e-6,
+) -> Float[Array, "*h s a"]:
+    """Log-probs `[s, a]` (with a horizon `[h, s, a]`) of the soft-optimal policy, nats.
+
+    `optimal`: of the softmax of the hard optimal values / temperature instead.
+    """
+    softness = 0.0 if optimal else temperature
+    if horizon is None:
+        q = values(mdp, softness, tolerance=tolerance)[1]
+    else:
+        q = horizon_values(mdp, horizon, softness)[1]
+    return jax.nn.log_softmax(q / temperature, -1)
