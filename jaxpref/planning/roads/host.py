@@ -1,0 +1,101 @@
+"""On the host, by scipy: cheapest ways, and whether a partition function is finite."""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from jaxpref.planning.roads.graph import RoadGraph, check_costs
+
+__all__ = ["DivergentPartition", "cheapest", "check_partition", "spectral_radius"]
+
+_UNREACHABLE = -1e6
+
+
+class DivergentPartition(ValueError):
+    """Costs so small that the sum over all ways, cycles included, is infinite."""
+
+    def __init__(self, radius: float) -> None:
+        self.radius = radius
+        super().__init__(
+            f"costs are too small for a finite partition function: the spectral radius of exp(-cost) is {radius:.6g}, "
+            f"expected below 1; raise every cost by more than {max(np.log(radius), 0):.3g}, scale them up, or plan "
+            "with a finite horizon"
+        )
+
+
+def cheapest(
+    tails: NDArray[np.integer],
+    heads: NDArray[np.integer],
+    num_nodes: int,
+    costs: ArrayLike,
+    destinations: ArrayLike,
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Minus the cost of the cheapest way to each destination, and its first arc (`e`: none), both `[n, d]`.
+
+    Costs are `[e]`, or `[e, d]` with a column for each destination. Between arcs with the same ends, the cheaper
+    and then the lower one. Raises ValueError for costs below 0.
+    """
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import dijkstra
+
+    c, ends = np.asarray(costs, np.float64), np.asarray(destinations)
+    if c.ndim == 2 and c.shape[1] > 1:
+        parts = [cheapest(tails, heads, num_nodes, c[:, i], ends[i : i + 1]) for i in range(len(ends))]
+        return np.concatenate([v for v, _ in parts], 1), np.concatenate([arc for _, arc in parts], 1)
+    c = check_costs(c.reshape(-1), len(tails))
+    # One arc for each pair of ends, in the order of (head, tail): a graph turned round, row by row.
+    order = np.lexsort((np.arange(len(tails)), c, tails, heads))
+    key = heads[order].astype(np.int64) * num_nodes + tails[order]
+    order = order[np.concatenate([[True], key[1:] != key[:-1]])]
+    starts = np.searchsorted(heads[order], np.arange(num_nodes + 1))
+    # scipy takes a stored 0 for no arc in some places: a tiny number stands in.
+    weights = np.maximum(c[order], 1e-300)
+    turned = csr_array((weights, tails[order], starts), (num_nodes, num_nodes))
+    distance, before = dijkstra(turned, indices=ends, return_predecessors=True)
+    found = before >= 0
+    at, column = np.nonzero(found.T)
+    wanted = before.T[at, column].astype(np.int64) * num_nodes + at
+    keys = heads[order].astype(np.int64) * num_nodes + tails[order]
+    arc = np.full((num_nodes, len(ends)), len(tails))
+    arc[at, column] = order[np.searchsorted(keys, wanted)]
+    return np.where(np.isfinite(distance), -distance, _UNREACHABLE).T, arc
+
+
+def spectral_radius(
+    graph: RoadGraph, costs: ArrayLike, *, tolerance: float = 1e-6, max_steps: int = 2000
+) -> float:
+    """Largest eigenvalue of A_ij = sum of exp(-cost) over arcs i -> j, by power iteration on A + 1.
+
+    The 1 keeps two-way streets, whose A has -radius as an eigenvalue too, from swinging. The estimate comes
+    from below on slow graphs.
+    """
+    from scipy.sparse import csr_array
+
+    c = check_costs(costs, graph.num_arcs)
+    ends = (np.asarray(graph.tails), np.asarray(graph.heads))
+    a = csr_array((np.exp(-c), ends), (graph.num_nodes,) * 2)
+    x = np.full(graph.num_nodes, graph.num_nodes**-0.5)
+    radius = 0.0
+    for _ in range(max_steps):
+        y = a @ x + x
+        new = float(np.linalg.norm(y))
+        x = y / new
+        if abs(new - 1 - radius) <= tolerance * 1e-2:
+            return new - 1
+        radius = new - 1
+    return radius
+
+
+def check_partition(graph: RoadGraph, costs: ArrayLike) -> float:
+    """The spectral radius; raises `DivergentPartition` (a ValueError) where it is 1 or more.
+
+    Below 1, the sum over all ways to any destination is finite. (Removing what leaves the destination can only
+    lower it, so a radius of 1 or more may still have finite values: this test is on the safe side.)
+    """
+    c = check_costs(costs, graph.num_arcs)
+    rows = np.bincount(np.asarray(graph.tails), np.exp(-c), graph.num_nodes)
+    if rows.max() < 1:
+        return float(rows.max())  # a bound, without iterations
+    radius = spectral_radius(graph, c)
+    if radius >= 1:
+        raise DivergentPartition(radius)
+    return radius
