@@ -1,4 +1,4 @@
-"""Smaller or more even graphs with the same values: chains contracted, nodes of many arcs split. On the host."""
+"""Graphs with the same values: chains contracted, nodes of many arcs split. On the host."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -19,7 +19,8 @@ class Merged:
 
     graph: RoadGraph
     nodes: Ints  # [m] number that each node had before, ascending
-    members: tuple[Ints, Ints]  # offsets [e + 1] and arcs of before: arc i is arcs[offsets[i]:offsets[i + 1]]
+    # Offsets `[e + 1]` and arcs of before: arc i is arcs[offsets[i]:offsets[i + 1]].
+    members: tuple[Ints, Ints]
 
     def summed(self, per_arc: ArrayLike) -> np.ndarray:
         """Costs or features `[e_before, ...]` of arcs as those of merged arcs. Exact for costs that are sums."""
@@ -56,7 +57,8 @@ def merge_chains(graph: RoadGraph, keep: ArrayLike = ()) -> Merged:
 
     Values at kept nodes, to kept destinations, and log-probs of routes between them stay what they are for
     rewards that are sums over arcs: with no choice there is nothing to decide. A dead end with one way back
-    becomes a self loop. A finite horizon then counts decisions, not arcs. Ways that end in no kept node are dropped.
+    becomes a self loop. A finite horizon then counts decisions, not arcs. Ways that end in no kept node are
+    dropped.
     """
     tails, heads = np.asarray(graph.tails), np.asarray(graph.heads)
     degrees = np.bincount(tails, minlength=graph.num_nodes)
@@ -118,8 +120,8 @@ class Split:
 def split_degrees(graph: RoadGraph, most: int) -> Split:
     """Nodes with more than `most` arcs out become chains of nodes joined by free arcs.
 
-    Padded neighbours then have `most` columns. Values stay exactly what they are, hard ones and converged soft
-    ones, and so do log-probs of routes; a finite horizon counts the free arcs as steps.
+    Padded neighbours then have `most` columns. Values stay exactly what they are, hard ones and converged
+    soft ones, and so do log-probs of routes; a finite horizon counts the free arcs as steps.
     """
     if most < 2:
         raise ValueError(f"split_degrees: expected 2 arcs or more to a node, got {most}")

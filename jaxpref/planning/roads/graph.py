@@ -1,4 +1,4 @@
-"""A directed graph in two layouts: arcs sorted by source, and padded neighbours. Multi-edges are arcs of their own."""
+"""A directed graph in two layouts: arcs sorted by source, and padded neighbours. Multi-edges are kept."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -60,8 +60,8 @@ def road_graph(
     loops = np.flatnonzero(t == h)
     if loops.size and not self_loops:
         raise ValueError(
-            f"road graph: arc {loops[0]} is a self loop at node {t[loops[0]]} ({loops.size} in all); drop them, or "
-            "set self_loops=True"
+            f"road graph: arc {loops[0]} is a self loop at node {t[loops[0]]} ({loops.size} in all); drop "
+            "them, or set self_loops=True"
         )
     order = np.argsort(t, kind="stable")
     return RoadGraph(_int32(t[order]), _int32(h[order]), num_nodes=n), order
@@ -89,8 +89,8 @@ def check_costs(costs: ArrayLike, num_arcs: int) -> NDArray[np.float64]:
     odd = np.flatnonzero(~(c >= 0) | ~np.isfinite(c))
     if odd.size:
         raise ValueError(
-            f"costs: arc {odd[0]} costs {c[odd[0]]} ({odd.size} such arcs); expected finite numbers of 0 or more: "
-            "with negative ones a cheapest way need not exist"
+            f"costs: arc {odd[0]} costs {c[odd[0]]} ({odd.size} such arcs); expected finite numbers of 0 or "
+            "more: with negative ones a cheapest way need not exist"
         )
     return c
 
@@ -104,8 +104,8 @@ def check_route(
     """The destination of a route, given as arcs.
 
     Raises:
-      ValueError: no arc, an arc that the graph does not have, one that does not start where the last one ended,
-        a node visited again after the destination, or an end that is not `destination`.
+      ValueError: no arc, an arc that the graph does not have, one that does not start where the last one
+        ended, a destination that is visited before the end, or an end that is not `destination`.
     """
     a = np.asarray(arcs)
     if a.ndim != 1 or not len(a) or a.dtype.kind not in "iu":
@@ -118,7 +118,8 @@ def check_route(
     if gap.size:
         i = gap[0]
         raise ValueError(
-            f"{name}: step {i + 1} starts at node {tails[i + 1]}, and step {i} ended at {heads[i]}: an arc is missing"
+            f"{name}: step {i + 1} starts at node {tails[i + 1]}, and step {i} ended at {heads[i]}: an "
+            "arc is missing"
         )
     end = int(heads[-1])
     if destination is not None and end != destination:
@@ -126,7 +127,8 @@ def check_route(
     early = np.flatnonzero(tails == end)
     if early.size:
         raise ValueError(
-            f"{name}: is at its destination {end} before step {early[0]} already; cut it there (destinations absorb)"
+            f"{name}: is at its destination {end} before step {early[0]} already; cut it there "
+            "(destinations absorb)"
         )
     return end
 

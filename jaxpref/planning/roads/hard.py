@@ -103,8 +103,9 @@ def hard_values(
 ) -> Float[Array, "n d"]:
     """v(s) = reward of the best way to each destination, `UNREACHABLE` where there is none.
 
-    Rewards are 0 or less, the same for all destinations (`[e]`) or not (`[e, d]`). The gradient is the counts of
-    arcs on the best way (envelope theorem), a subgradient at ties, which are broken in a fixed order.
+    Rewards are 0 or less, the same for all destinations (`[e]`) or not (`[e, d]`). The gradient is the
+    counts of arcs on the best way (envelope theorem), a subgradient at ties, which are broken in a fixed
+    order.
     """
     return planner(graph, as_columns(rewards), destinations)[0]
 

@@ -29,13 +29,13 @@ def horizon_values(
 ) -> Pair:
     """`(v^{H-1}, v^H)`, H of 1 or more: v^0 of the cheapest ways, v^h one soft sweep of v^{h-1}.
 
-    log pi^H = r + v^{H-1}(end) - v^H(start). Its gradient is a rollout: H steps of pi^H, pi^{H-1}, ..., pi^1, then
-    the cheapest way, counted arc by arc. Values are kept at every sqrt(H)-th level and made again between them:
-    O(sqrt(H) n d) memory.
+    log pi^H = r + v^{H-1}(end) - v^H(start). Its gradient is a rollout: H steps of pi^H, pi^{H-1}, ...,
+    pi^1, then the cheapest way, counted arc by arc. Values are kept at every sqrt(H)-th level and made again
+    between them: O(sqrt(H) n d) memory.
 
     Args:
-      stationary: roll out pi^H for all H steps, the simpler reading of the paper's Algorithm 1 (UNVERIFIED): the
-        gradient is then not that of the likelihood, except for H = 1 and in the limit.
+      stationary: roll out pi^H for all H steps, the simpler reading of the paper's Algorithm 1 (UNVERIFIED):
+        the gradient is then not that of the likelihood, except for H = 1 and in the limit.
     """
     return _forward(graph, rewards, destinations, horizon, planner, stationary)[0]
 

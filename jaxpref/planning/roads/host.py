@@ -16,9 +16,9 @@ class DivergentPartition(ValueError):
     def __init__(self, radius: float) -> None:
         self.radius = radius
         super().__init__(
-            f"costs are too small for a finite partition function: the spectral radius of exp(-cost) is {radius:.6g}, "
-            f"expected below 1; raise every cost by more than {max(np.log(radius), 0):.3g}, scale them up, or plan "
-            "with a finite horizon"
+            f"costs are too small for a finite partition function: the spectral radius of exp(-cost) "
+            f"is {radius:.6g}, expected below 1; raise every cost by more than {max(np.log(radius), 0):.3g}, "
+            "scale them up, or plan with a finite horizon"
         )
 
 
@@ -31,8 +31,8 @@ def cheapest(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Minus the cost of the cheapest way to each destination, and its first arc (`e`: none), both `[n, d]`.
 
-    Costs are `[e]`, or `[e, d]` with a column for each destination. Between arcs with the same ends, the cheaper
-    and then the lower one. Raises ValueError for costs below 0.
+    Costs are `[e]`, or `[e, d]` with a column for each destination. Between arcs with the same ends, the
+    cheaper and then the lower one. Raises ValueError for costs below 0.
     """
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import dijkstra
@@ -88,8 +88,8 @@ def spectral_radius(
 def check_partition(graph: RoadGraph, costs: ArrayLike) -> float:
     """The spectral radius; raises `DivergentPartition` (a ValueError) where it is 1 or more.
 
-    Below 1, the sum over all ways to any destination is finite. (Removing what leaves the destination can only
-    lower it, so a radius of 1 or more may still have finite values: this test is on the safe side.)
+    Below 1, the sum over all ways to any destination is finite. (Removing what leaves the destination can
+    only lower it, so a radius of 1 or more may still have finite values: this test is on the safe side.)
     """
     c = check_costs(costs, graph.num_arcs)
     rows = np.bincount(np.asarray(graph.tails), np.exp(-c), graph.num_nodes)

@@ -32,9 +32,9 @@ def solve_soft(
 ) -> Solved:
     """Soft sweeps from `start` (None: only the destination has a value) until no value moves by `tolerance`.
 
-    Recursive logit, Ziebart's MaxEnt (2008): v = log z with z = A z + e_d. From the values of the cheapest ways
-    (MaxEnt++, arXiv:2305.11290) the start is below the solution too, and finite everywhere. The rounding of the
-    largest value is tolerated on top. Not differentiable: see `soft_values`.
+    Recursive logit, Ziebart's MaxEnt (2008): v = log z with z = A z + e_d. From the values of the cheapest
+    ways (MaxEnt++, arXiv:2305.11290) the start is below the solution too, and finite everywhere. The
+    rounding of the largest value is tolerated on top. Not differentiable: see `soft_values`.
     """
     arcs = arcs_of(graph, jax.lax.stop_gradient(rewards))
     if start is None:
@@ -58,8 +58,8 @@ def solve_soft(
 
 
 def probabilities(arcs: Arcs, v: Array, destinations: Array) -> Float[Array, "*arcs d"]:
-    """Of each arc among those that leave its node, given values one step on; 0 out of the destination and out of
-    nodes that cannot reach it."""
+    """Of each arc among those that leave its node, given values one step on; 0 out of the destination and
+    out of nodes that cannot reach it."""
     q = arcs.ahead(v)
     top = arcs.best(q)
     weight = jnp.exp(q - arcs.at_tails(jnp.maximum(top, 2 * UNREACHABLE)))
@@ -98,7 +98,7 @@ def flows(
     tolerance: float,
     max_sweeps: int,
 ) -> Float[Array, "*arcs d"]:
-    """Expected number of times that each arc is passed: (I - P^T)^-1 starts, by steps until little is on the way."""
+    """Expected number of times that each arc is passed: (I - P^T)^-1 starts, swept until little is left."""
     scale = jnp.maximum(jnp.abs(starts).max(), jnp.finfo(starts.dtype).tiny)
 
     def body(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
@@ -125,9 +125,9 @@ def soft_values(
 ) -> Float[Array, "n d"]:
     """v(s) = log of the sum over all ways to each destination of exp(their reward), cycles included.
 
-    NaN where the sweeps did not converge: with costs too small there is no finite sum (`check_partition` says so
-    by name on the host). The gradient is the expected counts of arcs under the policy exp(r + v(end) - v(start)),
-    by sweeps of flow and in O(n d + e d) memory.
+    NaN where the sweeps did not converge: with costs too small there is no finite sum (`check_partition`
+    says so by name on the host). The gradient is the expected counts of arcs under the policy exp(r + v(end)
+    - v(start)), by sweeps of flow and in O(n d + e d) memory.
 
     Args:
       planner: gives the start, the values of the cheapest ways (MaxEnt++); None: start at the destination.

@@ -34,7 +34,7 @@ def ways(graph, start, destination, most):
     for _ in range(most + 1):
         open_, done = (
             [
-                (w + (i,), int(graph.heads[i]))
+                ((*w, i), int(graph.heads[i]))
                 for w, at in open_
                 if at != destination
                 for i in np.flatnonzero(graph.tails == at)
