@@ -15,7 +15,7 @@ from jaxpref.evals.intervals import Estimate
 from jaxpref.policies.base import Policy
 from jaxpref.types import Completions, Params
 
-__all__ = ["Context", "Estimate", "Evaluation", "TextSample"]
+__all__ = ["Context", "Estimate", "Evaluation", "Map", "TextSample"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,11 +27,26 @@ class TextSample:
     note: str = ""
 
 
+Line = tuple[tuple[float, float], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Map:
+    """What the report draws: lines (longitude, latitude) coloured by `values`, and routes on them."""
+
+    title: str
+    lines: tuple[Line, ...]
+    values: tuple[float, ...]
+    value_label: str
+    routes: dict[str, Line]
+
+
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
     name: str
     metrics: dict[str, Estimate]
     samples: tuple[TextSample, ...] = ()
+    maps: tuple[Map, ...] = ()
 
 
 def _no_member(name: str) -> Params:

@@ -60,10 +60,10 @@ def route_planner(
         weight decay.
       hidden: widths of an MLP on the features whose output, a softplus, is added to the costs.
       planner: cheapest ways: `planning.roads.sweeps` on devices or `planning.roads.dijkstra` on the host.
-        None, for `MAX_ENT` alone: start from the destination instead of the cheapest ways (MaxEnt for MaxEnt++).
+        None, for `MAX_ENT` alone: start from the destination instead of the cheapest ways.
       gradient: of a finite horizon: "rollout" (O(sqrt(H) n d) memory), "autodiff" (the same numbers in
-        O(H n d)), or "stationary": the last policy rolled out for all steps, the simpler reading of the paper's
-        algorithm (UNVERIFIED), which is not the likelihood's gradient.
+        O(H n d)), or "stationary": the last policy rolled out for all steps, the simpler reading of the
+        paper's algorithm (UNVERIFIED), which is not the likelihood's gradient.
       tolerance, max_sweeps: of `MAX_ENT`, see `planning.roads.soft_values`. Too few sweeps, or costs so small
         that there is no finite sum, give NaN, which stops a run; costs that are so at the start are named
         here.
@@ -169,7 +169,7 @@ def arc_costs(params: Params, features: Float[Array, "e f"]) -> Float[Array, " e
 def _mlp(key: PRNGKey, sizes: tuple[int, ...], dtype: str) -> list[dict[str, Array]]:
     """He's initialisation; the output starts at softplus(-5), next to nothing."""
     layers = []
-    for i, (n, m) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for i, (n, m) in enumerate(itertools.pairwise(sizes)):
         last = i == len(sizes) - 2
         scale = 0.0 if last else (2 / n) ** 0.5
         kernel = scale * jax.random.normal(jax.random.fold_in(key, i), (n, m), dtype)

@@ -14,6 +14,7 @@ from jaxpref.report.cards import cards
 from jaxpref.report.configuration import configuration_section
 from jaxpref.report.curves import curves_section, progress_section
 from jaxpref.report.frontier import frontier_section
+from jaxpref.report.maps import maps_section
 from jaxpref.report.markup import table, text
 from jaxpref.report.results import evaluation_table, final_figures, held_out_table
 from jaxpref.report.runs import Run, read_runs
@@ -85,6 +86,7 @@ def _page(runs: Sequence[Run], folder: pathlib.Path, tournament: Table | None) -
         final_figures(runs, folder),
         _titled("Win rates", tournament_section(tournament, folder) if tournament else ""),
         _titled("What is gained for the KL spent", frontier_section(runs, folder)),
+        _titled("Maps", maps_section(runs, folder)),
         _titled("Over the stages", progress_section(runs, folder)),
         _titled("Held-out metrics at the last step", held_out_table(runs)),
     ]

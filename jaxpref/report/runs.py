@@ -53,6 +53,7 @@ class Run:
     evaluations: tuple[Evaluation, ...]
     samples: tuple[Sample, ...]
     problems: tuple[str, ...]
+    maps: tuple[dict[str, Any], ...] = ()  # rows of maps.jsonl, see `evals.Map`
 
     @property
     def name(self) -> str:
@@ -95,6 +96,9 @@ def read_run(directory: pathlib.Path, label: str | None = None) -> Run:
     samples = _rows(
         directory / "samples.jsonl", ("stage", "step", "evaluator", "prompt", "response"), problems
     )
+    maps: list[dict[str, Any]] = []
+    if (directory / "maps.jsonl").is_file():
+        maps = _rows(directory / "maps.jsonl", ("evaluator", "title", "lines", "values", "routes"), problems)
     return Run(
         label=label or directory.resolve().name,
         experiment=experiment,
@@ -102,6 +106,7 @@ def read_run(directory: pathlib.Path, label: str | None = None) -> Run:
         evaluations=tuple(_evaluations(evaluation_rows)),
         samples=tuple(_samples(samples)),
         problems=tuple(problems),
+        maps=tuple(maps),
     )
 
 

@@ -135,6 +135,8 @@ def evaluate_stage(setting: Setting, stage: Stage, step: int, algorithm: Algorit
         metrics = {name: dataclasses.asdict(e) for name, e in evaluation.metrics.items()}
         files.append("evaluations.jsonl", [at | {"metrics": metrics}])
         files.append("samples.jsonl", [at | dataclasses.asdict(s) for s in evaluation.samples])
+        if evaluation.maps:
+            files.append("maps.jsonl", [at | dataclasses.asdict(m) for m in evaluation.maps])
         files.points(stage.name, "evaluations", step, {n: e.mean for n, e in evaluation.metrics.items()})
         files.log(f"{stage.name}  {step}/{stage.num_steps} {summary(evaluation)}")
 

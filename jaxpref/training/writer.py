@@ -103,7 +103,7 @@ class RunFiles:
             last = step - 1 if row.get("split") == "train" else step
             return row["stage"] in done or (row["stage"] == stage and row["step"] <= last)
 
-        for name in ("metrics.jsonl", "evaluations.jsonl", "samples.jsonl"):
+        for name in ("metrics.jsonl", "evaluations.jsonl", "samples.jsonl", "maps.jsonl"):
             path = self.directory / name
             if path.exists():
                 partial = path.with_suffix(".partial")

@@ -82,7 +82,7 @@ def padded(graph: RoadGraph) -> RoadGraph:
 
 
 def check_costs(costs: ArrayLike, num_arcs: int) -> NDArray[np.float64]:
-    """The costs `[e]` as float64; raises ValueError where one is negative or not finite, or some are missing."""
+    """The costs `[e]` as float64; raises ValueError where one is negative, not finite or missing."""
     c = np.asarray(costs, np.float64)
     if c.shape != (num_arcs,):
         raise ValueError(f"costs: expected one for each of {num_arcs} arcs, got shape {c.shape}")

@@ -1,0 +1,75 @@
+"""Maps: lines coloured by a number, and routes on them."""
+
+import math
+import pathlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxpref.report import figures
+from jaxpref.report.runs import Run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["maps_section"]
+
+_MOST = 6  # maps in a page
+_WIDTH, _TALLEST = 4.6, 7.0  # inches
+_MARGIN = 0.15  # of the routes' extent, around them
+
+
+def maps_section(runs: Sequence[Run], folder: pathlib.Path) -> str:
+    """The last map of each evaluator of each run; empty if none was drawn."""
+    last: dict[tuple[str, str], dict[str, Any]] = {}
+    for run in runs:
+        for row in run.maps:
+            last[run.label, row["evaluator"]] = row
+    drawn = []
+    for (label, evaluator), row in list(last.items())[:_MOST]:
+        name = figures.slug(f"map_{label}_{evaluator}" if len(runs) > 1 else f"map_{evaluator}")
+        title = row["title"] if len(runs) == 1 else f"{label}: {row['title']}"
+        with figures.style(name):
+            drawn.append(f"<figure>{figures.save(_figure(row, title), name, folder)}</figure>")
+    return f'<div class="figures">{"".join(drawn)}</div>' if drawn else ""
+
+
+def _figure(row: dict[str, Any], title: str) -> "Figure":
+    from matplotlib.collections import LineCollection
+    from matplotlib.colors import LogNorm
+
+    figure, axes = figures.new_axes(title)
+    lines, values = [np.array(line) for line in row["lines"]], np.array(row["values"])
+    low, high = np.quantile(values, [0.02, 0.98])
+    # A colour of few outliers would leave the rest alike.
+    scale = LogNorm(low, high) if 0 < low < high else None
+    streets = LineCollection(lines, array=values, cmap="viridis_r", norm=scale, linewidths=0.8)
+    streets.set_rasterized(True)  # thousands of lines: a picture inside the drawing
+    axes.add_collection(streets)
+    bar = figure.colorbar(streets, ax=axes, shrink=0.6, pad=0.02)
+    bar.set_label(row["value_label"])
+    for (label, line), (hue, width, dash) in zip(row["routes"].items(), _styles(), strict=False):
+        x, y = np.array(line).T
+        axes.plot(x, y, color=hue, linewidth=width, linestyle=dash, label=label, alpha=0.9)
+    around = np.concatenate([np.array(line) for line in row["routes"].values()] or lines)
+    (west, south), (east, north) = around.min(0), around.max(0)
+    wide, tall = max(east - west, 1e-6), max(north - south, 1e-6)
+    stretch = 1 / math.cos(math.radians((south + north) / 2))
+    # Not narrower than half as wide as tall, so that there is context on both sides.
+    pad_x, pad_y = _MARGIN * wide + max(tall * stretch / 2 - wide, 0) / 2, _MARGIN * tall
+    axes.set_xlim(west - pad_x, east + pad_x)
+    axes.set_ylim(south - pad_y, north + pad_y)
+    axes.set_aspect(stretch)
+    axes.grid(False)
+    axes.set_xlabel("longitude")
+    axes.set_ylabel("latitude")
+    if row["routes"]:
+        axes.legend(loc="upper left")
+    height = _WIDTH * 0.8 * (tall + 2 * pad_y) * stretch / (wide + 2 * pad_x)
+    figure.set_size_inches(_WIDTH, min(max(height, 2.5), _TALLEST))
+    return figure
+
+
+def _styles() -> list[tuple[str, float, Any]]:
+    return [(figures.color(1), 3.2, "-"), (figures.color(6), 1.4, (0, (4, 2))), (figures.color(3), 1.4, "-")]
