@@ -1,5 +1,8 @@
 """On the host, by scipy: cheapest ways, and whether a partition function is finite."""
 
+import functools
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -42,22 +45,41 @@ def cheapest(
         parts = [cheapest(tails, heads, num_nodes, c[:, i], ends[i : i + 1]) for i in range(len(ends))]
         return np.concatenate([v for v, _ in parts], 1), np.concatenate([arc for _, arc in parts], 1)
     c = check_costs(c.reshape(-1), len(tails))
-    # One arc for each pair of ends, in the order of (head, tail): a graph turned round, row by row.
-    order = np.lexsort((np.arange(len(tails)), c, tails, heads))
-    key = heads[order].astype(np.int64) * num_nodes + tails[order]
-    order = order[np.concatenate([[True], key[1:] != key[:-1]])]
-    starts = np.searchsorted(heads[order], np.arange(num_nodes + 1))
+    turned = _turned(num_nodes, np.asarray(tails, np.int64).tobytes(), np.asarray(heads, np.int64).tobytes())
+    order = turned.order
+    if len(turned.first) < len(order):  # the cheaper of arcs with the same ends, then the lower one
+        order = order[np.lexsort((order, c[order], turned.keys))][turned.first]
+    else:
+        order = order[turned.first]
     # scipy takes a stored 0 for no arc in some places: a tiny number stands in.
-    weights = np.maximum(c[order], 1e-300)
-    turned = csr_array((weights, tails[order], starts), (num_nodes, num_nodes))
-    distance, before = dijkstra(turned, indices=ends, return_predecessors=True)
-    found = before >= 0
-    at, column = np.nonzero(found.T)
-    wanted = before.T[at, column].astype(np.int64) * num_nodes + at
-    keys = heads[order].astype(np.int64) * num_nodes + tails[order]
+    weights = csr_array((np.maximum(c[order], 1e-300), tails[order], turned.starts), (num_nodes, num_nodes))
+    distance, before = dijkstra(weights, indices=ends, return_predecessors=True)
+    at, column = np.nonzero(before.T >= 0)
+    wanted = before.T[at, column].astype(np.int64) + at * num_nodes
     arc = np.full((num_nodes, len(ends)), len(tails))
-    arc[at, column] = order[np.searchsorted(keys, wanted)]
+    arc[at, column] = order[np.searchsorted(turned.keys[turned.first], wanted)]
     return np.where(np.isfinite(distance), -distance, _UNREACHABLE).T, arc
+
+
+class _Turned(NamedTuple):
+    """A graph with its arcs turned round, row by row: what does not depend on costs."""
+
+    order: NDArray[np.int64]  # arcs by (head, tail)
+    keys: NDArray[np.int64]  # head * n + tail of each, ascending
+    first: NDArray[np.int64]  # places where a pair of ends comes first
+    starts: NDArray[np.int64]  # of the rows, among the pairs
+
+
+@functools.lru_cache(maxsize=2)
+def _turned(num_nodes: int, tails: bytes, heads: bytes) -> _Turned:
+    """Kept, since sorting the arcs takes longer than a cheapest way."""
+    t, h = np.frombuffer(tails, np.int64), np.frombuffer(heads, np.int64)
+    key = h * num_nodes + t
+    order = np.argsort(key, kind="stable")
+    key = key[order]
+    first = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]]))
+    starts = np.searchsorted(key[first], np.arange(num_nodes + 1) * num_nodes)
+    return _Turned(order, key, first, starts)
 
 
 def spectral_radius(
