@@ -9,8 +9,8 @@ H soft steps are followed by the cheapest way (RHIP). H = 0 is the structured pe
 likelihood; 1 is Bayesian IRL's likelihood at its mode; infinity is MaxEnt IRL. None of them is how these
 drivers choose.
 
-Paper     Barnes et al. (2024), arXiv:2305.11290 (RHIP); Ziebart et al. (2008) (MaxEnt). Roads, drivers and all
-          numbers here are ours; the paper's data are not public.
+Paper     Barnes et al. (2024), arXiv:2305.11290 (RHIP); Ziebart et al. (2008) (MaxEnt). Roads, drivers
+          and all numbers here are ours; the paper's data are not public.
 Data      road_liechtenstein (c) OpenStreetMap contributors, ODbL 1.0, under `data_root`.
 Run       jaxpref train experiments/irl_routes.py
           jaxpref train experiments/irl_routes.py horizon=inf

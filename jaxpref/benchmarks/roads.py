@@ -1,4 +1,4 @@
-"""Values on the New York graph: seconds of a sweep and of converged values, beside scipy and a dense solver."""
+"""Values on the New York graph: seconds of a sweep and to convergence, beside scipy and a dense solver."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -191,26 +191,27 @@ def _dense(graph: RoadGraph, costs: NDArray[np.float64], end: int, most: int) ->
 def table(figures: dict[str, Any]) -> str:
     """The figures as text."""
     lines = [
-        f"{figures['nodes']:,} nodes, {figures['arcs']:,} arcs, costs U(1.5, 3.5) x {figures['scale']:g}, float32, "
-        f"on {figures['device']} ({figures['cores']} cores), jax {figures['jax']}; streaming "
+        f"{figures['nodes']:,} nodes, {figures['arcs']:,} arcs, costs U(1.5, 3.5) x {figures['scale']:g}, "
+        f"float32, on {figures['device']} ({figures['cores']} cores), jax {figures['jax']}; streaming "
         f"{figures['bytes_per_second'] / 1e9:.1f} GB/s; load {figures['load_average']:.1f}",
         f"{'layout, destinations':22s} {'ms/sweep':>9s} {'million arcs/s':>15s} {'of bandwidth':>13s}",
     ]
     lines += [
-        f"{name:22s} {v['seconds'] * 1e3:9.2f} {v['arcs_per_second'] / 1e6:15.1f} {v['share_of_bandwidth']:13.0%}"
+        f"{name:22s} {v['seconds'] * 1e3:9.2f} {v['arcs_per_second'] / 1e6:15.1f} "
+        f"{v['share_of_bandwidth']:13.0%}"
         for name, v in figures["sweeps"].items()
     ]
     for d, v in figures["converged"].items():
         lines.append(
-            f"to {d}: Dijkstra {v['dijkstra_seconds']:.2f} s, max-plus sweeps {v['hard_seconds']:.2f} s (differ by "
-            f"{v['hard_difference']:.1e}); soft, cold {v['cold_sweeps']} sweeps {v['cold_seconds']:.2f} s, from "
-            f"the cheapest ways {v['warm_sweeps']} sweeps {v['warm_seconds']:.2f} s (differ by "
+            f"to {d}: Dijkstra {v['dijkstra_seconds']:.2f} s, max-plus sweeps {v['hard_seconds']:.2f} s (differ "
+            f"by {v['hard_difference']:.1e}); soft, cold {v['cold_sweeps']} sweeps {v['cold_seconds']:.2f} s, "
+            f"from the cheapest ways {v['warm_sweeps']} sweeps {v['warm_seconds']:.2f} s (differ by "
             f"{v['difference']:.1e}; soft less hard up to {v['soft_less_hard']:.1f})"
         )
     one, part = figures["linear"], figures["dense"]
     lines.append(
-        f"spsolve, 1 destination: {one['seconds']:.2f} s; {one['share_of_nodes']:.0%} of nodes above underflow, "
-        f"differing by {one['difference']:.1e}"
+        f"spsolve, 1 destination: {one['seconds']:.2f} s; {one['share_of_nodes']:.0%} of nodes above "
+        f"underflow, differing by {one['difference']:.1e}"
     )
     lines.append(
         f"dense solve of the nearest {part['nodes']:,} nodes: {part['dense_seconds']:.2f} s, sweeps "

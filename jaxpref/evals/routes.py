@@ -28,6 +28,7 @@ def route_choice(
     features: Callable[[], Any],
     hidden: Callable[[], Any] | None = None,
     likelihood: bool = True,
+    regions: Callable[[], Any] | None = None,
     num_prompts: int = 400,
     batch_size: int = 32,
     name: str = "routes",
@@ -40,7 +41,7 @@ def route_choice(
       they were learnt with.
     - `overlap`: length of the arcs that both have by that of the arcs that either has (IoU).
     - `cost error`: with `hidden` costs `[e]`, standard deviation over arcs of log(learnt / hidden): a common
-      factor does not count.
+      factor does not count. Of policies without regions.
 
     Intervals are over pairs of origin and destination. The map shows the learnt cost per metre, and the route
     whose overlap is the median.
@@ -52,7 +53,9 @@ def route_choice(
     costs = np.asarray(context.fetch(context.compiled(arc_costs)(context.params, given)), np.float64)
     nats = -_scores(context, table, batch_size)
     driven = routes_of(table)
-    planned = _cheapest(network, costs, driven)
+    if costs.ndim == 2 and regions is None:
+        raise ValueError("route_choice: the policy has an expert for each region; give `regions` too")
+    planned = _cheapest(network, costs, driven, None if regions is None else np.asarray(regions()))
     lengths = network.columns["length"]
     shared = np.array([overlap(a, b, lengths) for a, b in zip(driven, planned, strict=True)])
     same = sum(a == b for a, b in zip(driven, planned, strict=True))
@@ -61,11 +64,15 @@ def route_choice(
         "exact match": proportion(same, len(driven)),
         "overlap": clustered(shared, table.group),
     }
-    if hidden is not None:
+    if hidden is not None and costs.ndim == 1:
         error = float(np.std(np.log(costs / np.asarray(hidden(), np.float64))))
         metrics["cost error"] = Estimate(error, error, error, len(costs), "lower")
     middle = int(np.argsort(shared)[len(shared) // 2])
-    drawn = () if network.coordinates is None else (_map(network, costs, driven[middle], planned[middle]),)
+    drawn = (
+        ()
+        if network.coordinates is None
+        else (_map(network, costs.reshape(len(costs), -1).mean(1), driven[middle], planned[middle]),)
+    )
     return Evaluation(name, metrics, maps=drawn)
 
 
@@ -89,13 +96,16 @@ def _scores(context: Context, table: SegmentRecords, batch_size: int) -> NDArray
     return np.concatenate(found)[: len(table)]
 
 
-def _cheapest(network: Roads, costs: NDArray[np.float64], driven: list[list[int]]) -> list[list[int]]:
+def _cheapest(
+    network: Roads, costs: NDArray[np.float64], driven: list[list[int]], region: NDArray[np.int64] | None
+) -> list[list[int]]:
     tails, heads = np.asarray(network.graph.tails), np.asarray(network.graph.heads)
     starts, ends = [int(tails[r[0]]) for r in driven], [int(heads[r[-1]]) for r in driven]
     goals, column = np.unique(ends, return_inverse=True)
     routes: list[list[int]] = [[] for _ in driven]
     for i in range(0, len(goals), 64):
-        _, arc = cheapest(tails, heads, network.graph.num_nodes, costs, goals[i : i + 64])
+        seen = costs if region is None else costs[:, region[goals[i : i + 64]]]
+        _, arc = cheapest(tails, heads, network.graph.num_nodes, seen, goals[i : i + 64])
         for row in np.flatnonzero((column >= i) & (column < i + 64)):
             routes[row] = walk(heads, arc[:, column[row] - i], starts[row], ends[row])
     return routes

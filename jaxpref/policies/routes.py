@@ -27,6 +27,7 @@ def route_planner(
     horizon: float = 10,
     arcs_table: bool = False,
     hidden: tuple[int, ...] = (),
+    regions: Callable[[], Any] | None = None,
     planner: roads.hard.Planner | None = roads.sweeps,
     gradient: str = "rollout",
     margin: float = 0.0,
@@ -48,7 +49,7 @@ def route_planner(
       demonstration does not pass cost that much less in the plan (max-margin planning, Ratliff et al. 2006).
 
     Costs are positive, see `arc_costs`. Params: "weights" `[f]`, and where asked for "arcs" `[e]` and
-    "hidden".
+    "hidden"; with regions "weights" `[x, f]` and "arcs" `[x, e]`.
 
     *Differs from* implementations in which horizon 0 is one soft step; here that is horizon 1.
 
@@ -59,6 +60,10 @@ def route_planner(
       arcs_table: a factor exp(table) for every arc, starting at 1. It does not generalise: hold it near 0 by
         weight decay.
       hidden: widths of an MLP on the features whose output, a softplus, is added to the costs.
+      regions: builds the number of each node's region `[n]`, from 0. Each region has weights and a table of
+        its own, which plan the routes that end there: a mixture of experts by place (arXiv:2305.11290).
+        Their logical axis is "experts". *Differs from* the paper's: origins do not choose, and every expert
+        knows all arcs.
       planner: cheapest ways: `planning.roads.sweeps` on devices or `planning.roads.dijkstra` on the host.
         None, for `MAX_ENT` alone: start from the destination instead of the cheapest ways.
       gradient: of a finite horizon: "rollout" (O(sqrt(H) n d) memory), "autodiff" (the same numbers in
@@ -85,33 +90,40 @@ def route_planner(
         raise ValueError(f"route_planner.initial: expected weights above 0, got {first.min()}")
     if horizon == MAX_ENT:
         roads.check_partition(net, given @ first)
+    region, experts = _regions(regions, net.num_nodes)
 
     def init(key: PRNGKey) -> Params:
         # softplus(x) = w
-        params: dict[str, Any] = {"weights": jnp.asarray(first + np.log(-np.expm1(-first)), param_dtype)}
+        raw = np.broadcast_to(first + np.log(-np.expm1(-first)), (*experts, len(first)))
+        params: dict[str, Any] = {"weights": jnp.asarray(raw, param_dtype)}
         if arcs_table:
-            params["arcs"] = jnp.zeros(net.num_arcs, param_dtype)
+            params["arcs"] = jnp.zeros((*experts, net.num_arcs), param_dtype)
         if hidden:
             params["hidden"] = _mlp(key, (given.shape[1], *hidden, 1), param_dtype)
         return params
 
     def token_logps(params: Params, batch: Segments) -> Float[Array, "b k t"]:
         b, k, t = batch.mask.shape
-        costs = arc_costs(params, jnp.asarray(given, params["weights"].dtype))
         arcs = jnp.where(batch.mask, batch.actions, 0).reshape(b * k, t)
         ends = batch.observations[:, :, 0, 1].reshape(b * k)
+        costs = costs_to(params, ends)
         mask = batch.mask.reshape(b * k, t)
         rewards = -costs
         if margin:
             passed = jnp.zeros((b * k, net.num_arcs + 1), bool)
             passed = passed.at[jnp.arange(b * k)[:, None], jnp.where(mask, arcs, net.num_arcs)].set(True)
-            less = jnp.maximum(costs - margin, 0)
-            rewards = -jnp.where(passed[:, :-1].T, costs[:, None], less[:, None])
+            columns = costs.reshape(net.num_arcs, -1)
+            rewards = -jnp.where(passed[:, :-1].T, columns, jnp.maximum(columns - margin, 0))
         ahead, here = values(rewards, ends)
         column = jnp.arange(b * k)[:, None]
-        logps = -costs[arcs] + ahead[jnp.asarray(net.heads)[arcs], column]
+        taken = costs[arcs] if costs.ndim == 1 else costs[arcs, column]
+        logps = -taken + ahead[jnp.asarray(net.heads)[arcs], column]
         logps -= here[jnp.asarray(net.tails)[arcs], column]
         return jnp.where(mask, logps, 0).reshape(b, k, t)
+
+    def costs_to(params: Params, ends: Int[Array, " d"]) -> Float[Array, "e *d"]:
+        costs = arc_costs(params, jnp.asarray(given, params["weights"].dtype))
+        return costs[:, jnp.asarray(region)[ends]] if experts else costs
 
     def values(rewards: Array, ends: Int[Array, " d"]) -> tuple[Float[Array, "n d"], Float[Array, "n d"]]:
         if horizon == MAX_ENT:
@@ -127,16 +139,17 @@ def route_planner(
 
     def act(params: Params, observations: Int[Array, "*rows 2"], key: PRNGKey | None) -> Int[Array, "*rows"]:
         rows = observations.reshape(-1, 2)
-        costs = arc_costs(params, jnp.asarray(given, params["weights"].dtype))
+        costs = costs_to(params, rows[:, 1])
         ahead, _ = values(-costs, rows[:, 1])
-        q = ahead[jnp.asarray(net.heads)].T - costs[None]
+        q = ahead[jnp.asarray(net.heads)].T - costs.reshape(net.num_arcs, -1).T
         q = jnp.where(jnp.asarray(net.tails)[None] == rows[:, :1], q, -jnp.inf)
         arcs = q.argmax(-1) if key is None else jax.random.categorical(key, q)
         return arcs.reshape(observations.shape[:-1])
 
     def axes() -> Any:
         shapes = jax.eval_shape(init, jax.random.key(0))
-        return jax.tree.map(lambda x: (None,) * x.ndim, shapes)
+        names = jax.tree.map(lambda x: (None,) * x.ndim, shapes)
+        return names | {name: ("experts", None) for name in ("weights", "arcs") if experts and name in names}
 
     return Policy(
         init,
@@ -156,14 +169,28 @@ def arc_costs(params: Params, features: Float[Array, "e f"]) -> Float[Array, " e
     *Differs from* the paper's sum with a cost for each arc: a factor keeps costs positive and is neutral at
     0.
     """
-    costs = features @ jax.nn.softplus(params["weights"])
+    costs = features @ jax.nn.softplus(params["weights"]).T
     if "hidden" in params:
         x = features
         for layer in params["hidden"][:-1]:
             x = jax.nn.relu(x @ layer["kernel"] + layer["bias"][None])
         last = params["hidden"][-1]
-        costs += jax.nn.softplus(x @ last["kernel"] + last["bias"][None])[:, 0]
-    return costs * jnp.exp(params["arcs"]) if "arcs" in params else costs
+        more = jax.nn.softplus(x @ last["kernel"] + last["bias"][None])
+        costs += more[:, 0] if costs.ndim == 1 else more
+    return costs * jnp.exp(params["arcs"]).T if "arcs" in params else costs
+
+
+def _regions(regions: Callable[[], Any] | None, num_nodes: int) -> tuple[np.ndarray, tuple[()] | tuple[int]]:
+    """Of each node, and how many there are: () for one for all."""
+    if regions is None:
+        return np.zeros(num_nodes, np.int32), ()
+    region = np.asarray(regions())
+    if region.shape != (num_nodes,) or region.dtype.kind not in "iu" or region.min() < 0:
+        raise ValueError(
+            f"route_planner.regions: expected a number from 0 for each of {num_nodes} nodes, got {region.dtype} "
+            f"{region.shape}"
+        )
+    return region.astype(np.int32), (int(region.max()) + 1,)
 
 
 def _mlp(key: PRNGKey, sizes: tuple[int, ...], dtype: str) -> list[dict[str, Array]]:

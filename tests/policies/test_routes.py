@@ -167,6 +167,33 @@ def test_costs_may_have_a_table_and_a_net():
     assert np.abs(slope["arcs"]).max() > 0.1
 
 
+def test_every_region_has_an_expert_of_its_own():
+    """Each route is scored, and moves, the weights of where it ends."""
+    graph, _, routes = world()
+    region = np.arange(graph.num_nodes) % 3
+    policy = policy_of(3, regions=lambda: region, arcs_table=True)
+    one = policy_of(3, arcs_table=True)
+    with enable_x64(True):
+        params, single = policy.init(jax.random.key(0)), one.init(jax.random.key(0))
+        assert policy.axes() == {"weights": ("experts", None), "arcs": ("experts", None)}
+        weights = params["weights"] + jnp.arange(3.0)[:, None] * 0.1
+        value, slope = jax.jit(jax.value_and_grad(lambda p: nll(policy, p)))(params | {"weights": weights})
+        total = 0.0
+        alone = jax.jit(jax.value_and_grad(lambda p, rows: -one.token_logps(p, rows).sum()))
+        table = route_records(graph, routes)
+        for i in range(3):
+            rows = table.take([j for j, route in enumerate(routes) if region[graph.heads[route[-1]]] == i])
+            if not len(rows):
+                np.testing.assert_array_equal(slope["weights"][i], 0)
+                continue
+            batch = rows.rows([*range(len(rows)), -1, -1, -1][:3], response_length=6)
+            found, own = alone(single | {"weights": weights[i]}, batch)
+            total += float(found)
+            np.testing.assert_allclose(slope["weights"][i], own["weights"], atol=1e-12)
+            np.testing.assert_allclose(slope["arcs"][i], own["arcs"], atol=1e-12)
+    assert float(value) == pytest.approx(total, abs=1e-12)
+
+
 def test_it_acts_as_it_is_scored():
     policy = policy_of(2, param_dtype="float32")
     params = policy.init(jax.random.key(0))
@@ -194,6 +221,7 @@ def test_it_acts_as_it_is_scored():
         ({"horizon": 1, "gradient": "literal"}, "expected 'rollout'"),
         ({"horizon": 1, "planner": None}, "None is for MaxEnt alone"),
         ({"horizon": 1, "initial": 0.0}, "expected weights above 0, got 0"),
+        ({"regions": lambda: np.zeros(4, int)}, "a number from 0 for each of 9 nodes"),
         ({"horizon": MAX_ENT, "initial": 0.01}, "the spectral radius of"),
     ],
 )
