@@ -14,6 +14,7 @@ from launch import run
 from jaxpref import config
 from jaxpref.experiment import MeshShape, smoke
 from jaxpref.games.equilibria import beta_fixed_point
+from jaxpref.report import write_report
 from jaxpref.training.run import train
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -109,6 +110,22 @@ def test_the_small_nash_game_is_what_its_manual_says():
 @pytest.mark.parametrize("file", ["spac_toy.py", "spac_toy.py:two_timescales", "onpolicy_bandit.py"])
 def test_bandits_smoke(tmp_path, file):
     assert "3/3 bandit: expected reward" in _smoke(file, tmp_path)
+
+
+@pytest.mark.slow
+def test_routes_smoke(tmp_path, data_root):
+    """The real roads of Liechtenstein; the map is in the page."""
+    printed = _smoke("irl_routes.py", tmp_path, f"data_root={data_root}", "trips=40", "horizon=2")
+    assert "costs  3/3 routes: nll" in printed
+    page = write_report([tmp_path], tmp_path / "report.html").read_text()
+    assert "<h3>Maps</h3>" in page
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive  # New York is benchmarked, and the code is that of the Liechtenstein run
+def test_new_york_smoke(tmp_path, data_root):
+    printed = _smoke("rhip_new_york.py", tmp_path, f"data_root={data_root}", "trips=10")
+    assert "costs  3/3 routes: nll" in printed
 
 
 @pytest.mark.slow

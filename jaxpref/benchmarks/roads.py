@@ -203,9 +203,9 @@ def table(figures: dict[str, Any]) -> str:
     ]
     for d, v in figures["converged"].items():
         lines.append(
-            f"to {d}: Dijkstra {v['dijkstra_seconds']:.2f} s, max-plus sweeps {v['hard_seconds']:.2f} s (differ "
-            f"by {v['hard_difference']:.1e}); soft, cold {v['cold_sweeps']} sweeps {v['cold_seconds']:.2f} s, "
-            f"from the cheapest ways {v['warm_sweeps']} sweeps {v['warm_seconds']:.2f} s (differ by "
+            f"to {d}: Dijkstra {v['dijkstra_seconds']:.2f} s, max-plus sweeps {v['hard_seconds']:.2f} s "
+            f"(differ by {v['hard_difference']:.1e}); soft, cold {v['cold_sweeps']} sweeps {v['cold_seconds']:.2f} "
+            f"s, from the cheapest ways {v['warm_sweeps']} sweeps {v['warm_seconds']:.2f} s (differ by "
             f"{v['difference']:.1e}; soft less hard up to {v['soft_less_hard']:.1f})"
         )
     one, part = figures["linear"], figures["dense"]

@@ -162,7 +162,7 @@ def route_planner(
     )
 
 
-def arc_costs(params: Params, features: Float[Array, "e f"]) -> Float[Array, " e"]:
+def arc_costs(params: Params, features: Float[Array, "e f"]) -> Float[Array, "e *x"]:
     """Costs of the arcs: (features @ softplus(weights) + softplus(MLP(features))) * exp(table), all 0 or
     more.
 
@@ -187,8 +187,8 @@ def _regions(regions: Callable[[], Any] | None, num_nodes: int) -> tuple[np.ndar
     region = np.asarray(regions())
     if region.shape != (num_nodes,) or region.dtype.kind not in "iu" or region.min() < 0:
         raise ValueError(
-            f"route_planner.regions: expected a number from 0 for each of {num_nodes} nodes, got {region.dtype} "
-            f"{region.shape}"
+            f"route_planner.regions: expected a number from 0 for each of {num_nodes} nodes, got "
+            f"{region.dtype} {region.shape}"
         )
     return region.astype(np.int32), (int(region.max()) + 1,)
 
