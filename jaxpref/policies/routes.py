@@ -163,11 +163,12 @@ def route_planner(
 
 
 def arc_costs(params: Params, features: Float[Array, "e f"]) -> Float[Array, "e *x"]:
-    """Costs of the arcs: (features @ softplus(weights) + softplus(MLP(features))) * exp(table), all 0 or
-    more.
+    """Costs of arcs: (features @ softplus(weights) + softplus(MLP(features))) * exp(table), 0 or more.
 
-    *Differs from* the paper's sum with a cost for each arc: a factor keeps costs positive and is neutral at
-    0.
+    `[e]`, or `[e, x]` where params hold the weights of `x` regions.
+
+    *Differs from* the paper's sum with a cost for each arc: a factor keeps costs positive and is neutral
+    at 0.
     """
     costs = features @ jax.nn.softplus(params["weights"]).T
     if "hidden" in params:

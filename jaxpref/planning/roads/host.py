@@ -55,7 +55,7 @@ def cheapest(
     weights = csr_array((np.maximum(c[order], 1e-300), tails[order], turned.starts), (num_nodes, num_nodes))
     distance, before = dijkstra(weights, indices=ends, return_predecessors=True)
     at, column = np.nonzero(before.T >= 0)
-    wanted = before.T[at, column].astype(np.int64) + at * num_nodes
+    wanted = before.T[at, column].astype(np.int64) * num_nodes + at
     arc = np.full((num_nodes, len(ends)), len(tails))
     arc[at, column] = order[np.searchsorted(turned.keys[turned.first], wanted)]
     return np.where(np.isfinite(distance), -distance, _UNREACHABLE).T, arc
