@@ -206,8 +206,8 @@ def table(figures: dict[str, Any]) -> str:
             f"to {d}: Dijkstra {v['dijkstra_seconds']:.2f} s, max-plus sweeps {v['hard_seconds']:.2f} s, "
             f"differing by {v['hard_difference']:.1e}",
             f"  soft values: {v['cold_sweeps']} sweeps, {v['cold_seconds']:.2f} s; from the cheapest ways "
-            f"{v['warm_sweeps']} sweeps, {v['warm_seconds']:.2f} s, differing by {v['difference']:.1e}; up to "
-            f"{v['soft_less_hard']:.1f} above those of the cheapest ways",
+            f"{v['warm_sweeps']} sweeps, {v['warm_seconds']:.2f} s, differing by {v['difference']:.1e}; "
+            f"up to {v['soft_less_hard']:.1f} above those of the cheapest ways",
         ]
     one, part = figures["linear"], figures["dense"]
     lines.append(

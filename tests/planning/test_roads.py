@@ -16,7 +16,7 @@ from jaxpref.planning import roads
 ENDS = np.array([3, 7, 3])
 
 
-def solve(graph, costs, ends=ENDS, start=None):
+def solve(graph, costs, ends=ENDS, start=None, tolerance=1e-13):
     return _solve(graph, -jnp.asarray(costs), jnp.asarray(ends), start, tolerance=tolerance)
 
 
