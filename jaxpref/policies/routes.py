@@ -1,5 +1,6 @@
 """Route choice by planning: params are costs of arcs, and log-probs are those of a plan."""
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any

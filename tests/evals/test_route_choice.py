@@ -69,9 +69,9 @@ def test_drivers_take_the_cheapest_way_but_for_noise():
     assert sure == again
     noisy = perceived_ways(graph(), hidden(), trips=20, noise=0.4, destinations=2, seed=1)
     assert noisy != sure
-    alone, _ = road_graph([0, 1], [1, 2], 4)
+    alone, _ = road_graph([0], [1], 40)
     with pytest.raises(ValueError, match="no ways between the nodes drawn"):
-        perceived_ways(alone, [1.0, 1.0], trips=50, destinations=1, seed=5)
+        perceived_ways(alone, [1.0], trips=5, destinations=1)
 
 
 def test_overlap_is_by_length():
