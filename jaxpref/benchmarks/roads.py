@@ -93,7 +93,7 @@ def _many(graph: RoadGraph, rewards: Array, v: Array, ends: Array) -> Array:
 
 
 @jax.jit
-def _solve(graph: RoadGraph, rewards: Array, ends: Array, start: Array | None) -> roads.soft.Solved:
+def _solve(graph: RoadGraph, rewards: Array, ends: Array, start: Array | None) -> roads.Solved:
     return roads.solve_soft(graph, rewards, ends, start=start)
 
 
@@ -141,11 +141,11 @@ def _linear(graph: RoadGraph, costs: NDArray[np.float64], end: int) -> dict[str,
 
     n, tails, heads = graph.num_nodes, np.asarray(graph.tails), np.asarray(graph.heads)
     kept = tails != end
-    a = csc_array((np.exp(-costs[kept]), (tails[kept], heads[kept])), (n, n))
+    a: Any = csc_array((np.exp(-costs[kept]), (tails[kept], heads[kept])), (n, n))
     right = np.zeros(n)
     right[end] = 1
     start = time.perf_counter()
-    z = spsolve((eye_array(n, format="csc") - a).tocsc(), right)
+    z: Any = spsolve((eye_array(n, format="csc") - a).tocsc(), right)
     seconds = time.perf_counter() - start
     v = np.asarray(_solve(graph, jnp.asarray(-costs, jnp.float32), jnp.asarray([end]), None).values)[:, 0]
     known = z > 1e-290

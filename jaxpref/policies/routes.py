@@ -29,7 +29,7 @@ def route_planner(
     arcs_table: bool = False,
     hidden: tuple[int, ...] = (),
     regions: Callable[[], Any] | None = None,
-    planner: roads.hard.Planner | None = roads.sweeps,
+    planner: roads.Planner | None = roads.sweeps,
     gradient: str = "rollout",
     margin: float = 0.0,
     tolerance: float = 1e-4,
@@ -127,16 +127,18 @@ def route_planner(
         return costs[:, jnp.asarray(region)[ends]] if experts else costs
 
     def values(rewards: Array, ends: Int[Array, " d"]) -> tuple[Float[Array, "n d"], Float[Array, "n d"]]:
+        plan = roads.sweeps if planner is None else planner
+        v: Any
         if horizon == MAX_ENT:
             v = roads.soft_values(net, rewards, ends, planner, tolerance, max_sweeps)
             return v, v
-        plan = roads.sweeps if planner is None else planner
         if horizon == 0:
             v = roads.hard_values(net, rewards, ends, plan)
             return v, v
         if gradient == "autodiff":
             return horizon_values_autodiff(net, rewards, ends, int(horizon), plan)
-        return roads.horizon_values(net, rewards, ends, int(horizon), plan, gradient == "stationary")
+        pair: Any = roads.horizon_values(net, rewards, ends, int(horizon), plan, gradient == "stationary")
+        return pair
 
     def act(params: Params, observations: Int[Array, "*rows 2"], key: PRNGKey | None) -> Int[Array, "*rows"]:
         rows = observations.reshape(-1, 2)

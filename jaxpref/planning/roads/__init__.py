@@ -14,6 +14,7 @@ from jaxpref.planning.roads.graph import check_route as check_route
 from jaxpref.planning.roads.graph import padded as padded
 from jaxpref.planning.roads.graph import reachable as reachable
 from jaxpref.planning.roads.graph import road_graph as road_graph
+from jaxpref.planning.roads.hard import Planner as Planner
 from jaxpref.planning.roads.hard import dijkstra as dijkstra
 from jaxpref.planning.roads.hard import hard_values as hard_values
 from jaxpref.planning.roads.hard import sweeps as sweeps
@@ -22,6 +23,7 @@ from jaxpref.planning.roads.host import DivergentPartition as DivergentPartition
 from jaxpref.planning.roads.host import cheapest as cheapest
 from jaxpref.planning.roads.host import check_partition as check_partition
 from jaxpref.planning.roads.host import spectral_radius as spectral_radius
+from jaxpref.planning.roads.soft import Solved as Solved
 from jaxpref.planning.roads.soft import soft_values as soft_values
 from jaxpref.planning.roads.soft import solve_soft as solve_soft
 from jaxpref.planning.roads.sweep import UNREACHABLE as UNREACHABLE

@@ -106,7 +106,9 @@ class Split:
     def route(self, arcs: Sequence[int]) -> list[int]:
         """A route of the graph before as arcs of the split graph, free ones included."""
         tails, heads = np.asarray(self.graph.tails), np.asarray(self.graph.heads)
-        into = {int(heads[i]): i for i in np.flatnonzero(self.arcs < 0)}  # the free arc into each new node
+        into = {
+            int(heads[i]): int(i) for i in np.flatnonzero(self.arcs < 0)
+        }  # the free arc into each new node
         place = {int(old): i for i, old in enumerate(self.arcs) if old >= 0}
         found = []
         for arc in arcs:

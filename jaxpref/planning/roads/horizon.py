@@ -48,8 +48,9 @@ def horizon_values_autodiff(
     planner: Planner = sweeps,
 ) -> Pair:
     """The same values with the gradient of autodiff through the sweeps: O(H n d) memory."""
-    v = before = hard_values(graph, rewards, destinations, planner)
+    v: Any = hard_values(graph, rewards, destinations, planner)
     step = jax.checkpoint(lambda v: soft_sweep(graph, rewards, v, destinations))
+    before = v
     for _ in range(horizon):
         before, v = v, step(v)
     return before, v
