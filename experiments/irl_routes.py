@@ -57,7 +57,7 @@ def experiment(
     horizon: float = 10.0,
     noise: float = 0.3,
     trips: int = 2000,
-    num_steps: int = 200,
+    num_steps: int = 120,
     arcs_table: bool = False,
     seed: int = 0,
 ) -> Experiment:

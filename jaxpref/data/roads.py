@@ -39,6 +39,7 @@ class Roads:
     classes: tuple[str, ...] = ()  # of roads; the column "class" holds their numbers
     coordinates: NDArray[np.float64] | None = None  # [n, 2], longitude and latitude
     shapes: tuple[NDArray[np.float64], ...] = ()  # of each arc, [points, 2], its ends included
+    credit: str = ""  # what a picture of it must say
 
     def features(self, names: Sequence[str]) -> NDArray[np.float64]:
         """Columns side by side `[e, f]`."""
@@ -75,6 +76,7 @@ def liechtenstein_roads(data_root: str) -> Roads:
         arcs.class_names,
         arcs.coordinates[ids],
         tuple(arcs.shapes[i] for i in rows),
+        "(c) OpenStreetMap contributors, ODbL",
     )
 
 

@@ -39,6 +39,7 @@ class Map:
     values: tuple[float, ...]
     value_label: str
     routes: dict[str, Line]
+    credit: str = ""  # whose data these are
 
 
 @dataclasses.dataclass(frozen=True)

@@ -120,7 +120,7 @@ def _map(network: Roads, costs: NDArray[np.float64], driven: list[int], planned:
         streets.setdefault(min(line, line[::-1]), []).append(float(rates[arc]))
     routes = {"demonstrated": _line(network, driven), "predicted": _line(network, planned)}
     values = tuple(float(np.mean(v)) for v in streets.values())
-    return Map("Learnt cost, and a route", tuple(streets), values, "cost per metre", routes)
+    return Map("Learnt cost, and a route", tuple(streets), values, "cost per metre", routes, network.credit)
 
 
 def _line(network: Roads, arcs: list[int]) -> tuple[tuple[float, float], ...]:

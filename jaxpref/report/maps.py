@@ -18,6 +18,7 @@ __all__ = ["maps_section"]
 _MOST = 6  # maps in a page
 _WIDTH, _TALLEST = 4.6, 7.0  # inches
 _MARGIN = 0.15  # of the routes' extent, around them
+_NARROWEST = 0.8  # width of what is drawn, by its height
 
 
 def maps_section(runs: Sequence[Run], folder: pathlib.Path) -> str:
@@ -47,8 +48,11 @@ def _figure(row: dict[str, Any], title: str) -> "Figure":
     streets = LineCollection(lines, array=values, cmap="viridis_r", norm=scale, linewidths=0.8)
     streets.set_rasterized(True)  # thousands of lines: a picture inside the drawing
     axes.add_collection(streets)
-    bar = figure.colorbar(streets, ax=axes, shrink=0.6, pad=0.02)
+    bar = figure.colorbar(streets, ax=axes, location="bottom", shrink=0.7, aspect=40, pad=0.02)
     bar.set_label(row["value_label"])
+    ticks = np.geomspace(low, high, 5) if scale else np.linspace(low, high, 5)
+    bar.set_ticks(ticks.tolist(), labels=[f"{x:.2g}" for x in ticks])
+    bar.ax.minorticks_off()
     for (label, line), (hue, width, dash) in zip(row["routes"].items(), _styles(), strict=False):
         x, y = np.array(line).T
         axes.plot(x, y, color=hue, linewidth=width, linestyle=dash, label=label, alpha=0.9)
@@ -56,17 +60,18 @@ def _figure(row: dict[str, Any], title: str) -> "Figure":
     (west, south), (east, north) = around.min(0), around.max(0)
     wide, tall = max(east - west, 1e-6), max(north - south, 1e-6)
     stretch = 1 / math.cos(math.radians((south + north) / 2))
-    # Not narrower than half as wide as tall, so that there is context on both sides.
-    pad_x, pad_y = _MARGIN * wide + max(tall * stretch / 2 - wide, 0) / 2, _MARGIN * tall
+    pad_x, pad_y = _MARGIN * wide, _MARGIN * tall
+    # Not narrower than this, so that there is context on both sides.
+    pad_x += max(_NARROWEST * (tall + 2 * pad_y) * stretch - (wide + 2 * pad_x), 0) / 2
     axes.set_xlim(west - pad_x, east + pad_x)
     axes.set_ylim(south - pad_y, north + pad_y)
     axes.set_aspect(stretch)
     axes.grid(False)
-    axes.set_xlabel("longitude")
     axes.set_ylabel("latitude")
     if row["routes"]:
-        axes.legend(loc="upper left")
-    height = _WIDTH * 0.8 * (tall + 2 * pad_y) * stretch / (wide + 2 * pad_x)
+        axes.legend(loc="upper left", frameon=True, framealpha=0.9)
+    axes.text(0.99, 0.01, row.get("credit", ""), transform=axes.transAxes, ha="right", fontsize=6)
+    height = (_WIDTH - 0.6) * (tall + 2 * pad_y) * stretch / (wide + 2 * pad_x) + 1.0
     figure.set_size_inches(_WIDTH, min(max(height, 2.5), _TALLEST))
     return figure
 
