@@ -14,12 +14,14 @@ Paper     Barnes et al. (2024), arXiv:2305.11290 (RHIP); Ziebart et al. (2008) (
 Data      road_liechtenstein (c) OpenStreetMap contributors, ODbL 1.0, under `data_root`.
 Run       jaxpref train experiments/irl_routes.py
           jaxpref train experiments/irl_routes.py horizon=inf
+          jaxpref train experiments/irl_routes.py:from_files arcs=arcs.csv routes=routes.csv
 Change    horizon=1 noise=0.5 trips=500 seed=1 arcs_table=true
 Ablation  jaxpref sweep experiments/irl_routes.py:sweep_horizons
 Try       jaxpref train experiments/irl_routes.py --smoke
 """
 
 import functools
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -27,7 +29,7 @@ import numpy as np
 from jaxpref.algorithms import sft
 from jaxpref.algorithms.optimizers import adamw, warmup_cosine
 from jaxpref.data import SegmentRecords
-from jaxpref.data.roads import Roads, liechtenstein_roads
+from jaxpref.data.roads import Roads, csv_roads, csv_routes, liechtenstein_roads
 from jaxpref.data.routes import route_records
 from jaxpref.environments.drivers import perceived_ways
 from jaxpref.evals import route_choice
@@ -63,47 +65,44 @@ def experiment(
 ) -> Experiment:
     """Costs by features, by maximum likelihood of whole routes (by their excess cost with horizon 0)."""
     driven = partial(demonstrations, data_root=data_root, noise=noise, trips=trips, seed=seed)
-    return Experiment(
+    return _learn(
         name=f"irl_routes_h{horizon:g}_seed{seed}",
-        policy=partial(
-            route_planner,
-            graph=partial(graph, data_root=data_root),
-            features=partial(features, data_root=data_root),
-            initial=initial(),
-            horizon=horizon,
-            arcs_table=arcs_table,
-        ),
-        tokenizer=None,
-        stages=(
-            Stage(
-                name="costs",
-                algorithm=partial(
-                    sft,
-                    optimizer=partial(
-                        adamw,
-                        schedule=partial(warmup_cosine, peak=0.3, warmup_steps=10, num_steps=num_steps),
-                    ),
-                ),
-                train=partial(driven, held_out=False),
-                evaluation=partial(driven, held_out=True),
-                evaluators=(
-                    partial(
-                        route_choice,
-                        records=partial(driven, held_out=True),
-                        roads=partial(liechtenstein_roads, data_root=data_root),
-                        features=partial(features, data_root=data_root),
-                        hidden=partial(hidden_costs, data_root=data_root, seed=seed),
-                        likelihood=horizon > 0,
-                    ),
-                ),
-                num_steps=num_steps,
-                batch_size=32,
-                evaluate_every=num_steps // 2,
-                checkpoint_every=num_steps,
-            ),
-        ),
+        graph=partial(graph, data_root=data_root),
+        features=partial(features, data_root=data_root),
+        initial=initial(),
+        driven=driven,
+        roads=partial(liechtenstein_roads, data_root=data_root),
+        hidden=partial(hidden_costs, data_root=data_root, seed=seed),
+        horizon=horizon,
+        arcs_table=arcs_table,
+        num_steps=num_steps,
         seed=seed,
-        arxiv=("2305.11290",),
+    )
+
+
+def from_files(
+    *,
+    arcs: str = "arcs.csv",
+    routes: str = "routes.csv",
+    horizon: float = 10.0,
+    num_steps: int = 120,
+    arcs_table: bool = False,
+    seed: int = 0,
+) -> Experiment:
+    """Your own roads and routes (formats: `jaxpref/data/README.md`). Every number of an arc is a feature, by
+    its mean, and one counts crossings; a column `length` is needed to measure overlap."""
+    return _learn(
+        name=f"irl_routes_h{horizon:g}_files",
+        graph=partial(file_graph, arcs=arcs),
+        features=partial(file_features, arcs=arcs),
+        initial=1.5,
+        driven=partial(file_demonstrations, arcs=arcs, routes=routes, seed=seed),
+        roads=partial(csv_roads, arcs),
+        hidden=None,
+        horizon=horizon,
+        arcs_table=arcs_table,
+        num_steps=num_steps,
+        seed=seed,
     )
 
 
@@ -140,6 +139,78 @@ def hidden_costs(*, data_root: str, seed: int) -> np.ndarray:
 def demonstrations(*, data_root: str, noise: float, trips: int, seed: int, held_out: bool) -> SegmentRecords:
     """Four fifths of the trips, or the others; no pair of origin and destination is in both."""
     return _trips(data_root, noise, trips, seed)[held_out]
+
+
+def file_graph(*, arcs: str) -> RoadGraph:
+    """The graph of a table of arcs."""
+    return csv_roads(arcs).graph
+
+
+def file_features(*, arcs: str) -> np.ndarray:
+    """Every column by its mean, and 1 for the crossing: `[e, f + 1]`."""
+    roads = csv_roads(arcs)
+    columns = roads.features([name for name in roads.columns if name != "row"])
+    scaled = columns / np.maximum(np.abs(columns).mean(0), 1e-12)
+    return np.concatenate([scaled, np.ones((len(columns), 1))], 1)
+
+
+def file_demonstrations(*, arcs: str, routes: str, seed: int, held_out: bool) -> SegmentRecords:
+    """Four fifths of the routes, or the others."""
+    roads = csv_roads(arcs)
+    return route_records(roads.graph, csv_routes(routes, roads)).split(0.2, seed=seed)[held_out]
+
+
+def _learn(
+    *,
+    name: str,
+    graph: Callable[[], RoadGraph],
+    features: Callable[[], np.ndarray],
+    initial: float | tuple[float, ...],
+    driven: Callable[..., SegmentRecords],
+    roads: Callable[[], Roads],
+    hidden: Callable[[], np.ndarray] | None,
+    horizon: float,
+    arcs_table: bool,
+    num_steps: int,
+    seed: int,
+) -> Experiment:
+    schedule = partial(warmup_cosine, peak=0.3, warmup_steps=10, num_steps=num_steps)
+    return Experiment(
+        name=name,
+        policy=partial(
+            route_planner,
+            graph=graph,
+            features=features,
+            initial=initial,
+            horizon=horizon,
+            arcs_table=arcs_table,
+        ),
+        tokenizer=None,
+        stages=(
+            Stage(
+                name="costs",
+                algorithm=partial(sft, optimizer=partial(adamw, schedule=schedule)),
+                train=partial(driven, held_out=False),
+                evaluation=partial(driven, held_out=True),
+                evaluators=(
+                    partial(
+                        route_choice,
+                        records=partial(driven, held_out=True),
+                        roads=roads,
+                        features=features,
+                        hidden=hidden,
+                        likelihood=horizon > 0,
+                    ),
+                ),
+                num_steps=num_steps,
+                batch_size=32,
+                evaluate_every=max(num_steps // 2, 1),
+                checkpoint_every=num_steps,
+            ),
+        ),
+        seed=seed,
+        arxiv=("2305.11290",),
+    )
 
 
 @functools.cache

@@ -121,6 +121,16 @@ def test_routes_smoke(tmp_path, data_root):
     assert "<h3>Maps</h3>" in page
 
 
+def test_routes_of_a_file_smoke(tmp_path):
+    """Streets round a square of four, and the ways along them."""
+    ends = [(i, (i + step) % 4) for i in range(4) for step in (1, 3)]
+    (tmp_path / "arcs.csv").write_text("tail,head,length\n" + "".join(f"{i},{j},{1 + i}\n" for i, j in ends))
+    nodes = [(r, (r + i) % 4) for r in range(20) for i in range(3)]
+    (tmp_path / "routes.csv").write_text("route,node\n" + "".join(f"{r},{node}\n" for r, node in nodes))
+    files = (f"arcs={tmp_path}/arcs.csv", f"routes={tmp_path}/routes.csv")
+    assert "costs  3/3 routes: nll" in _smoke("irl_routes.py:from_files", tmp_path / "run", *files)
+
+
 @pytest.mark.slow
 @pytest.mark.exhaustive  # New York is benchmarked, and the code is that of the Liechtenstein run
 def test_new_york_smoke(tmp_path, data_root):
