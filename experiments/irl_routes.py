@@ -97,7 +97,7 @@ def from_files(
         features=partial(file_features, arcs=arcs),
         initial=1.5,
         driven=partial(file_demonstrations, arcs=arcs, routes=routes, seed=seed),
-        roads=partial(csv_roads, arcs),
+        roads=partial(csv_roads, path=arcs),
         hidden=None,
         horizon=horizon,
         arcs_table=arcs_table,
