@@ -91,6 +91,15 @@ def test_layouts_order_and_padding_change_nothing():
     assert int(found.sweeps) == int(expected.sweeps)
 
 
+def test_the_destination_absorbs_however_cheap_the_ways_out_of_it():
+    """Five cheap dead ends round it: round trips alone would sum to more than 1."""
+    graph, _ = roads.road_graph([0] * 5 + [1, 2, 3, 4, 5], [1, 2, 3, 4, 5] + [0] * 5)
+    found = solve(graph, np.full(10, 0.5), [0])
+    np.testing.assert_allclose(found.values[:, 0], [0, *[-0.5] * 5], atol=1e-6)
+    with pytest.raises(roads.DivergentPartition):
+        roads.check_partition(graph, np.full(10, 0.5))
+
+
 def test_what_cannot_reach_the_destination_stays_low_and_takes_no_gradient():
     graph, _ = roads.road_graph([0, 1, 2, 3], [1, 0, 3, 2])
     rewards = -jnp.array([1.5, 1.5, 2.0, 0.0])
