@@ -67,7 +67,7 @@ def test_the_rollout_is_autodiff_and_finite_differences(horizon):
         start, h = policy.init(jax.random.key(0))["weights"], 1e-3
         moved = np.array([[float(total(start + s * h * e)) for s in (-2, -1, 1, 2)] for e in np.eye(F)])
     differences = (moved @ [1, -8, 8, -1]) / (12 * h)
-    np.testing.assert_allclose(slope["weights"], differences, atol=1e-9)
+    np.testing.assert_allclose(slope["weights"], differences, atol=1e-10)
 
 
 def test_the_stationary_rollout_is_another_gradient():
