@@ -34,7 +34,7 @@ from jaxpref.data.routes import route_records
 from jaxpref.environments.drivers import perceived_ways
 from jaxpref.evals import route_choice
 from jaxpref.experiment import Experiment, Stage
-from jaxpref.planning.roads import RoadGraph
+from jaxpref.planning.roads import RoadGraph, dijkstra
 from jaxpref.policies.routes import route_planner
 
 HORIZONS = (0, 1, 3, 10, 25, float("inf"))
@@ -59,7 +59,7 @@ def experiment(
     horizon: float = 10.0,
     noise: float = 0.3,
     trips: int = 2000,
-    num_steps: int = 120,
+    num_steps: int = 80,
     arcs_table: bool = False,
     seed: int = 0,
 ) -> Experiment:
@@ -85,7 +85,7 @@ def from_files(
     arcs: str = "arcs.csv",
     routes: str = "routes.csv",
     horizon: float = 10.0,
-    num_steps: int = 120,
+    num_steps: int = 80,
     arcs_table: bool = False,
     seed: int = 0,
 ) -> Experiment:
@@ -174,7 +174,7 @@ def _learn(
     num_steps: int,
     seed: int,
 ) -> Experiment:
-    schedule = partial(warmup_cosine, peak=0.3, warmup_steps=10, num_steps=num_steps)
+    schedule = partial(warmup_cosine, peak=0.5, warmup_steps=10, num_steps=num_steps)
     return Experiment(
         name=name,
         policy=partial(
@@ -184,6 +184,7 @@ def _learn(
             initial=initial,
             horizon=horizon,
             arcs_table=arcs_table,
+            planner=dijkstra,
         ),
         tokenizer=None,
         stages=(
@@ -191,7 +192,6 @@ def _learn(
                 name="costs",
                 algorithm=partial(sft, optimizer=partial(adamw, schedule=schedule)),
                 train=partial(driven, held_out=False),
-                evaluation=partial(driven, held_out=True),
                 evaluators=(
                     partial(
                         route_choice,
@@ -204,7 +204,6 @@ def _learn(
                 ),
                 num_steps=num_steps,
                 batch_size=32,
-                evaluate_every=max(num_steps // 2, 1),
                 checkpoint_every=num_steps,
             ),
         ),
