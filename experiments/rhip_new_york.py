@@ -13,6 +13,11 @@ Paper     Barnes et al. (2024), arXiv:2305.11290. Graph: DIMACS / TIGER, public 
 Run       jaxpref train experiments/rhip_new_york.py
 Change    horizon=1 num_steps=60 trips=200 host=false
 Try       jaxpref train experiments/rhip_new_york.py --smoke
+Cost      7 minutes on 2 CPU cores at a load of 20 from other work: 7 to 12 seconds a step of 8 destinations,
+          with gradients; 101 routes of 300 arcs in the mean to learn from.
+Expect    One seed, 16 held-out routes, H = 10, first and last of 30 steps: nll 276 and 50.2 [34.8, 65.6] nats a
+          route, overlap with the driven route 0.35 and 0.52 [0.39, 0.65], cost error 0.368 and 0.043 (log of
+          learnt over hidden). No route is matched exactly: they have hundreds of crossings.
 """
 
 import functools
