@@ -5,7 +5,7 @@ three kinds of road and hidden weights are drawn with a seed, and so are the dri
 cheapest way with an error of their own on every arc. What this shows is scale: a step plans to every
 destination of its batch over the whole graph. Recovery of the weights says that the gradient is right there.
 
-With H = 10 the cheapest ways come from Dijkstra on the host (`planner=sweeps` has them on the device, in 600
+With H = 10 the cheapest ways come from Dijkstra on the host (`host=false` has them on the device, in 600
 sweeps), and ten soft sweeps follow. `horizon=inf` sweeps to convergence.
 
 Paper     Barnes et al. (2024), arXiv:2305.11290. Graph: DIMACS / TIGER, public domain, under `data_root`
@@ -14,8 +14,8 @@ Run       jaxpref train experiments/rhip_new_york.py
 Change    horizon=1 num_steps=60 trips=200 host=false
 Try       jaxpref train experiments/rhip_new_york.py --smoke
 Cost      7 minutes on 2 CPU cores at a load of 20 from other work: 7 to 12 seconds a step of 8 destinations,
-          with gradients; 101 routes of 300 arcs in the mean to learn from.
-Expect    One seed, 16 held-out routes, H = 10, first and last of 30 steps: nll 276 and 50.2 [34.8, 65.6] nats a
+          with gradients; 101 routes of 340 arcs in the mean.
+Expect    One seed, 16 held-out routes, H = 10, before and after 30 steps: nll 276 and 50.2 [34.8, 65.6] a
           route, overlap with the driven route 0.35 and 0.52 [0.39, 0.65], cost error 0.368 and 0.043 (log of
           learnt over hidden). No route is matched exactly: they have hundreds of crossings.
 """
