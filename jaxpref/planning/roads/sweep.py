@@ -1,5 +1,6 @@
 """One sweep over all arcs, in either layout. Unreachable nodes stay at a large finite number."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -28,7 +29,8 @@ class Arcs(NamedTuple):
     def best(self, q: Float[Array, "*arcs d"]) -> Float[Array, "n d"]:
         """Largest over the arcs out of each node; a very low number where there is none."""
         if self.graph.out_arcs is not None:
-            return q.max(1)
+            # Column by column: XLA on CPU reduces over a short middle axis one number at a time.
+            return functools.reduce(jnp.maximum, (q[:, j] for j in range(q.shape[1])))
         n = self.graph.num_nodes
         found = jax.ops.segment_max(q, self.graph.tails, n, indices_are_sorted=True)
         return jnp.maximum(found, _NO_ARC)
@@ -36,7 +38,7 @@ class Arcs(NamedTuple):
     def total(self, x: Float[Array, "*arcs d"]) -> Float[Array, "n d"]:
         """Sum over the arcs out of each node."""
         if self.graph.out_arcs is not None:
-            return x.sum(1)
+            return functools.reduce(jnp.add, (x[:, j] for j in range(x.shape[1])))
         return jax.ops.segment_sum(x, self.graph.tails, self.graph.num_nodes, indices_are_sorted=True)
 
     def at_tails(self, x: Float[Array, "n d"]) -> Float[Array, "*arcs d"]:
