@@ -166,6 +166,9 @@ def _add_benchmarks(names: argparse._SubParsersAction) -> None:
     decode.add_argument("--tokens", type=int, default=64, help="of a prompt and of a response (default 64)")
     decode.add_argument("--embed", type=int, default=384, help="width of the model (default 384)")
     decode.add_argument("--vocab", type=int, default=8192, help="vocabulary (default 8192)")
+    roads = add("roads", "values on the New York road graph, beside scipy and a dense solver")
+    roads.add_argument("--data-root", default="../shared/data", help="folder that holds road_new_york/")
+    roads.add_argument("--scale", type=float, default=1.0, help="factor of the costs (default 1)")
     tune = add("tune", "block sizes of the log-prob scans and kernels, as a line for their table")
     tune.add_argument(
         "--shapes", nargs="+", default=(), metavar="ROWSxWIDTHxVOCAB", help="for example 2048x512x32768"

@@ -14,6 +14,7 @@ from launch import run
 from jaxpref import config
 from jaxpref.experiment import MeshShape, smoke
 from jaxpref.games.equilibria import beta_fixed_point
+from jaxpref.report import write_report
 from jaxpref.training.run import train
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -116,6 +117,32 @@ def test_bandits_smoke(tmp_path, file):
 )
 def test_grids_smoke(tmp_path, file, stage):
     assert f"{stage}  3/3 recovery: policy KL" in _smoke(file, tmp_path)
+
+
+@pytest.mark.slow
+def test_routes_smoke(tmp_path, data_root):
+    """The real roads of Liechtenstein; the map is in the page."""
+    printed = _smoke("irl_routes.py", tmp_path, f"data_root={data_root}", "trips=40", "horizon=2")
+    assert "costs  3/3 routes: nll" in printed
+    page = write_report([tmp_path], tmp_path / "report.html").read_text()
+    assert "<h3>Maps</h3>" in page
+
+
+def test_routes_of_a_file_smoke(tmp_path):
+    """Streets round a square of four, and the ways along them."""
+    ends = [(i, (i + step) % 4) for i in range(4) for step in (1, 3)]
+    (tmp_path / "arcs.csv").write_text("tail,head,length\n" + "".join(f"{i},{j},{1 + i}\n" for i, j in ends))
+    nodes = [(r, (r + i) % 4) for r in range(20) for i in range(3)]
+    (tmp_path / "routes.csv").write_text("route,node\n" + "".join(f"{r},{node}\n" for r, node in nodes))
+    files = (f"arcs={tmp_path}/arcs.csv", f"routes={tmp_path}/routes.csv")
+    assert "costs  3/3 routes: nll" in _smoke("irl_routes.py:from_files", tmp_path / "run", *files)
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive  # New York is benchmarked, and the code is that of the Liechtenstein run
+def test_new_york_smoke(tmp_path, data_root):
+    printed = _smoke("rhip_new_york.py", tmp_path, f"data_root={data_root}", "trips=10")
+    assert "costs  3/3 routes: nll" in printed
 
 
 @pytest.mark.slow

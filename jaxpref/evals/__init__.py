@@ -10,6 +10,7 @@ from jaxpref.evals.kl import sampled_kl
 from jaxpref.evals.planned import budget_shares, learned_weights, planned_return
 from jaxpref.evals.recovery import policy_recovery, reward_recovery
 from jaxpref.evals.rewards import reward_accuracy
+from jaxpref.evals.routes import route_choice
 from jaxpref.evals.soft_optimal import soft_optimal_error
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "policy_recovery",
     "reward_accuracy",
     "reward_recovery",
+    "route_choice",
     "sampled_exploitability",
     "sampled_kl",
     "soft_optimal_error",

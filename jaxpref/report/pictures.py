@@ -1,4 +1,4 @@
-"""Drawings that evaluators ask for: policies and values on grids."""
+"""Drawings that evaluators ask for: policies and values on grids, maps."""
 
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxpref.report import figures
+from jaxpref.report.maps import road_map
 from jaxpref.report.markup import text
 from jaxpref.report.runs import Picture, Run
 
@@ -86,4 +87,7 @@ def grid_policy(title: str, data: Mapping[str, Any]) -> "Figure":
     return figure
 
 
-KINDS: Mapping[str, Callable[[str, Mapping[str, Any]], "Figure"]] = {"grid policy": grid_policy}
+KINDS: Mapping[str, Callable[[str, Mapping[str, Any]], "Figure"]] = {
+    "grid policy": grid_policy,
+    "road map": road_map,
+}

@@ -1,0 +1,224 @@
+"""What do drivers mind? Costs of Liechtenstein's roads, learnt from routes by planning with horizon H.
+
+The roads are real (OpenStreetMap: 3,016 crossings, 6,691 arcs with lengths and classes), the drivers are not:
+their cost is minutes times a weight for each class of road, and something for each crossing, times a factor
+of each arc that no feature knows. On each trip a driver sees every arc's cost with an error of its own and
+takes what seems the cheapest way. The learner sees minutes by class and crossings.
+
+H soft steps are followed by the cheapest way (RHIP). H = 0 is the structured perceptron, which has no
+likelihood; 1 is Bayesian IRL's likelihood at its mode; infinity is MaxEnt IRL. None of them is how these
+drivers choose.
+
+Paper     Barnes et al. (2024), arXiv:2305.11290 (RHIP); Ziebart et al. (2008) (MaxEnt). Roads, drivers
+          and all numbers here are ours; the paper's data are not public.
+Data      road_liechtenstein (c) OpenStreetMap contributors, ODbL 1.0, under `data_root`.
+Run       jaxpref train experiments/irl_routes.py
+          jaxpref train experiments/irl_routes.py horizon=inf
+          jaxpref train experiments/irl_routes.py:from_files arcs=arcs.csv routes=routes.csv
+Change    horizon=1 noise=0.5 trips=500 seed=1 arcs_table=true
+Ablation  jaxpref sweep experiments/irl_routes.py:sweep_horizons
+Try       jaxpref train experiments/irl_routes.py --smoke
+"""
+
+import functools
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+
+from jaxpref.algorithms import sft
+from jaxpref.algorithms.optimizers import adamw, warmup_cosine
+from jaxpref.data import SegmentRecords
+from jaxpref.data.roads import Roads, csv_roads, csv_routes, liechtenstein_roads
+from jaxpref.data.routes import route_records
+from jaxpref.environments.drivers import perceived_ways
+from jaxpref.evals import route_choice
+from jaxpref.experiment import Experiment, Stage
+from jaxpref.planning.roads import RoadGraph, dijkstra
+from jaxpref.policies.routes import route_planner
+
+HORIZONS = (0, 1, 3, 10, 25, float("inf"))
+# Class of road: (kilometres an hour, what a minute on it costs). The last feature counts crossings.
+CLASSES = {
+    "primary": (60, 1.0),
+    "secondary": (55, 1.2),
+    "tertiary": (50, 1.4),
+    "unclassified": (40, 2.0),
+    "residential": (30, 2.5),
+    "living_street": (10, 2.5),
+    "service": (20, 4.0),
+}
+CROSSING = 0.1  # what an arc costs beside its minutes
+SCALE = 8.0  # of all hidden costs, so that drivers and MaxEnt err by similar amounts
+UNKNOWN = 0.2  # standard deviation of the log of each arc's factor
+
+
+def experiment(
+    *,
+    data_root: str = "../shared/data",
+    horizon: float = 10.0,
+    noise: float = 0.3,
+    trips: int = 2000,
+    num_steps: int = 80,
+    arcs_table: bool = False,
+    seed: int = 0,
+) -> Experiment:
+    """Costs by features, by maximum likelihood of whole routes (by their excess cost with horizon 0)."""
+    driven = partial(demonstrations, data_root=data_root, noise=noise, trips=trips, seed=seed)
+    return _learn(
+        name=f"irl_routes_h{horizon:g}_seed{seed}",
+        graph=partial(graph, data_root=data_root),
+        features=partial(features, data_root=data_root),
+        initial=initial(),
+        driven=driven,
+        roads=partial(liechtenstein_roads, data_root=data_root),
+        hidden=partial(hidden_costs, data_root=data_root, seed=seed),
+        horizon=horizon,
+        arcs_table=arcs_table,
+        num_steps=num_steps,
+        seed=seed,
+    )
+
+
+def from_files(
+    *,
+    arcs: str = "arcs.csv",
+    routes: str = "routes.csv",
+    horizon: float = 10.0,
+    num_steps: int = 80,
+    arcs_table: bool = False,
+    seed: int = 0,
+) -> Experiment:
+    """Your own roads and routes (formats: `jaxpref/data/README.md`). Every number of an arc is a feature, by
+    its mean, and one counts crossings; a column `length` is needed to measure overlap."""
+    return _learn(
+        name=f"irl_routes_h{horizon:g}_files",
+        graph=partial(file_graph, arcs=arcs),
+        features=partial(file_features, arcs=arcs),
+        initial=1.5,
+        driven=partial(file_demonstrations, arcs=arcs, routes=routes, seed=seed),
+        roads=partial(csv_roads, path=arcs),
+        hidden=None,
+        horizon=horizon,
+        arcs_table=arcs_table,
+        num_steps=num_steps,
+        seed=seed,
+    )
+
+
+def sweep_horizons(*, data_root: str = "../shared/data", seed: int = 0) -> list[Experiment]:
+    """From the perceptron to MaxEnt, on the same routes."""
+    return [experiment(data_root=data_root, horizon=horizon, seed=seed) for horizon in HORIZONS]
+
+
+def initial() -> tuple[float, ...]:
+    """Every minute costs the same, and a crossing enough for MaxEnt to have a finite sum."""
+    return (*[SCALE for _ in CLASSES], 2.0)
+
+
+def graph(*, data_root: str) -> RoadGraph:
+    """The graph alone."""
+    return _roads(data_root).graph
+
+
+def features(*, data_root: str) -> np.ndarray:
+    """Minutes on each class of road at its usual speed, and 1 for the crossing at its end: `[e, 8]`."""
+    roads = _roads(data_root)
+    kinds = [roads.classes.index(name) for name in CLASSES]
+    minutes = roads.columns["length"] * 0.06 / np.array([v for v, _ in CLASSES.values()])[:, None]
+    on_class = np.where(roads.columns["class"] == np.array(kinds)[:, None], minutes, 0)
+    return np.concatenate([on_class, np.ones((1, roads.graph.num_arcs))]).T
+
+
+def hidden_costs(*, data_root: str, seed: int) -> np.ndarray:
+    """What drivers mind, `[e]`."""
+    known = features(data_root=data_root) @ np.array([*[w for _, w in CLASSES.values()], CROSSING])
+    return SCALE * known * np.exp(UNKNOWN * np.random.default_rng(seed).standard_normal(len(known)))
+
+
+def demonstrations(*, data_root: str, noise: float, trips: int, seed: int, held_out: bool) -> SegmentRecords:
+    """Four fifths of the trips, or the others; no pair of origin and destination is in both."""
+    return _trips(data_root, noise, trips, seed)[held_out]
+
+
+def file_graph(*, arcs: str) -> RoadGraph:
+    """The graph of a table of arcs."""
+    return csv_roads(arcs).graph
+
+
+def file_features(*, arcs: str) -> np.ndarray:
+    """Every column by its mean, and 1 for the crossing: `[e, f + 1]`."""
+    roads = csv_roads(arcs)
+    columns = roads.features([name for name in roads.columns if name != "row"])
+    scaled = columns / np.maximum(np.abs(columns).mean(0), 1e-12)
+    return np.concatenate([scaled, np.ones((len(columns), 1))], 1)
+
+
+def file_demonstrations(*, arcs: str, routes: str, seed: int, held_out: bool) -> SegmentRecords:
+    """Four fifths of the routes, or the others."""
+    roads = csv_roads(arcs)
+    return route_records(roads.graph, csv_routes(routes, roads)).split(0.2, seed=seed)[held_out]
+
+
+def _learn(
+    *,
+    name: str,
+    graph: Callable[[], RoadGraph],
+    features: Callable[[], np.ndarray],
+    initial: float | tuple[float, ...],
+    driven: Callable[..., SegmentRecords],
+    roads: Callable[[], Roads],
+    hidden: Callable[[], np.ndarray] | None,
+    horizon: float,
+    arcs_table: bool,
+    num_steps: int,
+    seed: int,
+) -> Experiment:
+    schedule = partial(warmup_cosine, peak=0.5, warmup_steps=10, num_steps=num_steps)
+    return Experiment(
+        name=name,
+        policy=partial(
+            route_planner,
+            graph=graph,
+            features=features,
+            initial=initial,
+            horizon=horizon,
+            arcs_table=arcs_table,
+            planner=dijkstra,
+        ),
+        tokenizer=None,
+        stages=(
+            Stage(
+                name="costs",
+                algorithm=partial(sft, optimizer=partial(adamw, schedule=schedule)),
+                train=partial(driven, held_out=False),
+                evaluators=(
+                    partial(
+                        route_choice,
+                        records=partial(driven, held_out=True),
+                        roads=roads,
+                        features=features,
+                        hidden=hidden,
+                        likelihood=horizon > 0,
+                    ),
+                ),
+                num_steps=num_steps,
+                batch_size=32,
+                checkpoint_every=num_steps,
+            ),
+        ),
+        seed=seed,
+        arxiv=("2305.11290",),
+    )
+
+
+@functools.cache
+def _roads(data_root: str) -> Roads:
+    return liechtenstein_roads(data_root)
+
+
+@functools.cache
+def _trips(data_root: str, noise: float, trips: int, seed: int) -> tuple[SegmentRecords, SegmentRecords]:
+    costs = hidden_costs(data_root=data_root, seed=seed)
+    routes = perceived_ways(graph(data_root=data_root), costs, trips=trips, noise=noise, seed=seed)
+    return route_records(graph(data_root=data_root), routes).split(0.2, seed=seed)

@@ -1,0 +1,117 @@
+"""Values of receding-horizon planning: soft for some steps, then the cheapest way (arXiv:2305.11290)."""
+
+import math
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jaxpref.planning.roads.graph import RoadGraph
+from jaxpref.planning.roads.hard import Planner, follow, hard_values, sweeps
+from jaxpref.planning.roads.soft import like_rewards, onwards, probabilities, to_arcs
+from jaxpref.planning.roads.sweep import arcs_of, as_columns, soft_step, soft_sweep
+
+__all__ = ["horizon_values", "horizon_values_autodiff"]
+
+Pair = tuple[Float[Array, "n d"], Float[Array, "n d"]]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def horizon_values(
+    graph: RoadGraph,
+    rewards: Float[Array, "e *d"],
+    destinations: Int[Array, " d"],
+    horizon: int,
+    planner: Planner = sweeps,
+    stationary: bool = False,
+) -> Pair:
+    """`(v^{H-1}, v^H)`, H of 1 or more: v^0 of the cheapest ways, v^h one soft sweep of v^{h-1}.
+
+    log pi^H = r + v^{H-1}(end) - v^H(start). Its gradient is a rollout: H steps of pi^H, pi^{H-1}, ...,
+    pi^1, then the cheapest way, counted arc by arc. Values are kept at every sqrt(H)-th level and made again
+    between them: O(sqrt(H) n d) memory.
+
+    Args:
+      stationary: roll out pi^H for all H steps, the simpler reading of the paper's Algorithm 1 (UNVERIFIED):
+        the gradient is then not that of the likelihood, except for H = 1 and in the limit.
+    """
+    return _forward(graph, rewards, destinations, horizon, planner, stationary)[0]
+
+
+def horizon_values_autodiff(
+    graph: RoadGraph,
+    rewards: Float[Array, "e *d"],
+    destinations: Int[Array, " d"],
+    horizon: int,
+    planner: Planner = sweeps,
+) -> Pair:
+    """The same values with the gradient of autodiff through the sweeps: O(H n d) memory."""
+    v: Any = hard_values(graph, rewards, destinations, planner)
+    step = jax.checkpoint(lambda v: soft_sweep(graph, rewards, v, destinations))
+    before = v
+    for _ in range(horizon):
+        before, v = v, step(v)
+    return before, v
+
+
+def _every(horizon: int) -> int:
+    return max(math.isqrt(horizon), 1)
+
+
+def _forward(
+    graph: RoadGraph, rewards: Array, destinations: Array, horizon: int, planner: Planner, stationary: bool
+) -> tuple[Pair, Any]:
+    arcs = arcs_of(graph, rewards)
+    v, arc = planner(graph, as_columns(rewards), destinations)
+    every = _every(horizon)
+    kept = jnp.zeros((0 if stationary else -(-horizon // every), *v.shape), v.dtype)
+
+    def level(h: Any, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        _, v, kept = carry
+        if not stationary:
+            kept = (
+                jnp.where(h % every == 0, kept.at[h // every].set(v), kept)
+                if every > 1
+                else kept.at[h].set(v)
+            )
+        return v, soft_step(arcs, v, destinations), kept
+
+    before, last, kept = jax.lax.fori_loop(0, horizon, level, (v, v, kept))
+    held = (graph, rewards, destinations, arc, before if stationary else kept)
+    return (before, last), held
+
+
+def _backward(
+    horizon: int, planner: Planner, stationary: bool, held: Any, slopes: Pair
+) -> tuple[Any, Array, None]:
+    del planner
+    graph, rewards, destinations, arc, kept = held
+    arcs, every = arcs_of(graph, rewards), _every(horizon)
+    of_before, of_last = slopes
+
+    def value(h: Any) -> Array:  # v^{h-1}, on which the policy of level h looks ahead
+        if stationary:
+            return kept
+        first = (h - 1) // every
+        return jax.lax.fori_loop(
+            0, (h - 1) % every, lambda _, v: soft_step(arcs, v, destinations), kept[first]
+        )
+
+    def level(i: Any, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        there, counts = carry
+        flow = arcs.at_tails(there) * probabilities(arcs, value(horizon - i), destinations)
+        moved = onwards(arcs, flow)
+        # The value one step on is a quantity of its own: what is asked of it sets out from there.
+        return jnp.where(i == 0, moved + of_before, moved), counts + like_rewards(
+            to_arcs(arcs, flow), rewards
+        )
+
+    there, counts = jax.lax.fori_loop(0, horizon, level, (of_last, jnp.zeros_like(rewards)))
+    per_destination = rewards.ndim == 2 and rewards.shape[1] > 1
+    rest = follow(graph, arc, there, per_destination)
+    return None, counts + rest.reshape(rewards.shape), None
+
+
+horizon_values.defvjp(_forward, _backward)

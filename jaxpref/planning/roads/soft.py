@@ -1,0 +1,162 @@
+"""Values of maximum-entropy routes: log of the sum over all ways, swept to convergence."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jaxpref.planning.roads.graph import RoadGraph
+from jaxpref.planning.roads.hard import Planner, sweeps
+from jaxpref.planning.roads.sweep import UNREACHABLE, Arcs, arcs_of, as_columns, pinned, soft_step
+
+__all__ = ["Solved", "flows", "soft_values", "solve_soft"]
+
+
+class Solved(NamedTuple):
+    values: Float[Array, "n d"]
+    sweeps: Int[Array, ""]
+    moved: Float[Array, ""]  # the largest change of the last sweep
+    converged: Array
+
+
+def solve_soft(
+    graph: RoadGraph,
+    rewards: Float[Array, "e *d"],
+    destinations: Int[Array, " d"],
+    *,
+    start: Float[Array, "n d"] | None = None,
+    tolerance: float = 1e-4,
+    max_sweeps: int = 10_000,
+) -> Solved:
+    """Soft sweeps from `start` (None: only the destination has a value) until no value moves by `tolerance`.
+
+    Recursive logit, Ziebart's MaxEnt (2008): v = log z with z = A z + e_d. From the values of the cheapest
+    ways (MaxEnt++, arXiv:2305.11290) the start is below the solution too, and finite everywhere. The
+    rounding of the largest value is tolerated on top. Not differentiable: see `soft_values`.
+    """
+    arcs = arcs_of(graph, jax.lax.stop_gradient(rewards))
+    if start is None:
+        start = jnp.full((graph.num_nodes, len(destinations)), UNREACHABLE, rewards.dtype)
+    start = pinned(start, destinations)
+    rounding = 4 * jnp.finfo(start.dtype).eps
+
+    def reached(v: Array, moved: Array) -> Array:
+        largest = jnp.where(v > UNREACHABLE / 2, jnp.abs(v), 0).max()
+        return moved <= jnp.maximum(tolerance, rounding * largest)
+
+    def body(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+        v, step, _, _ = carry
+        new = soft_step(arcs, v, destinations)
+        moved = jnp.abs(new - v).max()
+        return new, step + 1, moved, reached(new, moved)
+
+    carry = (start, jnp.int32(0), jnp.asarray(jnp.inf, start.dtype), jnp.bool_(False))
+    v, step, moved, done = jax.lax.while_loop(lambda c: ~c[3] & (c[1] < max_sweeps), body, carry)
+    return Solved(v, step, moved, done)
+
+
+def probabilities(arcs: Arcs, v: Array, destinations: Array) -> Float[Array, "*arcs d"]:
+    """Of each arc among those that leave its node, given values one step on; 0 out of the destination and
+    out of nodes that cannot reach it."""
+    q = arcs.ahead(v)
+    top = arcs.best(q)
+    weight = jnp.exp(q - arcs.at_tails(jnp.maximum(top, 2 * UNREACHABLE)))
+    share = weight / jnp.maximum(arcs.at_tails(arcs.total(weight)), jnp.finfo(q.dtype).tiny)
+    goes = (top > UNREACHABLE / 2).at[destinations, jnp.arange(v.shape[1])].set(False)
+    return jnp.where(arcs.at_tails(goes), share, 0)
+
+
+def onwards(arcs: Arcs, flow: Float[Array, "*arcs d"]) -> Float[Array, "n d"]:
+    """Flow on arcs summed at their ends."""
+    d = flow.shape[-1]
+    heads, flow = arcs.heads.reshape(-1), flow.reshape(-1, d)
+    return jax.ops.segment_sum(flow, heads, arcs.graph.num_nodes)
+
+
+def to_arcs(arcs: Arcs, flow: Float[Array, "*arcs d"]) -> Float[Array, "e d"]:
+    """Flow in the graph's layout as `[e, d]`."""
+    if arcs.graph.out_arcs is None:
+        return flow
+    empty = jnp.zeros((arcs.graph.num_arcs, flow.shape[-1]), flow.dtype)
+    return empty.at[jnp.asarray(arcs.graph.out_arcs)].add(flow, mode="drop")
+
+
+def like_rewards(flow: Float[Array, "e d"], rewards: Array) -> Array:
+    return (
+        flow
+        if rewards.ndim == 2 and rewards.shape[1] == flow.shape[1]
+        else flow.sum(1).reshape(rewards.shape)
+    )
+
+
+def flows(
+    arcs: Arcs,
+    shares: Float[Array, "*arcs d"],
+    starts: Float[Array, "n d"],
+    tolerance: float,
+    max_sweeps: int,
+) -> Float[Array, "*arcs d"]:
+    """Expected number of times that each arc is passed: (I - P^T)^-1 starts, swept until little is left."""
+    scale = jnp.maximum(jnp.abs(starts).max(), jnp.finfo(starts.dtype).tiny)
+
+    def body(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        visits, ahead, step = carry
+        ahead = onwards(arcs, arcs.at_tails(ahead) * shares)
+        return visits + ahead, ahead, step + 1
+
+    def going(carry: tuple[Array, Array, Array]) -> Array:
+        return (jnp.abs(carry[1]).max() > tolerance * scale) & (carry[2] < max_sweeps)
+
+    visits, *_ = jax.lax.while_loop(going, body, (starts, starts, jnp.int32(0)))
+    return arcs.at_tails(visits) * shares
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5, 6))
+def soft_values(
+    graph: RoadGraph,
+    rewards: Float[Array, "e *d"],
+    destinations: Int[Array, " d"],
+    planner: Planner | None = sweeps,
+    tolerance: float = 1e-4,
+    max_sweeps: int = 10_000,
+    flow_tolerance: float = 1e-6,
+) -> Float[Array, "n d"]:
+    """v(s) = log of the sum over all ways to each destination of exp(their reward), cycles included.
+
+    NaN where the sweeps did not converge: with costs too small there is no finite sum (`check_partition`
+    says so by name on the host). The gradient is the expected counts of arcs under the policy exp(r + v(end)
+    - v(start)), by sweeps of flow and in O(n d + e d) memory.
+
+    Args:
+      planner: gives the start, the values of the cheapest ways (MaxEnt++); None: start at the destination.
+    """
+    return _solved(graph, rewards, destinations, planner, tolerance, max_sweeps)
+
+
+def _solved(
+    graph: RoadGraph, rewards: Array, destinations: Array, planner: Any, tolerance: float, max_sweeps: int
+) -> Array:
+    start = None if planner is None else planner(graph, as_columns(rewards), destinations)[0]
+    found = solve_soft(graph, rewards, destinations, start=start, tolerance=tolerance, max_sweeps=max_sweeps)
+    return jnp.where(found.converged, found.values, jnp.nan)
+
+
+def _forward(graph: Any, rewards: Any, destinations: Any, *rest: Any) -> tuple[Array, Any]:
+    v = _solved(graph, rewards, destinations, *rest[:3])
+    return v, (graph, rewards, destinations, v)
+
+
+def _backward(
+    planner: Any, tolerance: float, max_sweeps: int, flow_tolerance: float, held: Any, slope: Array
+) -> tuple[Any, Array, None]:
+    del planner, tolerance
+    graph, rewards, destinations, v = held
+    arcs = arcs_of(graph, rewards)
+    shares = probabilities(arcs, v, destinations)
+    counts = flows(arcs, shares, slope, flow_tolerance, max_sweeps)
+    return None, like_rewards(to_arcs(arcs, counts), rewards), None
+
+
+soft_values.defvjp(_forward, _backward)

@@ -1,0 +1,224 @@
+"""Route choice by planning: params are costs of arcs, and log-probs are those of a plan."""
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from jaxpref.planning import roads
+from jaxpref.planning.roads.horizon import horizon_values_autodiff
+from jaxpref.policies.base import Policy, answers_no_prompts
+from jaxpref.types import Params, PRNGKey, Segments
+
+__all__ = ["MAX_ENT", "arc_costs", "route_planner"]
+
+MAX_ENT = math.inf  # the horizon of converged soft values
+
+
+def route_planner(
+    *,
+    graph: Callable[[], roads.RoadGraph],
+    features: Callable[[], Any],
+    initial: Any,
+    horizon: float = 10,
+    arcs_table: bool = False,
+    hidden: tuple[int, ...] = (),
+    regions: Callable[[], Any] | None = None,
+    planner: roads.Planner | None = roads.sweeps,
+    gradient: str = "rollout",
+    margin: float = 0.0,
+    tolerance: float = 1e-4,
+    max_sweeps: int = 10_000,
+    param_dtype: str = "float32",
+) -> Policy:
+    """Receding-horizon inverse planning and its neighbours (arXiv:2305.11290), trained by `algorithms.sft`.
+
+    Of `Segments` whose observations `[b, k, t, 2]` are node and destination and whose actions are numbers of
+    arcs, `token_logps` are log pi(arc | node, destination) = r + v'(end) - v(node), with rewards r = minus
+    the costs:
+
+    - `horizon` 1, 2, ...: v' is h - 1 soft sweeps of the values of the cheapest ways, v one more (RHIP).
+      With 1, a softmax of r + v_cheapest: Bayesian IRL's likelihood at its mode. The gradient is exact.
+    - `MAX_ENT`: both are converged soft values: MaxEnt IRL, recursive logit; NLL = log z(start) - r(route).
+    - 0: v' and v of the cheapest ways. These are advantages of 0 or less, no log-probs: their sum is what the
+      route costs more than the cheapest one (the structured perceptron). With a `margin`, arcs that the
+      demonstration does not pass cost that much less in the plan (max-margin planning, Ratliff et al. 2006).
+
+    Costs are positive, see `arc_costs`. Params: "weights" `[f]`, and where asked for "arcs" `[e]` and
+    "hidden"; with regions "weights" `[x, f]` and "arcs" `[x, e]`.
+
+    *Differs from* implementations in which horizon 0 is one soft step; here that is horizon 1.
+
+    Args:
+      graph: builds the graph, in the layout to be used (`planning.roads.padded`).
+      features: builds features `[e, f]` of its arcs, 0 or more.
+      initial: weights `[f]` above 0 that `init` returns, or one number for all of them.
+      arcs_table: a factor exp(table) for every arc, starting at 1. It does not generalise: hold it near 0 by
+        weight decay.
+      hidden: widths of an MLP on the features whose output, a softplus, is added to the costs.
+      regions: builds the number of each node's region `[n]`, from 0. Each region has weights and a table of
+        its own, which plan the routes that end there: a mixture of experts by place (arXiv:2305.11290).
+        Their logical axis is "experts". *Differs from* the paper's: origins do not choose, and every expert
+        knows all arcs.
+      planner: cheapest ways: `planning.roads.sweeps` on devices or `planning.roads.dijkstra` on the host.
+        None, for `MAX_ENT` alone: start from the destination instead of the cheapest ways.
+      gradient: of a finite horizon: "rollout" (O(sqrt(H) n d) memory), "autodiff" (the same numbers in
+        O(H n d)), or "stationary": the last policy rolled out for all steps, the simpler reading of the
+        paper's algorithm (UNVERIFIED), which is not the likelihood's gradient.
+      tolerance, max_sweeps: of `MAX_ENT`, see `planning.roads.soft_values`. Too few sweeps, or costs so small
+        that there is no finite sum, give NaN, which stops a run; costs that are so at the start are named
+        here.
+
+    Raises:
+      ValueError: features below 0 or not `[e, f]`, weights not above 0, an unknown gradient or horizon, a
+        margin with a horizon above 0.
+      DivergentPartition (a ValueError): `MAX_ENT` has no finite sum at the initial weights.
+    """
+    net, given = graph(), np.asarray(features(), np.float64)
+    _check_settings(horizon, gradient, margin, planner)
+    if given.ndim != 2 or len(given) != net.num_arcs or not np.isfinite(given).all() or (given < 0).any():
+        raise ValueError(
+            f"route_planner.features: expected finite numbers of 0 or more [{net.num_arcs}, f], got shape "
+            f"{given.shape} and a smallest of {given.min(initial=0)}"
+        )
+    first = np.broadcast_to(np.asarray(initial, np.float64), given.shape[1:])
+    if not (first > 0).all():
+        raise ValueError(f"route_planner.initial: expected weights above 0, got {first.min()}")
+    if horizon == MAX_ENT:
+        roads.check_partition(net, given @ first)
+    region, experts = _regions(regions, net.num_nodes)
+
+    def init(key: PRNGKey) -> Params:
+        # softplus(x) = w
+        raw = np.broadcast_to(first + np.log(-np.expm1(-first)), (*experts, len(first)))
+        params: dict[str, Any] = {"weights": jnp.asarray(raw, param_dtype)}
+        if arcs_table:
+            params["arcs"] = jnp.zeros((*experts, net.num_arcs), param_dtype)
+        if hidden:
+            params["hidden"] = _mlp(key, (given.shape[1], *hidden, 1), param_dtype)
+        return params
+
+    def token_logps(params: Params, batch: Segments) -> Float[Array, "b k t"]:
+        b, k, t = batch.mask.shape
+        arcs = jnp.where(batch.mask, batch.actions, 0).reshape(b * k, t)
+        ends = batch.observations[:, :, 0, 1].reshape(b * k)
+        costs = costs_to(params, ends)
+        mask = batch.mask.reshape(b * k, t)
+        rewards = -costs
+        if margin:
+            passed = jnp.zeros((b * k, net.num_arcs + 1), bool)
+            passed = passed.at[jnp.arange(b * k)[:, None], jnp.where(mask, arcs, net.num_arcs)].set(True)
+            columns = costs.reshape(net.num_arcs, -1)
+            rewards = -jnp.where(passed[:, :-1].T, columns, jnp.maximum(columns - margin, 0))
+        ahead, here = values(rewards, ends)
+        column = jnp.arange(b * k)[:, None]
+        taken = costs[arcs] if costs.ndim == 1 else costs[arcs, column]
+        logps = -taken + ahead[jnp.asarray(net.heads)[arcs], column]
+        logps -= here[jnp.asarray(net.tails)[arcs], column]
+        return jnp.where(mask, logps, 0).reshape(b, k, t)
+
+    def costs_to(params: Params, ends: Int[Array, " d"]) -> Float[Array, "e *d"]:
+        costs = arc_costs(params, jnp.asarray(given, params["weights"].dtype))
+        return costs[:, jnp.asarray(region)[ends]] if experts else costs
+
+    def values(rewards: Array, ends: Int[Array, " d"]) -> tuple[Float[Array, "n d"], Float[Array, "n d"]]:
+        plan = roads.sweeps if planner is None else planner
+        v: Any
+        if horizon == MAX_ENT:
+            v = roads.soft_values(net, rewards, ends, planner, tolerance, max_sweeps)
+            return v, v
+        if horizon == 0:
+            v = roads.hard_values(net, rewards, ends, plan)
+            return v, v
+        if gradient == "autodiff":
+            return horizon_values_autodiff(net, rewards, ends, int(horizon), plan)
+        pair: Any = roads.horizon_values(net, rewards, ends, int(horizon), plan, gradient == "stationary")
+        return pair
+
+    def act(params: Params, observations: Int[Array, "*rows 2"], key: PRNGKey | None) -> Int[Array, "*rows"]:
+        rows = observations.reshape(-1, 2)
+        costs = costs_to(params, rows[:, 1])
+        ahead, _ = values(-costs, rows[:, 1])
+        q = ahead[jnp.asarray(net.heads)].T - costs.reshape(net.num_arcs, -1).T
+        q = jnp.where(jnp.asarray(net.tails)[None] == rows[:, :1], q, -jnp.inf)
+        arcs = q.argmax(-1) if key is None else jax.random.categorical(key, q)
+        return arcs.reshape(observations.shape[:-1])
+
+    def axes() -> Any:
+        shapes = jax.eval_shape(init, jax.random.key(0))
+        names = jax.tree.map(lambda x: (None,) * x.ndim, shapes)
+        return names | {name: ("experts", None) for name in ("weights", "arcs") if experts and name in names}
+
+    return Policy(
+        init,
+        token_logps,
+        sample=answers_no_prompts,
+        axes=axes,
+        flops=lambda batch: 0.0,
+        vocab_size=net.num_arcs,
+        act=act,
+    )
+
+
+def arc_costs(params: Params, features: Float[Array, "e f"]) -> Float[Array, "e *x"]:
+    """Costs of arcs: (features @ softplus(weights) + softplus(MLP(features))) * exp(table), 0 or more.
+
+    `[e]`, or `[e, x]` where params hold the weights of `x` regions.
+
+    *Differs from* the paper's sum with a cost for each arc: a factor keeps costs positive and is neutral
+    at 0.
+    """
+    costs = features @ jax.nn.softplus(params["weights"]).T
+    if "hidden" in params:
+        x = features
+        for layer in params["hidden"][:-1]:
+            x = jax.nn.relu(x @ layer["kernel"] + layer["bias"][None])
+        last = params["hidden"][-1]
+        more = jax.nn.softplus(x @ last["kernel"] + last["bias"][None])
+        costs += more[:, 0] if costs.ndim == 1 else more
+    return costs * jnp.exp(params["arcs"]).T if "arcs" in params else costs
+
+
+def _regions(regions: Callable[[], Any] | None, num_nodes: int) -> tuple[np.ndarray, tuple[()] | tuple[int]]:
+    """Of each node, and how many there are: () for one for all."""
+    if regions is None:
+        return np.zeros(num_nodes, np.int32), ()
+    region = np.asarray(regions())
+    if region.shape != (num_nodes,) or region.dtype.kind not in "iu" or region.min() < 0:
+        raise ValueError(
+            f"route_planner.regions: expected a number from 0 for each of {num_nodes} nodes, got "
+            f"{region.dtype} {region.shape}"
+        )
+    return region.astype(np.int32), (int(region.max()) + 1,)
+
+
+def _mlp(key: PRNGKey, sizes: tuple[int, ...], dtype: str) -> list[dict[str, Array]]:
+    """He's initialisation; the output starts at softplus(-5), next to nothing."""
+    layers = []
+    for i, (n, m) in enumerate(itertools.pairwise(sizes)):
+        last = i == len(sizes) - 2
+        scale = 0.0 if last else (2 / n) ** 0.5
+        kernel = scale * jax.random.normal(jax.random.fold_in(key, i), (n, m), dtype)
+        layers.append({"kernel": kernel, "bias": jnp.full(m, -5.0 if last else 0.0, dtype)})
+    return layers
+
+
+def _check_settings(horizon: float, gradient: str, margin: float, planner: Any) -> None:
+    if horizon != MAX_ENT and (horizon < 0 or horizon != int(horizon)):
+        raise ValueError(f"route_planner.horizon: expected 0, 1, 2, ... or inf (MaxEnt), got {horizon}")
+    if gradient not in ("rollout", "autodiff", "stationary"):
+        raise ValueError(
+            f"route_planner.gradient: expected 'rollout', 'autodiff' or 'stationary', got {gradient!r}"
+        )
+    if margin < 0 or (margin and horizon != 0):
+        raise ValueError(
+            f"route_planner.margin: expected 0 or more, and horizon 0 (a margin is of the cheapest way), got "
+            f"{margin} with horizon {horizon}"
+        )
+    if planner is None and horizon != MAX_ENT:
+        raise ValueError("route_planner.planner: None is for MaxEnt alone; use planning.roads.sweeps")

@@ -1,0 +1,241 @@
+"""The route planner's identities: rollout = autodiff = finite differences, and its known limits."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from road_graphs import dense, random_roads, ways
+from x64 import enable_x64
+
+from jaxpref.data.routes import route_records
+from jaxpref.planning import roads
+from jaxpref.policies.routes import MAX_ENT, arc_costs, route_planner
+
+F = 3
+
+
+@functools.cache
+def world():
+    """Graph, features, and routes that are not the cheapest."""
+    graph, costs = random_roads()
+    features = np.random.default_rng(5).uniform(0.2, 1, (graph.num_arcs, F)) * costs[:, None]
+    pairs = [(0, 3), (5, 7), (2, 8)]
+    routes = [max((w for w in ways(graph, a, b, 4)), key=len) for a, b in pairs]
+    return graph, features, routes
+
+
+def policy_of(horizon, **settings):
+    graph, features, _ = world()
+    given = {"tolerance": 1e-14, "param_dtype": "float64"} | settings
+    return route_planner(
+        graph=lambda: graph, features=lambda: features, initial=[0.8, 0.5, 1.2], horizon=horizon, **given
+    )
+
+
+def batch():
+    graph, _, routes = world()
+    return route_records(graph, routes).rows([0, 1, 2, -1], response_length=6)
+
+
+def nll(policy, params):
+    return -policy.token_logps(params, batch()).sum()
+
+
+@functools.cache
+def slope_of(horizon, **settings):
+    with enable_x64(True):
+        policy = policy_of(horizon, **settings)
+        return jax.jit(jax.value_and_grad(lambda p: nll(policy, p)))(policy.init(jax.random.key(0)))
+
+
+def costs_at_start():
+    _, features, _ = world()
+    return features @ np.array([0.8, 0.5, 1.2])
+
+
+@pytest.mark.parametrize("horizon", [2, 3, 7])
+def test_the_rollout_is_autodiff_and_finite_differences(horizon):
+    value, slope = slope_of(horizon)
+    same, other = slope_of(horizon, gradient="autodiff")
+    assert float(value) == pytest.approx(float(same), abs=1e-13)
+    np.testing.assert_allclose(slope["weights"], other["weights"], atol=1e-12)
+    with enable_x64(True):
+        policy = policy_of(horizon)
+        total = jax.jit(lambda w: nll(policy, {"weights": w}))
+        start, h = policy.init(jax.random.key(0))["weights"], 1e-3
+        moved = np.array([[float(total(start + s * h * e)) for s in (-2, -1, 1, 2)] for e in np.eye(F)])
+    differences = (moved @ [1, -8, 8, -1]) / (12 * h)
+    np.testing.assert_allclose(slope["weights"], differences, atol=1e-10)
+
+
+def test_the_stationary_rollout_is_another_gradient():
+    """The same likelihood, and a gradient that agrees for one step only."""
+    one, two = slope_of(1), slope_of(1, gradient="stationary")
+    np.testing.assert_allclose(one[1]["weights"], two[1]["weights"], atol=1e-12)
+    exact, literal = slope_of(3), slope_of(3, gradient="stationary")
+    assert float(exact[0]) == pytest.approx(float(literal[0]), abs=1e-13)
+    assert np.abs(exact[1]["weights"] - literal[1]["weights"]).max() > 1e-4
+
+
+def test_one_step_is_a_softmax_over_the_cheapest_ways():
+    graph, _, routes = world()
+    costs = costs_at_start()
+    ends = [int(graph.heads[route[-1]]) for route in routes]
+    v = roads.cheapest(graph.tails, graph.heads, 9, costs, ends)[0]
+    with enable_x64(True):
+        policy = policy_of(1)
+        found = jax.jit(policy.token_logps)(policy.init(jax.random.key(0)), batch())
+    for i, route in enumerate(routes):
+        for t, arc in enumerate(route):
+            out = np.flatnonzero(graph.tails == graph.tails[arc])
+            q = v[graph.heads[out], i] - costs[out]
+            expected = (v[graph.heads[arc], i] - costs[arc]) - np.log(np.exp(q).sum())
+            assert float(found[i, 0, t]) == pytest.approx(expected, abs=1e-12)
+    np.testing.assert_array_equal(found[3], 0)
+
+
+def test_converged_is_maxent_and_its_slope_demonstrated_less_expected_counts():
+    graph, features, routes = world()
+    costs = costs_at_start()
+    value, slope = slope_of(MAX_ENT, planner=None)
+    total, counts = 0.0, np.zeros(graph.num_arcs)
+    for route in routes:
+        start, end = int(graph.tails[route[0]]), int(graph.heads[route[-1]])
+        a = dense(graph, costs, end)
+        z = np.linalg.solve(np.eye(9) - a, np.eye(9)[end])
+        total += np.log(z[start]) + costs[list(route)].sum()
+        share = np.exp(-costs) * z[graph.heads] / z[graph.tails] * (graph.tails != end)
+        kernel = a * z[None] / z[:, None]
+        visits = np.linalg.solve(np.eye(9) - kernel.T, np.eye(9)[start])
+        counts += np.bincount(route, minlength=graph.num_arcs) - visits[graph.tails] * share
+    assert float(value) == pytest.approx(total, abs=1e-10)
+    raw = np.array([0.8, 0.5, 1.2])
+    np.testing.assert_allclose(slope["weights"], (counts @ features) * -np.expm1(-raw), rtol=1e-6)
+    # Many steps are MaxEnt too, whatever the start.
+    for other in (slope_of(200), slope_of(MAX_ENT)):
+        assert float(other[0]) == pytest.approx(total, abs=1e-9)
+        np.testing.assert_allclose(other[1]["weights"], slope["weights"], rtol=1e-5)
+
+
+def test_no_step_is_the_perceptron_and_a_margin_is_max_margin_planning():
+    graph, features, routes = world()
+    costs = costs_at_start()
+    ends = [int(graph.heads[route[-1]]) for route in routes]
+    for margin in (0.0, 0.4):
+        value, slope = slope_of(0, margin=margin)
+        total, counts = 0.0, np.zeros(graph.num_arcs)
+        for route, end in zip(routes, ends, strict=True):
+            start = int(graph.tails[route[0]])
+            passed = np.isin(np.arange(graph.num_arcs), route)
+            less = np.where(passed, costs, np.maximum(costs - margin, 0))
+            best = min(ways(graph, start, end, 6), key=lambda w, c=less: c[list(w)].sum())
+            total += costs[list(route)].sum() - less[list(best)].sum()
+            counts += np.bincount(route, minlength=graph.num_arcs)
+            counts -= np.bincount(best, minlength=graph.num_arcs) * (passed | (costs > margin))
+        assert float(value) == pytest.approx(total, abs=1e-12)
+        expected = (counts @ features) * -np.expm1(-np.array([0.8, 0.5, 1.2]))
+        np.testing.assert_allclose(slope["weights"], expected, atol=1e-12)
+
+
+def test_layout_host_planner_and_type_change_nothing():
+    graph, features, _ = world()
+    expected = float(slope_of(3)[0])
+    other = route_planner(
+        graph=lambda: roads.padded(graph),
+        features=lambda: features,
+        initial=[0.8, 0.5, 1.2],
+        horizon=3,
+        planner=roads.dijkstra,
+    )
+    found = jax.jit(lambda p: nll(other, p))(other.init(jax.random.key(0)))
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+
+
+def test_costs_may_have_a_table_and_a_net():
+    _, features, _ = world()
+    policy = policy_of(1, arcs_table=True, hidden=(4,), param_dtype="float32")
+    params = policy.init(jax.random.key(0))
+    assert jax.tree.structure(policy.axes(), is_leaf=lambda x: isinstance(x, tuple)) == jax.tree.structure(
+        params
+    )
+    costs = arc_costs(params, jnp.asarray(features, jnp.float32))
+    np.testing.assert_allclose(costs, costs_at_start() + np.log1p(np.exp(-5)), rtol=1e-5)
+    slope = jax.jit(jax.grad(lambda p: nll(policy, p)))(params)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(slope))
+    assert np.abs(slope["arcs"]).max() > 0.1
+
+
+def test_every_region_has_an_expert_of_its_own():
+    """Each route is scored, and moves, the weights of where it ends."""
+    graph, _, routes = world()
+    region = np.arange(graph.num_nodes) % 3
+    policy = policy_of(3, regions=lambda: region, arcs_table=True)
+    one = policy_of(3, arcs_table=True)
+    with enable_x64(True):
+        params, single = policy.init(jax.random.key(0)), one.init(jax.random.key(0))
+        assert policy.axes() == {"weights": ("experts", None), "arcs": ("experts", None)}
+        weights = params["weights"] + jnp.arange(3.0)[:, None] * 0.1
+        value, slope = jax.jit(jax.value_and_grad(lambda p: nll(policy, p)))(params | {"weights": weights})
+        total = 0.0
+        alone = jax.jit(jax.value_and_grad(lambda p, rows: -one.token_logps(p, rows).sum()))
+        table = route_records(graph, routes)
+        for i in range(3):
+            rows = table.take([j for j, route in enumerate(routes) if region[graph.heads[route[-1]]] == i])
+            if not len(rows):
+                np.testing.assert_array_equal(slope["weights"][i], 0)
+                continue
+            batch = rows.rows([*range(len(rows)), -1, -1, -1][:3], response_length=6)
+            found, own = alone(single | {"weights": weights[i]}, batch)
+            total += float(found)
+            np.testing.assert_allclose(slope["weights"][i], own["weights"], atol=1e-12)
+            np.testing.assert_allclose(slope["arcs"][i], own["arcs"], atol=1e-12)
+    assert float(value) == pytest.approx(total, abs=1e-12)
+
+
+def test_it_acts_as_it_is_scored():
+    policy = policy_of(2, param_dtype="float32")
+    params = policy.init(jax.random.key(0))
+    graph, _, _ = world()
+    where = jnp.broadcast_to(jnp.array([0, 3]), (2000, 2))
+    chosen = jax.jit(policy.act)(params, where, jax.random.key(1))
+    drawn = np.bincount(chosen, minlength=graph.num_arcs) / 2000
+    out = np.flatnonzero(graph.tails == 0)
+    one = route_records(graph, ways(graph, 0, 3, 5))
+    scored = jax.jit(policy.token_logps)(params, one.rows(np.arange(len(one))))
+    first = np.exp(np.asarray(scored[:, 0, 0]))
+    expected = {int(arc): p for arc, p in zip(one.actions[:, 0, 0], first, strict=True)}
+    assert drawn[out].sum() == pytest.approx(1)
+    for arc, p in expected.items():
+        assert drawn[arc] == pytest.approx(p, abs=0.05)
+    likeliest = jax.jit(lambda params: policy.act(params, jnp.array([0, 3]), None))(params)
+    assert int(likeliest) == max(expected, key=expected.get)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"horizon": 1.5}, "expected 0, 1, 2"),
+        ({"horizon": 1, "margin": 1.0}, "a margin is of the cheapest way"),
+        ({"horizon": 1, "gradient": "literal"}, "expected 'rollout'"),
+        ({"horizon": 1, "planner": None}, "None is for MaxEnt alone"),
+        ({"horizon": 1, "initial": 0.0}, "expected weights above 0, got 0"),
+        ({"regions": lambda: np.zeros(4, int)}, "a number from 0 for each of 9 nodes"),
+        ({"horizon": MAX_ENT, "initial": 0.01}, "the spectral radius of"),
+    ],
+)
+def test_bad_settings_are_named(settings, message):
+    graph, features, _ = world()
+    with pytest.raises(ValueError, match=message):
+        route_planner(**({"graph": lambda: graph, "features": lambda: features, "initial": 1.0} | settings))
+    with pytest.raises(ValueError, match=r"0 or more \[30, f\]"):
+        route_planner(graph=lambda: graph, features=lambda: -features, initial=1.0)
+
+
+def test_bad_routes_are_named():
+    graph, _, routes = world()
+    with pytest.raises(ValueError, match="route 1: step 1 starts at"):
+        route_records(graph, [routes[0], [routes[0][0], routes[0][0]]])
+    with pytest.raises(ValueError, match="one or more, got none"):
+        route_records(graph, [])
