@@ -13,8 +13,13 @@ Run       jaxpref train experiments/cpl_hopper_human.py data_root=DIR     (pip i
 Change    alpha=0.1 bias=0.7 width=192 bc_steps=3000 num_steps=1500 seed=1
 Ablation  jaxpref sweep experiments/cpl_hopper_human.py:sweep_methods data_root=DIR
 Try       jaxpref train experiments/cpl_hopper_human.py data_root=DIR --smoke
-Cost      to be measured.
-Expect    to be measured.
+Cost      about 35 CPU seconds each.
+Expect    D4RL's normalised return (0: random, 100: expert) of the last policy, mean of 5 seeds [95 % t
+          interval over seeds], 10 episodes each. Imitation after 2,000 steps 17.7 [5.0, 30.5]; 1,000 steps
+          later: imitation 22.1 [10.4, 33.9], imitation of the preferred 29.2 [21.3, 37.1], CPL with bias 0.7
+          33.4 [27.9, 38.9], CPL-BC 20.8 [9.2, 32.4]. By seed, CPL is ahead of imitation by 11.2 [3.8, 18.7]
+          and of imitation of the preferred by 4.2 [0.1, 8.3]; no other two methods are told apart. Sizes
+          were chosen for the CPU, settings were not searched, and returns jump from step to step.
 """
 
 from collections.abc import Callable
