@@ -19,8 +19,20 @@ Ablation  jaxpref sweep experiments/random_mdp_greedy_advantage.py:sweep_absorbi
           jaxpref sweep experiments/random_mdp_greedy_advantage.py:sweep_pairs
           jaxpref sweep experiments/random_mdp_greedy_advantage.py:sweep_models
 Try       jaxpref train experiments/random_mdp_greedy_advantage.py --smoke
-Cost      COST
-Expect    EXPECT
+Cost      4 to 12 CPU seconds each; several times as long on the clock while other work ran.
+Expect    One seed, 10,000 pairs, 500 steps. Scaled return (exact) of the greedy policy, and of planning with
+          g; in brackets the mean over states of the largest entry of g (A* has 0):
+            mdp   with ends                     without ends
+            0     1.000,   1.000  (0.04)        1.000,  -39.0  (2.9)
+            1    -1.762,   0.260  (2.56)        0.229,  -12.9  (3.0)
+            2     1.000,   1.000  (0.11)        1.000,  -53.7  (2.8)
+            3     0.996,   0.986  (0.35)        1.000, -216.0  (1.4)
+            4    -8.533, -31.886  (0.44)        0.056,   0.342 (2.0)
+            5     1.000,   1.000  (-0.02)       1.000,  -45.0  (3.6)
+          Without ends planning with g walks loops; greedy does not mind the level. The larger worlds 1 (15 x
+          10) and 4 (10 x 10) are not learned: greedy with one wrong cell may be a loop, too. 30,000 pairs and
+          2,000 steps give 0.065 and 0.330 on world 1; a rate of 0.1 and 1,000 steps 1.000 and -31.9 on 4.
+          `by_regret` on worlds 0, 2 and 4: 1.000, 1.000 and 0.986, read either way.
 """
 
 from collections.abc import Callable
@@ -72,7 +84,7 @@ def by_regret(
     return _learn("regret", score, mdp, num_pairs, absorbing, noise, num_steps, seed)
 
 
-def sweep_absorbing(*, num_mdps: int = 8) -> list[Experiment]:
+def sweep_absorbing(*, num_mdps: int = 6) -> list[Experiment]:
     """With and without segments that end early, on several worlds."""
     return [experiment(mdp=i, absorbing=a) for i in range(num_mdps) for a in (True, False)]
 
@@ -82,7 +94,7 @@ def sweep_pairs(*, mdp: int = 4) -> list[Experiment]:
     return [experiment(mdp=mdp, num_pairs=n) for n in (300, 1000, 3000, 10_000, 30_000)]
 
 
-def sweep_models(*, num_mdps: int = 8) -> list[Experiment]:
+def sweep_models(*, num_mdps: int = 6) -> list[Experiment]:
     """Partial return and regret on several worlds."""
     return [build(mdp=i) for i in range(num_mdps) for build in (experiment, by_regret)]
 

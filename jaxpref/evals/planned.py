@@ -73,7 +73,7 @@ def planned_return(
             "scaled return": _exact(float(scaled_return(known.mdp, policy, known.start)), "higher"),
             "largest entry": _exact(float(best), ""),
         },
-        pictures=(grid_picture(f"{name}: what it does", known, policy),) if len(known.shape) == 2 else (),
+        pictures=(grid_picture(name, known, policy),) if len(known.shape) == 2 else (),
     )
 
 
@@ -95,7 +95,7 @@ def grid_picture(title: str, world: World, policy: Float[Array, "s a"]) -> Pictu
         ],
         "policy": np.where(terminal[:, None], 0, table).reshape(rows, columns, -1).round(4).tolist(),
         "marks": np.where(terminal, signs, "").reshape(world.shape).tolist(),
-        "label": "true value of what it does",
+        "label": "true value of the policy",
     }
     return Picture(title, "grid policy", data)
 

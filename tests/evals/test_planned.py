@@ -51,7 +51,7 @@ def test_a_policy_on_a_grid_is_drawn_with_its_values_and_its_ends():
     np.testing.assert_allclose(values[0][:3], policy_values(built.mdp, best)[:3], atol=1e-3)
     np.testing.assert_allclose(picture.data["policy"][0][2], [0, 0, 0, 1])
     np.testing.assert_allclose(picture.data["policy"][0][3], 0)
-    assert planned_return(context(built.weights), world=world).pictures[0].title == "planned: what it does"
+    assert planned_return(context(built.weights), world=world).pictures[0].title == "planned"
 
 
 def test_shares_of_budgets():
