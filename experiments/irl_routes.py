@@ -18,6 +18,21 @@ Run       jaxpref train experiments/irl_routes.py
 Change    horizon=1 noise=0.5 trips=500 seed=1 arcs_table=true
 Ablation  jaxpref sweep experiments/irl_routes.py:sweep_horizons
 Try       jaxpref train experiments/irl_routes.py --smoke
+Cost      30 to 60 seconds a run (MaxEnt 2 to 3 minutes) on 2 CPU cores at a load of 10 to 20 from other work.
+Expect    Means of seeds 0 to 2, 384 to 400 held-out routes each, of 75 arcs:
+              H              nll     exact match   overlap   cost error
+              start (H 1)    18.70   0.156         0.644     0.513
+              0              -       0.603         0.872     0.371
+              1              4.443   0.582         0.863     0.305
+              3              4.388   0.583         0.861     0.309
+              10             4.386   0.579         0.861     0.312
+              25             4.372   0.579         0.861     0.313
+              inf            4.350   0.580         0.861     0.314
+              hidden costs   -       0.678         0.900     0
+          Paired with H = 10 over seeds (t intervals of three): exact match of H = 0 +0.024 [0.013, 0.035]; nll of
+          H = inf -0.035 [-0.074, 0.003]. The rest lies within noise, so on these drivers no horizon wins, and
+          the perceptron predicts the cheapest way best while it knows costs worst. The paper's order, with
+          the perceptron last and H = 10 first, is of real drivers, and is not seen here.
 """
 
 import functools
