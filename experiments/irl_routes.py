@@ -18,6 +18,23 @@ Run       jaxpref train experiments/irl_routes.py
 Change    horizon=1 noise=0.5 trips=500 seed=1 arcs_table=true
 Ablation  jaxpref sweep experiments/irl_routes.py:sweep_horizons
 Try       jaxpref train experiments/irl_routes.py --smoke
+Cost      30 to 60 seconds a run (MaxEnt 2 to 3 minutes) on 2 CPU cores at a load of 10 to 20 from other work.
+Expect    Means of three seeds (0 to 2), 384 to 400 held-out routes each, of 75 arcs:
+              H              nll     exact match   overlap   cost error
+              start (H 1)    18.70   0.156         0.644     0.513
+              0              -       0.603         0.872     0.371
+              1              4.443   0.582         0.863     0.305
+              3              4.388   0.583         0.861     0.309
+              10             4.386   0.579         0.861     0.312
+              25             4.372   0.579         0.861     0.313
+              inf            4.350   0.580         0.861     0.314
+              hidden costs   -       0.678         0.900     0
+          Paired with H = 10 over seeds (t intervals of three): exact match of H = 0 +0.024 [0.013, 0.035];
+          cost error of H = 1 -0.007 [-0.009, -0.004]; nll of H = inf -0.035 [-0.074, 0.003]. The rest is
+          within noise: on these drivers no horizon wins, and the perceptron predicts the cheapest way best.
+          The order of the paper (H = 10 first) is of real drivers, and is not seen here.
+          MaxEnt needs costs large enough for a finite sum: with seed 3 it stopped at step 11, loss NaN, where
+          all finite horizons went on. Lower `learning_rate` there.
 """
 
 import functools
@@ -60,6 +77,7 @@ def experiment(
     noise: float = 0.3,
     trips: int = 2000,
     num_steps: int = 80,
+    learning_rate: float = 0.5,
     arcs_table: bool = False,
     seed: int = 0,
 ) -> Experiment:
@@ -76,6 +94,7 @@ def experiment(
         horizon=horizon,
         arcs_table=arcs_table,
         num_steps=num_steps,
+        learning_rate=learning_rate,
         seed=seed,
     )
 
@@ -86,6 +105,7 @@ def from_files(
     routes: str = "routes.csv",
     horizon: float = 10.0,
     num_steps: int = 80,
+    learning_rate: float = 0.5,
     arcs_table: bool = False,
     seed: int = 0,
 ) -> Experiment:
@@ -102,6 +122,7 @@ def from_files(
         horizon=horizon,
         arcs_table=arcs_table,
         num_steps=num_steps,
+        learning_rate=learning_rate,
         seed=seed,
     )
 
@@ -172,9 +193,10 @@ def _learn(
     horizon: float,
     arcs_table: bool,
     num_steps: int,
+    learning_rate: float,
     seed: int,
 ) -> Experiment:
-    schedule = partial(warmup_cosine, peak=0.5, warmup_steps=10, num_steps=num_steps)
+    schedule = partial(warmup_cosine, peak=learning_rate, warmup_steps=10, num_steps=num_steps)
     return Experiment(
         name=name,
         policy=partial(

@@ -208,11 +208,12 @@ def table(figures: dict[str, Any]) -> str:
         f"{figures['nodes']:,} nodes, {figures['arcs']:,} arcs, costs U(1.5, 3.5) x {figures['scale']:g}, "
         f"float32, on {figures['device']} ({figures['cores']} cores), jax {figures['jax']}; streaming "
         f"{figures['bytes_per_second'] / 1e9:.1f} GB/s; load {figures['load_average']:.1f}",
-        f"{'layout, destinations':22s} {'ms/sweep':>9s} {'CPU ms':>7s} {'million arcs/s':>15s} {'of bandwidth':>13s}",
+        f"{'layout, destinations':22s} {'ms/sweep':>9s} {'CPU ms':>7s} {'million arcs/s':>15s} "
+        f"{'of bandwidth':>13s}",
     ]
     lines += [
-        f"{name:22s} {v['seconds'] * 1e3:9.2f} {v['cpu_seconds'] * 1e3:7.2f} {v['arcs_per_second'] / 1e6:15.1f} "
-        f"{v['share_of_bandwidth']:13.0%}"
+        f"{name:22s} {v['seconds'] * 1e3:9.2f} {v['cpu_seconds'] * 1e3:7.2f} "
+        f"{v['arcs_per_second'] / 1e6:15.1f} {v['share_of_bandwidth']:13.0%}"
         for name, v in figures["sweeps"].items()
     ]
     for d, v in figures["converged"].items():
