@@ -1,5 +1,6 @@
 """The house itself: light imports, layers, small files, and a README that tells the truth."""
 
+import collections
 import pathlib
 import re
 import shutil
@@ -60,3 +61,9 @@ def test_names_in_the_markdown_exist(repository):
     for page in [repository / "README.md", *repository.glob("jaxpref/**/*.md")]:
         for target in re.findall(r"\]\(((?!http)[^)#]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page}: {target}"
+
+
+def test_no_two_test_files_share_a_name():
+    """pytest imports them by name alone, so a second one would stop the whole run."""
+    names = collections.Counter(path.name for path in pathlib.Path(__file__).parent.rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []

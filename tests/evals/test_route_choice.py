@@ -118,8 +118,9 @@ def test_costs_are_learnt_in_the_common_loop(tmp_path):
     assert "exact match" in said[-1]
     assert "cost error" in said[-1]
     page = write_report([tmp_path / "run"], tmp_path / "run" / "report.html").read_text()
-    assert "<h3>Maps</h3>" in page
-    assert (tmp_path / "run" / "report" / "map_routes.png").is_file()
+    assert "<h3>Pictures</h3>" in page
+    assert "Learnt cost, and a route" in page
+    assert list((tmp_path / "run" / "report").glob("picture_*Learnt_cost*.png"))
 
 
 def test_routes_and_records_say_the_same():
