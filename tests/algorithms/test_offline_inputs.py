@@ -62,11 +62,14 @@ def _batch(k: int = 2, b: int = B, seed: int = 0) -> Completions:
         "behaviour_token_logps": -rng.gamma(2.0, 2.0, (b, k, R)),
         "behaviour_values": rng.normal(size=(b, k, R)),
         "kl_weights": rng.uniform(size=(b, k, R)),
-        "generator_logps": -rng.gamma(2.0, 2.0, (b, k)),
-        "returns": rng.normal(size=(b, k)),
-        "best_returns": rng.gamma(1.0, 1.0, (b, k)),
-        "log_density_ratios": rng.normal(size=(b, k, R)),
-        **{f"{name}_values": rng.normal(size=(b, k, R)) for name in ("action", "state", "next")},
+    }
+    more = np.random.default_rng([seed, 1])  # later columns, so that the batch itself stays what it was
+    columns |= {
+        "generator_logps": -more.gamma(2.0, 2.0, (b, k)),
+        "returns": more.normal(size=(b, k)),
+        "best_returns": more.gamma(1.0, 1.0, (b, k)),
+        "log_density_ratios": more.normal(size=(b, k, R)),
+        **{f"{name}_values": more.normal(size=(b, k, R)) for name in ("action", "state", "next")},
     }
     columns["scores"][:, ::-1].sort(-1)  # response 0 is the best
     batch = Completions(
