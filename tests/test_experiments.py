@@ -125,7 +125,7 @@ def test_routes_smoke(tmp_path, data_root):
     printed = _smoke("irl_routes.py", tmp_path, f"data_root={data_root}", "trips=40", "horizon=2")
     assert "costs  3/3 routes: nll" in printed
     page = write_report([tmp_path], tmp_path / "report.html").read_text()
-    assert "<h3>Maps</h3>" in page
+    assert "<h3>Pictures</h3>" in page
 
 
 def test_routes_of_a_file_smoke(tmp_path):
