@@ -126,8 +126,8 @@ def drawn_index(
 
     By inversion of the cumulative distribution, first of blocks, then within the block: two random numbers
     and one exponential pass, where the maximum of logits plus Gumbel noise takes a random number for each
-    token of the vocabulary (on CPU that took as long as the matrix products of a small model). A token with
-    a logit of -inf is never drawn. Tokens below 2^-23 of the probability are drawn by what is left of it.
+    token of the vocabulary (what that costs: BENCHMARKS, Decoding). A token with a logit of -inf is never
+    drawn; one below 2^-23 of the probability by what rounding leaves of it.
     """
     rows, size = logits.shape[:-1], logits.shape[-1]
     block = min(size, 128)

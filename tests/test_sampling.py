@@ -11,7 +11,7 @@ from jaxpref.models.decoding import decode_step, prefill
 from jaxpref.models.sizes import TransformerSizes, gemma2_2b, tiny
 from jaxpref.models.transformer import Transformer
 from jaxpref.policies.transformer import transformer
-from jaxpref.sampling import Decoder, decode, sampler, truncated_logits
+from jaxpref.sampling import Decoder, decode, drawn_index, sampler, truncated_logits
 from jaxpref.types import Completions, Prompts, check_completions
 
 EOS, PAD, VOCAB = 1, 0, 37
@@ -267,3 +267,28 @@ def test_prompts_without_room():
     empty = Prompts(jnp.zeros((2, 0), jnp.int32), jnp.zeros((2, 0), bool))
     with pytest.raises(ValueError, match="give BOS"):
         _policy().sample(_params(), empty, jax.random.key(0), max_tokens=4)
+
+
+@pytest.mark.parametrize("vocab", [5, 128, 300])
+def test_inversion_draws_each_token_with_its_probability(vocab):
+    """On a grid of both random numbers the share of a token is its probability, to the grid's fineness: one
+    block, a full one, and several of which the last is cut."""
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=vocab) * 2).at[vocab // 2].set(-jnp.inf)
+    n = 400
+    grid = (jnp.arange(n) + 0.5) / n
+    uniforms = jnp.stack(jnp.meshgrid(grid, grid, indexing="ij"), -1).reshape(-1, 2)
+    index, logps = jax.jit(drawn_index)(jnp.broadcast_to(logits, (n * n, vocab)), uniforms)
+    share = np.bincount(index, minlength=vocab) / n**2
+    expected = jax.nn.log_softmax(logits)
+    np.testing.assert_allclose(share, np.exp(expected), atol=2 / n)
+    assert share[vocab // 2] == 0
+    np.testing.assert_allclose(logps, expected[index], atol=2e-6)
+
+
+def test_inversion_at_its_edges():
+    """The smallest and the largest random numbers draw a token that has some probability."""
+    logits = jnp.full(300, -jnp.inf).at[jnp.array([7, 130, 131])].set(jnp.array([0.0, 1.0, -1.0]))
+    largest = np.nextafter(np.float32(1), np.float32(0))
+    corners = jnp.array([[a, b] for a in (0.0, largest) for b in (0.0, largest)])
+    index, _ = drawn_index(jnp.broadcast_to(logits, (4, 300)), corners)
+    np.testing.assert_array_equal(index, [7, 7, 130, 131])

@@ -22,9 +22,13 @@ __all__ = ["QUANTITIES", "SIDES", "Input", "bind", "check_loss", "fed", "inputs_
 
 SAMPLED = "sampled"  # prefix of responses 2 and on, [b, s]
 SIDES = {
-    **{"chosen": 0, "rejected": 1},
-    **{"expert": 0, "learner": 1},
-    **{"rationale": 2, "corrupted": 2, "retrieved": 2},
+    "chosen": 0,
+    "expert": 0,
+    "rejected": 1,
+    "learner": 1,
+    "rationale": 2,
+    "corrupted": 2,
+    "retrieved": 2,
 }
 
 TOKEN_QUANTITIES = ("token_logps", *STATISTICS)
