@@ -82,7 +82,7 @@ def preference_iql(
         return jnp.concatenate([batch.observations, batch.actions], -1)
 
     def rewards_of(params: Params, batch: Segments) -> Float[Array, "b k t"]:
-        return jnp.where(batch.mask, perceptron(params, joined(batch), pair_sizes)[..., 0], 0)
+        return jnp.where(batch.mask, perceptron(params, joined(batch))[..., 0], 0)
 
     def explained(params: Params, batch: Segments) -> tuple[Array, Metrics]:
         if batch.preferences is None or batch.mask.shape[1] != 2:
@@ -94,8 +94,8 @@ def preference_iql(
 
     def advantages(critics: Params, targets: Params, batch: Segments) -> tuple[Array, Array]:
         """The smaller target q minus v, and v."""
-        q = [perceptron(targets[name], joined(batch), pair_sizes)[..., 0] for name in ("q_0", "q_1")]
-        v = perceptron(critics["v"], batch.observations, state_sizes)[..., 0]
+        q = [perceptron(targets[name], joined(batch))[..., 0] for name in ("q_0", "q_1")]
+        v = perceptron(critics["v"], batch.observations)[..., 0]
         return jax.lax.stop_gradient(jnp.minimum(*q)) - v, v
 
     def evaluated(
@@ -106,7 +106,7 @@ def preference_iql(
         goal = rewards_of(reward, batch)[..., :-1] + discount * v[..., 1:]
         followed = batch.mask[..., 1:]  # steps whose next observation is in the segment
         errors = [
-            perceptron(critics[name], joined(batch), pair_sizes)[..., :-1, 0] - jax.lax.stop_gradient(goal)
+            perceptron(critics[name], joined(batch))[..., :-1, 0] - jax.lax.stop_gradient(goal)
             for name in ("q_0", "q_1")
         ]
         v_mean = masked_mean(asymmetric, batch.mask)

@@ -1,4 +1,4 @@
-"""Contrastive preference learning: losses of two stretches of behaviour, and of all segments of a batch.
+"""Contrastive preference learning (arXiv:2310.13639): losses of two segments, and of all of a batch.
 
 `token_logps` are log-probs of actions, one a step (nats), masks are True on real steps; whatever stands at
 other steps is ignored, NaN too. Under the regret model a segment is preferred for its discounted sum of
@@ -14,8 +14,8 @@ from jaxtyping import Array, Bool, Float
 from jaxpref.losses.checks import check_axes, floats, not_negative, positive
 from jaxpref.losses.links import logistic
 from jaxpref.losses.rows import only
-from jaxpref.losses.scores import log_ratio, per_token
-from jaxpref.losses.tokenwise import token_sum
+from jaxpref.losses.scores import per_token
+from jaxpref.losses.tokenwise import pair_of_ratios, token_sum
 
 __all__ = ["cpl", "cpl_bc", "cpl_kl", "cpl_rank", "discounted_sum"]
 
@@ -168,23 +168,15 @@ def cpl_kl(
       alpha: above 0 (released: 0.2). bias: in (0, 1] (released: 0.75). discount: in (0, 1].
     """
     _checked(alpha, bias, discount)
-    check_axes(
-        chosen_token_logps=(chosen_token_logps, "b r"),
-        rejected_token_logps=(rejected_token_logps, "b r"),
-        reference_chosen_token_logps=(reference_chosen_token_logps, "b r"),
-        reference_rejected_token_logps=(reference_rejected_token_logps, "b r"),
-    )
-    chosen, rejected, reference_chosen, reference_rejected = floats(
-        chosen_token_logps, rejected_token_logps, reference_chosen_token_logps, reference_rejected_token_logps
-    )
-    first, second, p = _sums(
-        log_ratio(chosen, reference_chosen),
-        log_ratio(rejected, reference_rejected),
+    ratios = pair_of_ratios(
+        chosen_token_logps,
+        rejected_token_logps,
+        reference_chosen_token_logps,
+        reference_rejected_token_logps,
         chosen_mask,
         rejected_mask,
-        pair_preferences,
-        discount,
     )
+    first, second, p = _sums(*ratios, chosen_mask, rejected_mask, pair_preferences, discount)
     return _soft(first, second, p, alpha, bias)
 
 

@@ -18,6 +18,7 @@ __all__ = [
     "fpo",
     "ld_dpo",
     "log_agreement",
+    "pair_of_ratios",
     "pooled_features",
     "sparse_po",
     "tdpo1",
@@ -38,7 +39,7 @@ def token_sum(values: Float[Array, "*b r"], mask: Bool[Array, "*b r"]) -> Float[
     return jnp.where(mask, values, 0).sum(-1)
 
 
-def _pair_of_ratios(
+def pair_of_ratios(
     chosen: Tokens,
     rejected: Tokens,
     reference_chosen: Tokens,
@@ -86,7 +87,7 @@ def ld_dpo(
     positive(beta=beta)
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha: expected a number in [0, 1], got {alpha}")
-    ratios = _pair_of_ratios(
+    ratios = pair_of_ratios(
         chosen_token_logps,
         rejected_token_logps,
         reference_chosen_token_logps,
@@ -203,7 +204,7 @@ def sparse_po(
     """
     positive(beta=beta)
     not_negative(l1_tokens=l1_tokens, l1_kl=l1_kl)
-    ratios = _pair_of_ratios(
+    ratios = pair_of_ratios(
         chosen_token_logps,
         rejected_token_logps,
         reference_chosen_token_logps,
@@ -346,7 +347,7 @@ def wpo(
       beta: above 0 (released code: 0.01).
     """
     positive(beta=beta)
-    ratio_w, ratio_l = _pair_of_ratios(
+    ratio_w, ratio_l = pair_of_ratios(
         chosen_token_logps,
         rejected_token_logps,
         reference_chosen_token_logps,

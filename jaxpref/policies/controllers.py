@@ -103,12 +103,12 @@ def categorical_controller(
     sizes = checked_sizes((observation_size, *hidden, actions))
 
     def token_logps(params: Params, batch: Segments) -> Float[Array, "b k t"]:
-        logps = jax.nn.log_softmax(perceptron(params, batch.observations, sizes), -1)
+        logps = jax.nn.log_softmax(perceptron(params, batch.observations), -1)
         chosen = jnp.take_along_axis(logps, batch.actions[..., None], -1)[..., 0]
         return jnp.where(batch.mask, chosen, 0)
 
     def act(params: Params, observations: Array, key: PRNGKey | None) -> Array:
-        logits = perceptron(params, observations, sizes)
+        logits = perceptron(params, observations)
         return logits.argmax(-1) if key is None else jax.random.categorical(key, logits)
 
     return _controller(sizes, token_logps, act, dict, vocab_size=actions)
@@ -124,7 +124,7 @@ def _vectors(
     sizes = checked_sizes(sizes)
 
     def means(params: Params, observations: Array) -> Array:
-        return jnp.tanh(perceptron(params, observations, sizes))
+        return jnp.tanh(perceptron(params, observations))
 
     def token_logps(params: Params, batch: Segments) -> Float[Array, "b k t"]:
         actions = jnp.clip(batch.actions, -LIMIT, LIMIT)

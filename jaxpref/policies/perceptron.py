@@ -1,8 +1,8 @@
-"""A multi-layer perceptron as two functions: what controllers and their critics are made of."""
+"""A multi-layer perceptron as two functions: controllers, critics, learnt rewards and costs."""
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -20,27 +20,35 @@ def checked_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def perceptron_init(key: PRNGKey, sizes: Sequence[int]) -> Params:
-    """`{"layer_0": {"kernel", "bias"}, ...}`: orthogonal matrices, larger by sqrt(2) before a ReLU."""
+def perceptron_init(
+    key: PRNGKey, sizes: Sequence[int], *, last_scale: float = 1.0, dtype: str = "float32"
+) -> Params:
+    """`{"layer_0": {"kernel", "bias"}, ...}`: orthogonal matrices, larger by sqrt(2) before an activation.
+
+    `last_scale`: of the last one; 0: the first outputs are 0.
+    """
     last = len(sizes) - 2
     params = {}
     for i, part in enumerate(jax.random.split(key, last + 1)):
-        orthogonal = jax.nn.initializers.orthogonal(math.sqrt(2) if i < last else 1.0)
-        kernel = orthogonal(part, (sizes[i], sizes[i + 1]), jnp.float32)
-        params[f"layer_{i}"] = {"kernel": kernel, "bias": jnp.zeros(sizes[i + 1], jnp.float32)}
+        orthogonal = jax.nn.initializers.orthogonal(math.sqrt(2) if i < last else last_scale)
+        kernel = orthogonal(part, (sizes[i], sizes[i + 1]), dtype)
+        params[f"layer_{i}"] = {"kernel": kernel, "bias": jnp.zeros(sizes[i + 1], dtype)}
     return params
 
 
-def perceptron(params: Params, x: Float[Array, "*rows i"], sizes: Sequence[int]) -> Float[Array, "*rows o"]:
-    """ReLU between the layers, nothing after the last."""
-    if x.shape[-1] != sizes[0]:
-        raise ValueError(f"perceptron: rows of {x.shape[-1]} numbers, expected {sizes[0]}")
-    last = len(sizes) - 2
+def perceptron(
+    params: Params, x: Float[Array, "*rows i"], activation: Callable[[Array], Array] = jax.nn.relu
+) -> Float[Array, "*rows o"]:
+    """The activation between the layers of `params`, nothing after the last."""
+    size = params["layer_0"]["kernel"].shape[0]
+    if x.shape[-1] != size:
+        raise ValueError(f"perceptron: rows of {x.shape[-1]} numbers, expected {size}")
+    last = sum(name.startswith("layer_") for name in params) - 1
     for i in range(last + 1):
         layer = params[f"layer_{i}"]
         x = x @ layer["kernel"]
         x = x + jnp.broadcast_to(layer["bias"], x.shape)
-        x = jax.nn.relu(x) if i < last else x
+        x = activation(x) if i < last else x
     return x
 
 

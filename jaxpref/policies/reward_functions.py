@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
 from jaxpref.planning import TabularMDP
+from jaxpref.policies.perceptron import perceptron, perceptron_axes, perceptron_init
 from jaxpref.types import Params, PRNGKey
 
 __all__ = ["RewardFunction", "linear_reward", "mlp_reward", "shaped_reward", "tabular_reward"]
@@ -72,7 +72,7 @@ def mlp_reward(
     """A small tanh network of the features: deep MaxEnt IRL, after Wulfmeier et al. 2015, arXiv:1507.04888.
 
     Their network is convolutional over a map; this one reads the features of one state (and action) at a
-    time. Params `{"layer_0": {"weights", "bias"}, ...}`; the last layer starts at zero, so the first policy
+    time. Params `{"layer_0": {"kernel", "bias"}, ...}`; the last layer starts at zero, so the first policy
     is that of rewards 0.
 
     Args:
@@ -82,27 +82,16 @@ def mlp_reward(
     known = _features("mlp_reward", features)
     if not hidden or min(hidden) < 1:
         raise ValueError(f"mlp_reward.hidden: expected one width or more, 1 or more each, got {hidden}")
-    widths = (known.shape[-1], *hidden, 1)
-    names = [f"layer_{i}" for i in range(len(hidden) + 1)]
-
-    def init(key: PRNGKey) -> Params:
-        params = {}
-        for i, name in enumerate(names):
-            scale = 0.0 if i == len(hidden) else widths[i] ** -0.5
-            shape = widths[i], widths[i + 1]
-            drawn = scale * jax.random.normal(jax.random.fold_in(key, i), shape, param_dtype)
-            params[name] = {"weights": drawn, "bias": jnp.zeros(shape[1], param_dtype)}
-        return params
+    sizes = (known.shape[-1], *hidden, 1)
 
     def rewards(params: Params) -> Float[Array, "s #a"]:
-        x = jnp.asarray(known, params[names[0]]["weights"].dtype)
-        for name in names:
-            x = x @ params[name]["weights"] + params[name]["bias"].reshape((1,) * (x.ndim - 1) + (-1,))
-            x = x if name == names[-1] else jnp.tanh(x)
-        return x[..., 0]
+        x = jnp.asarray(known, params["layer_0"]["kernel"].dtype)
+        return perceptron(params, x, jnp.tanh)[..., 0]
 
     return RewardFunction(
-        init, rewards, lambda: {n: {"weights": (None, None), "bias": (None,)} for n in names}
+        lambda key: perceptron_init(key, sizes, last_scale=0.0, dtype=param_dtype),
+        rewards,
+        lambda: perceptron_axes(sizes),
     )
 
 

@@ -1,6 +1,5 @@
 """Route choice by planning: params are costs of arcs, and log-probs are those of a plan."""
 
-import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -11,8 +10,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxpref.planning import roads
-from jaxpref.planning.roads.horizon import horizon_values_autodiff
 from jaxpref.policies.base import Policy, answers_no_prompts
+from jaxpref.policies.perceptron import perceptron, perceptron_init
 from jaxpref.types import Params, PRNGKey, Segments
 
 __all__ = ["MAX_ENT", "arc_costs", "route_planner"]
@@ -30,7 +29,7 @@ def route_planner(
     hidden: tuple[int, ...] = (),
     regions: Callable[[], Any] | None = None,
     planner: roads.Planner | None = roads.sweeps,
-    gradient: str = "rollout",
+    horizon_values: Callable[..., Any] = roads.horizon_values,
     margin: float = 0.0,
     tolerance: float = 1e-4,
     max_sweeps: int = 10_000,
@@ -67,20 +66,21 @@ def route_planner(
         knows all arcs.
       planner: cheapest ways: `planning.roads.sweeps` on devices or `planning.roads.dijkstra` on the host.
         None, for `MAX_ENT` alone: start from the destination instead of the cheapest ways.
-      gradient: of a finite horizon: "rollout" (O(sqrt(H) n d) memory), "autodiff" (the same numbers in
-        O(H n d)), or "stationary": the last policy rolled out for all steps, the simpler reading of the
-        paper's algorithm (UNVERIFIED), which is not the likelihood's gradient.
+      horizon_values: of a finite horizon, with its gradient: `planning.roads.horizon_values` by rollout, in
+        O(sqrt(H) n d) memory; `horizon_values_autodiff`, the same numbers in O(H n d); or
+        `stationary_horizon_values`, the simpler reading of the paper's algorithm (UNVERIFIED), which is not
+        the likelihood's gradient.
       tolerance, max_sweeps: of `MAX_ENT`, see `planning.roads.soft_values`. Too few sweeps, or costs so small
         that there is no finite sum, give NaN, which stops a run; costs that are so at the start are named
         here.
 
     Raises:
-      ValueError: features below 0 or not `[e, f]`, weights not above 0, an unknown gradient or horizon, a
+      ValueError: features below 0 or not `[e, f]`, weights not above 0, an unknown horizon, a
         margin with a horizon above 0.
       DivergentPartition (a ValueError): `MAX_ENT` has no finite sum at the initial weights.
     """
     net, given = graph(), np.asarray(features(), np.float64)
-    _check_settings(horizon, gradient, margin, planner)
+    _check_settings(horizon, margin, planner)
     if given.ndim != 2 or len(given) != net.num_arcs or not np.isfinite(given).all() or (given < 0).any():
         raise ValueError(
             f"route_planner.features: expected finite numbers of 0 or more [{net.num_arcs}, f], got shape "
@@ -100,7 +100,9 @@ def route_planner(
         if arcs_table:
             params["arcs"] = jnp.zeros((*experts, net.num_arcs), param_dtype)
         if hidden:
-            params["hidden"] = _mlp(key, (given.shape[1], *hidden, 1), param_dtype)
+            params["hidden"] = perceptron_init(
+                key, (given.shape[1], *hidden, 1), last_scale=0.0, dtype=param_dtype
+            )
         return params
 
     def token_logps(params: Params, batch: Segments) -> Float[Array, "b k t"]:
@@ -135,10 +137,7 @@ def route_planner(
         if horizon == 0:
             v = roads.hard_values(net, rewards, ends, plan)
             return v, v
-        if gradient == "autodiff":
-            return horizon_values_autodiff(net, rewards, ends, int(horizon), plan)
-        pair: Any = roads.horizon_values(net, rewards, ends, int(horizon), plan, gradient == "stationary")
-        return pair
+        return horizon_values(net, rewards, ends, int(horizon), plan)
 
     def act(params: Params, observations: Int[Array, "*rows 2"], key: PRNGKey | None) -> Int[Array, "*rows"]:
         rows = observations.reshape(-1, 2)
@@ -166,7 +165,7 @@ def route_planner(
 
 
 def arc_costs(params: Params, features: Float[Array, "e f"]) -> Float[Array, "e *x"]:
-    """Costs of arcs: (features @ softplus(weights) + softplus(MLP(features))) * exp(table), 0 or more.
+    """Costs of arcs: (features @ softplus(weights) + softplus(MLP(features) - 5)) * exp(table).
 
     `[e]`, or `[e, x]` where params hold the weights of `x` regions.
 
@@ -175,11 +174,8 @@ def arc_costs(params: Params, features: Float[Array, "e f"]) -> Float[Array, "e 
     """
     costs = features @ jax.nn.softplus(params["weights"]).T
     if "hidden" in params:
-        x = features
-        for layer in params["hidden"][:-1]:
-            x = jax.nn.relu(x @ layer["kernel"] + layer["bias"][None])
-        last = params["hidden"][-1]
-        more = jax.nn.softplus(x @ last["kernel"] + last["bias"][None])
+        # At the start softplus(-5), next to nothing.
+        more = jax.nn.softplus(perceptron(params["hidden"], features) - 5)
         costs += more[:, 0] if costs.ndim == 1 else more
     return costs * jnp.exp(params["arcs"]).T if "arcs" in params else costs
 
@@ -197,24 +193,9 @@ def _regions(regions: Callable[[], Any] | None, num_nodes: int) -> tuple[np.ndar
     return region.astype(np.int32), (int(region.max()) + 1,)
 
 
-def _mlp(key: PRNGKey, sizes: tuple[int, ...], dtype: str) -> list[dict[str, Array]]:
-    """He's initialisation; the output starts at softplus(-5), next to nothing."""
-    layers = []
-    for i, (n, m) in enumerate(itertools.pairwise(sizes)):
-        last = i == len(sizes) - 2
-        scale = 0.0 if last else (2 / n) ** 0.5
-        kernel = scale * jax.random.normal(jax.random.fold_in(key, i), (n, m), dtype)
-        layers.append({"kernel": kernel, "bias": jnp.full(m, -5.0 if last else 0.0, dtype)})
-    return layers
-
-
-def _check_settings(horizon: float, gradient: str, margin: float, planner: Any) -> None:
+def _check_settings(horizon: float, margin: float, planner: Any) -> None:
     if horizon != MAX_ENT and (horizon < 0 or horizon != int(horizon)):
         raise ValueError(f"route_planner.horizon: expected 0, 1, 2, ... or inf (MaxEnt), got {horizon}")
-    if gradient not in ("rollout", "autodiff", "stationary"):
-        raise ValueError(
-            f"route_planner.gradient: expected 'rollout', 'autodiff' or 'stationary', got {gradient!r}"
-        )
     if margin < 0 or (margin and horizon != 0):
         raise ValueError(
             f"route_planner.margin: expected 0 or more, and horizon 0 (a margin is of the cheapest way), got "

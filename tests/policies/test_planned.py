@@ -237,7 +237,7 @@ def test_tables_and_networks_are_rewards_too():
     flat = jax.jit(table.token_logps)(table.init(jax.random.key(0)), batch)
     value, slope = jax.jit(jax.value_and_grad(lambda p: deep.token_logps(p, batch).sum()))(params)
     assert float(value) == pytest.approx(float(flat.sum()), abs=1e-4)
-    assert float(jnp.abs(slope["layer_1"]["weights"]).max()) > 0
+    assert float(jnp.abs(slope["layer_1"]["kernel"]).max()) > 0
     assert jax.tree.structure(deep.axes(), is_leaf=lambda x: isinstance(x, tuple)) == jax.tree.structure(
         params
     )

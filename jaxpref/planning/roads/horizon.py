@@ -13,31 +13,39 @@ from jaxpref.planning.roads.hard import Planner, follow, hard_values, sweeps
 from jaxpref.planning.roads.soft import like_rewards, onwards, probabilities, to_arcs
 from jaxpref.planning.roads.sweep import arcs_of, as_columns, soft_step, soft_sweep
 
-__all__ = ["horizon_values", "horizon_values_autodiff"]
+__all__ = ["horizon_values", "horizon_values_autodiff", "stationary_horizon_values"]
 
 Pair = tuple[Float[Array, "n d"], Float[Array, "n d"]]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def horizon_values(
     graph: RoadGraph,
     rewards: Float[Array, "e *d"],
     destinations: Int[Array, " d"],
     horizon: int,
     planner: Planner = sweeps,
-    stationary: bool = False,
 ) -> Pair:
     """`(v^{H-1}, v^H)`, H of 1 or more: v^0 of the cheapest ways, v^h one soft sweep of v^{h-1}.
 
     log pi^H = r + v^{H-1}(end) - v^H(start). Its gradient is a rollout: H steps of pi^H, pi^{H-1}, ...,
     pi^1, then the cheapest way, counted arc by arc. Values are kept at every sqrt(H)-th level and made again
     between them: O(sqrt(H) n d) memory.
-
-    Args:
-      stationary: roll out pi^H for all H steps, the simpler reading of the paper's Algorithm 1 (UNVERIFIED):
-        the gradient is then not that of the likelihood, except for H = 1 and in the limit.
     """
-    return _forward(graph, rewards, destinations, horizon, planner, stationary)[0]
+    return _values(graph, rewards, destinations, horizon, planner, False)
+
+
+def stationary_horizon_values(
+    graph: RoadGraph,
+    rewards: Float[Array, "e *d"],
+    destinations: Int[Array, " d"],
+    horizon: int,
+    planner: Planner = sweeps,
+) -> Pair:
+    """The same values; their gradient rolls out pi^H for all H steps, and is not that of the likelihood.
+
+    The simpler reading of the paper's Algorithm 1 (UNVERIFIED). Right for H = 1 and in the limit.
+    """
+    return _values(graph, rewards, destinations, horizon, planner, True)
 
 
 def horizon_values_autodiff(
@@ -54,6 +62,13 @@ def horizon_values_autodiff(
     for _ in range(horizon):
         before, v = v, step(v)
     return before, v
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def _values(
+    graph: RoadGraph, rewards: Array, destinations: Array, horizon: int, planner: Planner, stationary: bool
+) -> Pair:
+    return _forward(graph, rewards, destinations, horizon, planner, stationary)[0]
 
 
 def _every(horizon: int) -> int:
@@ -114,4 +129,4 @@ def _backward(
     return None, counts + rest.reshape(rewards.shape), None
 
 
-horizon_values.defvjp(_forward, _backward)
+_values.defvjp(_forward, _backward)
