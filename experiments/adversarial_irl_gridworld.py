@@ -47,170 +47,19 @@ from jaxpref.policies.reward_functions import linear_reward, shaped_reward, tabu
 from jaxpref.policies.states import state_table
 
 
-def experiment(
-    *,
-    walks: int = 256,
-    steps: int = 40,
-    temperature: float = 0.1,
-    step_size: float = 0.2,
-    num_steps: int = 1000,
-    data_seed: int = 0,
-) -> Experiment:
-    """GAIL, with a price on the learner's negative entropy."""
-    return _play(
-        name="gail_table",
-        loss=losses.gail,
-        earns=gail_rewards,
-        rewards=partial(tabular_reward, states=SIZE**2, actions=len(MOVES)),
-        walks=walks,
-        steps=steps,
-        temperature=temperature,
-        step_size=step_size,
-        num_steps=num_steps,
-        data_seed=data_seed,
-    )
-
-
-def airl(
-    *,
-    walks: int = 256,
-    steps: int = 40,
-    temperature: float = 0.0,
-    step_size: float = 0.2,
-    num_steps: int = 1000,
-    data_seed: int = 0,
-) -> Experiment:
-    """AIRL: what it earns has the entropy in it."""
-    return _play(
-        name="airl_table",
-        loss=losses.airl,
-        earns=airl_rewards,
-        rewards=partial(tabular_reward, states=SIZE**2, actions=len(MOVES)),
-        walks=walks,
-        steps=steps,
-        temperature=temperature,
-        step_size=step_size,
-        num_steps=num_steps,
-        data_seed=data_seed,
-    )
-
-
-def airl_shaped(
-    *,
-    walks: int = 256,
-    steps: int = 40,
-    temperature: float = 0.0,
-    step_size: float = 0.2,
-    num_steps: int = 1000,
-    data_seed: int = 0,
-) -> Experiment:
-    """AIRL with a reward that is linear in a cell's features, and a potential of each cell to shape it."""
-    return _play(
-        name="airl_shaped",
-        loss=losses.airl,
-        earns=airl_rewards,
-        rewards=partial(shaped_reward, rewards=partial(linear_reward, features=features), world=world),
-        walks=walks,
-        steps=steps,
-        temperature=temperature,
-        step_size=step_size,
-        num_steps=num_steps,
-        data_seed=data_seed,
-    )
-
-
-def airl_unshaped(
-    *,
-    walks: int = 256,
-    steps: int = 40,
-    temperature: float = 0.0,
-    step_size: float = 0.2,
-    num_steps: int = 1000,
-    data_seed: int = 0,
-) -> Experiment:
-    """The same without the potential: AIRL's logit asks for an advantage, and no reward of cells is one."""
-    return _play(
-        name="airl_unshaped",
-        loss=losses.airl,
-        earns=airl_rewards,
-        rewards=partial(linear_reward, features=features),
-        walks=walks,
-        steps=steps,
-        temperature=temperature,
-        step_size=step_size,
-        num_steps=num_steps,
-        data_seed=data_seed,
-    )
-
-
-def iq_learn(
-    *, walks: int = 256, steps: int = 40, alpha: float = 5.0, num_steps: int = 1000, data_seed: int = 0
-) -> Experiment:
-    """Inverse soft Q-learning, offline: one player, whose Q knows the world."""
-    found = partial(soft_q_values, world=world)
-    loss = partial(losses.iq_learn, discount=0.9, alpha=alpha)
-    return _learn(
-        name="iq_learn",
-        algorithm=partial(offline, loss=loss, reference=None, features=found, optimizer=optimizer),
-        walks=walks,
-        steps=steps,
-        num_steps=num_steps,
-        data_seed=data_seed,
-    )
-
-
-def cloning(*, walks: int = 256, steps: int = 40, num_steps: int = 1000, data_seed: int = 0) -> Experiment:
-    """Imitation by likelihood of a table: nothing is known of the world."""
-    return _learn(
-        name="cloning",
-        algorithm=partial(sft, optimizer=optimizer),
-        walks=walks,
-        steps=steps,
-        num_steps=num_steps,
-        data_seed=data_seed,
-    )
-
-
-def sweep_methods(*, walks: int = 256) -> list[Experiment]:
-    """All of them on the same walks."""
-    return [build(walks=walks) for build in (experiment, airl, airl_shaped, airl_unshaped, iq_learn, cloning)]
-
-
 def optimizer(*, learning_rate: float = 0.1):
     return adamw(schedule=partial(constant, value=learning_rate), clip_norm=None)
 
 
-def _play(
-    *,
-    name: str,
-    loss: Callable[..., Any],
-    earns: Callable[..., Any],
-    rewards: Callable[..., Any],
-    walks: int,
-    steps: int,
-    temperature: float,
-    step_size: float,
-    num_steps: int,
-    data_seed: int,
-) -> Experiment:
-    game = partial(
-        adversarial,
-        world=world,
-        rewards=rewards,
-        optimizer=optimizer,
-        loss=loss,
-        earns=earns,
-        temperature=temperature,
-        step_size=step_size,
-        discriminator_steps=2,
-    )
-    return _learn(
-        name=name, algorithm=game, walks=walks, steps=steps, num_steps=num_steps, data_seed=data_seed
-    )
-
-
 def _learn(
-    *, name: str, algorithm: Callable[..., Any], walks: int, steps: int, num_steps: int, data_seed: int
+    name: str,
+    algorithm: Callable[..., Any],
+    /,
+    *,
+    walks: int = 256,
+    steps: int = 40,
+    num_steps: int = 1000,
+    data_seed: int = 0,
 ) -> Experiment:
     return Experiment(
         name=f"{name}_{walks}",
@@ -232,3 +81,62 @@ def _learn(
         ),
         arxiv=("1606.03476", "1710.11248", "2106.12142"),
     )
+
+
+def _play(
+    name: str,
+    loss: Callable[..., Any],
+    earns: Callable[..., Any],
+    rewards: Callable[..., Any],
+    /,
+    *,
+    walks: int = 256,
+    steps: int = 40,
+    temperature: float = 0.0,
+    step_size: float = 0.2,
+    num_steps: int = 1000,
+    data_seed: int = 0,
+) -> Experiment:
+    game = partial(
+        adversarial,
+        world=world,
+        rewards=rewards,
+        optimizer=optimizer,
+        loss=loss,
+        earns=earns,
+        temperature=temperature,
+        step_size=step_size,
+        discriminator_steps=2,
+    )
+    return _learn(name, game, walks=walks, steps=steps, num_steps=num_steps, data_seed=data_seed)
+
+
+_table = partial(tabular_reward, states=SIZE**2, actions=len(MOVES))
+_of_features = partial(linear_reward, features=features)
+_shaped = partial(shaped_reward, rewards=_of_features, world=world)
+
+# GAIL, with a price on the learner's negative entropy.
+experiment = partial(_play, "gail_table", losses.gail, gail_rewards, _table, temperature=0.1)
+# AIRL: what it earns has the entropy in it.
+airl = partial(_play, "airl_table", losses.airl, airl_rewards, _table)
+# A reward that is linear in a cell's features, and a potential of each cell to shape it.
+airl_shaped = partial(_play, "airl_shaped", losses.airl, airl_rewards, _shaped)
+# The same without the potential: AIRL's logit asks for an advantage, and no reward of cells is one.
+airl_unshaped = partial(_play, "airl_unshaped", losses.airl, airl_rewards, _of_features)
+# Imitation by likelihood of a table: nothing is known of the world.
+cloning = partial(_learn, "cloning", partial(sft, optimizer=optimizer))
+
+
+def iq_learn(
+    *, walks: int = 256, steps: int = 40, alpha: float = 5.0, num_steps: int = 1000, data_seed: int = 0
+) -> Experiment:
+    """Inverse soft Q-learning, offline: one player, whose Q knows the world."""
+    found = partial(soft_q_values, world=world)
+    loss = partial(losses.iq_learn, discount=0.9, alpha=alpha)
+    game = partial(offline, loss=loss, reference=None, features=found, optimizer=optimizer)
+    return _learn("iq_learn", game, walks=walks, steps=steps, num_steps=num_steps, data_seed=data_seed)
+
+
+def sweep_methods(*, walks: int = 256) -> list[Experiment]:
+    """All of them on the same walks."""
+    return [build(walks=walks) for build in (experiment, airl, airl_shaped, airl_unshaped, iq_learn, cloning)]

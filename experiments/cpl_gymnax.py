@@ -61,6 +61,52 @@ def pairs(*, num_segments: int, seed: int = 0) -> SegmentRecords:
     return one_off_pairs(segments(num_segments=num_segments, seed=seed), seed=seed)
 
 
+def optimizer(*, learning_rate: float = 1e-3):
+    """Adam with a short warm-up, from its beginning in each stage."""
+    return adamw(schedule=partial(warmup_constant, peak=learning_rate, warmup_steps=50), clip_norm=None)
+
+
+def _learn(
+    name: str,
+    algorithm: Callable[..., Any],
+    train: Callable[..., Any],
+    /,
+    *,
+    num_segments: int = 4096,
+    batch_size: int = 128,
+    bc_steps: int = 1000,
+    num_steps: int = 1000,
+    seed: int = 0,
+) -> Experiment:
+    returns = partial(compiled_returns, world=gymnax_pendulum, name="pendulum")
+    stage = partial(Stage, response_buckets=(STEPS,), evaluators=(returns,), batch_size=batch_size)
+    data = {"num_segments": num_segments, "seed": seed}
+    return Experiment(
+        name=f"{name}_seed_{seed}",
+        policy=partial(deterministic_controller, observation_size=3, action_size=1, hidden=(64, 64)),
+        tokenizer=None,
+        stages=(
+            stage(
+                name="imitation",
+                algorithm=partial(sft, optimizer=optimizer),
+                train=partial(segments, **data),
+                num_steps=bc_steps,
+                checkpoint_every=bc_steps,
+            ),
+            stage(
+                name="comparisons",
+                algorithm=algorithm,
+                train=partial(train, **data),
+                num_steps=num_steps,
+                checkpoint_every=num_steps,
+            ),
+        ),
+        seed=seed,
+        log_every=250,
+        arxiv=("2310.13639",),
+    )
+
+
 def experiment(
     *,
     alpha: float = 0.1,
@@ -118,25 +164,8 @@ def preference_reward(
     )
 
 
-def sft_preferred(
-    *,
-    num_segments: int = 4096,
-    batch_size: int = 128,
-    bc_steps: int = 1000,
-    num_steps: int = 1000,
-    seed: int = 0,
-) -> Experiment:
-    """Imitation of the better half."""
-    return _learn(
-        "sft_gymnax",
-        partial(sft, optimizer=optimizer),
-        better,
-        num_segments=num_segments,
-        batch_size=batch_size,
-        bc_steps=bc_steps,
-        num_steps=num_steps,
-        seed=seed,
-    )
+# Imitation of the better half.
+sft_preferred = partial(_learn, "sft_gymnax", partial(sft, optimizer=optimizer), better)
 
 
 def sweep_methods(*, seeds: int = 5) -> list[Experiment]:
@@ -146,48 +175,3 @@ def sweep_methods(*, seeds: int = 5) -> list[Experiment]:
         built += [sft_preferred(seed=seed), preference_reward(seed=seed)]
         built += [experiment(seed=seed), experiment(seed=seed, bias=1.0)]
     return built
-
-
-def optimizer(*, learning_rate: float = 1e-3):
-    """Adam with a short warm-up, from its beginning in each stage."""
-    return adamw(schedule=partial(warmup_constant, peak=learning_rate, warmup_steps=50), clip_norm=None)
-
-
-def _learn(
-    name: str,
-    algorithm: Callable[..., Any],
-    train: Callable[..., Any],
-    *,
-    num_segments: int,
-    batch_size: int,
-    bc_steps: int,
-    num_steps: int,
-    seed: int,
-) -> Experiment:
-    returns = partial(compiled_returns, world=gymnax_pendulum, name="pendulum")
-    stage = partial(Stage, response_buckets=(STEPS,), evaluators=(returns,), batch_size=batch_size)
-    data = {"num_segments": num_segments, "seed": seed}
-    return Experiment(
-        name=f"{name}_seed_{seed}",
-        policy=partial(deterministic_controller, observation_size=3, action_size=1, hidden=(64, 64)),
-        tokenizer=None,
-        stages=(
-            stage(
-                name="imitation",
-                algorithm=partial(sft, optimizer=optimizer),
-                train=partial(segments, **data),
-                num_steps=bc_steps,
-                checkpoint_every=bc_steps,
-            ),
-            stage(
-                name="comparisons",
-                algorithm=algorithm,
-                train=partial(train, **data),
-                num_steps=num_steps,
-                checkpoint_every=num_steps,
-            ),
-        ),
-        seed=seed,
-        log_every=250,
-        arxiv=("2310.13639",),
-    )

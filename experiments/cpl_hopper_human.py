@@ -54,110 +54,6 @@ def preferred(*, data_root: str):
     return pairs(data_root=data_root).preferred()
 
 
-def experiment(
-    *,
-    data_root: str = "data",
-    alpha: float = 0.1,
-    bias: float = 1.0,
-    bc_weight: float = 1.0,
-    width: int = 96,
-    bc_steps: int = 2000,
-    num_steps: int = 1000,
-    seed: int = 0,
-) -> Experiment:
-    """CPL-BC: opinions and imitation in one loss."""
-    return _learn(
-        f"cpl_bc_hopper_bias_{bias:g}",
-        preferences(partial(losses.cpl_bc, alpha=alpha, bias=bias, bc_weight=bc_weight)),
-        partial(pairs, data_root=data_root),
-        data_root=data_root,
-        width=width,
-        bc_steps=bc_steps,
-        num_steps=num_steps,
-        seed=seed,
-        batch_size=6,
-    )
-
-
-def cpl(
-    *,
-    data_root: str = "data",
-    alpha: float = 0.1,
-    bias: float = 0.7,
-    width: int = 96,
-    bc_steps: int = 2000,
-    num_steps: int = 1000,
-    seed: int = 0,
-) -> Experiment:
-    """CPL: opinions alone, with a bias towards the data."""
-    return _learn(
-        f"cpl_hopper_bias_{bias:g}",
-        preferences(partial(losses.cpl, alpha=alpha, bias=bias)),
-        partial(pairs, data_root=data_root),
-        data_root=data_root,
-        width=width,
-        bc_steps=bc_steps,
-        num_steps=num_steps,
-        seed=seed,
-        batch_size=6,
-    )
-
-
-def sft_preferred(
-    *,
-    data_root: str = "data",
-    width: int = 96,
-    bc_steps: int = 2000,
-    num_steps: int = 1000,
-    seed: int = 0,
-) -> Experiment:
-    """Imitation of what was preferred."""
-    return _learn(
-        "sft_preferred_hopper",
-        partial(sft, optimizer=optimizer),
-        partial(preferred, data_root=data_root),
-        data_root=data_root,
-        width=width,
-        bc_steps=bc_steps,
-        num_steps=num_steps,
-        seed=seed,
-        batch_size=12,
-    )
-
-
-def bc(
-    *,
-    data_root: str = "data",
-    width: int = 96,
-    bc_steps: int = 2000,
-    num_steps: int = 1000,
-    seed: int = 0,
-) -> Experiment:
-    """More imitation of everything: as many steps, no opinions."""
-    return _learn(
-        "bc_hopper",
-        partial(sft, optimizer=optimizer),
-        partial(segments, data_root=data_root),
-        data_root=data_root,
-        width=width,
-        bc_steps=bc_steps,
-        num_steps=num_steps,
-        seed=seed,
-        batch_size=12,
-    )
-
-
-def sweep_methods(*, data_root: str = "data", seeds: int = 5) -> list[Experiment]:
-    """All four from each of `seeds` seeds."""
-    methods = (bc, sft_preferred, cpl, experiment)
-    return [build(data_root=data_root, seed=seed) for seed in range(seeds) for build in methods]
-
-
-def preferences(loss: Callable[..., Any]) -> Callable[..., Any]:
-    """No reference: what holds the controller to the data is in the loss."""
-    return partial(offline, loss=loss, optimizer=optimizer, reference=None)
-
-
 def optimizer(*, learning_rate: float = 3e-4):
     """Adam, from its beginning in each stage."""
     return adamw(schedule=partial(constant, value=learning_rate), clip_norm=None)
@@ -167,13 +63,14 @@ def _learn(
     name: str,
     algorithm: Callable[..., Any],
     train: Callable[..., Any],
+    batch_size: int = 12,
+    /,
     *,
-    data_root: str,
-    width: int,
-    bc_steps: int,
-    num_steps: int,
-    seed: int,
-    batch_size: int,
+    data_root: str = "data",
+    width: int = 96,
+    bc_steps: int = 2000,
+    num_steps: int = 1000,
+    seed: int = 0,
 ) -> Experiment:
     returns = partial(
         control_returns,
@@ -199,7 +96,7 @@ def _learn(
             stage(
                 name="opinions",
                 algorithm=algorithm,
-                train=train,
+                train=partial(train, data_root=data_root),
                 num_steps=num_steps,
                 batch_size=batch_size,
                 checkpoint_every=num_steps,
@@ -209,3 +106,69 @@ def _learn(
         log_every=500,
         arxiv=("2310.13639", "2305.15363"),
     )
+
+
+def preferences(loss: Callable[..., Any]) -> Callable[..., Any]:
+    """No reference: what holds the controller to the data is in the loss."""
+    return partial(offline, loss=loss, optimizer=optimizer, reference=None)
+
+
+def experiment(
+    *,
+    data_root: str = "data",
+    alpha: float = 0.1,
+    bias: float = 1.0,
+    bc_weight: float = 1.0,
+    width: int = 96,
+    bc_steps: int = 2000,
+    num_steps: int = 1000,
+    seed: int = 0,
+) -> Experiment:
+    """CPL-BC: opinions and imitation in one loss."""
+    return _learn(
+        f"cpl_bc_hopper_bias_{bias:g}",
+        preferences(partial(losses.cpl_bc, alpha=alpha, bias=bias, bc_weight=bc_weight)),
+        pairs,
+        6,
+        data_root=data_root,
+        width=width,
+        bc_steps=bc_steps,
+        num_steps=num_steps,
+        seed=seed,
+    )
+
+
+def cpl(
+    *,
+    data_root: str = "data",
+    alpha: float = 0.1,
+    bias: float = 0.7,
+    width: int = 96,
+    bc_steps: int = 2000,
+    num_steps: int = 1000,
+    seed: int = 0,
+) -> Experiment:
+    """CPL: opinions alone, with a bias towards the data."""
+    return _learn(
+        f"cpl_hopper_bias_{bias:g}",
+        preferences(partial(losses.cpl, alpha=alpha, bias=bias)),
+        pairs,
+        6,
+        data_root=data_root,
+        width=width,
+        bc_steps=bc_steps,
+        num_steps=num_steps,
+        seed=seed,
+    )
+
+
+# Imitation of what was preferred.
+sft_preferred = partial(_learn, "sft_preferred_hopper", partial(sft, optimizer=optimizer), preferred)
+# More imitation of everything: as many steps, no opinions.
+bc = partial(_learn, "bc_hopper", partial(sft, optimizer=optimizer), segments)
+
+
+def sweep_methods(*, data_root: str = "data", seeds: int = 5) -> list[Experiment]:
+    """All four from each of `seeds` seeds."""
+    methods = (bc, sft_preferred, cpl, experiment)
+    return [build(data_root=data_root, seed=seed) for seed in range(seeds) for build in methods]

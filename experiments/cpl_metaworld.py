@@ -69,142 +69,24 @@ def pairs(*, task: str, episodes: int, seed: int = 0) -> SegmentRecords:
     return one_off_pairs(segments(task=task, episodes=episodes, seed=seed), seed=seed)
 
 
-def experiment(
-    *,
-    task: str = "drawer-open-v3",
-    episodes: int = 200,
-    alpha: float = 0.1,
-    bias: float = 0.5,
-    width: int = 128,
-    bc_steps: int = 1000,
-    num_steps: int = 500,
-    seed: int = 0,
-) -> Experiment:
-    """All comparisons within each batch."""
-    return _learn(
-        f"cpl_rank_{task}",
-        _preferences(partial(losses.cpl_rank, alpha=alpha, bias=bias)),
-        segments,
-        task=task,
-        episodes=episodes,
-        width=width,
-        bc_steps=bc_steps,
-        num_steps=num_steps,
-        batch_size=32,
-        seed=seed,
-    )
-
-
-def cpl_pairs(
-    *,
-    task: str = "drawer-open-v3",
-    episodes: int = 200,
-    alpha: float = 0.1,
-    bc_weight: float = 1.0,
-    width: int = 128,
-    bc_steps: int = 1000,
-    num_steps: int = 500,
-    seed: int = 0,
-) -> Experiment:
-    """Pairs that are asked once, with imitation in the loss (CPL-BC)."""
-    return _learn(
-        f"cpl_bc_{task}",
-        _preferences(partial(losses.cpl_bc, alpha=alpha, bc_weight=bc_weight)),
-        pairs,
-        task=task,
-        episodes=episodes,
-        width=width,
-        bc_steps=bc_steps,
-        num_steps=num_steps,
-        batch_size=16,
-        seed=seed,
-    )
-
-
-def preference_reward(
-    *,
-    task: str = "drawer-open-v3",
-    episodes: int = 200,
-    width: int = 128,
-    bc_steps: int = 1000,
-    reward_steps: int = 250,
-    num_steps: int = 750,
-    seed: int = 0,
-) -> Experiment:
-    """The same pairs, a reward learnt from them first, then implicit Q-learning on that reward (P-IQL)."""
-    return _learn(
-        f"p_iql_{task}",
-        partial(
-            preference_iql,
-            optimizer=optimizer,
-            observation_size=35,
-            action_size=4,
-            hidden=(width, width),
-            reward_steps=reward_steps,
-        ),
-        pairs,
-        task=task,
-        episodes=episodes,
-        width=width,
-        bc_steps=bc_steps,
-        num_steps=num_steps,
-        batch_size=16,
-        seed=seed,
-    )
-
-
-def sft_preferred(
-    *,
-    task: str = "drawer-open-v3",
-    episodes: int = 200,
-    width: int = 128,
-    bc_steps: int = 1000,
-    num_steps: int = 500,
-    seed: int = 0,
-) -> Experiment:
-    """Imitation of the better half."""
-    return _learn(
-        f"sft_{task}",
-        partial(sft, optimizer=optimizer),
-        better,
-        task=task,
-        episodes=episodes,
-        width=width,
-        bc_steps=bc_steps,
-        num_steps=num_steps,
-        batch_size=32,
-        seed=seed,
-    )
-
-
-def sweep_tasks(*, seed: int = 0) -> list[Experiment]:
-    """Three tasks, four methods; imitation of everything is the end of the first stage of each."""
-    tasks = ("drawer-open-v3", "button-press-v3", "plate-slide-v3")
-    methods = (sft_preferred, experiment, cpl_pairs, preference_reward)
-    return [build(task=task, seed=seed) for task in tasks for build in methods]
-
-
 def optimizer(*, learning_rate: float = 3e-4):
     """Adam with a short warm-up, from its beginning in each stage."""
     return adamw(schedule=partial(warmup_constant, peak=learning_rate, warmup_steps=50), clip_norm=None)
-
-
-def _preferences(loss: Callable[..., Any]) -> Callable[..., Any]:
-    return partial(offline, loss=loss, optimizer=optimizer, reference=None)
 
 
 def _learn(
     name: str,
     algorithm: Callable[..., Any],
     train: Callable[..., Any],
+    batch_size: int = 32,
+    /,
     *,
-    task: str,
-    episodes: int,
-    width: int,
-    bc_steps: int,
-    num_steps: int,
-    batch_size: int,
-    seed: int,
+    task: str = "drawer-open-v3",
+    episodes: int = 200,
+    width: int = 128,
+    bc_steps: int = 1000,
+    num_steps: int = 500,
+    seed: int = 0,
 ) -> Experiment:
     episodes_of_task = partial(
         control_returns, world=partial(arm_world, task=task), episodes=20, max_steps=250, name=task
@@ -212,7 +94,7 @@ def _learn(
     stage = partial(Stage, response_buckets=(STEPS,), evaluators=(episodes_of_task,), evaluate_every=500)
     data = {"task": task, "episodes": episodes, "seed": seed}
     return Experiment(
-        name=f"{name}_seed_{seed}",
+        name=f"{name}_{task}_seed_{seed}",
         policy=partial(deterministic_controller, observation_size=35, action_size=4, hidden=(width, width)),
         tokenizer=None,
         stages=(
@@ -237,3 +119,102 @@ def _learn(
         log_every=250,
         arxiv=("2310.13639",),
     )
+
+
+def _preferences(loss: Callable[..., Any]) -> Callable[..., Any]:
+    return partial(offline, loss=loss, optimizer=optimizer, reference=None)
+
+
+def experiment(
+    *,
+    task: str = "drawer-open-v3",
+    episodes: int = 200,
+    alpha: float = 0.1,
+    bias: float = 0.5,
+    width: int = 128,
+    bc_steps: int = 1000,
+    num_steps: int = 500,
+    seed: int = 0,
+) -> Experiment:
+    """All comparisons within each batch."""
+    return _learn(
+        "cpl_rank",
+        _preferences(partial(losses.cpl_rank, alpha=alpha, bias=bias)),
+        segments,
+        32,
+        task=task,
+        episodes=episodes,
+        width=width,
+        bc_steps=bc_steps,
+        num_steps=num_steps,
+        seed=seed,
+    )
+
+
+def cpl_pairs(
+    *,
+    task: str = "drawer-open-v3",
+    episodes: int = 200,
+    alpha: float = 0.1,
+    bc_weight: float = 1.0,
+    width: int = 128,
+    bc_steps: int = 1000,
+    num_steps: int = 500,
+    seed: int = 0,
+) -> Experiment:
+    """Pairs that are asked once, with imitation in the loss (CPL-BC)."""
+    return _learn(
+        "cpl_bc",
+        _preferences(partial(losses.cpl_bc, alpha=alpha, bc_weight=bc_weight)),
+        pairs,
+        16,
+        task=task,
+        episodes=episodes,
+        width=width,
+        bc_steps=bc_steps,
+        num_steps=num_steps,
+        seed=seed,
+    )
+
+
+def preference_reward(
+    *,
+    task: str = "drawer-open-v3",
+    episodes: int = 200,
+    width: int = 128,
+    bc_steps: int = 1000,
+    reward_steps: int = 250,
+    num_steps: int = 750,
+    seed: int = 0,
+) -> Experiment:
+    """The same pairs, a reward learnt from them first, then implicit Q-learning on that reward (P-IQL)."""
+    return _learn(
+        "p_iql",
+        partial(
+            preference_iql,
+            optimizer=optimizer,
+            observation_size=35,
+            action_size=4,
+            hidden=(width, width),
+            reward_steps=reward_steps,
+        ),
+        pairs,
+        16,
+        task=task,
+        episodes=episodes,
+        width=width,
+        bc_steps=bc_steps,
+        num_steps=num_steps,
+        seed=seed,
+    )
+
+
+# Imitation of the better half.
+sft_preferred = partial(_learn, "sft", partial(sft, optimizer=optimizer), better)
+
+
+def sweep_tasks(*, seed: int = 0) -> list[Experiment]:
+    """Three tasks, four methods; imitation of everything is the end of the first stage of each."""
+    tasks = ("drawer-open-v3", "button-press-v3", "plate-slide-v3")
+    methods = (sft_preferred, experiment, cpl_pairs, preference_reward)
+    return [build(task=task, seed=seed) for task in tasks for build in methods]

@@ -58,7 +58,7 @@ from jaxpref.evals import learned_weights, planned_return
 from jaxpref.evals.planned import learned_rewards
 from jaxpref.experiment import Experiment, Stage
 from jaxpref.planning import World, score_by_regret, score_by_return
-from jaxpref.policies.rewarded import linear_rewards, successor_rewards
+from jaxpref.policies.rewarded import linear_scores, successor_scores
 
 PAIRS = 5000  # judgements of the simulated people
 TYPICAL = (-1.0, 10.0, -10.0, 0.5, -1.0, -1.0)  # of the weights whose optimal policies are in the set
@@ -77,7 +77,7 @@ def experiment(
     score = partial(score_by_regret, temperature=temperature, max_sweeps=100)
     return _learn(
         "delivery_regret",
-        partial(linear_rewards, world=world, score=score),
+        partial(linear_scores, world=world, score=score),
         people=partial(comparisons, data_root=data_root, conditions=conditions, noise=noise),
         world=world,
         num_steps=num_steps,
@@ -95,7 +95,7 @@ def partial_return(
     world = partial(town, data_root=data_root)
     return _learn(
         "delivery_partial_return",
-        partial(linear_rewards, world=world, score=score_by_return),
+        partial(linear_scores, world=world, score=score_by_return),
         people=partial(comparisons, data_root=data_root, conditions=conditions, noise=noise),
         world=world,
         num_steps=num_steps,
@@ -115,7 +115,7 @@ def successors(
     world = partial(town, data_root=data_root)
     return _learn(
         "delivery_successors",
-        partial(successor_rewards, world=world, num_policies=num_policies, typical=typical),
+        partial(successor_scores, world=world, num_policies=num_policies, typical=typical),
         people=partial(comparisons, data_root=data_root, conditions=conditions, noise=noise),
         world=world,
         num_steps=num_steps,
@@ -188,7 +188,7 @@ def _scale(
 ) -> Experiment:
     world = partial(true_rewards, data_root=data_root)
     # Not from 0, where every policy is optimal and regret has no slope.
-    policy = partial(linear_rewards, world=world, score=score, initial=(0.1,))
+    policy = partial(linear_scores, world=world, score=score, initial=(0.1,))
     people = partial(comparisons, data_root=data_root, conditions=conditions, noise=noise)
     return _fit(name, policy, people, 200, ())
 

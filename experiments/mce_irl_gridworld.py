@@ -56,127 +56,6 @@ from jaxpref.policies.planned import planned
 from jaxpref.policies.reward_functions import linear_reward, mlp_reward, tabular_reward
 
 
-def experiment(
-    *, walks: int = 64, steps: int = 20, num_steps: int = 200, data_seed: int = 0, seed: int = 0
-) -> Experiment:
-    """Rewards that are linear in the features, as the hidden ones are."""
-    return _fit(
-        name="mce_irl_linear",
-        rewards=partial(linear_reward, features=features),
-        walks=walks,
-        steps=steps,
-        num_steps=num_steps,
-        data_seed=data_seed,
-        seed=seed,
-    )
-
-
-def table(
-    *, walks: int = 64, steps: int = 20, num_steps: int = 200, data_seed: int = 0, seed: int = 0
-) -> Experiment:
-    """A reward for each cell: nothing is known of cells."""
-    return _fit(
-        name="mce_irl_table",
-        rewards=partial(tabular_reward, states=SIZE**2),
-        walks=walks,
-        steps=steps,
-        num_steps=num_steps,
-        data_seed=data_seed,
-        seed=seed,
-    )
-
-
-def deep(
-    *, walks: int = 64, steps: int = 20, num_steps: int = 200, data_seed: int = 0, seed: int = 0
-) -> Experiment:
-    """A network of the features: deep MaxEnt IRL."""
-    return _fit(
-        name="mce_irl_deep",
-        rewards=partial(mlp_reward, features=features, hidden=(32,)),
-        walks=walks,
-        steps=steps,
-        num_steps=num_steps,
-        data_seed=data_seed,
-        seed=seed,
-    )
-
-
-def bayesian(
-    *,
-    scale: float = 3.0,
-    walks: int = 64,
-    steps: int = 20,
-    num_steps: int = 200,
-    data_seed: int = 0,
-    seed: int = 0,
-) -> Experiment:
-    """MAP under Boltzmann choices in the optimal values and normal weights of standard deviation `scale`."""
-    return _fit(
-        name="bayesian_irl",
-        rewards=partial(linear_reward, features=features),
-        optimal=True,
-        prior=partial(gaussian_log_prior, scale=scale),
-        walks=walks,
-        steps=steps,
-        num_steps=num_steps,
-        data_seed=data_seed,
-        seed=seed,
-    )
-
-
-def max_margin(
-    *,
-    margin: float = 1.0,
-    scale: float = 3.0,
-    walks: int = 64,
-    steps: int = 20,
-    num_steps: int = 200,
-    data_seed: int = 0,
-    seed: int = 0,
-) -> Experiment:
-    """Max-margin planning: demonstrations should beat every plan by what it does otherwise."""
-    rewards = partial(linear_reward, features=features)
-    found = partial(margin_returns, world=world, rewards=rewards, margin=margin, horizon=steps)
-    return _fit(
-        name="max_margin",
-        rewards=rewards,
-        algorithm=partial(offline, loss=losses.max_margin_planning, reference=None, features=found),
-        prior=partial(gaussian_log_prior, scale=scale),
-        count=walks,
-        walks=walks,
-        steps=steps,
-        num_steps=num_steps,
-        data_seed=data_seed,
-        seed=seed,
-    )
-
-
-def f_irl(
-    *, walks: int = 64, steps: int = 60, num_steps: int = 200, data_seed: int = 0, seed: int = 0
-) -> Experiment:
-    """f-IRL: KL(learner || expert) of the occupancies, by the gradient through planning."""
-    return _fit(
-        name="f_irl",
-        rewards=partial(linear_reward, features=features),
-        algorithm=partial(occupancy_matching, world=world),
-        walks=walks,
-        steps=steps,
-        num_steps=num_steps,
-        data_seed=data_seed,
-        seed=seed,
-    )
-
-
-def sweep_rewards(*, walks: int = 64) -> list[Experiment]:
-    """Linear, table, network, MAP and max-margin on the same walks."""
-    return [build(walks=walks) for build in (experiment, table, deep, bayesian, max_margin)]
-
-
-def sweep_walks() -> list[Experiment]:
-    """How many walks does a linear reward take?"""
-    return [experiment(walks=walks) for walks in (4, 16, 64, 256)]
-
-
 def optimizer(*, num_steps: int, learning_rate: float = 0.1):
     return adamw(
         schedule=partial(warmup_cosine, peak=learning_rate, warmup_steps=5, num_steps=num_steps),
@@ -185,21 +64,23 @@ def optimizer(*, num_steps: int, learning_rate: float = 0.1):
 
 
 def _fit(
-    *,
     name: str,
     rewards: Callable[..., Any],
-    walks: int,
-    steps: int,
-    num_steps: int,
-    data_seed: int,
-    seed: int,
     algorithm: Callable[..., Any] = sft,
     optimal: bool = False,
-    prior: Callable[..., Any] | None = None,
     count: int | None = None,  # terms the loss is a mean over; None: steps
+    /,
+    *,
+    scale: float | None = None,  # standard deviation of a normal prior of the weights
+    walks: int = 64,
+    steps: int = 20,
+    num_steps: int = 200,
+    data_seed: int = 0,
+    seed: int = 0,
 ) -> Experiment:
     learner: Callable[..., Any] = partial(optimizer, num_steps=num_steps)
-    if prior is not None:
+    if scale is not None:
+        prior = partial(gaussian_log_prior, scale=scale)
         learner = partial(with_prior, optimizer=learner, log_prior=prior, count=count or walks * steps)
     return Experiment(
         name=f"{name}_{walks}",
@@ -222,3 +103,54 @@ def _fit(
         seed=seed,
         arxiv=("1507.04888", "2011.04709"),
     )
+
+
+_linear = partial(linear_reward, features=features)
+
+# Rewards that are linear in the features, as the hidden ones are.
+experiment = partial(_fit, "mce_irl_linear", _linear)
+# A reward for each cell: nothing is known of cells.
+table = partial(_fit, "mce_irl_table", partial(tabular_reward, states=SIZE**2))
+# A network of the features: deep MaxEnt IRL.
+deep = partial(_fit, "mce_irl_deep", partial(mlp_reward, features=features, hidden=(32,)))
+# MAP under Boltzmann choices in the optimal values.
+bayesian = partial(_fit, "bayesian_irl", _linear, sft, True, scale=3.0)
+# f-IRL: KL(learner || expert) of the occupancies, by the gradient through planning.
+f_irl = partial(_fit, "f_irl", _linear, partial(occupancy_matching, world=world), steps=60)
+
+
+def max_margin(
+    *,
+    margin: float = 1.0,
+    scale: float = 3.0,
+    walks: int = 64,
+    steps: int = 20,
+    num_steps: int = 200,
+    data_seed: int = 0,
+    seed: int = 0,
+) -> Experiment:
+    """Max-margin planning: demonstrations should beat every plan by what it does otherwise."""
+    found = partial(margin_returns, world=world, rewards=_linear, margin=margin, horizon=steps)
+    return _fit(
+        "max_margin",
+        _linear,
+        partial(offline, loss=losses.max_margin_planning, reference=None, features=found),
+        False,
+        walks,
+        scale=scale,
+        walks=walks,
+        steps=steps,
+        num_steps=num_steps,
+        data_seed=data_seed,
+        seed=seed,
+    )
+
+
+def sweep_rewards(*, walks: int = 64) -> list[Experiment]:
+    """Linear, table, network, MAP and max-margin on the same walks."""
+    return [build(walks=walks) for build in (experiment, table, deep, bayesian, max_margin)]
+
+
+def sweep_walks() -> list[Experiment]:
+    """How many walks does a linear reward take?"""
+    return [experiment(walks=walks) for walks in (4, 16, 64, 256)]

@@ -54,7 +54,7 @@ from jaxpref.planning import (
     score_by_return,
     state_action_features,
 )
-from jaxpref.policies.rewarded import linear_rewards
+from jaxpref.policies.rewarded import linear_scores
 
 
 def experiment(
@@ -119,7 +119,7 @@ def _learn(
     ends = "" if absorbing else "_no_ends"
     return Experiment(
         name=f"{name}_mdp_{mdp}_{num_pairs}{ends}",
-        policy=partial(linear_rewards, world=partial(table_of, world=world), score=score),
+        policy=partial(linear_scores, world=partial(table_of, world=world), score=score),
         tokenizer=None,
         stages=(
             Stage(

@@ -44,7 +44,11 @@ def _function(path: str, default: str) -> tuple[types.ModuleType, Callable[..., 
     function = getattr(module, name or default, None)
     if not callable(function):
         offered = sorted(
-            n for n, v in vars(module).items() if inspect.isfunction(v) and v.__module__ == module.__name__
+            n
+            for n, v in vars(module).items()
+            if not n.startswith("_")
+            and getattr(v.func if isinstance(v, functools.partial) else v, "__module__", "")
+            == module.__name__
         )
         raise ValueError(f"{file} has no function {name or default!r}; it has {offered}")
     return module, function

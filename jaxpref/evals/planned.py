@@ -35,7 +35,7 @@ def step_scores(context: Context, world: World) -> NDArray[np.float64]:
 
 
 def learned_rewards(context: Context, world: World) -> NDArray[np.float64]:
-    """Rewards `[s, a]` of the learned weights of `policies.linear_rewards`."""
+    """Rewards `[s, a]` of the learned weights of `policies.linear_scores`."""
     weights = np.asarray(context.fetch(context.params["weights"]), np.float64)
     return np.asarray(world.features, np.float64) @ weights
 
@@ -103,7 +103,7 @@ def grid_picture(title: str, world: World, policy: Float[Array, "s a"]) -> Pictu
 def learned_weights(
     context: Context, *, features: Sequence[str], num_prompts: int | None = None, name: str = "weights"
 ) -> Evaluation:
-    """Weights of `policies.linear_rewards`, over the size of the first one: its scale is the noise's."""
+    """Weights of `policies.linear_scores`, over the size of the first one: its scale is the noise's."""
     del num_prompts
     found = np.asarray(context.fetch(context.params["weights"]), np.float64)
     if found.shape != (len(features),):

@@ -4,23 +4,22 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array
 
 from jaxpref.planning import World, random_successors, score_by_return, score_by_successors
 from jaxpref.policies.base import Policy, answers_no_prompts
-from jaxpref.types import Params, PRNGKey, Segments
+from jaxpref.policies.reward_functions import linear_reward
+from jaxpref.types import Params, Segments
 
-__all__ = ["linear_rewards", "successor_rewards"]
+__all__ = ["linear_scores", "successor_scores"]
 
 
-def linear_rewards(
+def linear_scores(
     *, world: Callable[[], World], score: Callable[..., Any] = score_by_return, initial: Any = None
 ) -> Policy:
-    """Rewards `features @ weights`; the one output for a segment is its score under them.
+    """`linear_reward` of a world's own features; the one output for a segment is its score under them.
 
-    Params are `{"weights": [m]}`. For the losses of reward models (`losses.bradley_terry_soft` with
+    For the losses of reward models (`losses.bradley_terry_soft` with
     `reference=None`), on `Segments` of numbered states and actions. It is no distribution and draws nothing:
     plan with its rewards (`evals.planned_return`).
 
@@ -33,31 +32,27 @@ def linear_rewards(
     """
     known = world()
     states, actions, size = known.features.shape
-    given = np.zeros(size) if initial is None else np.asarray(initial, np.float64)
-    if given.shape != (size,):
-        raise ValueError(f"linear_rewards.initial: expected {size} weights, got shape {given.shape}")
-
-    def init(key: PRNGKey) -> Params:
-        del key
-        return {"weights": jnp.asarray(given, known.features.dtype)}
+    reward = linear_reward(
+        features=lambda: known.features, initial=initial, param_dtype=known.features.dtype.name
+    )
 
     def quantities(
         params: Params, batch: Segments, names: tuple[str, ...], reference_params: Params | None = None
     ) -> dict[str, Array]:
         del reference_params
         if set(names) != {"embeddings"}:
-            raise ValueError(f"linear_rewards: has scores of segments, and no {', '.join(names)}")
+            raise ValueError(f"linear_scores: has scores of segments, and no {', '.join(names)}")
         found = score(known, params["weights"], batch.observations, batch.actions, batch.step_mask)
         return {"embeddings": found[..., None]}
 
     def none(*args: Any, **settings: Any) -> Any:
-        raise ValueError("linear_rewards: it is no distribution; use policies.states for a policy")
+        raise ValueError("linear_scores: it is no distribution; use policies.states for a policy")
 
     return Policy(
-        init=init,
+        init=reward.init,
         token_logps=none,
         sample=answers_no_prompts,
-        axes=lambda: {"weights": (None,)},
+        axes=reward.axes,
         flops=lambda batch: 2.0 * states * actions * size,
         vocab_size=actions,
         quantities=quantities,
@@ -65,7 +60,7 @@ def linear_rewards(
     )
 
 
-def successor_rewards(
+def successor_scores(
     *,
     world: Callable[[], World],
     num_policies: int,
@@ -74,7 +69,7 @@ def successor_rewards(
     temperature: float = 0.01,
     initial: Any = None,
 ) -> Policy:
-    """`linear_rewards` scored by regret whose values come out of a fixed set of policies.
+    """`linear_scores` scored by regret whose values come out of a fixed set of policies.
 
     As the released code of arXiv:2310.02456 learns: the policies are optimal for random weights, their
     successor features are found once, and no planning happens while learning (`planning.gpi_values`). As good
@@ -87,4 +82,4 @@ def successor_rewards(
     known = world()
     successors = random_successors(known, num_policies=num_policies, typical=typical, seed=seed)
     score = partial(score_by_successors, successors=successors, temperature=temperature)
-    return linear_rewards(world=lambda: known, score=score, initial=initial)
+    return linear_scores(world=lambda: known, score=score, initial=initial)

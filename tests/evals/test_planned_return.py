@@ -8,7 +8,7 @@ from jaxpref.evals import budget_shares, planned_return
 from jaxpref.evals.base import Context
 from jaxpref.evals.planned import grid_picture, learned_rewards, step_scores
 from jaxpref.planning import greedy_policy, optimal_policy, policy_values, score_by_return
-from jaxpref.policies.rewarded import linear_rewards
+from jaxpref.policies.rewarded import linear_scores
 
 BOARD = ("0041", "0230")
 
@@ -18,7 +18,7 @@ def world():
 
 
 def context(weights):
-    policy = linear_rewards(world=world)
+    policy = linear_scores(world=world)
 
     def rewards(batch):
         return score_by_return(world(), weights, batch.observations, batch.actions, batch.step_mask)
@@ -57,7 +57,7 @@ def test_a_policy_on_a_grid_is_drawn_with_its_values_and_its_ends():
 def test_shares_of_budgets():
     logits = np.log([[0.25, 0.75], [0.5, 0.5]])
     shown = Context(
-        linear_rewards(world=world), {"budget_logits": logits}, None, 0, lambda b: b, lambda x: x, np.asarray
+        linear_scores(world=world), {"budget_logits": logits}, None, 0, lambda b: b, lambda x: x, np.asarray
     )
     found = budget_shares(shown, budgets=(1, 5)).metrics
     assert found["agent 0, 5 steps"].mean == pytest.approx(0.75)

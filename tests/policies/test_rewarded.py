@@ -17,7 +17,7 @@ from jaxpref.evals import learned_weights, planned_return
 from jaxpref.evals.base import Context
 from jaxpref.experiment import Experiment, Stage
 from jaxpref.planning import greedy_policy, score_by_regret, state_action_features
-from jaxpref.policies.rewarded import linear_rewards
+from jaxpref.policies.rewarded import linear_scores
 from jaxpref.training.run import train
 
 world = partial(random_delivery, seed=4, rows=5, columns=5, weights=(-1, 5, -5, 1, -1, -2), discount=0.95)
@@ -55,7 +55,7 @@ def fitted(policy, records, steps=200, rate=0.1):
 
 @pytest.fixture(scope="module")
 def by_regret():
-    return fitted(linear_rewards(world=world, score=regret, initial=(-0.1, 0, 0, 0, 0, 0)), people())
+    return fitted(linear_scores(world=world, score=regret, initial=(-0.1, 0, 0, 0, 0, 0)), people())
 
 
 def test_the_regret_model_finds_the_weights_of_people_who_regret(by_regret):
@@ -74,7 +74,7 @@ def test_the_regret_model_finds_the_weights_of_people_who_regret(by_regret):
 
 def test_a_table_fitted_by_partial_return_to_regret_is_the_advantage():
     """Read greedily it is optimal; its level is found only if some segments end early (arXiv:2310.02456)."""
-    policy, levels = linear_rewards(world=table), []
+    policy, levels = linear_scores(world=table), []
     for absorbing in (True, False):
         _, context = fitted(policy, people(absorbing=absorbing, num_pairs=8000), steps=300, rate=0.2)
         found = planned_return(context, world=world, read=greedy_policy).metrics
@@ -86,7 +86,7 @@ def test_a_table_fitted_by_partial_return_to_regret_is_the_advantage():
 def test_scores_of_steps_are_what_the_policy_says(by_regret):
     weights, context = by_regret
     batch = people(num_pairs=5).rows(np.arange(5))
-    policy = linear_rewards(world=world, score=regret)
+    policy = linear_scores(world=world, score=regret)
     direct = regret(world(), weights, batch.observations, batch.actions, batch.step_mask)
     np.testing.assert_allclose(context.rewards(batch), direct, rtol=1e-5)
     with pytest.raises(ValueError, match="no entropy"):
@@ -94,14 +94,14 @@ def test_scores_of_steps_are_what_the_policy_says(by_regret):
     with pytest.raises(ValueError, match="no distribution"):
         policy.token_logps({"weights": weights}, batch)
     with pytest.raises(ValueError, match="expected 6 weights"):
-        linear_rewards(world=world, initial=(1.0,))
+        linear_scores(world=world, initial=(1.0,))
 
 
 def test_rewards_train_in_the_common_loop(tmp_path):
     pairs = partial(people, num_pairs=200)
     experiment = Experiment(
         name="rewards",
-        policy=partial(linear_rewards, world=world, score=regret),
+        policy=partial(linear_scores, world=world, score=regret),
         tokenizer=None,
         stages=(
             Stage(
