@@ -11,6 +11,7 @@ from scipy.sparse import csr_array, eye_array
 from scipy.sparse.linalg import spsolve
 from x64 import enable_x64
 
+from jaxpref.data.roads import new_york_graph
 from jaxpref.planning import roads
 
 ENDS = np.array([3, 7, 3])
@@ -269,3 +270,19 @@ def test_destinations_may_be_split_over_devices():
     placed = jax.device_put(ends, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data")))
     values = jax.jit(lambda ends: roads.soft_values(graph, -jnp.asarray(costs, jnp.float32), ends))
     np.testing.assert_allclose(values(placed), values(ends), rtol=1e-6)
+
+
+@pytest.mark.exhaustive
+def test_new_york_on_eight_devices_is_new_york_on_one(data_root):
+    """Two minutes. Rows of values do not meet in a sweep; only the test of convergence looks at all."""
+    graph = new_york_graph(str(data_root))
+    generator = np.random.default_rng(0)
+    rewards = -jnp.asarray(generator.uniform(1.5, 3.5, graph.num_arcs), jnp.float32)
+    ends = jnp.asarray(generator.permutation(graph.num_nodes)[:16], jnp.int32)
+    mesh = jax.sharding.Mesh(jax.devices(), ("data",))
+    placed = jax.device_put(ends, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data")))
+    one, eight = solve(graph, -rewards, ends, tolerance=1e-4), solve(graph, -rewards, placed, tolerance=1e-4)
+    assert bool(one.converged)
+    assert int(one.sweeps) == int(eight.sweeps)
+    assert len(eight.values.sharding.device_set) == 8
+    np.testing.assert_array_equal(one.values, eight.values)
