@@ -30,12 +30,15 @@ def perceived_ways(
     Raises:
       ValueError: costs below 0, or no pair of nodes is joined by a way.
     """
+    from tqdm import tqdm
+
     c, generator = check_costs(costs, graph.num_arcs), np.random.default_rng(seed)
     tails, heads = np.asarray(graph.tails), np.asarray(graph.heads)
     n = graph.num_nodes
     ends = np.arange(n) if destinations is None else generator.choice(n, destinations, replace=False)
     routes: list[list[int]] = []
     misses = 0
+    shown = tqdm(desc="drivers", total=trips, unit="route", delay=5, mininterval=5)
     while len(routes) < trips:
         start, end = int(generator.integers(n)), int(generator.choice(ends))
         seen = c * np.exp(noise * generator.standard_normal(len(c)))
@@ -43,9 +46,11 @@ def perceived_ways(
         route = [] if start == end else walk(heads, arc[:, 0], start, end)
         if route:
             routes.append(route)
+            shown.update()
         misses += not route
         if misses > 100 * (len(routes) + 1):
             raise ValueError("drivers: no ways between the nodes drawn; is the graph connected?")
+    shown.close()
     return routes
 
 

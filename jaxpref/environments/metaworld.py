@@ -120,9 +120,11 @@ def scored_segments(
             "scored_segments: expected steps < horizon, at least one segment and episodes within 500 steps, "
             f"got steps={steps}, horizon={horizon}, episodes={episodes}, per_episode={per_episode}"
         )
+    from tqdm import tqdm
+
     arm, generator = Arm(task), np.random.default_rng(seed)
     found: dict[str, list] = {name: [] for name in ScoredSegments._fields}
-    for episode in range(episodes):
+    for episode in tqdm(range(episodes), f"{task}: segments", unit="episode", delay=5, mininterval=5):
         seen, _ = arm.reset(seed=int(generator.integers(2**31)))
         share = generator.random()
         for _ in range(per_episode):
