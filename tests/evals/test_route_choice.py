@@ -15,8 +15,9 @@ from jaxpref.evals import route_choice
 from jaxpref.evals.routes import overlap
 from jaxpref.experiment import Experiment, Stage
 from jaxpref.planning.roads import road_graph
-from jaxpref.policies.routes import route_planner
+from jaxpref.policies.routes import MAX_ENT, route_planner
 from jaxpref.report import write_report
+from jaxpref.training.progress import NonFiniteError
 from jaxpref.training.run import train
 
 SIDE = 6
@@ -129,3 +130,28 @@ def test_routes_and_records_say_the_same():
     np.testing.assert_array_equal(again.actions, table.actions[:, :, : again.actions.shape[2]])
     together = set(table.group.tolist()) & set(driven(held_out=False).group.tolist())
     assert not together
+
+
+def test_a_sum_that_training_makes_infinite_is_named(tmp_path):
+    """Drivers who wander ask for smaller costs than MaxEnt can have, and steps are too large to see the wall."""
+    wild = route_records(graph(), perceived_ways(graph(), hidden(), trips=16, noise=5.0))
+    experiment = Experiment(
+        name="wild",
+        policy=partial(
+            route_planner, graph=graph, features=features, initial=1.7, horizon=MAX_ENT, max_sweeps=2000
+        ),
+        tokenizer=None,
+        stages=(
+            Stage(
+                name="costs",
+                algorithm=partial(sft, optimizer=partial(adamw, schedule=partial(constant, value=1.0))),
+                train=lambda: wild,
+                num_steps=10,
+                batch_size=16,
+                checkpoint_every=10,
+            ),
+        ),
+    )
+    said = r"costs: loss nan.*MaxEnt: costs are too small .* spectral radius .* is 1\.\d+.* larger costs \(`initial`\)"
+    with pytest.raises(NonFiniteError, match=said):
+        train(experiment, tmp_path / "run", log=lambda line: None)
