@@ -48,12 +48,14 @@ import numpy as np
 from jaxpref.algorithms import sft
 from jaxpref.algorithms.optimizers import adamw, warmup_cosine
 from jaxpref.data import SegmentRecords
-from jaxpref.data.roads import Roads, csv_roads, csv_routes, liechtenstein_roads
-from jaxpref.data.routes import route_records
-from jaxpref.environments.drivers import perceived_ways
-from jaxpref.evals import route_choice
+from jaxpref.data.roads import Roads, boxes, csv_roads, csv_routes, liechtenstein_roads
+from jaxpref.data.routes import by_region, route_records
+from jaxpref.environments.drivers import horizon_ways, perceived_ways
+from jaxpref.evals import budget_shares, route_choice
 from jaxpref.experiment import Experiment, Stage
+from jaxpref.planning import per_decision, per_trajectory
 from jaxpref.planning.roads import RoadGraph, dijkstra
+from jaxpref.policies.budgets import latent_horizons
 from jaxpref.policies.routes import route_planner
 
 HORIZONS = (0, 1, 3, 10, 25, float("inf"))
@@ -69,6 +71,9 @@ CLASSES = {
 }
 CROSSING = 0.1  # what an arc costs beside its minutes
 SCALE = 8.0  # of all hidden costs, so that drivers and MaxEnt err by similar amounts
+BUDGETS = (1, 4, 16)  # of `latent_budgets`, and each driver's shares of them
+SHARES = ((0.7, 0.2, 0.1), (0.1, 0.2, 0.7))
+BUDGET_SCALE = 3.0  # of what these drivers mind: where a way is much cheaper than all others, budgets agree
 UNKNOWN = 0.2  # standard deviation of the log of each arc's factor
 
 
@@ -81,9 +86,15 @@ def experiment(
     num_steps: int = 80,
     learning_rate: float = 0.5,
     arcs_table: bool = False,
+    regions: int = 1,
     seed: int = 0,
 ) -> Experiment:
-    """Costs by features, by maximum likelihood of whole routes (by their excess cost with horizon 0)."""
+    """Costs by features, by maximum likelihood of whole routes (by their excess cost with horizon 0).
+
+    Args:
+      regions: with more than 1, as many boxes of nodes, each an expert with weights of its own for the routes
+        that end there; a mesh splits them by `mesh.tensor`.
+    """
     driven = partial(demonstrations, data_root=data_root, noise=noise, trips=trips, seed=seed)
     return _learn(
         name=f"irl_routes_h{horizon:g}_seed{seed}",
@@ -98,6 +109,8 @@ def experiment(
         num_steps=num_steps,
         learning_rate=learning_rate,
         seed=seed,
+        num_regions=regions,
+        regions=partial(region_of_nodes, data_root=data_root, count=regions) if regions > 1 else None,
     )
 
 
@@ -126,6 +139,52 @@ def from_files(
         num_steps=num_steps,
         learning_rate=learning_rate,
         seed=seed,
+    )
+
+
+def latent_budgets(
+    *,
+    data_root: str = "../shared/data",
+    per_step: bool = True,
+    trips: int = 400,
+    num_steps: int = 100,
+    learning_rate: float = 0.1,
+    seed: int = 0,
+) -> Experiment:
+    """Drivers who know all costs and plan 1, 4 or 16 soft steps ahead, told apart by their routes
+    (arXiv:2312.04030, `latent_budgets_grid.py` on roads)."""
+    driven = partial(budgeted, data_root=data_root, per_step=per_step, trips=trips, seed=seed)
+    schedule = partial(warmup_cosine, peak=learning_rate, warmup_steps=10, num_steps=num_steps)
+    planner = partial(
+        route_planner,
+        graph=partial(graph, data_root=data_root),
+        features=partial(known_costs, data_root=data_root),
+        initial=1.0,
+        planner=dijkstra,
+    )
+    return Experiment(
+        name=f"irl_routes_budgets_{'decisions' if per_step else 'trips'}_seed{seed}",
+        policy=partial(
+            latent_horizons,
+            planner=planner,
+            horizons=BUDGETS,
+            agents=len(SHARES),
+            mixture=per_decision if per_step else per_trajectory,
+        ),
+        tokenizer=None,
+        stages=(
+            Stage(
+                name="budgets",
+                algorithm=partial(sft, optimizer=partial(adamw, schedule=schedule, clip_norm=None)),
+                train=driven,
+                evaluators=(partial(budget_shares, budgets=BUDGETS),),
+                num_steps=num_steps,
+                batch_size=64,
+                checkpoint_every=num_steps,
+            ),
+        ),
+        seed=seed,
+        arxiv=("2312.04030", "2305.11290"),
     )
 
 
@@ -164,6 +223,41 @@ def demonstrations(*, data_root: str, noise: float, trips: int, seed: int, held_
     return _trips(data_root, noise, trips, seed)[held_out]
 
 
+def region_of_nodes(*, data_root: str, count: int) -> np.ndarray:
+    """Boxes with as many crossings each."""
+    coordinates = _roads(data_root).coordinates
+    assert coordinates is not None
+    return boxes(coordinates, count)
+
+
+def packed(
+    *, driven: Callable[..., SegmentRecords], regions: Callable[[], np.ndarray], held_out: bool
+) -> SegmentRecords:
+    """Rows of one demonstration for each region."""
+    return by_region(driven(held_out=held_out), regions())
+
+
+def known_costs(*, data_root: str) -> np.ndarray:
+    """What drivers with a budget mind and the learner knows, as the only feature `[e, 1]`."""
+    known = features(data_root=data_root) @ np.array([*[w for _, w in CLASSES.values()], CROSSING])
+    return BUDGET_SCALE * known[:, None]
+
+
+def budgeted(*, data_root: str, per_step: bool, trips: int, seed: int) -> SegmentRecords:
+    """Trips of drivers with a latent horizon, whose they are in the column `annotators`."""
+    roads = graph(data_root=data_root)
+    routes, drivers = horizon_ways(
+        roads,
+        known_costs(data_root=data_root)[:, 0],
+        horizons=BUDGETS,
+        shares=SHARES,
+        trips=trips,
+        per_step=per_step,
+        seed=seed,
+    )
+    return route_records(roads, routes, columns={"annotators": drivers})
+
+
 def file_graph(*, arcs: str) -> RoadGraph:
     """The graph of a table of arcs."""
     return csv_roads(arcs).graph
@@ -197,6 +291,8 @@ def _learn(
     num_steps: int,
     learning_rate: float,
     seed: int,
+    num_regions: int = 1,
+    regions: Callable[[], np.ndarray] | None = None,
 ) -> Experiment:
     schedule = partial(warmup_cosine, peak=learning_rate, warmup_steps=10, num_steps=num_steps)
     return Experiment(
@@ -208,6 +304,7 @@ def _learn(
             initial=initial,
             horizon=horizon,
             arcs_table=arcs_table,
+            regions=regions,
             planner=dijkstra,
         ),
         tokenizer=None,
@@ -215,7 +312,9 @@ def _learn(
             Stage(
                 name="costs",
                 algorithm=partial(sft, optimizer=partial(adamw, schedule=schedule)),
-                train=partial(driven, held_out=False),
+                train=partial(driven, held_out=False)
+                if regions is None
+                else partial(packed, driven=driven, regions=regions, held_out=False),
                 evaluators=(
                     partial(
                         route_choice,
@@ -224,10 +323,11 @@ def _learn(
                         features=features,
                         hidden=hidden,
                         likelihood=horizon > 0,
+                        regions=regions,
                     ),
                 ),
                 num_steps=num_steps,
-                batch_size=32,
+                batch_size=max(32 // num_regions, 1),  # rows, with a route for each region
                 checkpoint_every=num_steps,
             ),
         ),

@@ -13,7 +13,7 @@ from jaxpref.planning.budgets import budget_logps, per_decision
 from jaxpref.policies.base import Policy, answers_no_prompts
 from jaxpref.types import Params, PRNGKey, Segments
 
-__all__ = ["boltzmann_agents", "latent_budgets"]
+__all__ = ["boltzmann_agents", "latent_budgets", "latent_horizons"]
 
 
 def latent_budgets(
@@ -69,6 +69,63 @@ def latent_budgets(
         axes=lambda: {"budget_logits": (None, None)} | ({"weights": (None,)} if learn_weights else {}),
         flops=lambda batch: 2.0 * max(budgets) * states * states * actions,
         vocab_size=actions,
+    )
+
+
+def latent_horizons(
+    *,
+    planner: Callable[..., Policy],
+    horizons: Sequence[float],
+    agents: int = 1,
+    mixture: Callable[..., Any] = per_decision,
+    learn_costs: bool = False,
+) -> Policy:
+    """`latent_budgets` on roads: a mixture of route planners that differ in their horizon (arXiv:2312.04030).
+
+    A driver's budget is the number of soft steps before the cheapest way. Params are `{"budget_logits":
+    [agents, horizons]}`, and where costs are learned too `"planner"`, those of the route planner. With one
+    budget alone, that planner exactly.
+
+    *Differs from* the paper's anytime algorithm: every horizon is planned by itself, since the exact gradient
+    of each is a rollout of its own. The cost is the sum of the horizons, not the longest.
+
+    Args:
+      planner: builds a route planner of a horizon: `partial(policies.routes.route_planner, graph=..., ...)`
+        without it. Its initial costs are what drivers plan with, unless `learn_costs`.
+      horizons: 1 or more, `policies.routes.MAX_ENT` too. 0 has no likelihood.
+    """
+    if agents < 1 or not horizons or min(horizons) < 1:
+        raise ValueError(
+            f"latent_horizons: expected agents, and horizons of 1 or more, got {agents} and {tuple(horizons)}"
+        )
+    planners = [planner(horizon=horizon) for horizon in horizons]
+
+    def init(key: PRNGKey) -> Params:
+        costs = planners[0].init(key)
+        params = {"budget_logits": jnp.zeros((agents, len(horizons)), jax.tree.leaves(costs)[0].dtype)}
+        return params | ({"planner": costs} if learn_costs else {})
+
+    def token_logps(params: Params, batch: Segments) -> Float[Array, "b k t"]:
+        costs = params["planner"] if learn_costs else planners[0].init(jax.random.key(0))
+        steps = jnp.stack([one.token_logps(costs, batch) for one in planners], -1)
+        prior = jax.nn.log_softmax(params["budget_logits"], -1)[_agents(batch)][:, None]
+        return mixture(jnp.broadcast_to(prior, (*steps.shape[:2], len(horizons))), steps, batch.mask)
+
+    def explain(params: Params) -> str | None:
+        if not learn_costs:
+            return None
+        return next(filter(None, (one.explain(params["planner"]) for one in planners if one.explain)), None)
+
+    return Policy(
+        init,
+        token_logps,
+        sample=answers_no_prompts,
+        axes=lambda: (
+            {"budget_logits": (None, None)} | ({"planner": planners[0].axes()} if learn_costs else {})
+        ),
+        flops=lambda batch: 0.0,
+        vocab_size=planners[0].vocab_size,
+        explain=explain,
     )
 
 

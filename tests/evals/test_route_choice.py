@@ -133,7 +133,7 @@ def test_routes_and_records_say_the_same():
 
 
 def test_a_sum_that_training_makes_infinite_is_named(tmp_path):
-    """Drivers who wander ask for smaller costs than MaxEnt can have, and steps are too large to see the wall."""
+    """Drivers who wander ask for smaller costs than MaxEnt can have, and steps are large."""
     wild = route_records(graph(), perceived_ways(graph(), hidden(), trips=16, noise=5.0))
     experiment = Experiment(
         name="wild",
@@ -152,6 +152,8 @@ def test_a_sum_that_training_makes_infinite_is_named(tmp_path):
             ),
         ),
     )
-    said = r"costs: loss nan.*MaxEnt: costs are too small .* spectral radius .* is 1\.\d+.* larger costs \(`initial`\)"
+    said = (
+        r"loss nan.*MaxEnt: costs are too small .* spectral radius .* is 1\.\d+.* larger costs \(`initial`\)"
+    )
     with pytest.raises(NonFiniteError, match=said):
         train(experiment, tmp_path / "run", log=lambda line: None)
