@@ -77,6 +77,6 @@ def test_bad_settings_are_named():
         latent_horizons(planner=planner, horizons=(0, 3))
     with pytest.raises(ValueError, match="a probability for each of 2 horizons"):
         horizon_ways(GRAPH, COSTS, horizons=(1, 2), shares=((1.0,),), trips=1)
+    apart = type(GRAPH)(GRAPH.tails, GRAPH.heads, num_nodes=10_000)
     with pytest.raises(ValueError, match="no ways between the nodes drawn"):
-        apart = type(GRAPH)(GRAPH.tails, GRAPH.heads, num_nodes=10_000)
         horizon_ways(apart, COSTS, horizons=(1,), shares=((1.0,),), trips=1)
