@@ -155,18 +155,14 @@ def latent_budgets(
     (arXiv:2312.04030, `latent_budgets_grid.py` on roads)."""
     driven = partial(budgeted, data_root=data_root, per_step=per_step, trips=trips, seed=seed)
     schedule = partial(warmup_cosine, peak=learning_rate, warmup_steps=10, num_steps=num_steps)
-    planner = partial(
-        route_planner,
-        graph=partial(graph, data_root=data_root),
-        features=partial(known_costs, data_root=data_root),
-        initial=1.0,
-        planner=dijkstra,
-    )
     return Experiment(
         name=f"irl_routes_budgets_{'decisions' if per_step else 'trips'}_seed{seed}",
         policy=partial(
             latent_horizons,
-            planner=planner,
+            graph=partial(graph, data_root=data_root),
+            features=partial(known_costs, data_root=data_root),
+            initial=1.0,
+            planner=dijkstra,
             horizons=BUDGETS,
             agents=len(SHARES),
             mixture=per_decision if per_step else per_trajectory,

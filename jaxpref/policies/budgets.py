@@ -10,7 +10,9 @@ from jaxtyping import Array, Float
 
 from jaxpref.planning import World, values, with_weights
 from jaxpref.planning.budgets import budget_logps, per_decision
+from jaxpref.planning.roads import Planner, RoadGraph, horizon_stack, sweeps
 from jaxpref.policies.base import Policy, answers_no_prompts
+from jaxpref.policies.routes import arc_costs, route_logps, route_planner
 from jaxpref.types import Params, PRNGKey, Segments
 
 __all__ = ["boltzmann_agents", "latent_budgets", "latent_horizons"]
@@ -74,58 +76,61 @@ def latent_budgets(
 
 def latent_horizons(
     *,
-    planner: Callable[..., Policy],
-    horizons: Sequence[float],
+    graph: Callable[[], RoadGraph],
+    features: Callable[[], Any],
+    initial: Any,
+    horizons: Sequence[int],
     agents: int = 1,
     mixture: Callable[..., Any] = per_decision,
     learn_costs: bool = False,
+    planner: Planner = sweeps,
+    **costs: Any,
 ) -> Policy:
-    """`latent_budgets` on roads: a mixture of route planners that differ in their horizon (arXiv:2312.04030).
+    """`latent_budgets` on roads: drivers whose budget is the horizon of `route_planner` (arXiv:2312.04030).
 
-    A driver's budget is the number of soft steps before the cheapest way. Params are `{"budget_logits":
-    [agents, horizons]}`, and where costs are learned too `"planner"`, those of the route planner. With one
-    budget alone, that planner exactly.
-
-    *Differs from* the paper's anytime algorithm: every horizon is planned by itself, since the exact gradient
-    of each is a rollout of its own. The cost is the sum of the horizons, not the longest.
+    A budget is a number of soft steps before the cheapest way; all of them are levels of one run of the
+    longest. Params are `{"budget_logits": [agents, horizons]}`, and where costs are learned too those of the
+    route planner beside it. With all of an agent's probability on one horizon it is that planner exactly.
 
     Args:
-      planner: builds a route planner of a horizon: `partial(policies.routes.route_planner, graph=..., ...)`
-        without it. Its initial costs are what drivers plan with, unless `learn_costs`.
-      horizons: 1 or more, `policies.routes.MAX_ENT` too. 0 has no likelihood.
+      graph, features, initial, planner, costs: as `policies.routes.route_planner` has them; without
+        `learn_costs` the initial costs are what drivers plan with.
+      horizons: 1 or more each.
+      mixture: `planning.budgets.per_decision` (the paper's) or `per_trajectory`.
     """
     if agents < 1 or not horizons or min(horizons) < 1:
         raise ValueError(
             f"latent_horizons: expected agents, and horizons of 1 or more, got {agents} and {tuple(horizons)}"
         )
-    planners = [planner(horizon=horizon) for horizon in horizons]
+    longest = route_planner(
+        graph=graph, features=features, initial=initial, horizon=max(horizons), planner=planner, **costs
+    )
+    net, given = graph(), np.asarray(features(), np.float64)
 
     def init(key: PRNGKey) -> Params:
-        costs = planners[0].init(key)
-        params = {"budget_logits": jnp.zeros((agents, len(horizons)), jax.tree.leaves(costs)[0].dtype)}
-        return params | ({"planner": costs} if learn_costs else {})
+        known = longest.init(key)
+        logits = jnp.zeros((agents, len(horizons)), known["weights"].dtype)
+        return {"budget_logits": logits} | (known if learn_costs else {})
 
     def token_logps(params: Params, batch: Segments) -> Float[Array, "b k t"]:
-        costs = params["planner"] if learn_costs else planners[0].init(jax.random.key(0))
-        steps = jnp.stack([one.token_logps(costs, batch) for one in planners], -1)
+        b, k, t = batch.mask.shape
+        known = params if learn_costs else longest.init(jax.random.key(0))
+        of_arcs = arc_costs(known, jnp.asarray(given, known["weights"].dtype))
+        ends = batch.observations[:, :, 0, 1].reshape(b * k)
+        pairs = horizon_stack(net, -of_arcs, ends, horizons, planner)
+        routes = (batch.actions.reshape(b * k, t), batch.mask.reshape(b * k, t))
+        steps = jax.vmap(lambda pair: route_logps(net, of_arcs, *routes, *pair), out_axes=-1)(pairs)
         prior = jax.nn.log_softmax(params["budget_logits"], -1)[_agents(batch)][:, None]
-        return mixture(jnp.broadcast_to(prior, (*steps.shape[:2], len(horizons))), steps, batch.mask)
-
-    def explain(params: Params) -> str | None:
-        if not learn_costs:
-            return None
-        return next(filter(None, (one.explain(params["planner"]) for one in planners if one.explain)), None)
+        prior = jnp.broadcast_to(prior, (b, k, len(horizons)))
+        return mixture(prior, steps.reshape(b, k, t, -1), batch.mask)
 
     return Policy(
         init,
         token_logps,
         sample=answers_no_prompts,
-        axes=lambda: (
-            {"budget_logits": (None, None)} | ({"planner": planners[0].axes()} if learn_costs else {})
-        ),
+        axes=lambda: {"budget_logits": (None, None)} | (longest.axes() if learn_costs else {}),
         flops=lambda batch: 0.0,
-        vocab_size=planners[0].vocab_size,
-        explain=explain,
+        vocab_size=net.num_arcs,
     )
 
 

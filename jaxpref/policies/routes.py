@@ -15,7 +15,7 @@ from jaxpref.policies.base import Policy, answers_no_prompts
 from jaxpref.policies.perceptron import perceptron, perceptron_init
 from jaxpref.types import Params, PRNGKey, Segments
 
-__all__ = ["MAX_ENT", "arc_costs", "route_planner"]
+__all__ = ["MAX_ENT", "arc_costs", "route_logps", "route_planner"]
 
 MAX_ENT = math.inf  # the horizon of converged soft values
 
@@ -111,7 +111,7 @@ def route_planner(
     def token_logps(params: Params, batch: Segments) -> Float[Array, "b k t"]:
         b, k, t = batch.mask.shape
         costs = arc_costs(params, jnp.asarray(given, params["weights"].dtype))
-        routes = (jnp.where(batch.mask, batch.actions, 0), batch.mask, batch.observations[:, :, 0, 1])
+        routes = (batch.actions, batch.mask, batch.observations[:, :, 0, 1])
         if experts:
             if k != experts[0]:
                 raise ValueError(
@@ -124,16 +124,13 @@ def route_planner(
     def scores(
         costs: Float[Array, " e"], arcs: Int[Array, "d t"], mask: Bool[Array, "d t"], ends: Int[Array, " d"]
     ) -> Float[Array, "d t"]:
-        column = jnp.arange(len(ends))[:, None]
         rewards = -costs
         if margin:
             passed = jnp.zeros((len(ends), net.num_arcs + 1), bool)
-            passed = passed.at[column, jnp.where(mask, arcs, net.num_arcs)].set(True)
+            row = jnp.arange(len(ends))[:, None]
+            passed = passed.at[row, jnp.where(mask, arcs, net.num_arcs)].set(True)
             rewards = -jnp.where(passed[:, :-1].T, costs[:, None], jnp.maximum(costs - margin, 0)[:, None])
-        ahead, here = values(rewards, ends)
-        logps = ahead[jnp.asarray(net.heads)[arcs], column] - costs[arcs]
-        logps -= here[jnp.asarray(net.tails)[arcs], column]
-        return jnp.where(mask, logps, 0)
+        return route_logps(net, costs, arcs, mask, *values(rewards, ends))
 
     def values(rewards: Array, ends: Int[Array, " d"]) -> tuple[Float[Array, "n d"], Float[Array, "n d"]]:
         plan = roads.sweeps if planner is None else planner
@@ -176,6 +173,20 @@ def route_planner(
         act=act,
         explain=explain,
     )
+
+
+def route_logps(
+    graph: roads.RoadGraph,
+    costs: Float[Array, " e"],
+    arcs: Int[Array, "d t"],
+    mask: Bool[Array, "d t"],
+    ahead: Float[Array, "n d"],
+    here: Float[Array, "n d"],
+) -> Float[Array, "d t"]:
+    """-cost + ahead(end) - here(start) of each arc of a route, 0 where masked; values to its destination."""
+    column, arcs = jnp.arange(arcs.shape[0])[:, None], jnp.where(mask, arcs, 0)
+    logps = ahead[jnp.asarray(graph.heads)[arcs], column] - costs[arcs]
+    return jnp.where(mask, logps - here[jnp.asarray(graph.tails)[arcs], column], 0)
 
 
 def arc_costs(params: Params, features: Float[Array, "e f"]) -> Float[Array, "*x e"]:
