@@ -191,7 +191,7 @@ def sweep_horizons(*, data_root: str = "../shared/data", seed: int = 0) -> list[
 
 def initial() -> tuple[float, ...]:
     """Every minute costs the same, and a crossing enough for MaxEnt to have a finite sum."""
-    return (*[SCALE for _ in CLASSES], 2.0)
+    return (*[1.0 for _ in CLASSES], 0.25)
 
 
 def graph(*, data_root: str) -> RoadGraph:
@@ -200,18 +200,19 @@ def graph(*, data_root: str) -> RoadGraph:
 
 
 def features(*, data_root: str) -> np.ndarray:
-    """Minutes on each class of road at its usual speed, and 1 for the crossing at its end: `[e, 8]`."""
+    """Minutes on each class of road at its usual speed, and 1 for the crossing at its end, in units of costs
+    (times `SCALE`, so that weights are about 1 and steps fit them all): `[e, 8]`."""
     roads = _roads(data_root)
     kinds = [roads.classes.index(name) for name in CLASSES]
     minutes = roads.columns["length"] * 0.06 / np.array([v for v, _ in CLASSES.values()])[:, None]
     on_class = np.where(roads.columns["class"] == np.array(kinds)[:, None], minutes, 0)
-    return np.concatenate([on_class, np.ones((1, roads.graph.num_arcs))]).T
+    return SCALE * np.concatenate([on_class, np.ones((1, roads.graph.num_arcs))]).T
 
 
 def hidden_costs(*, data_root: str, seed: int) -> np.ndarray:
     """What drivers mind, `[e]`."""
     known = features(data_root=data_root) @ np.array([*[w for _, w in CLASSES.values()], CROSSING])
-    return SCALE * known * np.exp(UNKNOWN * np.random.default_rng(seed).standard_normal(len(known)))
+    return known * np.exp(UNKNOWN * np.random.default_rng(seed).standard_normal(len(known)))
 
 
 def demonstrations(*, data_root: str, noise: float, trips: int, seed: int, held_out: bool) -> SegmentRecords:
@@ -236,7 +237,7 @@ def packed(
 def known_costs(*, data_root: str) -> np.ndarray:
     """What drivers with a budget mind and the learner knows, as the only feature `[e, 1]`."""
     known = features(data_root=data_root) @ np.array([*[w for _, w in CLASSES.values()], CROSSING])
-    return BUDGET_SCALE * known[:, None]
+    return BUDGET_SCALE / SCALE * known[:, None]
 
 
 def budgeted(*, data_root: str, per_step: bool, trips: int, seed: int) -> SegmentRecords:

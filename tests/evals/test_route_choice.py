@@ -62,6 +62,10 @@ def driven(*, held_out):
     return trips()[held_out]
 
 
+def wild():
+    return route_records(graph(), perceived_ways(graph(), hidden(), trips=16, noise=5.0))
+
+
 def test_drivers_take_the_cheapest_way_but_for_noise():
     sure = perceived_ways(graph(), hidden(), trips=20, noise=0.0, destinations=2, seed=1)
     ends = {int(graph().heads[route[-1]]) for route in sure}
@@ -136,7 +140,6 @@ def test_routes_and_records_say_the_same():
 
 def test_a_sum_that_training_makes_infinite_is_named(tmp_path):
     """Drivers who wander ask for smaller costs than MaxEnt can have, and steps are large."""
-    wild = route_records(graph(), perceived_ways(graph(), hidden(), trips=16, noise=5.0))
     experiment = Experiment(
         name="wild",
         policy=partial(
@@ -147,7 +150,7 @@ def test_a_sum_that_training_makes_infinite_is_named(tmp_path):
             Stage(
                 name="costs",
                 algorithm=partial(sft, optimizer=partial(adamw, schedule=partial(constant, value=1.0))),
-                train=lambda: wild,
+                train=wild,
                 num_steps=10,
                 batch_size=16,
                 checkpoint_every=10,
