@@ -10,8 +10,8 @@ likelihood; 1 is Bayesian IRL's likelihood at its mode; infinity is MaxEnt IRL. 
 drivers choose.
 
 With `regions`, every box of the country has weights of its own for the routes that end there (experts by
-place). `latent_budgets` is about other drivers: they know all costs, and how far ahead each one plans is what
-is learnt.
+place). `latent_budgets` is about other drivers: they know all costs, and how far ahead each one plans is
+what is learnt.
 
 Paper     Barnes et al. (2024), arXiv:2305.11290 (RHIP); Ziebart et al. (2008) (MaxEnt); Jacob, Gupta &
           Andreas (2024), arXiv:2312.04030 (budgets). Roads, drivers and all numbers here are ours; the papers'
@@ -25,8 +25,8 @@ Run       jaxpref train experiments/irl_routes.py
 Change    horizon=1 noise=0.5 trips=500 seed=1 arcs_table=true; of budgets: per_step=false trips=1000
 Ablation  jaxpref sweep experiments/irl_routes.py:sweep_horizons
 Try       jaxpref train experiments/irl_routes.py --smoke
-Cost      1 to 2 minutes a run on 2 CPU cores at a load of 8 from other work (H = 10: 70 CPU seconds; MaxEnt 2 to
-          4 minutes); budgets 30 CPU seconds.
+Cost      1 to 2 minutes a run on 2 CPU cores at a load of 8 from other work (H = 10: 70 CPU seconds; MaxEnt 2
+          to 4 minutes); budgets 30 CPU seconds.
 Expect    One seed (0), 400 held-out routes of 75 arcs; one set of steps and learning rate for every H, chosen
           on this seed with H = 0 and 10 alone:
               H               nll     exact match   overlap   cost error
@@ -36,11 +36,11 @@ Expect    One seed (0), 400 held-out routes of 75 arcs; one set of steps and lea
               10              4.236   0.625         0.853     0.250
               inf             4.216   0.625         0.853     0.250
               10, regions=4   4.099   0.637         0.864     0.259
-          Intervals of one seed are +-0.7 nats and +-0.05 of a share: these rows order no horizons. The order of
-          the paper (H = 10 first) is of real drivers. H = 0 depends on the learning rate: at 0.3 (80 steps) its
-          cost error was 0.338. Every arc's own factor leaves a cost error of 0.2 to whoever finds the weights.
-          MaxEnt needs costs large enough for a finite sum; a run that leaves them stops and names the spectral
-          radius.
+          Intervals of one seed are +-0.7 nats and +-0.05 of a share: these rows order no horizons. The order
+          of the paper (H = 10 first) is of real drivers. H = 0 depends on the learning rate: at 0.3 (80
+          steps) its cost error was 0.338. Every arc's own factor leaves a cost error of 0.2 to whoever finds
+          the weights. MaxEnt needs costs large enough for a finite sum; a run that leaves them stops and
+          names the spectral radius.
           Budgets, one seed, 400 trips of each driver, shares of 1, 4 and 16 steps (true ones .70 .20 .10 and
           .10 .20 .70):
             one for each arc     .650 .284 .066   .128 .155 .717
