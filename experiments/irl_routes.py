@@ -14,8 +14,8 @@ place). `latent_budgets` is about other drivers: they know all costs, and how fa
 what is learnt.
 
 Paper     Barnes et al. (2024), arXiv:2305.11290 (RHIP); Ziebart et al. (2008) (MaxEnt); Jacob, Gupta &
-          Andreas (2024), arXiv:2312.04030 (budgets). Roads, drivers and all numbers here are ours; the papers'
-          data are not public.
+          Andreas (2024), arXiv:2312.04030 (budgets). Roads, drivers and all numbers here are ours; the
+          papers' data are not public.
 Data      road_liechtenstein (c) OpenStreetMap contributors, ODbL 1.0, under `data_root`.
 Run       jaxpref train experiments/irl_routes.py
           jaxpref train experiments/irl_routes.py horizon=inf
