@@ -207,8 +207,8 @@ def coerce(text: str, annotation: Any, current: Any, path: str) -> Any:
         value = tuple(value)
     if not accepted or type(value) in accepted or (value is None and type(None) in accepted):
         return value
-    if float in accepted and type(value) is int:
-        return float(value)
+    if float in accepted and (type(value) is int or text in ("inf", "-inf")):
+        return float(value if type(value) is int else text)
     if str in accepted and not isinstance(value, str) and len(accepted - {type(None)}) == 1:
         return text
     if tuple in accepted:

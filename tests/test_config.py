@@ -24,6 +24,7 @@ def test_knobs_and_dotted_paths():
 
 def test_a_path_reaches_arguments_that_the_file_does_not_set():
     assert _described("stages.sft.algorithm.optimizer.b2=0.95")["stages.sft.algorithm.optimizer.b2"] == 0.95
+    assert _described("stages.dpo.algorithm.loss.beta=inf")["stages.dpo.algorithm.loss.beta"] == float("inf")
     assert _described("policy.compute_dtype=bfloat16")["policy.compute_dtype"] == "bfloat16"
     assert _described("stages.dpo.algorithm.reference=none")["stages.dpo.algorithm.reference"] is None
     assert _described("stages.dpo.prompt_buckets=(8,16)")["stages.dpo.prompt_buckets"] == [8, 16]

@@ -121,11 +121,19 @@ def test_grids_smoke(tmp_path, file, stage):
 
 @pytest.mark.slow
 def test_routes_smoke(tmp_path, data_root):
-    """The real roads of Liechtenstein; the map is in the page."""
-    printed = _smoke("irl_routes.py", tmp_path, f"data_root={data_root}", "trips=40", "horizon=2")
+    """The real roads of Liechtenstein, an expert by region on each device; the map is in the page."""
+    printed = _smoke(
+        "irl_routes.py", tmp_path, f"data_root={data_root}", "trips=40", "horizon=2", "regions=8"
+    )
     assert "costs  3/3 routes: nll" in printed
     page = write_report([tmp_path], tmp_path / "report.html").read_text()
     assert "<h3>Pictures</h3>" in page
+
+
+@pytest.mark.slow
+def test_budgets_of_drivers_smoke(tmp_path, data_root):
+    printed = _smoke("irl_routes.py:latent_budgets", tmp_path, f"data_root={data_root}", "trips=10")
+    assert "budgets  3/3 budgets: agent 0, 1 steps" in printed
 
 
 def test_routes_of_a_file_smoke(tmp_path):

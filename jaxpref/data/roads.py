@@ -15,7 +15,7 @@ from jaxpref.data.osm import read_pbf, street_arcs
 from jaxpref.data.sources import sha256_of
 from jaxpref.planning.roads import RoadGraph, road_graph
 
-__all__ = ["Roads", "csv_roads", "csv_routes", "gr_graph", "liechtenstein_roads", "new_york_graph"]
+__all__ = ["Roads", "boxes", "csv_roads", "csv_routes", "gr_graph", "liechtenstein_roads", "new_york_graph"]
 
 _NEW_YORK = (
     "road_new_york/NY.gr.xz",
@@ -78,6 +78,30 @@ def liechtenstein_roads(data_root: str) -> Roads:
         tuple(arcs.shapes[i] for i in rows),
         "(c) OpenStreetMap contributors, ODbL",
     )
+
+
+def boxes(coordinates: NDArray[np.float64], count: int) -> NDArray[np.int64]:
+    """A region for each node, from 0, as experts by place want them (`policies.routes.route_planner`).
+
+    The region of most nodes is cut in two halves of as many nodes, across its longer side, until there are
+    `count` of them: rectangles, as full as one another where `count` is a power of 2.
+
+    Args:
+      coordinates: longitude and latitude `[n, 2]`, degrees.
+
+    Raises:
+      ValueError: more regions than nodes, or none.
+    """
+    if not 1 <= count <= len(coordinates):
+        raise ValueError(f"boxes: expected 1 to {len(coordinates)} regions (as many as nodes), got {count}")
+    flat = coordinates * [np.cos(np.radians(coordinates[:, 1].mean())), 1.0]
+    region = np.zeros(len(flat), np.int64)
+    for new in range(1, count):
+        inside = np.flatnonzero(region == np.bincount(region).argmax())
+        longer = int(np.ptp(flat[inside], axis=0).argmax())
+        order = inside[np.argsort(flat[inside, longer], kind="stable")]
+        region[order[len(order) // 2 :]] = new
+    return region
 
 
 def gr_graph(path: str | Path) -> tuple[RoadGraph, NDArray[np.float64] | None]:

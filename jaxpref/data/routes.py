@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from jaxpref.data.segments import SegmentRecords
 from jaxpref.planning.roads import RoadGraph, check_route
 
-__all__ = ["route_records", "routes_of"]
+__all__ = ["by_region", "places_by_region", "route_records", "routes_of"]
 
 
 def route_records(graph: RoadGraph, routes: Sequence[Sequence[int]], **others: Any) -> SegmentRecords:
@@ -40,3 +41,51 @@ def route_records(graph: RoadGraph, routes: Sequence[Sequence[int]], **others: A
 def routes_of(records: SegmentRecords) -> list[list[int]]:
     """The arcs of every route."""
     return [records.actions[i, 0, : records.step_lengths[i, 0]].tolist() for i in range(len(records))]
+
+
+def by_region(records: SegmentRecords, regions: ArrayLike) -> SegmentRecords:
+    """Demonstrations (`k = 1`) as rows of one for each region, in their order: what experts by place read.
+
+    A demonstration is of the region of its destination; its origin and what it passes may be anywhere.
+    Regions with fewer demonstrations than the largest have absent segments (0 steps), spread over the rows.
+    Nothing prefers a region to another (all preferences are 1/2). Groups are lost: `split` before.
+
+    Args:
+      regions: number of each node's region `[nodes]`, from 0, as `policies.routes.route_planner` has them.
+
+    Raises:
+      ValueError: rows of several segments, columns (whose demonstration would they be of?), or a destination
+        that has no region.
+    """
+    if records.columns:
+        raise ValueError(f"by_region: columns {sorted(records.columns)} of single demonstrations; drop them")
+    place = places_by_region(records, regions)
+    n, x = place.shape
+    # What stands in for an absent one is never scored, but planned to: a destination of the region, if any.
+    index = np.where(place < 0, place.max(0), place)
+    lengths = np.where(place < 0, 0, records.step_lengths[index, 0])
+    ties = np.broadcast_to(np.float32(0.5), (n, x, x))
+    return SegmentRecords(
+        records.observations[index, 0],
+        records.actions[index, 0],
+        lengths,
+        ties,
+        metadata={**records.metadata, "regions": x},
+    ).checked()
+
+
+def places_by_region(records: SegmentRecords, regions: ArrayLike) -> NDArray[np.int64]:
+    """Which demonstration `by_region` puts where: numbers of rows `[m, regions]`, -1 where there is none."""
+    region, ends = np.asarray(regions), records.observations[:, 0, 0, 1]
+    if records.k != 1 or region.ndim != 1 or region.dtype.kind not in "iu" or region.min(initial=0) < 0:
+        raise ValueError(
+            f"by_region: expected one demonstration a row and a number from 0 for each node, got "
+            f"{records.k} a row and {region.dtype} {region.shape}"
+        )
+    if ends.max(initial=0) >= len(region):
+        raise ValueError(f"by_region: destination {ends.max()} is not among the {len(region)} nodes")
+    counts = np.bincount(region[ends], minlength=int(region.max()) + 1)
+    place = np.full((counts.max(), len(counts)), -1)
+    for i, count in enumerate(counts):
+        place[np.arange(count) * len(place) // max(count, 1), i] = np.flatnonzero(region[ends] == i)
+    return place

@@ -21,7 +21,9 @@ class SegmentRecords:
 
     observations   [n, k, t, ...], float32, or int32 states
     actions        [n, k, t, ...], float32, or int32 actions
-    step_lengths   int64 [n, k]: real steps of each segment, 1 or more; they may differ
+    step_lengths   int64 [n, k]: real steps of each segment, 1 or more; they may differ. 0: there is none (an
+                   absent demonstration, which no preference may name: its own are all 1/2), but not in a
+                   whole row
     preferences    float32 [n, k, k], P(segment i beats segment j), or None: the first is preferred
     group          int64 [n]: rows of one group are never parted by `split`
     columns        arrays whose first axis is `n`, as in `data.Records`
@@ -45,17 +47,23 @@ class SegmentRecords:
             shape = getattr(self, name).shape
             if shape[:3] != (n, k, t):
                 raise ValueError(f"segments: {name}: expected [{n}, {k}, {t}, ...], got {shape}")
-        short = np.argwhere((self.step_lengths < 1) | (self.step_lengths > t))
-        if short.size:
-            row, j = short[0]
-            raise ValueError(
-                f"segments: row {row}, segment {j} has {self.step_lengths[row, j]} steps; expected 1 to {t}"
-            )
         if self.preferences is None and k > 1:
             # Ahead in order is ahead in preference, so that losses of probabilities take hard labels too.
             order = np.arange(k)
             hard = 0.5 + 0.5 * np.sign(order[None] - order[:, None])
             object.__setattr__(self, "preferences", np.broadcast_to(hard, (n, k, k)).astype(np.float32))
+        lengths, absent = self.step_lengths, self.step_lengths == 0
+        if absent.any() and self.preferences is not None and self.preferences.shape == (n, k, k):
+            absent &= (lengths > 0).any(-1, keepdims=True) & (self.preferences == 0.5).all(-1)
+        else:
+            absent[:] = False
+        short = np.argwhere((lengths < 1) & ~absent | (lengths > t))
+        if short.size:
+            row, j = short[0]
+            raise ValueError(
+                f"segments: row {row}, segment {j} has {lengths[row, j]} steps; expected 1 to {t}"
+                + (" (0 beside others that have some, and with preferences of 1/2)" if k > 1 else "")
+            )
 
     @staticmethod
     def pairs(
@@ -82,6 +90,12 @@ class SegmentRecords:
         if not ((second >= 0) & (second <= 1)).all():
             row = np.flatnonzero(~((second >= 0) & (second <= 1)))[0]
             raise ValueError(f"segments: label {row} is {second[row]}; expected a probability in [0, 1]")
+        if step_lengths is not None and (np.asarray(step_lengths) < 1).any():
+            row, j = np.argwhere(np.asarray(step_lengths) < 1)[0]
+            raise ValueError(
+                f"segments: row {row}, segment {j} has {step_lengths[row][j]} steps; both segments of a "
+                "pair have 1 or more"
+            )
         half = np.full(n, 0.5)
         preferences = np.stack([np.stack([half, 1 - second], 1), np.stack([second, half], 1)], 1)
         if step_lengths is None:
@@ -179,25 +193,24 @@ class SegmentRecords:
 
     def flat(self) -> "SegmentRecords":
         """Each segment a row of its own (`k = 1`): what imitation of all of them reads."""
-        n, k = self.step_lengths.shape
-
-        def rows(x: np.ndarray) -> np.ndarray:
-            return x.reshape(n * k, 1, *x.shape[2:])
-
-        return SegmentRecords(
-            rows(self.observations),
-            rows(self.actions),
-            self.step_lengths.reshape(-1, 1),
-            group=np.repeat(self.group, k),
-            metadata=self.metadata,
-        )
+        return self._single(self.step_lengths > 0)
 
     def preferred(self, threshold: float = 0.5) -> "SegmentRecords":
         """The segments of pairs that are preferred with `threshold` or more: both of a tie (`k = 1`)."""
         if self.k != 2 or self.preferences is None:
             raise ValueError(f"preferred: expected pairs, got {self.k} segments a row")
         kept = np.stack([self.preferences[:, 0, 1], self.preferences[:, 1, 0]], 1) >= threshold
-        return self.flat().take(kept.reshape(-1))
+        return self._single(kept & (self.step_lengths > 0))
+
+    def _single(self, kept: np.ndarray) -> "SegmentRecords":
+        """The segments where `kept` `[n, k]` is True, row by row, as rows of one."""
+        return SegmentRecords(
+            self.observations[kept][:, None],
+            self.actions[kept][:, None],
+            self.step_lengths[kept][:, None],
+            group=np.broadcast_to(self.group[:, None], kept.shape)[kept],
+            metadata=self.metadata,
+        )
 
     def split(self, held_out: float, *, seed: int = 0) -> tuple["SegmentRecords", "SegmentRecords"]:
         """`(train, held_out)`; no group is on both sides (see `Records.split`)."""

@@ -1,12 +1,14 @@
-"""Drivers simulated from hidden costs: each takes what seems the cheapest way on that trip."""
+"""Drivers simulated from hidden costs, with errors of their own or with planners that look only so far."""
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from jaxpref.planning.roads import RoadGraph, check_costs
+from jaxpref.planning.roads import UNREACHABLE, RoadGraph, check_costs
 from jaxpref.planning.roads.host import cheapest
 
-__all__ = ["perceived_ways", "walk"]
+__all__ = ["horizon_ways", "perceived_ways", "walk"]
 
 
 def perceived_ways(
@@ -52,6 +54,76 @@ def perceived_ways(
             raise ValueError("drivers: no ways between the nodes drawn; is the graph connected?")
     shown.close()
     return routes
+
+
+def horizon_ways(
+    graph: RoadGraph,
+    costs: ArrayLike,
+    *,
+    horizons: Sequence[int],
+    shares: Sequence[Sequence[float]],
+    trips: int,
+    per_step: bool = True,
+    most: int = 10_000,
+    seed: int = 0,
+) -> tuple[list[list[int]], NDArray[np.int32]]:
+    """Routes of drivers whose horizon is never seen, and whose they are: `(routes, drivers)`.
+
+    A driver draws a horizon and an arc by `policies.routes.route_planner`'s policy of that horizon, under
+    costs that it knows. Origins and destinations are uniform among nodes that a way joins. A way of more than
+    `most` arcs is drawn again.
+
+    Args:
+      horizons: soft steps before the cheapest way, 1 or more.
+      shares: of each driver, the probability of each horizon.
+      trips: of each driver.
+      per_step: draw a horizon for every arc; False: for the whole trip.
+    """
+    c, mixes = check_costs(costs, graph.num_arcs), np.asarray(shares, np.float64)
+    if mixes.ndim != 2 or mixes.shape[1] != len(horizons) or np.abs(mixes.sum(-1) - 1).max() > 1e-6:
+        raise ValueError(f"shares: expected a probability for each of {len(horizons)} horizons, got {shares}")
+    if min(horizons) < 1:
+        raise ValueError(f"horizons: expected 1 or more, got {min(horizons)}")
+    generator, heads = np.random.default_rng(seed), np.asarray(graph.heads)
+    first = np.searchsorted(np.asarray(graph.tails), np.arange(graph.num_nodes + 1))
+    routes: list[list[int]] = []
+    misses = 0
+    while len(routes) < trips * len(mixes):
+        start, end = generator.integers(graph.num_nodes, size=2)
+        chances, reached = _soft_choices(graph, c, int(end), horizons)
+        share, route, at = mixes[len(routes) // trips], [], int(start)
+        horizon = generator.choice(len(horizons), p=share)
+        while reached[start] and at != end and len(route) < most:
+            horizon = generator.choice(len(horizons), p=share) if per_step else horizon
+            out = slice(first[at], first[at + 1])
+            below = chances[horizon, out].cumsum()
+            route.append(int(first[at] + (generator.random() * below[-1] > below).sum()))
+            at = int(heads[route[-1]])
+        arrived = bool(route) and at == end
+        routes += [route] if arrived else []
+        misses += not arrived
+        if misses > 100 * (len(routes) + 1):
+            raise ValueError("drivers: no ways between the nodes drawn; is the graph connected?")
+    return routes, np.repeat(np.arange(len(mixes), dtype=np.int32), trips)
+
+
+def _soft_choices(
+    graph: RoadGraph, costs: NDArray[np.float64], end: int, horizons: Sequence[int]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Probability of each arc at its tail under each horizon `[h, e]`, and the nodes with a way to `end`."""
+    tails, heads, n = np.asarray(graph.tails), np.asarray(graph.heads), graph.num_nodes
+    v = cheapest(tails, heads, n, costs, [end])[0][:, 0]
+    low, reached, found = v.min(), v > UNREACHABLE / 2, {}
+    for h in range(1, max(horizons) + 1):
+        q = v[heads] - costs
+        top = np.full(n, low)
+        np.maximum.at(top, tails, q)
+        weight = np.exp(q - top[tails])
+        total = np.bincount(tails, weight, n)
+        found[h] = weight / total[tails]
+        v = np.where(reached, top + np.log(np.where(total > 0, total, 1)), UNREACHABLE)
+        v[end] = 0
+    return np.stack([found[h] for h in horizons]), reached
 
 
 def walk(heads: NDArray[np.integer], arc: NDArray[np.integer], start: int, end: int) -> list[int]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxpref.data.roads import Roads
-from jaxpref.data.routes import routes_of
+from jaxpref.data.routes import by_region, places_by_region, routes_of
 from jaxpref.data.segments import SegmentRecords
 from jaxpref.environments.drivers import walk
 from jaxpref.evals.base import Context, Estimate, Evaluation, Picture
@@ -41,7 +41,7 @@ def route_choice(
       they were learnt with.
     - `overlap`: length of the arcs that both have by that of the arcs that either has (IoU).
     - `cost error`: with `hidden` costs `[e]`, standard deviation over arcs of log(learnt / hidden): a common
-      factor does not count. Of policies without regions.
+      factor does not count. With `regions` over arcs and experts, each about its own mean.
 
     Intervals are over pairs of origin and destination. The map shows the learnt cost per metre, and the route
     whose overlap is the median.
@@ -51,11 +51,12 @@ def route_choice(
     network = roads()
     given = jnp.asarray(features(), jnp.float32)
     costs = np.asarray(context.fetch(context.compiled(arc_costs)(context.params, given)), np.float64)
-    nats = -_scores(context, table, batch_size)
     driven = routes_of(table)
-    if costs.ndim == 2 and regions is None:
-        raise ValueError("route_choice: the policy has an expert for each region; give `regions` too")
-    planned = _cheapest(network, costs, driven, None if regions is None else np.asarray(regions()))
+    if (costs.ndim == 2) != (regions is not None):
+        raise ValueError("route_choice: give `regions` where the policy has an expert for each")
+    region = None if regions is None else np.asarray(regions())
+    nats = -_nats(context, table, region, batch_size)
+    planned = _cheapest(network, costs, driven, region)
     lengths = network.columns["length"]
     shared = np.array([overlap(a, b, lengths) for a, b in zip(driven, planned, strict=True)])
     same = sum(a == b for a, b in zip(driven, planned, strict=True))
@@ -64,14 +65,15 @@ def route_choice(
         "exact match": proportion(same, len(driven)),
         "overlap": clustered(shared, table.group),
     }
-    if hidden is not None and costs.ndim == 1:
-        error = float(np.std(np.log(costs / np.asarray(hidden(), np.float64))))
-        metrics["cost error"] = Estimate(error, error, error, len(costs), "lower")
+    if hidden is not None:
+        ratios = np.log(costs / np.asarray(hidden(), np.float64))
+        error = float(np.sqrt(ratios.var(-1).mean()))
+        metrics["cost error"] = Estimate(error, error, error, ratios.size, "lower")
     middle = int(np.argsort(shared)[len(shared) // 2])
     drawn = (
         ()
         if network.coordinates is None
-        else (_map(network, costs.reshape(len(costs), -1).mean(1), driven[middle], planned[middle]),)
+        else (_map(network, costs.reshape(-1, costs.shape[-1]).mean(0), driven[middle], planned[middle]),)
     )
     return Evaluation(name, metrics, pictures=drawn)
 
@@ -82,8 +84,21 @@ def overlap(first: list[int], second: list[int], lengths: NDArray[np.float64]) -
     return float(lengths[sorted(a & b)].sum() / lengths[sorted(a | b)].sum())
 
 
+def _nats(
+    context: Context, table: SegmentRecords, region: NDArray[np.int64] | None, batch_size: int
+) -> NDArray[np.float64]:
+    """Log-prob of each route, by the expert of where it ends if there are any."""
+    if region is None:
+        return _scores(context, table, batch_size)[:, 0]
+    place = places_by_region(table, region)
+    scores = _scores(context, by_region(table, region), -(-batch_size // place.shape[1]))
+    found = np.zeros(len(table))
+    found[place[place >= 0]] = scores[place >= 0]
+    return found
+
+
 def _scores(context: Context, table: SegmentRecords, batch_size: int) -> NDArray[np.float64]:
-    """Summed `token_logps` of each route."""
+    """Summed `token_logps` of each segment, `[n, k]`."""
     rows = -(-batch_size // context.rows_multiple) * context.rows_multiple
     room = -(-int(table.step_lengths.max()) // 8) * 8
     score = context.compiled(context.policy.token_logps)
@@ -92,7 +107,7 @@ def _scores(context: Context, table: SegmentRecords, batch_size: int) -> NDArray
         index = np.arange(first, first + rows)
         batch = table.rows(np.where(index < len(table), index, -1), response_length=room)
         logps = context.fetch(score(context.params, jax.tree.map(jnp.asarray, context.put(batch))))
-        found.append(np.asarray(logps, np.float64).sum((1, 2)))
+        found.append(np.asarray(logps, np.float64).sum(-1))
     return np.concatenate(found)[: len(table)]
 
 
@@ -104,7 +119,7 @@ def _cheapest(
     goals, column = np.unique(ends, return_inverse=True)
     routes: list[list[int]] = [[] for _ in driven]
     for i in range(0, len(goals), 64):
-        seen = costs if region is None else costs[:, region[goals[i : i + 64]]]
+        seen = costs if region is None else costs[region[goals[i : i + 64]]].T
         _, arc = cheapest(tails, heads, network.graph.num_nodes, seen, goals[i : i + 64])
         for row in np.flatnonzero((column >= i) & (column < i + 64)):
             routes[row] = walk(heads, arc[:, column[row] - i], starts[row], ends[row])

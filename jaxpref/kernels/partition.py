@@ -14,11 +14,21 @@ import jax
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-__all__ = ["EMBED", "ROWS", "VOCAB", "Partition", "kernels_are_placed", "partition_of"]
+__all__ = [
+    "EMBED",
+    "EXPERTS",
+    "ROWS",
+    "VOCAB",
+    "Partition",
+    "by_expert",
+    "kernels_are_placed",
+    "partition_of",
+]
 
 # Mesh axes that a kernel has to know; `training.sharding` maps logical axes of weights to the same names.
 ROWS = ("data", "fsdp")
 VOCAB = "tensor"
+EXPERTS = VOCAB  # an axis that does not split rows: every expert sees its part of all of them
 EMBED = "fsdp"
 
 
@@ -76,3 +86,16 @@ def partition_of(rows: int, vocab: int, embed: int) -> Partition:
         math.prod(sizes[axis] for axis in by_row),
         sizes[VOCAB] if by_word else 1,
     )
+
+
+def by_expert(function: Callable[..., Any], experts: Any, *rows: Any) -> Any:
+    """`function(expert, *rows)` of each expert with rows of its own: `experts` `[x, ...]`, `rows` and results
+    `[x, b, ...]`. On the mesh in context each device does its experts for its rows, and talks to no other.
+    """
+    x, b = jax.tree.leaves(rows)[0].shape[:2]
+    partition, batched = partition_of(b, x, 1), jax.vmap(function)
+    if not partition.splits:
+        return batched(experts, *rows)
+    # Left to XLA, a loop that ends when all have ended would ask every device in every iteration.
+    both = P(partition.vocab, partition.rows or None)
+    return partition.run(batched, (partition.by_word, *[both] * len(rows)), both)(experts, *rows)

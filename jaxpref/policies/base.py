@@ -61,6 +61,9 @@ class Policy(NamedTuple):
     enumerate: Callable[[Prompts], Completions] | None = None
     # Controllers: `(params, observations [*rows, ...], key) -> actions [*rows, ...]`; no key: the likeliest.
     act: Callable[[Params, Array, PRNGKey | None], Array] | None = None
+    # Why `token_logps` of these params (host arrays) are not finite, if it knows, and what to do about it:
+    # what a run that stops for that says.
+    explain: Callable[[Params], str | None] | None = None
 
 
 def answers_no_prompts(*_: Any, **__: Any) -> Samples:

@@ -10,10 +10,12 @@ from jaxtyping import Array, Float
 
 from jaxpref.planning import World, values, with_weights
 from jaxpref.planning.budgets import budget_logps, per_decision
+from jaxpref.planning.roads import Planner, RoadGraph, horizon_stack, sweeps
 from jaxpref.policies.base import Policy, answers_no_prompts
+from jaxpref.policies.routes import arc_costs, route_logps, route_planner
 from jaxpref.types import Params, PRNGKey, Segments
 
-__all__ = ["boltzmann_agents", "latent_budgets"]
+__all__ = ["boltzmann_agents", "latent_budgets", "latent_horizons"]
 
 
 def latent_budgets(
@@ -69,6 +71,66 @@ def latent_budgets(
         axes=lambda: {"budget_logits": (None, None)} | ({"weights": (None,)} if learn_weights else {}),
         flops=lambda batch: 2.0 * max(budgets) * states * states * actions,
         vocab_size=actions,
+    )
+
+
+def latent_horizons(
+    *,
+    graph: Callable[[], RoadGraph],
+    features: Callable[[], Any],
+    initial: Any,
+    horizons: Sequence[int],
+    agents: int = 1,
+    mixture: Callable[..., Any] = per_decision,
+    learn_costs: bool = False,
+    planner: Planner = sweeps,
+    **costs: Any,
+) -> Policy:
+    """`latent_budgets` on roads: drivers whose budget is the horizon of `route_planner` (arXiv:2312.04030).
+
+    A budget is a number of soft steps before the cheapest way; all of them are levels of one run of the
+    longest. Params are `{"budget_logits": [agents, horizons]}`, and where costs are learned too those of the
+    route planner beside it. With all of an agent's probability on one horizon it is that planner exactly.
+
+    Args:
+      graph, features, initial, planner, costs: as `policies.routes.route_planner` has them; without
+        `learn_costs` the initial costs are what drivers plan with.
+      horizons: 1 or more each.
+      mixture: `planning.budgets.per_decision` (the paper's) or `per_trajectory`.
+    """
+    if agents < 1 or not horizons or min(horizons) < 1:
+        raise ValueError(
+            f"latent_horizons: expected agents, and horizons of 1 or more, got {agents} and {tuple(horizons)}"
+        )
+    longest = route_planner(
+        graph=graph, features=features, initial=initial, horizon=max(horizons), planner=planner, **costs
+    )
+    net, given = graph(), np.asarray(features(), np.float64)
+
+    def init(key: PRNGKey) -> Params:
+        known = longest.init(key)
+        logits = jnp.zeros((agents, len(horizons)), known["weights"].dtype)
+        return {"budget_logits": logits} | (known if learn_costs else {})
+
+    def token_logps(params: Params, batch: Segments) -> Float[Array, "b k t"]:
+        b, k, t = batch.mask.shape
+        known = params if learn_costs else longest.init(jax.random.key(0))
+        of_arcs = arc_costs(known, jnp.asarray(given, known["weights"].dtype))
+        ends = batch.observations[:, :, 0, 1].reshape(b * k)
+        pairs = horizon_stack(net, -of_arcs, ends, horizons, planner)
+        routes = (batch.actions.reshape(b * k, t), batch.mask.reshape(b * k, t))
+        steps = jax.vmap(lambda pair: route_logps(net, of_arcs, *routes, *pair), out_axes=-1)(pairs)
+        prior = jax.nn.log_softmax(params["budget_logits"], -1)[_agents(batch)][:, None]
+        prior = jnp.broadcast_to(prior, (b, k, len(horizons)))
+        return mixture(prior, steps.reshape(b, k, t, -1), batch.mask)
+
+    return Policy(
+        init,
+        token_logps,
+        sample=answers_no_prompts,
+        axes=lambda: {"budget_logits": (None, None)} | (longest.axes() if learn_costs else {}),
+        flops=lambda batch: 0.0,
+        vocab_size=net.num_arcs,
     )
 
 

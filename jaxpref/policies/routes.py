@@ -7,14 +7,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
+from jaxpref.kernels.partition import by_expert
 from jaxpref.planning import roads
 from jaxpref.policies.base import Policy, answers_no_prompts
 from jaxpref.policies.perceptron import perceptron, perceptron_init
 from jaxpref.types import Params, PRNGKey, Segments
 
-__all__ = ["MAX_ENT", "arc_costs", "route_planner"]
+__all__ = ["MAX_ENT", "arc_costs", "route_logps", "route_planner"]
 
 MAX_ENT = math.inf  # the horizon of converged soft values
 
@@ -60,10 +61,12 @@ def route_planner(
       arcs_table: a factor exp(table) for every arc, starting at 1. It does not generalise: hold it near 0 by
         weight decay.
       hidden: widths of an MLP on the features whose output, a softplus, is added to the costs.
-      regions: builds the number of each node's region `[n]`, from 0. Each region has weights and a table of
-        its own, which plan the routes that end there: a mixture of experts by place (arXiv:2305.11290).
-        Their logical axis is "experts". *Differs from* the paper's: origins do not choose, and every expert
-        knows all arcs.
+      regions: builds the number of each node's region `[n]`, from 0 to x - 1. Each region has weights and a
+        table of its own, which plan the routes that end there: a mixture of experts by place
+        (arXiv:2305.11290). Rows then hold x segments, one demonstration of each region in their order, or
+        none (`data.routes.by_region`). The logical axis of experts is "experts"; where a mesh splits it, no
+        device needs another's costs, and only "hidden", which all regions share, has a gradient summed over
+        them. *Differs from* the paper's: origins do not choose, and every expert knows all arcs.
       planner: cheapest ways: `planning.roads.sweeps` on devices or `planning.roads.dijkstra` on the host.
         None, for `MAX_ENT` alone: start from the destination instead of the cheapest ways.
       horizon_values: of a finite horizon, with its gradient: `planning.roads.horizon_values` by rollout, in
@@ -71,8 +74,8 @@ def route_planner(
         `stationary_horizon_values`, the simpler reading of the paper's algorithm (UNVERIFIED), which is not
         the likelihood's gradient.
       tolerance, max_sweeps: of `MAX_ENT`, see `planning.roads.soft_values`. Too few sweeps, or costs so small
-        that there is no finite sum, give NaN, which stops a run; costs that are so at the start are named
-        here.
+        that there is no finite sum, give NaN, which stops a run; `Policy.explain` then names the spectral
+        radius. Costs that are so at the start are named here.
 
     Raises:
       ValueError: features below 0 or not `[e, f]`, weights not above 0, an unknown horizon, a
@@ -107,26 +110,27 @@ def route_planner(
 
     def token_logps(params: Params, batch: Segments) -> Float[Array, "b k t"]:
         b, k, t = batch.mask.shape
-        arcs = jnp.where(batch.mask, batch.actions, 0).reshape(b * k, t)
-        ends = batch.observations[:, :, 0, 1].reshape(b * k)
-        costs = costs_to(params, ends)
-        mask = batch.mask.reshape(b * k, t)
+        costs = arc_costs(params, jnp.asarray(given, params["weights"].dtype))
+        routes = (batch.actions, batch.mask, batch.observations[:, :, 0, 1])
+        if experts:
+            if k != experts[0]:
+                raise ValueError(
+                    f"route_planner: rows of {k} segments, and {experts[0]} regions; a row holds one "
+                    "demonstration of each region in their order (`data.routes.by_region`)"
+                )
+            return by_expert(scores, costs, *(x.swapaxes(0, 1) for x in routes)).swapaxes(0, 1)
+        return scores(costs, *(x.reshape(b * k, *x.shape[2:]) for x in routes)).reshape(b, k, t)
+
+    def scores(
+        costs: Float[Array, " e"], arcs: Int[Array, "d t"], mask: Bool[Array, "d t"], ends: Int[Array, " d"]
+    ) -> Float[Array, "d t"]:
         rewards = -costs
         if margin:
-            passed = jnp.zeros((b * k, net.num_arcs + 1), bool)
-            passed = passed.at[jnp.arange(b * k)[:, None], jnp.where(mask, arcs, net.num_arcs)].set(True)
-            columns = costs.reshape(net.num_arcs, -1)
-            rewards = -jnp.where(passed[:, :-1].T, columns, jnp.maximum(columns - margin, 0))
-        ahead, here = values(rewards, ends)
-        column = jnp.arange(b * k)[:, None]
-        taken = costs[arcs] if costs.ndim == 1 else costs[arcs, column]
-        logps = -taken + ahead[jnp.asarray(net.heads)[arcs], column]
-        logps -= here[jnp.asarray(net.tails)[arcs], column]
-        return jnp.where(mask, logps, 0).reshape(b, k, t)
-
-    def costs_to(params: Params, ends: Int[Array, " d"]) -> Float[Array, "e *d"]:
-        costs = arc_costs(params, jnp.asarray(given, params["weights"].dtype))
-        return costs[:, jnp.asarray(region)[ends]] if experts else costs
+            passed = jnp.zeros((len(ends), net.num_arcs + 1), bool)
+            row = jnp.arange(len(ends))[:, None]
+            passed = passed.at[row, jnp.where(mask, arcs, net.num_arcs)].set(True)
+            rewards = -jnp.where(passed[:, :-1].T, costs[:, None], jnp.maximum(costs - margin, 0)[:, None])
+        return route_logps(net, costs, arcs, mask, *values(rewards, ends))
 
     def values(rewards: Array, ends: Int[Array, " d"]) -> tuple[Float[Array, "n d"], Float[Array, "n d"]]:
         plan = roads.sweeps if planner is None else planner
@@ -141,12 +145,18 @@ def route_planner(
 
     def act(params: Params, observations: Int[Array, "*rows 2"], key: PRNGKey | None) -> Int[Array, "*rows"]:
         rows = observations.reshape(-1, 2)
-        costs = costs_to(params, rows[:, 1])
+        costs = arc_costs(params, jnp.asarray(given, params["weights"].dtype))
+        if experts:  # whoever acts goes anywhere, in no order of regions
+            costs = costs[jnp.asarray(region)[rows[:, 1]]].T
         ahead, _ = values(-costs, rows[:, 1])
         q = ahead[jnp.asarray(net.heads)].T - costs.reshape(net.num_arcs, -1).T
         q = jnp.where(jnp.asarray(net.tails)[None] == rows[:, :1], q, -jnp.inf)
         arcs = q.argmax(-1) if key is None else jax.random.categorical(key, q)
         return arcs.reshape(observations.shape[:-1])
+
+    def explain(params: Params) -> str | None:
+        costs = np.asarray(arc_costs(params, jnp.asarray(given, params["weights"].dtype)), np.float64)
+        return _divergence(net, costs, tolerance, max_sweeps) if horizon == MAX_ENT else None
 
     def axes() -> Any:
         shapes = jax.eval_shape(init, jax.random.key(0))
@@ -161,23 +171,38 @@ def route_planner(
         flops=lambda batch: 0.0,
         vocab_size=net.num_arcs,
         act=act,
+        explain=explain,
     )
 
 
-def arc_costs(params: Params, features: Float[Array, "e f"]) -> Float[Array, "e *x"]:
+def route_logps(
+    graph: roads.RoadGraph,
+    costs: Float[Array, " e"],
+    arcs: Int[Array, "d t"],
+    mask: Bool[Array, "d t"],
+    ahead: Float[Array, "n d"],
+    here: Float[Array, "n d"],
+) -> Float[Array, "d t"]:
+    """-cost + ahead(end) - here(start) of each arc of a route, 0 where masked; values to its destination."""
+    column, arcs = jnp.arange(arcs.shape[0])[:, None], jnp.where(mask, arcs, 0)
+    logps = ahead[jnp.asarray(graph.heads)[arcs], column] - costs[arcs]
+    return jnp.where(mask, logps - here[jnp.asarray(graph.tails)[arcs], column], 0)
+
+
+def arc_costs(params: Params, features: Float[Array, "e f"]) -> Float[Array, "*x e"]:
     """Costs of arcs: (features @ softplus(weights) + softplus(MLP(features) - 5)) * exp(table).
 
-    `[e]`, or `[e, x]` where params hold the weights of `x` regions.
+    `[e]`, or `[x, e]` where params hold the weights of `x` regions.
 
     *Differs from* the paper's sum with a cost for each arc: a factor keeps costs positive and is neutral
     at 0.
     """
-    costs = features @ jax.nn.softplus(params["weights"]).T
+    costs = jax.nn.softplus(params["weights"]) @ features.T
     if "hidden" in params:
         # At the start softplus(-5), next to nothing.
-        more = jax.nn.softplus(perceptron(params["hidden"], features) - 5)
-        costs += more[:, 0] if costs.ndim == 1 else more
-    return costs * jnp.exp(params["arcs"]).T if "arcs" in params else costs
+        more = jax.nn.softplus(perceptron(params["hidden"], features) - 5)[:, 0]
+        costs += jnp.broadcast_to(more, costs.shape)
+    return costs * jnp.exp(params["arcs"]) if "arcs" in params else costs
 
 
 def _regions(regions: Callable[[], Any] | None, num_nodes: int) -> tuple[np.ndarray, tuple[()] | tuple[int]]:
@@ -191,6 +216,29 @@ def _regions(regions: Callable[[], Any] | None, num_nodes: int) -> tuple[np.ndar
             f"{region.dtype} {region.shape}"
         )
     return region.astype(np.int32), (int(region.max()) + 1,)
+
+
+def _divergence(
+    net: roads.RoadGraph, costs: Float[np.ndarray, "*x e"], tolerance: float, max_sweeps: int
+) -> str | None:
+    """Why soft values under these costs are not finite, and what to do."""
+    for region, of_one in enumerate(costs.reshape(-1, net.num_arcs)):
+        where = f"MaxEnt, region {region}" if costs.ndim == 2 else "MaxEnt"
+        if not np.isfinite(of_one).all():
+            return f"{where}: costs are not finite; lower the learning rate"
+        try:
+            radius = roads.check_partition(net, of_one)
+        except roads.DivergentPartition as error:
+            return (
+                f"{where}: {error}. In training: start from larger costs (`initial`), or take smaller steps "
+                "(a lower learning rate)"
+            )
+        if radius**max_sweeps > tolerance:
+            return (
+                f"{where}: the spectral radius of exp(-cost) is {radius:.6g}, near 1, and max_sweeps="
+                f"{max_sweeps} is not enough for it; raise that, or start from larger costs (`initial`)"
+            )
+    return None
 
 
 def _check_settings(horizon: float, margin: float, planner: Any) -> None:

@@ -96,10 +96,12 @@ def run_stage(setting: Setting, stage: Stage, params: Params, checkpoints: Check
             except NonFiniteError as error:
                 checkpoints.save(error.step, state, meta)
                 checkpoints.wait()
+                # The state is the one whose loss was not finite: that update was not applied.
+                explain = setting.policy.explain
+                cause = explain(sharding.fetch(state.params)) if explain else None
+                advice = "Lower the learning rate, or set non_finite=skip to drop such updates"
                 raise NonFiniteError(
-                    f"{error}; the state before that update is saved. Lower the learning rate, or set "
-                    "non_finite=skip to drop such updates",
-                    error.step,
+                    f"{error}; the state before that update is saved. {cause or advice}", error.step
                 ) from None
             values = evaluated(done) if look or (keep and experiment.best_metric) else None
             if probe:

@@ -15,8 +15,9 @@ from jaxpref.evals import route_choice
 from jaxpref.evals.routes import overlap
 from jaxpref.experiment import Experiment, Stage
 from jaxpref.planning.roads import road_graph
-from jaxpref.policies.routes import route_planner
+from jaxpref.policies.routes import MAX_ENT, route_planner
 from jaxpref.report import write_report
+from jaxpref.training.progress import NonFiniteError
 from jaxpref.training.run import train
 
 SIDE = 6
@@ -61,6 +62,10 @@ def driven(*, held_out):
     return trips()[held_out]
 
 
+def wild():
+    return route_records(graph(), perceived_ways(graph(), hidden(), trips=16, noise=5.0))
+
+
 def test_drivers_take_the_cheapest_way_but_for_noise():
     sure = perceived_ways(graph(), hidden(), trips=20, noise=0.0, destinations=2, seed=1)
     ends = {int(graph().heads[route[-1]]) for route in sure}
@@ -69,6 +74,8 @@ def test_drivers_take_the_cheapest_way_but_for_noise():
     assert sure == again
     noisy = perceived_ways(graph(), hidden(), trips=20, noise=0.4, destinations=2, seed=1)
     assert noisy != sure
+    with pytest.raises(ValueError, match=r"arc 0 costs -3\.0"):
+        perceived_ways(graph(), -3 * np.ones(graph().num_arcs), trips=1)
     alone, _ = road_graph([0], [1], 40)
     with pytest.raises(ValueError, match="no ways between the nodes drawn"):
         perceived_ways(alone, [1.0], trips=5, destinations=1)
@@ -129,3 +136,29 @@ def test_routes_and_records_say_the_same():
     np.testing.assert_array_equal(again.actions, table.actions[:, :, : again.actions.shape[2]])
     together = set(table.group.tolist()) & set(driven(held_out=False).group.tolist())
     assert not together
+
+
+def test_a_sum_that_training_makes_infinite_is_named(tmp_path):
+    """Drivers who wander ask for smaller costs than MaxEnt can have, and steps are large."""
+    experiment = Experiment(
+        name="wild",
+        policy=partial(
+            route_planner, graph=graph, features=features, initial=1.7, horizon=MAX_ENT, max_sweeps=2000
+        ),
+        tokenizer=None,
+        stages=(
+            Stage(
+                name="costs",
+                algorithm=partial(sft, optimizer=partial(adamw, schedule=partial(constant, value=1.0))),
+                train=wild,
+                num_steps=10,
+                batch_size=16,
+                checkpoint_every=10,
+            ),
+        ),
+    )
+    said = (
+        r"loss nan.*MaxEnt: costs are too small .* spectral radius .* is 1\.\d+.* larger costs \(`initial`\)"
+    )
+    with pytest.raises(NonFiniteError, match=said):
+        train(experiment, tmp_path / "run", log=lambda line: None)

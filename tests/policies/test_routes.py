@@ -9,9 +9,11 @@ import pytest
 from road_graphs import dense, random_roads, ways
 from x64 import enable_x64
 
-from jaxpref.data.routes import route_records
+from jaxpref.data.routes import by_region, route_records
+from jaxpref.experiment import MeshShape
 from jaxpref.planning import roads
 from jaxpref.policies.routes import MAX_ENT, arc_costs, route_planner
+from jaxpref.training import sharding
 
 F = 3
 
@@ -167,31 +169,88 @@ def test_costs_may_have_a_table_and_a_net():
     assert np.abs(slope["arcs"]).max() > 0.1
 
 
-def test_every_region_has_an_expert_of_its_own():
-    """Each route is scored, and moves, the weights of where it ends."""
-    graph, _, routes = world()
-    region = np.arange(graph.num_nodes) % 3
-    policy = policy_of(3, regions=lambda: region, arcs_table=True)
-    one = policy_of(3, arcs_table=True)
+REGION = np.arange(9) % 4
+
+
+@functools.cache
+def trips():
+    """Routes that end in every region but the last, in some more often than in others."""
+    graph, _, _ = world()
+    pairs = [(a, b) for a in range(9) for b in range(9) if a != b and REGION[b] < 3][::3]
+    return route_records(graph, [max(ways(graph, a, b, 4), key=len) for a, b in pairs])
+
+
+def with_experts(horizon, **settings):
+    """The planner of four regions, and params in which each has its own."""
+    policy = policy_of(horizon, regions=lambda: REGION, arcs_table=True, **settings)
+    params = policy.init(jax.random.key(0))
+    return policy, params | {"weights": params["weights"] + jnp.arange(4.0)[:, None] * 0.1}
+
+
+@pytest.mark.parametrize("horizon", [2, MAX_ENT])
+def test_experts_of_regions_are_planners_of_their_own(horizon):
+    """Values and slopes of packed demonstrations are those of a planner for each region, one by one."""
+    one = policy_of(horizon, arcs_table=True)
+    packed, ends = by_region(trips(), REGION), trips().observations[:, 0, 0, 1]
+    assert packed.k == 4
+    assert len(packed) < len(trips())
     with enable_x64(True):
-        params, single = policy.init(jax.random.key(0)), one.init(jax.random.key(0))
+        policy, params = with_experts(horizon)
         assert policy.axes() == {"weights": ("experts", None), "arcs": ("experts", None)}
-        weights = params["weights"] + jnp.arange(3.0)[:, None] * 0.1
-        value, slope = jax.jit(jax.value_and_grad(lambda p: nll(policy, p)))(params | {"weights": weights})
-        total = 0.0
+        rows = packed.rows([*range(len(packed)), -1], response_length=4)
+        scores = np.asarray(jax.jit(policy.token_logps)(params, rows))
+        np.testing.assert_array_equal(scores[~rows.mask], 0)
+        slope = jax.jit(jax.grad(lambda p: -policy.token_logps(p, rows).sum()))(params)
         alone = jax.jit(jax.value_and_grad(lambda p, rows: -one.token_logps(p, rows).sum()))
-        table = route_records(graph, routes)
-        for i in range(3):
-            rows = table.take([j for j, route in enumerate(routes) if region[graph.heads[route[-1]]] == i])
-            if not len(rows):
-                np.testing.assert_array_equal(slope["weights"][i], 0)
-                continue
-            batch = rows.rows([*range(len(rows)), -1, -1, -1][:3], response_length=6)
-            found, own = alone(single | {"weights": weights[i]}, batch)
+        total, most = 0.0, max(np.bincount(REGION[ends]))
+        for i in range(4):
+            index = np.flatnonzero(REGION[ends] == i)
+            index = np.pad(index, (0, most - len(index)), constant_values=-1)
+            mine = {name: x[i] for name, x in params.items()}
+            found, own = alone(mine, trips().rows(index, response_length=4))
             total += float(found)
-            np.testing.assert_allclose(slope["weights"][i], own["weights"], atol=1e-12)
-            np.testing.assert_allclose(slope["arcs"][i], own["arcs"], atol=1e-12)
-    assert float(value) == pytest.approx(total, abs=1e-12)
+            for name in ("weights", "arcs"):
+                np.testing.assert_allclose(slope[name][i], own[name], atol=1e-10)
+        with pytest.raises(ValueError, match="rows of 1 segments, and 4 regions"):
+            jax.eval_shape(policy.token_logps, params, trips().rows([0]))
+    assert float(-scores.sum()) == pytest.approx(total, abs=1e-10)
+    assert np.abs(slope["weights"][:3]).min() > 1e-3
+    np.testing.assert_array_equal(slope["weights"][3], 0)  # nobody goes there
+
+
+def test_experts_keep_to_their_devices():
+    """Two rows of devices with four experts each: the same numbers, and no expert asks another."""
+    rows = by_region(trips(), REGION).rows(range(4), response_length=4)
+    mesh = sharding.make_mesh(MeshShape(data=2, tensor=4))
+
+    def loss(policy, params, rows):
+        return -policy.token_logps(params, rows).sum()
+
+    with enable_x64(True):
+        policy, params = with_experts(3, hidden=(2,))
+        expected, slope = jax.jit(jax.value_and_grad(functools.partial(loss, policy)))(params, rows)
+        shapes = jax.eval_shape(policy.init, jax.random.key(0))
+        shardings = sharding.param_shardings(shapes, policy.axes(), mesh)
+        placed, batch = jax.device_put(params, shardings), sharding.put_batch(rows, mesh)
+        assert placed["arcs"].addressable_shards[0].data.shape[0] == 1
+        with jax.set_mesh(mesh):
+            forward = jax.jit(policy.token_logps).lower(placed, batch).compile()
+            found = jax.jit(jax.grad(functools.partial(loss, policy)), out_shardings=shardings)
+            backward = found.lower(placed, batch).compile()
+        assert float(-forward(placed, batch).sum()) == pytest.approx(float(expected), abs=1e-10)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-10), backward(placed, batch), slope
+        )
+    moves = ("all-gather", "all-to-all", "collective-permute", "reduce-scatter", "all-reduce")
+    assert [name for name in moves if name in forward.as_text()] == []
+    # Slopes are summed over rows, and those of the shared net over experts.
+    assert [name for name in moves if name in backward.as_text()] == ["all-reduce"]
+    # The host's planner is asked by each device for itself. (Its thread does not know of 64 bits.)
+    on_host, params = with_experts(3, hidden=(2,), planner=roads.dijkstra, param_dtype="float32")
+    with jax.set_mesh(mesh):
+        placed = jax.device_put(params, shardings)
+        same = -np.asarray(jax.jit(on_host.token_logps)(placed, batch)).sum()
+    assert same == pytest.approx(float(expected), rel=1e-4)
 
 
 def test_it_acts_as_it_is_scored():
@@ -236,5 +295,23 @@ def test_bad_routes_are_named():
     graph, _, routes = world()
     with pytest.raises(ValueError, match="route 1: step 1 starts at"):
         route_records(graph, [routes[0], [routes[0][0], routes[0][0]]])
+    there_and_back = [*routes[0], *ways(graph, 3, 0, 4)[0], *routes[0]]
+    with pytest.raises(ValueError, match=r"route 0: is at its destination 3 before step \d+ already; cut it"):
+        route_records(graph, [there_and_back])
     with pytest.raises(ValueError, match="one or more, got none"):
         route_records(graph, [])
+
+
+def test_why_a_sum_is_not_finite_is_explained():
+    policy = policy_of(MAX_ENT, param_dtype="float32", max_sweeps=50, tolerance=1e-4)
+    raw = policy.init(jax.random.key(0))["weights"]
+    assert policy.explain({"weights": raw}) is None
+    assert "spectral radius of exp(-cost) is 3." in policy.explain({"weights": raw * 0 - 4})
+    near = next(
+        w
+        for w in np.arange(-1, 3, 0.02)
+        if "expected below 1" not in policy.explain({"weights": raw * 0 + w})
+    )
+    assert "near 1, and max_sweeps=50" in policy.explain({"weights": raw * 0 + near})
+    assert "not finite" in policy.explain({"weights": raw * np.nan})
+    assert policy_of(3, param_dtype="float32").explain({"weights": raw}) is None

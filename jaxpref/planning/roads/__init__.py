@@ -18,6 +18,7 @@ from jaxpref.planning.roads.hard import Planner as Planner
 from jaxpref.planning.roads.hard import dijkstra as dijkstra
 from jaxpref.planning.roads.hard import hard_values as hard_values
 from jaxpref.planning.roads.hard import sweeps as sweeps
+from jaxpref.planning.roads.horizon import horizon_stack as horizon_stack
 from jaxpref.planning.roads.horizon import horizon_values as horizon_values
 from jaxpref.planning.roads.horizon import horizon_values_autodiff as horizon_values_autodiff
 from jaxpref.planning.roads.horizon import stationary_horizon_values as stationary_horizon_values

@@ -72,7 +72,9 @@ def dijkstra(
         return v.astype(rewards.dtype), arc.astype(np.int32)
 
     shapes = (jax.ShapeDtypeStruct((n, d), rewards.dtype), jax.ShapeDtypeStruct((n, d), jnp.int32))
-    return jax.pure_callback(call, shapes, graph.tails, graph.heads, rewards, destinations)
+    return jax.pure_callback(
+        call, shapes, graph.tails, graph.heads, rewards, destinations, vmap_method="sequential"
+    )
 
 
 def follow(

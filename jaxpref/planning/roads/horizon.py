@@ -1,11 +1,13 @@
 """Values of receding-horizon planning: soft for some steps, then the cheapest way (arXiv:2305.11290)."""
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxpref.planning.roads.graph import RoadGraph
@@ -13,7 +15,7 @@ from jaxpref.planning.roads.hard import Planner, follow, hard_values, sweeps
 from jaxpref.planning.roads.soft import like_rewards, onwards, probabilities, to_arcs
 from jaxpref.planning.roads.sweep import arcs_of, as_columns, soft_step, soft_sweep
 
-__all__ = ["horizon_values", "horizon_values_autodiff", "stationary_horizon_values"]
+__all__ = ["horizon_stack", "horizon_values", "horizon_values_autodiff", "stationary_horizon_values"]
 
 Pair = tuple[Float[Array, "n d"], Float[Array, "n d"]]
 
@@ -62,6 +64,24 @@ def horizon_values_autodiff(
     for _ in range(horizon):
         before, v = v, step(v)
     return before, v
+
+
+def horizon_stack(
+    graph: RoadGraph,
+    rewards: Float[Array, "e *d"],
+    destinations: Int[Array, " d"],
+    horizons: Sequence[int],
+    planner: Planner = sweeps,
+) -> tuple[Float[Array, "g n d"], Float[Array, "g n d"]]:
+    """`(v^{h-1}, v^h)` of several horizons, 1 or more each, out of one run of the longest.
+
+    The gradient is autodiff's through the sweeps, in O(H n d) memory.
+    """
+    first: Any = hard_values(graph, rewards, destinations, planner)
+    step = jax.checkpoint(lambda v: soft_sweep(graph, rewards, v, destinations))
+    _, after = jax.lax.scan(lambda v, _: (step(v),) * 2, first, None, max(horizons))
+    levels, at = jnp.concatenate([first[None], after]), np.asarray(horizons)
+    return levels[at - 1], levels[at]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
