@@ -54,6 +54,7 @@ def optimizer(*, learning_rate: float = 0.1):
 def _learn(
     name: str,
     algorithm: Callable[..., Any],
+    learns_rewards: bool = False,
     /,
     *,
     walks: int = 256,
@@ -71,7 +72,9 @@ def _learn(
                 algorithm=algorithm,
                 train=partial(expert_walks, walks=walks, steps=steps, seed=data_seed),
                 evaluation=partial(expert_walks, walks=256, steps=steps, seed=data_seed + 1000),
-                evaluators=(partial(policy_recovery, world=world, start=start),),
+                evaluators=(
+                    partial(policy_recovery, world=world, start=start, width=SIZE, rewards=learns_rewards),
+                ),
                 num_steps=num_steps,
                 batch_size=walks,  # all of them: no noise
                 evaluate_every=100,
@@ -108,7 +111,7 @@ def _play(
         step_size=step_size,
         discriminator_steps=2,
     )
-    return _learn(name, game, walks=walks, steps=steps, num_steps=num_steps, data_seed=data_seed)
+    return _learn(name, game, True, walks=walks, steps=steps, num_steps=num_steps, data_seed=data_seed)
 
 
 _table = partial(tabular_reward, states=SIZE**2, actions=len(MOVES))

@@ -44,7 +44,7 @@ from jaxpref.algorithms import offline
 from jaxpref.algorithms.optimizers import adamw, constant
 from jaxpref.data.simulated import simulated_comparisons
 from jaxpref.environments import varied_delivery
-from jaxpref.evals import planned_return
+from jaxpref.evals import planned_return, value_sweeps
 from jaxpref.experiment import Experiment, Stage
 from jaxpref.planning import (
     World,
@@ -135,6 +135,7 @@ def _learn(
                 evaluators=(
                     partial(planned_return, world=world, read=greedy_policy, name="greedy"),
                     partial(planned_return, world=world, read=optimal_policy, name="planned with"),
+                    partial(value_sweeps, world=world),
                 ),
                 num_steps=num_steps,
                 batch_size=512,

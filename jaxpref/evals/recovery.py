@@ -1,6 +1,6 @@
 """How near learnt rewards and policies of a finite world come to the hidden ones, exactly."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -8,8 +8,9 @@ import numpy as np
 from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
-from jaxpref.environments.grids import pictured_policy, pictured_values
-from jaxpref.evals.base import Context, Estimate, Evaluation, TextSample
+from jaxpref.evals.base import Context, Estimate, Evaluation, Picture
+from jaxpref.evals.grids import pictured_grid
+from jaxpref.evals.planned import scores_of_steps
 from jaxpref.planning import TabularMDP, occupancy, policy_values, values
 from jaxpref.policies.planned import log_policy, paid
 from jaxpref.policies.reward_functions import RewardFunction
@@ -28,6 +29,7 @@ def reward_recovery(
     start: Callable[[], ArrayLike],
     temperature: float = 1.0,
     width: int | None = None,
+    beside: Mapping[str, Callable[[], ArrayLike]] | None = None,
     num_prompts: int | None = None,
     name: str = "recovery",
 ) -> Evaluation:
@@ -46,12 +48,15 @@ def reward_recovery(
       world: the true one, its rewards included.
       start: builds the probabilities of the first state.
       temperature: of the soft policies.
-      width: of a grid (`environments.gridworld`), whose likeliest moves and rewards are then shown as text.
+      width: of a grid (`environments.gridworld`): hidden and learnt rewards are then drawn, with the soft
+        policies that they plan.
+      beside: other policies `[s, a]` by name, whose value shares are given too: who demonstrated.
       num_prompts: has no effect: there is nothing to draw.
     """
     del num_prompts
     mdp, reward = world(), rewards()
     first = jnp.asarray(start(), jnp.float32)
+    others = {who: jnp.asarray(policy(), jnp.float32) for who, policy in (beside or {}).items()}
 
     def measure(params: Params) -> tuple[dict[str, Array], dict[str, tuple[Array, Array]]]:
         mine = reward.rewards(params)
@@ -60,24 +65,23 @@ def reward_recovery(
         best, followed = values(true)[0], policy_values(true, values(learnt)[2])
         low = policy_values(true, jnp.full_like(expert, 1 / expert.shape[-1]))
         here = ~jnp.broadcast_to(mdp.terminal[:, None], learnt.rewards.shape)
+
+        def share(v: Float[Array, " s"]) -> Array:
+            return first @ (v - low) / (first @ (best - low))
+
         found = {
             "policy KL": _divergence(true, expert, learner, first),
             "reward correlation": _correlation(true.rewards, learnt.rewards, here),
             "value difference": first @ (best - followed),
-            "value share": first @ (followed - low) / (first @ (best - low)),
+            "value share": share(followed),
         }
-        shown = {"hidden": (expert, true.rewards.mean(-1)), "learnt": (learner, learnt.rewards.mean(-1))}
+        found |= {f"{who}: value share": share(policy_values(true, p)) for who, p in others.items()}
+        shown = {"hidden": (true.rewards.mean(-1), expert), "learnt": (learnt.rewards.mean(-1), learner)}
         return found, shown
 
     found, shown = context.compiled(measure)(context.params)
-    samples = ()
-    if width is not None:
-        pictures = [_pictures(mdp, context.fetch(shown[side]), width) for side in ("hidden", "learnt")]
-        samples = tuple(
-            TextSample(f"{what} (hidden)", hidden, learnt)
-            for what, hidden, learnt in zip(("moves", "rewards"), *pictures, strict=True)
-        )
-    return Evaluation(name, _exact(context, found), samples)
+    pictures = () if width is None else _pictures(mdp, width, context.fetch(shown), "reward of a state")
+    return Evaluation(name, _exact(context, found), pictures=pictures)
 
 
 def policy_recovery(
@@ -86,6 +90,8 @@ def policy_recovery(
     world: Callable[[], TabularMDP],
     start: Callable[[], ArrayLike],
     temperature: float = 1.0,
+    width: int | None = None,
+    rewards: bool = False,
     num_prompts: int | None = None,
     name: str = "recovery",
 ) -> Evaluation:
@@ -93,6 +99,11 @@ def policy_recovery(
 
     Exact, as `reward_recovery`: "policy KL" is its; "value share" is the policy's own way, as drawn and
     without entropy, from the uniform policy's value to the expert's, and may exceed 1.
+
+    Args:
+      width: of a grid, on which the expert and the learner are then drawn, coloured by their true values.
+      rewards: colour cells by rewards instead: the hidden ones, and the algorithm's of one step
+        (`adversarial`: the discriminator's), means over actions.
     """
     del num_prompts
     mdp = world()
@@ -100,18 +111,27 @@ def policy_recovery(
     states, actions = (jnp.asarray(x[..., None]) for x in np.indices(mdp.rewards.shape))
     every = Segments(states, actions, jnp.ones(states.shape, bool))
 
-    def measure(params: Params) -> dict[str, Array]:
+    def measure(params: Params) -> tuple[dict[str, Array], dict[str, tuple[Array, Array]]]:
         learner = context.policy.token_logps(params, every)[..., 0]
         true = paid(mdp, jnp.asarray(mdp.rewards, learner.dtype))
         expert = log_policy(true, temperature)
         high, mine = (policy_values(true, jnp.exp(logs)) for logs in (expert, learner))
         low = policy_values(true, jnp.full_like(expert, 1 / expert.shape[-1]))
-        return {
+        found = {
             "policy KL": _divergence(true, expert, learner, first),
             "value share": first @ (mine - low) / (first @ (high - low)),
         }
+        return found, {"hidden": (high, expert), "learnt": (mine, learner)}
 
-    return Evaluation(name, _exact(context, context.compiled(measure)(context.params)))
+    found, shown = context.compiled(measure)(context.params)
+    if width is None:
+        return Evaluation(name, _exact(context, found))
+    shown, label = context.fetch(shown), "true value of the policy"
+    if rewards:
+        colours = {"hidden": np.asarray(mdp.rewards), "learnt": scores_of_steps(context, mdp)}
+        shown = {side: (colours[side].mean(-1), logs) for side, (_, logs) in shown.items()}
+        label = "reward of a state"
+    return Evaluation(name, _exact(context, found), pictures=_pictures(mdp, width, shown, label))
 
 
 def _divergence(
@@ -129,9 +149,19 @@ def _correlation(x: Array, y: Array, where: Array) -> Array:
     return jnp.where(spread > 0, (x * y).sum() / jnp.where(spread > 0, spread, 1), 0)
 
 
-def _pictures(mdp: TabularMDP, shown: Any, width: int) -> tuple[str, str]:
-    logps, rewards = shown
-    return pictured_policy(logps, width=width, terminal=mdp.terminal), pictured_values(rewards, width=width)
+def _pictures(mdp: TabularMDP, width: int, shown: Mapping[str, Any], label: str) -> tuple[Picture, ...]:
+    """Of colours `[s]` and log-probs `[s, a]` by side."""
+    return tuple(
+        pictured_grid(
+            side,
+            shape=(len(mdp.terminal) // width, width),
+            values=colours,
+            policy=np.exp(logs),
+            terminal=mdp.terminal,
+            label=f"{label} ({side})",
+        )
+        for side, (colours, logs) in shown.items()
+    )
 
 
 def _exact(context: Context, found: dict[str, Array]) -> dict[str, Estimate]:

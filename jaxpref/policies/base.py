@@ -61,6 +61,8 @@ class Policy(NamedTuple):
     enumerate: Callable[[Prompts], Completions] | None = None
     # Controllers: `(params, observations [*rows, ...], key) -> actions [*rows, ...]`; no key: the likeliest.
     act: Callable[[Params, Array, PRNGKey | None], Array] | None = None
+    # Host side, before anything runs: raises ValueError for records that it would misread.
+    check: Callable[[Any], None] | None = None
 
 
 def answers_no_prompts(*_: Any, **__: Any) -> Samples:

@@ -1,5 +1,6 @@
 """What is said of learnt rewards: exact at the truth, blind to shaping where behaviour is."""
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -10,7 +11,7 @@ import pytest
 from jaxpref.environments import gridworld
 from jaxpref.evals import policy_recovery, reward_recovery
 from jaxpref.evals.base import Context
-from jaxpref.planning import values
+from jaxpref.planning import policy_values, values
 from jaxpref.policies.planned import planned
 from jaxpref.policies.reward_functions import tabular_reward
 from jaxpref.policies.states import state_table
@@ -71,13 +72,45 @@ def test_rewards_upside_down_are_not():
     assert recovered(np.zeros((STATES, ACTIONS)))["reward correlation"] == 0
 
 
-def test_moves_and_rewards_are_shown():
+def test_hidden_and_learnt_rewards_are_drawn_with_what_they_plan():
     true = np.broadcast_to(np.array(HIDDEN)[:, None], (STATES, ACTIONS))
-    moves, rewards = evaluated(-true).samples
-    assert rewards.prompt == "4 0 4\n7 4 9"
-    assert rewards.response == "4 9 4\n2 4 0"
-    assert moves.prompt.splitlines()[0][-1] == "↓"
-    assert moves.response.splitlines()[0][2] in "o↑"
+    hidden, learnt = evaluated(-true).pictures
+    assert (hidden.kind, hidden.title, learnt.title) == ("grid policy", "hidden", "learnt")
+    np.testing.assert_allclose(hidden.data["values"], np.reshape(HIDDEN, (2, 3)), atol=1e-4)
+    np.testing.assert_allclose(learnt.data["values"], -np.reshape(HIDDEN, (2, 3)), atol=1e-4)
+    expert = np.reshape(values(world(), 1.0)[2], (2, 3, ACTIONS))
+    np.testing.assert_allclose(hidden.data["policy"], expert, atol=1e-3)
+    assert np.argmax(learnt.data["policy"][1][0]) in (0, 4)
+
+
+def test_shares_of_other_policies_stand_beside():
+    table = partial(tabular_reward, states=STATES, actions=ACTIONS)
+    learnt = context(planned(world=world, rewards=table), {"rewards": jnp.zeros((STATES, ACTIONS))})
+    beside = {"best": lambda: values(world())[2], "uniform": lambda: np.full((STATES, ACTIONS), 0.2)}
+    found = reward_recovery(learnt, world=world, rewards=table, start=anywhere, beside=beside)
+    assert found.pictures == ()
+    assert found.metrics["best: value share"].mean == pytest.approx(1, abs=1e-5)
+    assert found.metrics["uniform: value share"].mean == pytest.approx(0, abs=1e-5)
+
+
+def test_learners_are_drawn_by_their_values_or_by_the_algorithms_rewards():
+    table = state_table(states=STATES, actions=ACTIONS)
+    given = np.arange(STATES * ACTIONS, dtype=np.float32).reshape(STATES, ACTIONS)
+
+    def shown(**settings):
+        learnt = dataclasses.replace(
+            context(table, {"logits": jnp.zeros((STATES, ACTIONS))}),
+            rewards=lambda batch: given[batch.observations[..., 0], batch.actions[..., 0]],
+        )
+        return policy_recovery(learnt, world=world, start=anywhere, width=3, **settings).pictures
+
+    hidden, learnt = shown()
+    uniform = jnp.full((STATES, ACTIONS), 0.2)
+    np.testing.assert_allclose(np.ravel(learnt.data["values"]), policy_values(world(), uniform), atol=1e-3)
+    assert hidden.data["label"] == "true value of the policy (hidden)"
+    hidden, learnt = shown(rewards=True)
+    np.testing.assert_allclose(np.ravel(hidden.data["values"]), HIDDEN, atol=1e-4)
+    np.testing.assert_allclose(np.ravel(learnt.data["values"]), given.mean(-1))
 
 
 def test_policies_are_held_against_the_soft_expert():

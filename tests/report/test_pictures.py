@@ -8,7 +8,7 @@ import pytest
 from fake_runs import write_run
 
 from jaxpref.report import write_report
-from jaxpref.report.pictures import grid_policy
+from jaxpref.report.pictures import curves, grid_policy
 from jaxpref.report.runs import read_run
 
 DATA = {
@@ -74,3 +74,43 @@ def test_a_grid_shows_arrows_where_it_goes_and_marks_where_it_ends():
     assert np.isnan(shown[0, 2])
     with pytest.raises(ValueError, match="different grids"):
         grid_policy("t", DATA | {"policy": [[[1, 0, 0, 0]]]})
+
+
+def test_staying_is_a_dot():
+    policy = np.zeros((2, 3, 5))
+    policy[..., 4] = [[1, 0.5, 0.05], [0, 0, 0]]
+    policy[1, :, 0] = 1
+    axes = grid_policy("t", DATA | {"policy": policy.tolist()}).axes[0]
+    dots = next(c for c in axes.collections if not hasattr(c, "U"))
+    np.testing.assert_allclose(dots.get_offsets(), [[0, 0], [1, 0]])
+    np.testing.assert_allclose(dots.get_sizes()[1] / dots.get_sizes()[0], 0.5)
+
+
+LINES = {"lines": {"hard": {"x": [1, 2, 3], "y": [1.0, None, 0.01]}}, "x": "sweep", "y": "change"}
+
+
+def test_curves_that_fall_towards_0_are_on_a_logarithmic_axis():
+    two = LINES["lines"] | {"soft": {"x": [1, 2], "y": [2.0, 0.5]}}
+    axes = curves("t", LINES | {"lines": two}).axes[0]
+    assert axes.get_yscale() == "log"
+    assert [t.get_text() for t in axes.get_legend().get_texts()] == ["hard", "soft"]
+    np.testing.assert_array_equal(axes.lines[0].get_ydata(), [1, np.nan, 0.01])
+    below = {"a": {"x": [0, 1], "y": [-1.0, 1.0]}}
+    assert curves("t", LINES | {"lines": below}).axes[0].get_yscale() == "linear"
+    with pytest.raises(ValueError, match="a has 1 places and 2 values"):
+        curves("t", LINES | {"lines": {"a": {"x": [0], "y": [1.0, 2.0]}}})
+
+
+def test_what_runs_have_in_common_is_drawn_once(tmp_path):
+    runs = [tmp_path / name for name in ("one", "two")]
+    for i, directory in enumerate(runs):
+        write_run(directory, num_steps=20)
+        rows = [
+            row(1, "hidden"),
+            row(1, "learnt", data=DATA | {"label": f"of {i}"}),
+            row(1, "c", "curves", LINES),
+        ]
+        (directory / "pictures.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    page = write_report(runs, tmp_path / "report.html").read_text()
+    for title, times in (("hidden", 1), ("c", 1), ("one: learnt", 1), ("two: learnt", 1), ("one: hidden", 0)):
+        assert page.count(f'aria-label="{title}"') == times

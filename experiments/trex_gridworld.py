@@ -1,0 +1,148 @@
+"""Better than the best of the ranked: rewards from walks of which we know only whose were better.
+
+On the grid of `mce_irl_gridworld.py`, six demonstrators walk from random cells: maximum-entropy control of
+the hidden rewards at six temperatures, the coldest of which is still far from optimal. Learners see pairs of
+walks and know which demonstrator is the better one; rewards are fitted so that returns explain the ranking
+(T-REX), and the optimal policy of the learnt rewards is measured exactly, beside the best demonstrator.
+Imitation ends at the demonstrator; a reward says where the ranking points to.
+
+`experiment` has rewards that are linear in a cell's features, as the hidden ones are; `table` a free reward
+for each cell and `deep` a network. `bayesian` is B-REX: a chain of linear weights of length 1 given the same
+pairs. It measures the policies of the posterior mean and of the likeliest draw (MAP), and says of each, and
+of the best demonstrator, what return holds in 95 % of the draws, beside what it truly is.
+
+Paper     Brown et al. (2019), arXiv:1904.06387 (T-REX); Brown et al. (2020), arXiv:2002.09089 (B-REX). The
+          grid, the demonstrators and all numbers are ours.
+Run       jaxpref train experiments/trex_gridworld.py
+          jaxpref train experiments/trex_gridworld.py:bayesian
+Change    'temperatures=(30.0,20.0,15.0)' walks=8 num_pairs=300 piece=5 data_seed=1
+Ablation  jaxpref sweep experiments/trex_gridworld.py:sweep_rewards
+          jaxpref sweep experiments/trex_gridworld.py:sweep_best
+          jaxpref sweep experiments/trex_gridworld.py:sweep_pairs
+Try       jaxpref train experiments/trex_gridworld.py --smoke
+Cost      TODO
+Expect    TODO
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+from _hidden_grid import HIDDEN, SIZE, features, start, world
+
+from jaxpref import losses
+from jaxpref.algorithms import bayesian_rex, offline
+from jaxpref.algorithms.optimizers import adamw, constant
+from jaxpref.data import SegmentRecords
+from jaxpref.data.demonstrations import demonstrations
+from jaxpref.data.rankings import ranked_pairs
+from jaxpref.evals import posterior_returns, reward_recovery
+from jaxpref.experiment import Experiment, Stage
+from jaxpref.planning import values
+from jaxpref.policies.reward_functions import linear_reward, mlp_reward, tabular_reward
+from jaxpref.policies.rewarded import return_scores
+
+TEMPERATURES = (100.0, 50.0, 30.0, 20.0, 15.0, 10.0)  # from the worst demonstrator to the best
+
+
+def demonstrator(*, temperature: float):
+    """Maximum-entropy control `[s, a]` of the hidden rewards."""
+    return np.asarray(values(world(), temperature)[2])
+
+
+def comparisons(
+    *,
+    temperatures: tuple[float, ...],
+    walks: int,
+    steps: int,
+    piece: int | None,
+    num_pairs: int,
+    seed: int,
+) -> SegmentRecords:
+    """Pairs of the demonstrators' walks, or of pieces of them; the better demonstrator's is the first."""
+    ranks = [
+        demonstrations(
+            world(), demonstrator(temperature=t), start=start(), num=walks, steps=steps, seed=100 * seed + i
+        )
+        for i, t in enumerate(temperatures)
+    ]
+    return ranked_pairs(ranks, num_pairs=num_pairs, piece=piece, seed=seed)
+
+
+def _rank(
+    name: str,
+    rewards: Callable[..., Any],
+    algorithm: Callable[..., Any],
+    more: Callable[..., Any] | None = None,  # another evaluator, of policies by name
+    /,
+    *,
+    temperatures: tuple[float, ...] = TEMPERATURES,
+    walks: int = 32,
+    steps: int = 40,
+    piece: int | None = None,
+    num_pairs: int = 1000,
+    num_steps: int = 200,
+    data_seed: int = 0,
+    seed: int = 0,
+) -> Experiment:
+    pairs = partial(comparisons, temperatures=temperatures, walks=walks, steps=steps, piece=piece)
+    best = {"best demonstrator": partial(demonstrator, temperature=temperatures[-1])}
+    recovery = partial(reward_recovery, world=world, rewards=rewards, start=start, width=SIZE, beside=best)
+    return Experiment(
+        name=f"{name}_{temperatures[-1]:g}_{num_pairs}",
+        policy=partial(return_scores, world=world, rewards=rewards),
+        tokenizer=None,
+        stages=(
+            Stage(
+                name="ranking",
+                algorithm=algorithm,
+                train=partial(pairs, num_pairs=num_pairs, seed=data_seed),
+                evaluation=partial(pairs, num_pairs=1000, seed=data_seed + 1000),
+                evaluators=(recovery,) if more is None else (recovery, partial(more, policies=best)),
+                num_steps=num_steps,
+                batch_size=num_pairs,  # all of them: no noise
+                evaluate_every=max(num_steps // 10, 1),
+                evaluators_every=max(num_steps // 10, 1),
+                checkpoint_every=num_steps,
+            ),
+        ),
+        seed=seed,
+        arxiv=("1904.06387", "2002.09089"),
+    )
+
+
+_linear = partial(linear_reward, features=features)
+_trex = partial(
+    offline,
+    loss=losses.trajectory_bradley_terry,
+    optimizer=partial(adamw, schedule=partial(constant, value=0.1), clip_norm=None),
+    reference=None,
+)
+_held = partial(
+    posterior_returns, world=world, rewards=_linear, start=start, unit=float(np.linalg.norm(HIDDEN))
+)
+
+# T-REX with rewards that are linear in the features, as the hidden ones are.
+experiment = partial(_rank, "trex_linear", _linear, _trex)
+# A reward for each cell: nothing is known of cells.
+table = partial(_rank, "trex_table", partial(tabular_reward, states=SIZE**2), _trex)
+# A network of the features.
+deep = partial(_rank, "trex_deep", partial(mlp_reward, features=features, hidden=(32,)), _trex)
+# B-REX: 1,000 draws a step, of which the last step's count.
+bayesian = partial(_rank, "bayesian_rex", _linear, bayesian_rex, _held, num_steps=20)
+
+
+def sweep_rewards(*, num_pairs: int = 1000) -> list[Experiment]:
+    """Linear, table, network and the posterior, of the same pairs."""
+    return [build(num_pairs=num_pairs) for build in (experiment, table, deep, bayesian)]
+
+
+def sweep_best() -> list[Experiment]:
+    """How far above the best demonstrator, from poor ones to better ones?"""
+    return [experiment(temperatures=TEMPERATURES[:n]) for n in (2, 3, 4, 5, 6)]
+
+
+def sweep_pairs() -> list[Experiment]:
+    """How many comparisons does the posterior take?"""
+    return [bayesian(num_pairs=n) for n in (10, 30, 100, 300, 1000)]
