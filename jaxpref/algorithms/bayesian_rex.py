@@ -76,9 +76,12 @@ def bayesian_rex(
         # Scores are linear, so their slope is what each weight's feature sums to.
         features = jax.jacfwd(scores)(jnp.zeros((size,), before.dtype), batch)
         features = jnp.where(batch.valid[:, None, None], features, 0)
+        rows = batch.valid.sum().astype(jnp.float32)
+        padding = (len(batch.valid) - rows) * jnp.log(2.0)  # rows of features 0 have a loss of log 2 each
 
         def likelihood(weights: Float[Array, " m"]) -> Float[Array, ""]:
-            return ranking_log_likelihood(weights, features[:, 0], features[:, 1], confidence=confidence)
+            found = ranking_log_likelihood(weights, features[:, 0], features[:, 1], confidence=confidence)
+            return found + padding
 
         chain = reward_posterior(
             likelihood, chain_key, size=size, num_samples=draws, width=width, thin=thin, start=start
@@ -88,12 +91,9 @@ def bayesian_rex(
         better = highest > state.loss_state
         likeliest = jnp.where(better, chain.weights[best], state.bank["map"]["weights"])
         params = {"weights": chain.weights.mean(0)}
-        rows = batch.valid.sum().astype(jnp.float32)
-        # Rows of padding have features of 0 and a loss of log 2 each.
-        padding = (len(batch.valid) - rows) * jnp.log(2.0)
         one = jnp.float32(1)
         metrics = measured(params, batch) | {
-            "chain/loss": Mean(-(chain.log_likelihoods + padding).mean(), rows),
+            "chain/loss": Mean(-chain.log_likelihoods.mean(), rows),
             "chain/accepted": Mean(chain.accepted, one),
             "chain/concentration": Mean(jnp.linalg.norm(params["weights"]), one),
         }

@@ -110,8 +110,8 @@ def check_finite(
 
     Raises:
       DivergentValues: at a discount of 1, no convergence in `max_sweeps`; where outcomes are certain and
-        there is a temperature, with the spectral radius of sum_a P exp(r / temperature): below 1, the sum over
-        all ways to an end has a limit.
+        there is a temperature, with the spectral radius of sum_a P exp(r / temperature): below 1, the sum
+        over all ways to an end has a limit.
     """
     if mdp.discount < 1:
         return

@@ -37,7 +37,8 @@ def check_fit(name: str, reward: RewardFunction, mdp: TabularMDP) -> None:
     shape = jax.eval_shape(lambda: reward.rewards(reward.init(jax.random.key(0)))).shape
     if shape not in ((states, 1), (states, actions)):
         raise ValueError(
-            f"{name}.rewards: expected [{states}, {actions}] or [{states}, 1] for this world, got {list(shape)}"
+            f"{name}.rewards: expected [{states}, {actions}] or [{states}, 1] for this world, got "
+            f"{list(shape)}"
         )
 
 

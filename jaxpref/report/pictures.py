@@ -49,9 +49,8 @@ def pictures_section(runs: Sequence[Run], folder: pathlib.Path) -> str:
 
 
 def _alike(one: Picture, other: Picture) -> bool:
-    return all(
-        getattr(one, field) == getattr(other, field) for field in ("evaluator", "title", "kind", "data")
-    )
+    fields = ("evaluator", "title", "kind", "data")
+    return all(getattr(one, field) == getattr(other, field) for field in fields)
 
 
 def _drawn(picture: Picture, title: str, name: str, folder: pathlib.Path) -> str:
@@ -73,8 +72,8 @@ def grid_policy(title: str, data: Mapping[str, Any]) -> "Figure":
     """A grid with a colour for each cell's value and arrows for what is done there.
 
     data: `values` [rows, columns] (null: no colour); `policy` [rows, columns, 4], probabilities of up, down,
-    left and right (an arrow each, as long as it is likely), or [rows, columns, 5] with that of staying (a dot,
-    as large); `marks` [rows, columns], short texts; `label`: what the values are.
+    left and right (an arrow each, as long as it is likely), or [rows, columns, 5] with that of staying (a
+    dot, as large); `marks` [rows, columns], short texts; `label`: what the values are.
     """
     values = np.array(
         [[np.nan if v is None else v for v in row] for row in data["values"]], float

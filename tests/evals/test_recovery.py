@@ -37,10 +37,10 @@ def anywhere():
     return np.full(STATES, 1 / STATES)
 
 
-def evaluated(rewards):
+def evaluated(rewards, **settings):
     table = partial(tabular_reward, states=STATES, actions=ACTIONS)
     learnt = context(planned(world=world, rewards=table), {"rewards": jnp.asarray(rewards, jnp.float32)})
-    return reward_recovery(learnt, world=world, rewards=table, start=anywhere, width=3)
+    return reward_recovery(learnt, world=world, rewards=table, start=anywhere, **settings)
 
 
 def recovered(rewards):
@@ -72,45 +72,19 @@ def test_rewards_upside_down_are_not():
     assert recovered(np.zeros((STATES, ACTIONS)))["reward correlation"] == 0
 
 
-def test_hidden_and_learnt_rewards_are_drawn_with_what_they_plan():
+def test_hidden_and_learnt_rewards_are_drawn_and_other_policies_stand_beside():
     true = np.broadcast_to(np.array(HIDDEN)[:, None], (STATES, ACTIONS))
-    hidden, learnt = evaluated(-true).pictures
+    beside = {"best": lambda: values(world())[2], "uniform": lambda: np.full((STATES, ACTIONS), 0.2)}
+    found = evaluated(-true, width=3, beside=beside)
+    hidden, learnt = found.pictures
     assert (hidden.kind, hidden.title, learnt.title) == ("grid policy", "hidden", "learnt")
     np.testing.assert_allclose(hidden.data["values"], np.reshape(HIDDEN, (2, 3)), atol=1e-4)
     np.testing.assert_allclose(learnt.data["values"], -np.reshape(HIDDEN, (2, 3)), atol=1e-4)
     expert = np.reshape(values(world(), 1.0)[2], (2, 3, ACTIONS))
     np.testing.assert_allclose(hidden.data["policy"], expert, atol=1e-3)
     assert np.argmax(learnt.data["policy"][1][0]) in (0, 4)
-
-
-def test_shares_of_other_policies_stand_beside():
-    table = partial(tabular_reward, states=STATES, actions=ACTIONS)
-    learnt = context(planned(world=world, rewards=table), {"rewards": jnp.zeros((STATES, ACTIONS))})
-    beside = {"best": lambda: values(world())[2], "uniform": lambda: np.full((STATES, ACTIONS), 0.2)}
-    found = reward_recovery(learnt, world=world, rewards=table, start=anywhere, beside=beside)
-    assert found.pictures == ()
     assert found.metrics["best: value share"].mean == pytest.approx(1, abs=1e-5)
     assert found.metrics["uniform: value share"].mean == pytest.approx(0, abs=1e-5)
-
-
-def test_learners_are_drawn_by_their_values_or_by_the_algorithms_rewards():
-    table = state_table(states=STATES, actions=ACTIONS)
-    given = np.arange(STATES * ACTIONS, dtype=np.float32).reshape(STATES, ACTIONS)
-
-    def shown(**settings):
-        learnt = dataclasses.replace(
-            context(table, {"logits": jnp.zeros((STATES, ACTIONS))}),
-            rewards=lambda batch: given[batch.observations[..., 0], batch.actions[..., 0]],
-        )
-        return policy_recovery(learnt, world=world, start=anywhere, width=3, **settings).pictures
-
-    hidden, learnt = shown()
-    uniform = jnp.full((STATES, ACTIONS), 0.2)
-    np.testing.assert_allclose(np.ravel(learnt.data["values"]), policy_values(world(), uniform), atol=1e-3)
-    assert hidden.data["label"] == "true value of the policy (hidden)"
-    hidden, learnt = shown(rewards=True)
-    np.testing.assert_allclose(np.ravel(hidden.data["values"]), HIDDEN, atol=1e-4)
-    np.testing.assert_allclose(np.ravel(learnt.data["values"]), given.mean(-1))
 
 
 def test_policies_are_held_against_the_soft_expert():
@@ -128,3 +102,24 @@ def test_policies_are_held_against_the_soft_expert():
     greedy = found(3 * expert)
     assert greedy[0] > 0.05
     assert greedy[1] > 1.1
+
+
+def test_learners_are_drawn_by_their_values_or_by_the_algorithms_rewards():
+    table = state_table(states=STATES, actions=ACTIONS)
+    given = np.arange(STATES * ACTIONS, dtype=np.float32).reshape(STATES, ACTIONS)
+    learnt = dataclasses.replace(
+        context(table, {"logits": jnp.zeros((STATES, ACTIONS))}),
+        put=lambda batch: batch,
+        rewards=lambda batch: given[batch.observations[..., 0], batch.actions[..., 0]],
+    )
+    by_value, by_reward = (
+        policy_recovery(learnt, world=world, start=anywhere, width=3, rewards=rewards).pictures
+        for rewards in (False, True)
+    )
+    uniform = jnp.full((STATES, ACTIONS), 0.2)
+    shown = [np.ravel(p.data["values"]) for p in (by_value[1], *by_reward)]
+    np.testing.assert_allclose(shown[0], policy_values(world(), uniform), atol=1e-3)
+    np.testing.assert_allclose(shown[1], HIDDEN, atol=1e-4)
+    np.testing.assert_allclose(shown[2], given.mean(-1))
+    assert by_value[0].data["label"] == "true value of the policy (hidden)"
+    np.testing.assert_allclose(by_value[1].data["policy"], 0.2)
