@@ -43,7 +43,7 @@ from jaxpref.planning import values
 from jaxpref.policies.reward_functions import linear_reward, mlp_reward, tabular_reward
 from jaxpref.policies.rewarded import return_scores
 
-TEMPERATURES = (100.0, 50.0, 30.0, 20.0, 15.0, 10.0)  # from the worst demonstrator to the best
+TEMPERATURES = (20.0, 10.0, 7.0, 5.0, 3.0, 2.0)  # from the worst demonstrator to the best
 
 
 def demonstrator(*, temperature: float):
@@ -57,17 +57,30 @@ def comparisons(
     walks: int,
     steps: int,
     piece: int | None,
+    by_return: bool,
     num_pairs: int,
     seed: int,
 ) -> SegmentRecords:
-    """Pairs of the demonstrators' walks, or of pieces of them; the better demonstrator's is the first."""
+    """Pairs of the demonstrators' walks, or of pieces of them; the better one is the first."""
     ranks = [
         demonstrations(
             world(), demonstrator(temperature=t), start=start(), num=walks, steps=steps, seed=100 * seed + i
         )
         for i, t in enumerate(temperatures)
     ]
+    if by_return:
+        everyone = [walk for rank in ranks for walk in singles(rank)]
+        ranks = sorted(everyone, key=earned)
     return ranked_pairs(ranks, num_pairs=num_pairs, piece=piece, seed=seed)
+
+
+def singles(rank: SegmentRecords) -> list[SegmentRecords]:
+    return [rank.take([i]) for i in range(len(rank))]
+
+
+def earned(walk: SegmentRecords) -> float:
+    """The sum of its hidden rewards."""
+    return float((features() @ np.array(HIDDEN))[walk.observations].sum())
 
 
 def _rank(
@@ -78,15 +91,23 @@ def _rank(
     /,
     *,
     temperatures: tuple[float, ...] = TEMPERATURES,
-    walks: int = 32,
+    walks: int = 4,
     steps: int = 40,
     piece: int | None = None,
-    num_pairs: int = 1000,
+    by_return: bool = True,
+    num_pairs: int = 100,
     num_steps: int = 200,
     data_seed: int = 0,
     seed: int = 0,
 ) -> Experiment:
-    pairs = partial(comparisons, temperatures=temperatures, walks=walks, steps=steps, piece=piece)
+    pairs = partial(
+        comparisons,
+        temperatures=temperatures,
+        walks=walks,
+        steps=steps,
+        piece=piece,
+        by_return=by_return,
+    )
     best = {"best demonstrator": partial(demonstrator, temperature=temperatures[-1])}
     recovery = partial(reward_recovery, world=world, rewards=rewards, start=start, width=SIZE, beside=best)
     return Experiment(
@@ -130,10 +151,12 @@ table = partial(_rank, "trex_table", partial(tabular_reward, states=SIZE**2), _t
 # A network of the features.
 deep = partial(_rank, "trex_deep", partial(mlp_reward, features=features, hidden=(32,)), _trex)
 # B-REX: 1,000 draws a step, of which the last step's count.
-bayesian = partial(_rank, "bayesian_rex", _linear, bayesian_rex, _held, num_steps=20)
+bayesian = partial(
+    _rank, "bayesian_rex", _linear, partial(bayesian_rex, confidence=4.0), _held, num_steps=20
+)
 
 
-def sweep_rewards(*, num_pairs: int = 1000) -> list[Experiment]:
+def sweep_rewards(*, num_pairs: int = 100) -> list[Experiment]:
     """Linear, table, network and the posterior, of the same pairs."""
     return [build(num_pairs=num_pairs) for build in (experiment, table, deep, bayesian)]
 
