@@ -151,9 +151,7 @@ table = partial(_rank, "trex_table", partial(tabular_reward, states=SIZE**2), _t
 # A network of the features.
 deep = partial(_rank, "trex_deep", partial(mlp_reward, features=features, hidden=(32,)), _trex)
 # B-REX: 1,000 draws a step, of which the last step's count.
-bayesian = partial(
-    _rank, "bayesian_rex", _linear, partial(bayesian_rex, confidence=4.0), _held, num_steps=20
-)
+bayesian = partial(_rank, "bayesian_rex", _linear, partial(bayesian_rex, confidence=4.0), _held, num_steps=20)
 
 
 def sweep_rewards(*, num_pairs: int = 100) -> list[Experiment]:

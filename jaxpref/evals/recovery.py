@@ -48,8 +48,8 @@ def reward_recovery(
       world: the true one, its rewards included.
       start: builds the probabilities of the first state.
       temperature: of the soft policies.
-      width: of a grid (`environments.gridworld`): hidden and learnt rewards are then drawn, with the soft
-        policies that they plan.
+      width: of a grid (`environments.gridworld`): hidden and learnt rewards are then drawn, with the policies
+        that are optimal for them.
       beside: other policies `[s, a]` by name, whose value shares are given too: who demonstrated.
       num_prompts: has no effect: there is nothing to draw.
     """
@@ -62,7 +62,8 @@ def reward_recovery(
         mine = reward.rewards(params)
         true, learnt = paid(mdp, jnp.asarray(mdp.rewards, mine.dtype)), paid(mdp, mine)
         expert, learner = log_policy(true, temperature), log_policy(learnt, temperature)
-        best, followed = values(true)[0], policy_values(true, values(learnt)[2])
+        (best, _, hard), (*_, planned) = values(true), values(learnt)
+        followed = policy_values(true, planned)
         low = policy_values(true, jnp.full_like(expert, 1 / expert.shape[-1]))
         here = ~jnp.broadcast_to(mdp.terminal[:, None], learnt.rewards.shape)
 
@@ -76,7 +77,7 @@ def reward_recovery(
             "value share": share(followed),
         }
         found |= {f"{who}: value share": share(policy_values(true, p)) for who, p in others.items()}
-        shown = {"hidden": (true.rewards.mean(-1), expert), "learnt": (learnt.rewards.mean(-1), learner)}
+        shown = {"hidden": (true.rewards.mean(-1), hard), "learnt": (learnt.rewards.mean(-1), planned)}
         return found, shown
 
     found, shown = context.compiled(measure)(context.params)
@@ -121,7 +122,7 @@ def policy_recovery(
             "policy KL": _divergence(true, expert, learner, first),
             "value share": first @ (mine - low) / (first @ (high - low)),
         }
-        return found, {"hidden": (high, expert), "learnt": (mine, learner)}
+        return found, {"hidden": (high, jnp.exp(expert)), "learnt": (mine, jnp.exp(learner))}
 
     found, shown = context.compiled(measure)(context.params)
     if width is None:
@@ -129,7 +130,7 @@ def policy_recovery(
     shown, label = context.fetch(shown), "true value of the policy"
     if rewards:
         colours = {"hidden": np.asarray(mdp.rewards), "learnt": scores_of_steps(context, mdp)}
-        shown = {side: (colours[side].mean(-1), logs) for side, (_, logs) in shown.items()}
+        shown = {side: (colours[side].mean(-1), policy) for side, (_, policy) in shown.items()}
         label = "reward of a state"
     return Evaluation(name, _exact(context, found), pictures=_pictures(mdp, width, shown, label))
 
@@ -150,17 +151,17 @@ def _correlation(x: Array, y: Array, where: Array) -> Array:
 
 
 def _pictures(mdp: TabularMDP, width: int, shown: Mapping[str, Any], label: str) -> tuple[Picture, ...]:
-    """Of colours `[s]` and log-probs `[s, a]` by side."""
+    """Of colours `[s]` and policies `[s, a]` by side."""
     return tuple(
         pictured_grid(
             side,
             shape=(len(mdp.terminal) // width, width),
             values=colours,
-            policy=np.exp(logs),
+            policy=policy,
             terminal=mdp.terminal,
             label=f"{label} ({side})",
         )
-        for side, (colours, logs) in shown.items()
+        for side, (colours, policy) in shown.items()
     )
 
 

@@ -38,7 +38,7 @@ __all__ = [
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _DASHES = ("-", (0, (4, 2)))  # first and second metric of a panel
 _SIZE = (4.0, 2.6)  # inches
-_VANISHING = ("gap", "exploitability", "policy kl", "value difference", "pi*", "lost value")
+_VANISHING = ("gap", "exploitability", "policy kl", "pi*", "lost value")
 _STYLE: dict[Any, Any] = {
     "font.size": 8,
     "axes.titlesize": 9,
@@ -107,7 +107,15 @@ def logarithmic(axes: "Axes", values: Iterable[float]) -> None:
     """A logarithmic y axis, unless nothing is positive or some value is below 0 by more than rounding."""
     known = [v for v in values if np.isfinite(v)]
     if known and max(known) > 0 and min(known) > -1e-6:
+        from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
         axes.set_yscale("log", nonpositive="clip")
+        # matplotlib's own labels are formulas, and names that hold dollar signs are why these are not drawn.
+        span = max(known) / min(v for v in known if v > 0)
+        places = (1,) if span > 100 else (1, 2, 5) if span > 3 else range(1, 10)
+        axes.yaxis.set_major_locator(LogLocator(subs=tuple(places), numticks=6))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def curves_figure(runs: Sequence[Run], panel: Panel) -> "Figure | None":

@@ -72,8 +72,9 @@ def grid_policy(title: str, data: Mapping[str, Any]) -> "Figure":
     """A grid with a colour for each cell's value and arrows for what is done there.
 
     data: `values` [rows, columns] (null: no colour); `policy` [rows, columns, 4], probabilities of up, down,
-    left and right (an arrow each, as long as it is likely), or [rows, columns, 5] with that of staying (a
-    dot, as large); `marks` [rows, columns], short texts; `label`: what the values are.
+    left and right (an arrow each, of the square root's length, so that policies with entropy are seen), or
+    [rows, columns, 5] with that of staying (a dot, as large as it is likely); `marks` [rows, columns], short
+    texts; `label`: what the values are.
     """
     values = np.array(
         [[np.nan if v is None else v for v in row] for row in data["values"]], float
@@ -98,7 +99,7 @@ def grid_policy(title: str, data: Mapping[str, Any]) -> "Figure":
     at = [(r, c, a) for r in range(rows) for c in range(columns) for a in range(4) if policy[r, c, a] > 0.1]
     if at:
         r, c, a = (np.array(x) for x in zip(*at, strict=True))
-        way = np.array(_MOVES)[a] * 0.42 * policy[r, c, a][:, None]
+        way = np.array(_MOVES)[a] * 0.42 * np.sqrt(policy[r, c, a])[:, None]
         axes.quiver(
             c, r, way[:, 0], way[:, 1], angles="xy", scale_units="xy", scale=1, width=0.004, color="#222222"
         )

@@ -80,7 +80,7 @@ def test_hidden_and_learnt_rewards_are_drawn_and_other_policies_stand_beside():
     assert (hidden.kind, hidden.title, learnt.title) == ("grid policy", "hidden", "learnt")
     np.testing.assert_allclose(hidden.data["values"], np.reshape(HIDDEN, (2, 3)), atol=1e-4)
     np.testing.assert_allclose(learnt.data["values"], -np.reshape(HIDDEN, (2, 3)), atol=1e-4)
-    expert = np.reshape(values(world(), 1.0)[2], (2, 3, ACTIONS))
+    expert = np.reshape(values(world())[2], (2, 3, ACTIONS))
     np.testing.assert_allclose(hidden.data["policy"], expert, atol=1e-3)
     assert np.argmax(learnt.data["policy"][1][0]) in (0, 4)
     assert found.metrics["best: value share"].mean == pytest.approx(1, abs=1e-5)
