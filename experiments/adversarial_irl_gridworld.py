@@ -54,7 +54,8 @@ def optimizer(*, learning_rate: float = 0.1):
 def _learn(
     name: str,
     algorithm: Callable[..., Any],
-    learns_rewards: bool = False,
+    learns: Callable[..., Any] | None = None,  # the reward function
+    part: str | None = None,  # of its params, where it is shaped
     /,
     *,
     walks: int = 256,
@@ -73,7 +74,14 @@ def _learn(
                 train=partial(expert_walks, walks=walks, steps=steps, seed=data_seed),
                 evaluation=partial(expert_walks, walks=256, steps=steps, seed=data_seed + 1000),
                 evaluators=(
-                    partial(policy_recovery, world=world, start=start, width=SIZE, rewards=learns_rewards),
+                    partial(
+                        policy_recovery,
+                        world=world,
+                        start=start,
+                        width=SIZE,
+                        discriminator=learns,
+                        part=part,
+                    ),
                 ),
                 num_steps=num_steps,
                 batch_size=walks,  # all of them: no noise
@@ -91,6 +99,7 @@ def _play(
     loss: Callable[..., Any],
     earns: Callable[..., Any],
     rewards: Callable[..., Any],
+    unshaped: Callable[..., Any] | None = None,
     /,
     *,
     walks: int = 256,
@@ -111,7 +120,10 @@ def _play(
         step_size=step_size,
         discriminator_steps=2,
     )
-    return _learn(name, game, True, walks=walks, steps=steps, num_steps=num_steps, data_seed=data_seed)
+    learns, part = (rewards, None) if unshaped is None else (unshaped, "reward")
+    return _learn(
+        name, game, learns, part, walks=walks, steps=steps, num_steps=num_steps, data_seed=data_seed
+    )
 
 
 _table = partial(tabular_reward, states=SIZE**2, actions=len(MOVES))
@@ -123,7 +135,7 @@ experiment = partial(_play, "gail_table", losses.gail, gail_rewards, _table, tem
 # AIRL: what it earns has the entropy in it.
 airl = partial(_play, "airl_table", losses.airl, airl_rewards, _table)
 # A reward that is linear in a cell's features, and a potential of each cell to shape it.
-airl_shaped = partial(_play, "airl_shaped", losses.airl, airl_rewards, _shaped)
+airl_shaped = partial(_play, "airl_shaped", losses.airl, airl_rewards, _shaped, _of_features)
 # The same without the potential: AIRL's logit asks for an advantage, and no reward of cells is one.
 airl_unshaped = partial(_play, "airl_unshaped", losses.airl, airl_rewards, _of_features)
 # Imitation by likelihood of a table: nothing is known of the world.

@@ -18,19 +18,13 @@ __all__ = [
     "learned_rewards",
     "learned_weights",
     "planned_return",
-    "scores_of_steps",
     "step_scores",
 ]
 
 
 def step_scores(context: Context, world: World) -> NDArray[np.float64]:
     """Scores `[s, a]` of segments of one step, one for each action of each state."""
-    return scores_of_steps(context, world.mdp)
-
-
-def scores_of_steps(context: Context, mdp: TabularMDP) -> NDArray[np.float64]:
-    """The algorithm's rewards `[s, a]` of one step."""
-    states, actions = mdp.rewards.shape
+    states, actions = world.mdp.rewards.shape
     rows = -(-states // context.rows_multiple) * context.rows_multiple
     state, action = np.indices((rows, actions), np.int32)
     batch = Segments(

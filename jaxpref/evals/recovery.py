@@ -10,7 +10,6 @@ from numpy.typing import ArrayLike
 
 from jaxpref.evals.base import Context, Estimate, Evaluation, Picture
 from jaxpref.evals.grids import pictured_grid
-from jaxpref.evals.planned import scores_of_steps
 from jaxpref.planning import TabularMDP, occupancy, policy_values, values
 from jaxpref.policies.planned import log_policy, paid
 from jaxpref.policies.reward_functions import RewardFunction
@@ -92,7 +91,8 @@ def policy_recovery(
     start: Callable[[], ArrayLike],
     temperature: float = 1.0,
     width: int | None = None,
-    rewards: bool = False,
+    discriminator: Callable[[], RewardFunction] | None = None,
+    part: str | None = None,
     num_prompts: int | None = None,
     name: str = "recovery",
 ) -> Evaluation:
@@ -102,17 +102,23 @@ def policy_recovery(
     without entropy, from the uniform policy's value to the expert's, and may exceed 1.
 
     Args:
-      width: of a grid, on which the expert and the learner are then drawn, coloured by their true values.
-      rewards: colour cells by rewards instead: the hidden ones, and the algorithm's of one step
-        (`adversarial`: the discriminator's), means over actions.
+      width: of a grid, on which the expert and the learner are then drawn, coloured by their true values, or
+        by rewards where there is a discriminator: means over actions.
+      discriminator: builds the reward function that `algorithms.adversarial` learns, for "reward
+        correlation", as in `reward_recovery`.
+      part: of the discriminator's params, where `discriminator` is a part of it: "reward" for the one inside
+        a `shaped_reward`.
     """
     del num_prompts
     mdp = world()
     first = jnp.asarray(start(), jnp.float32)
     states, actions = (jnp.asarray(x[..., None]) for x in np.indices(mdp.rewards.shape))
     every = Segments(states, actions, jnp.ones(states.shape, bool))
+    found_rewards = None if discriminator is None else context.member("discriminator")
+    if found_rewards is not None and part is not None:
+        found_rewards = found_rewards[part]
 
-    def measure(params: Params) -> tuple[dict[str, Array], dict[str, tuple[Array, Array]]]:
+    def measure(params: Params, its: Params) -> tuple[dict[str, Array], dict[str, tuple[Array, Array]]]:
         learner = context.policy.token_logps(params, every)[..., 0]
         true = paid(mdp, jnp.asarray(mdp.rewards, learner.dtype))
         expert = log_policy(true, temperature)
@@ -122,17 +128,17 @@ def policy_recovery(
             "policy KL": _divergence(true, expert, learner, first),
             "value share": first @ (mine - low) / (first @ (high - low)),
         }
+        if discriminator is not None:
+            learnt = jnp.broadcast_to(discriminator().rewards(its), true.rewards.shape)
+            here = ~jnp.broadcast_to(mdp.terminal[:, None], learnt.shape)
+            found["reward correlation"] = _correlation(true.rewards, learnt, here)
+            high, mine = true.rewards.mean(-1), learnt.mean(-1)
         return found, {"hidden": (high, jnp.exp(expert)), "learnt": (mine, jnp.exp(learner))}
 
-    found, shown = context.compiled(measure)(context.params)
-    if width is None:
-        return Evaluation(name, _exact(context, found))
-    shown, label = context.fetch(shown), "true value of the policy"
-    if rewards:
-        colours = {"hidden": np.asarray(mdp.rewards), "learnt": scores_of_steps(context, mdp)}
-        shown = {side: (colours[side].mean(-1), policy) for side, (_, policy) in shown.items()}
-        label = "reward of a state"
-    return Evaluation(name, _exact(context, found), pictures=_pictures(mdp, width, shown, label))
+    found, shown = context.compiled(measure)(context.params, found_rewards)
+    label = "true value of the policy" if discriminator is None else "reward of a state"
+    pictures = () if width is None else _pictures(mdp, width, context.fetch(shown), label)
+    return Evaluation(name, _exact(context, found), pictures=pictures)
 
 
 def _divergence(

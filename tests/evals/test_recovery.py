@@ -104,22 +104,24 @@ def test_policies_are_held_against_the_soft_expert():
     assert greedy[1] > 1.1
 
 
-def test_learners_are_drawn_by_their_values_or_by_the_algorithms_rewards():
+def test_learners_are_drawn_by_their_values_or_by_the_discriminators_rewards():
     table = state_table(states=STATES, actions=ACTIONS)
-    given = np.arange(STATES * ACTIONS, dtype=np.float32).reshape(STATES, ACTIONS)
+    given = jnp.arange(STATES, dtype=jnp.float32)[:, None]
     learnt = dataclasses.replace(
         context(table, {"logits": jnp.zeros((STATES, ACTIONS))}),
-        put=lambda batch: batch,
-        rewards=lambda batch: given[batch.observations[..., 0], batch.actions[..., 0]],
+        member={"discriminator": {"reward": {"rewards": given}}}.__getitem__,
     )
+    inside = {"discriminator": partial(tabular_reward, states=STATES), "part": "reward"}
     by_value, by_reward = (
-        policy_recovery(learnt, world=world, start=anywhere, width=3, rewards=rewards).pictures
-        for rewards in (False, True)
+        policy_recovery(learnt, world=world, start=anywhere, width=3, **more) for more in ({}, inside)
     )
     uniform = jnp.full((STATES, ACTIONS), 0.2)
-    shown = [np.ravel(p.data["values"]) for p in (by_value[1], *by_reward)]
+    shown = [np.ravel(p.data["values"]) for p in (by_value.pictures[1], *by_reward.pictures)]
     np.testing.assert_allclose(shown[0], policy_values(world(), uniform), atol=1e-3)
     np.testing.assert_allclose(shown[1], HIDDEN, atol=1e-4)
-    np.testing.assert_allclose(shown[2], given.mean(-1))
-    assert by_value[0].data["label"] == "true value of the policy (hidden)"
-    np.testing.assert_allclose(by_value[1].data["policy"], 0.2)
+    np.testing.assert_allclose(shown[2], range(STATES))
+    assert by_value.pictures[0].data["label"] == "true value of the policy (hidden)"
+    np.testing.assert_allclose(by_value.pictures[1].data["policy"], 0.2)
+    expected = np.corrcoef(HIDDEN, range(STATES))[0, 1]
+    assert by_reward.metrics["reward correlation"].mean == pytest.approx(expected, abs=1e-5)
+    assert "reward correlation" not in by_value.metrics
