@@ -1,27 +1,45 @@
-"""Better than the best of the ranked: rewards from walks of which we know only whose were better.
+"""Better than the best of the ranked: rewards from a few walks of which we only know which was better.
 
 On the grid of `mce_irl_gridworld.py`, six demonstrators walk from random cells: maximum-entropy control of
-the hidden rewards at six temperatures, the coldest of which is still far from optimal. Learners see pairs of
-walks and know which demonstrator is the better one; rewards are fitted so that returns explain the ranking
+the hidden rewards at six temperatures, the coldest of which is far from optimal. Learners see 100 pairs out of
+24 walks, and which walk of each pair earned more. Rewards are fitted so that returns explain the ranking
 (T-REX), and the optimal policy of the learnt rewards is measured exactly, beside the best demonstrator.
 Imitation ends at the demonstrator; a reward says where the ranking points to.
 
 `experiment` has rewards that are linear in a cell's features, as the hidden ones are; `table` a free reward
 for each cell and `deep` a network. `bayesian` is B-REX: a chain of linear weights of length 1 given the same
-pairs. It measures the policies of the posterior mean and of the likeliest draw (MAP), and says of each, and
-of the best demonstrator, what return holds in 95 % of the draws, beside what it truly is.
+pairs. It measures the policies of the posterior mean and of the likeliest draw (MAP), and says of them and
+of the best demonstrator what return holds in 95 % of the draws, beside what it truly is. With
+`by_return=false` a walk is better if its demonstrator is, whatever it earned.
 
 Paper     Brown et al. (2019), arXiv:1904.06387 (T-REX); Brown et al. (2020), arXiv:2002.09089 (B-REX). The
           grid, the demonstrators and all numbers are ours.
 Run       jaxpref train experiments/trex_gridworld.py
           jaxpref train experiments/trex_gridworld.py:bayesian
-Change    'temperatures=(30.0,20.0,15.0)' walks=8 num_pairs=300 piece=5 data_seed=1
+Change    'temperatures=(20.0,10.0)' walks=32 num_pairs=1000 piece=5 by_return=false data_seed=1
 Ablation  jaxpref sweep experiments/trex_gridworld.py:sweep_rewards
           jaxpref sweep experiments/trex_gridworld.py:sweep_best
           jaxpref sweep experiments/trex_gridworld.py:sweep_pairs
 Try       jaxpref train experiments/trex_gridworld.py --smoke
-Cost      TODO
-Expect    TODO
+Cost      21 to 27 CPU seconds each, most of it compilation and the page.
+Expect    The best demonstrator's way from the uniform policy's value to the optimum (value share) is 0.456.
+          Exact measures of what is learnt; means (standard deviations) of `data_seed` 0 to 4:
+                                               value share     correlation    pairs right, held out
+            linear                             0.998 (0.004)   0.991 (0.013)  0.980 (0.009)
+            B-REX, posterior mean              0.999 (0.001)   0.993 (0.008)  0.981 (0.009)
+            network                            0.998 (0.002)   0.989 (0.012)  0.986 (0.010)
+            table                              0.132 (0.344)   0.561 (0.149)  0.878 (0.035)
+            table, 192 walks, 1000 pairs       0.992 (0.004)   0.940 (0.017)  0.975 (0.002)
+            linear, two worst demonstrators    0.994 (0.004)   0.964 (0.030)  0.859 (0.049)
+            linear, by demonstrator            0.373 (0.705)   0.431 (0.492)  0.671 (0.129)
+            the same, 192 walks, 1000 pairs    0.688 (0.243)   0.891 (0.080)  0.738 (0.017)
+          The two worst demonstrators have shares of 0.057 and 0.109. Who walked says little of what a walk
+          earned, which is where it began and its luck as well; those five shares run from -0.84 to 0.98.
+          B-REX, hidden rewards scaled to weights of length 1: the optimum is worth 4.31 and the best
+          demonstrator 2.26. The bound of the posterior mean's policy is 3.76 (0.35), it truly earns 4.30
+          (0.00); the demonstrator's bound is 1.86 (0.28). Both held in four of the five draws of walks, and
+          missed by 0.02 or less in the fifth. Ten pairs leave the policy a bound of 2.04 (1.85); it earns 4.27
+          (0.04). The policies of MAP and mean are worth the same to three digits with 100 pairs.
 """
 
 from collections.abc import Callable
