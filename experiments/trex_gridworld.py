@@ -1,8 +1,8 @@
 """Better than the best of the ranked: rewards from a few walks of which we only know which was better.
 
 On the grid of `mce_irl_gridworld.py`, six demonstrators walk from random cells: maximum-entropy control of
-the hidden rewards at six temperatures, the coldest of which is far from optimal. Learners see 100 pairs out of
-24 walks, and which walk of each pair earned more. Rewards are fitted so that returns explain the ranking
+the hidden rewards at six temperatures, the coldest of which is far from optimal. Learners see 100 pairs out
+of 24 walks, and which walk of each pair earned more. Rewards are fitted so that returns explain the ranking
 (T-REX), and the optimal policy of the learnt rewards is measured exactly, beside the best demonstrator.
 Imitation ends at the demonstrator; a reward says where the ranking points to.
 
@@ -38,8 +38,8 @@ Expect    The best demonstrator's way from the uniform policy's value to the opt
           B-REX, hidden rewards scaled to weights of length 1: the optimum is worth 4.31 and the best
           demonstrator 2.26. The bound of the posterior mean's policy is 3.76 (0.35), it truly earns 4.30
           (0.00); the demonstrator's bound is 1.86 (0.28). Both held in four of the five draws of walks, and
-          missed by 0.02 or less in the fifth. Ten pairs leave the policy a bound of 2.04 (1.85); it earns 4.27
-          (0.04). The policies of MAP and mean are worth the same to three digits with 100 pairs.
+          missed by 0.02 or less in the fifth. Ten pairs leave the policy a bound of 2.04 (1.85); it earns
+          4.27 (0.04). The policies of MAP and mean are worth the same to three digits with 100 pairs.
 """
 
 from collections.abc import Callable

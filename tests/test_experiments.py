@@ -117,7 +117,7 @@ def test_bandits_smoke(tmp_path, file):
     [
         ("mce_irl_gridworld.py", "irl"),
         ("adversarial_irl_gridworld.py:airl", "imitation"),
-        ("trex_gridworld.py:bayesian", "ranking"),
+        pytest.param("trex_gridworld.py:bayesian", "ranking", marks=pytest.mark.slow),
     ],
 )
 def test_grids_smoke(tmp_path, file, stage):

@@ -1,5 +1,6 @@
 """What a posterior of rewards says of policies: returns that hold with high confidence, and the true ones."""
 
+import functools
 from collections.abc import Callable, Mapping
 
 import jax
@@ -48,9 +49,32 @@ def posterior_returns(
         raise ValueError(
             f"posterior_returns: expected a confidence in (0, 1) and a unit above 0, got {confidence}, {unit}"
         )
+    measure = _returns(world, rewards, start, tuple(policies.items()), unit, confidence)
+    found = context.fetch(
+        context.compiled(measure)(context.params, context.member("map"), context.member("draws"))
+    )
+    metrics = {}
+    for who, of in found.items():
+        low, left, right = (float(x) for x in of["tail"])
+        count = len(context.member("draws")["weights"])
+        metrics[f"{who}: return"] = Estimate(float(of["mean"]), left, right, count, "higher")
+        metrics[f"{who}: at least"] = Estimate(low, low, low, count, "higher")
+        metrics[f"{who}: truly"] = Estimate(*[float(of["truly"])] * 3, 1, "higher")
+    return Evaluation(name, metrics)
+
+
+@functools.lru_cache(maxsize=8)  # one function for all evaluations of a run, so that it is compiled once
+def _returns(
+    world: Callable[[], TabularMDP],
+    rewards: Callable[[], RewardFunction],
+    start: Callable[[], ArrayLike],
+    policies: tuple[tuple[str, Callable[[], ArrayLike]], ...],
+    unit: float,
+    confidence: float,
+) -> Callable[[Params, Params, Params], dict[str, dict[str, Array]]]:
     mdp, reward = world(), rewards()
     first = jnp.asarray(start(), jnp.float32)
-    given = {who: jnp.asarray(policy(), jnp.float32) for who, policy in policies.items()}
+    given = {who: jnp.asarray(policy(), jnp.float32) for who, policy in policies}
 
     def measure(mean: Params, likeliest: Params, draws: Params) -> dict[str, dict[str, Array]]:
         def best(params: Params) -> Float[Array, "s a"]:
@@ -68,14 +92,4 @@ def posterior_returns(
             found[who] = {"mean": returns.mean(), "tail": tail, "truly": truly}
         return found
 
-    found = context.fetch(
-        context.compiled(measure)(context.params, context.member("map"), context.member("draws"))
-    )
-    metrics = {}
-    for who, of in found.items():
-        low, left, right = (float(x) for x in of["tail"])
-        count = len(context.member("draws")["weights"])
-        metrics[f"{who}: return"] = Estimate(float(of["mean"]), left, right, count, "higher")
-        metrics[f"{who}: at least"] = Estimate(low, low, low, count, "higher")
-        metrics[f"{who}: truly"] = Estimate(*[float(of["truly"])] * 3, 1, "higher")
-    return Evaluation(name, metrics)
+    return measure

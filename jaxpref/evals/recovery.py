@@ -1,5 +1,6 @@
 """How near learnt rewards and policies of a finite world come to the hidden ones, exactly."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,11 +12,14 @@ from numpy.typing import ArrayLike
 from jaxpref.evals.base import Context, Estimate, Evaluation, Picture
 from jaxpref.evals.grids import pictured_grid
 from jaxpref.planning import TabularMDP, occupancy, policy_values, values
+from jaxpref.policies.base import Policy
 from jaxpref.policies.planned import log_policy, paid
 from jaxpref.policies.reward_functions import RewardFunction
 from jaxpref.types import Params, Segments
 
 __all__ = ["policy_recovery", "reward_recovery"]
+
+Shown = dict[str, tuple[Array, Array]]  # colours [s] and a policy [s, a] by side
 
 _LOWER = ("policy KL", "value difference")
 
@@ -53,11 +57,25 @@ def reward_recovery(
       num_prompts: has no effect: there is nothing to draw.
     """
     del num_prompts
+    measure = _of_rewards(world, rewards, start, temperature, tuple((beside or {}).items()))
+    found, shown = context.compiled(measure)(context.params)
+    pictures = () if width is None else _pictures(world(), width, context.fetch(shown), "reward of a state")
+    return Evaluation(name, _exact(context, found), pictures=pictures)
+
+
+@functools.lru_cache(maxsize=8)  # one function for all evaluations of a run, so that it is compiled once
+def _of_rewards(
+    world: Callable[[], TabularMDP],
+    rewards: Callable[[], RewardFunction],
+    start: Callable[[], ArrayLike],
+    temperature: float,
+    beside: tuple[tuple[str, Callable[[], ArrayLike]], ...],
+) -> Callable[[Params], tuple[dict[str, Array], Shown]]:
     mdp, reward = world(), rewards()
     first = jnp.asarray(start(), jnp.float32)
-    others = {who: jnp.asarray(policy(), jnp.float32) for who, policy in (beside or {}).items()}
+    others = {who: jnp.asarray(policy(), jnp.float32) for who, policy in beside}
 
-    def measure(params: Params) -> tuple[dict[str, Array], dict[str, tuple[Array, Array]]]:
+    def measure(params: Params) -> tuple[dict[str, Array], Shown]:
         mine = reward.rewards(params)
         true, learnt = paid(mdp, jnp.asarray(mdp.rewards, mine.dtype)), paid(mdp, mine)
         expert, learner = log_policy(true, temperature), log_policy(learnt, temperature)
@@ -79,9 +97,7 @@ def reward_recovery(
         shown = {"hidden": (true.rewards.mean(-1), hard), "learnt": (learnt.rewards.mean(-1), planned)}
         return found, shown
 
-    found, shown = context.compiled(measure)(context.params)
-    pictures = () if width is None else _pictures(mdp, width, context.fetch(shown), "reward of a state")
-    return Evaluation(name, _exact(context, found), pictures=pictures)
+    return measure
 
 
 def policy_recovery(
@@ -110,16 +126,31 @@ def policy_recovery(
         a `shaped_reward`.
     """
     del num_prompts
+    its = None if discriminator is None else context.member("discriminator")
+    if its is not None and part is not None:
+        its = its[part]
+    measure = _of_policies(context.policy, world, start, temperature, discriminator)
+    found, shown = context.compiled(measure)(context.params, its)
+    label = "true value of the policy" if discriminator is None else "reward of a state"
+    pictures = () if width is None else _pictures(world(), width, context.fetch(shown), label)
+    return Evaluation(name, _exact(context, found), pictures=pictures)
+
+
+@functools.lru_cache(maxsize=8)
+def _of_policies(
+    policy: Policy,
+    world: Callable[[], TabularMDP],
+    start: Callable[[], ArrayLike],
+    temperature: float,
+    discriminator: Callable[[], RewardFunction] | None,
+) -> Callable[[Params, Params], tuple[dict[str, Array], Shown]]:
     mdp = world()
     first = jnp.asarray(start(), jnp.float32)
     states, actions = (jnp.asarray(x[..., None]) for x in np.indices(mdp.rewards.shape))
     every = Segments(states, actions, jnp.ones(states.shape, bool))
-    found_rewards = None if discriminator is None else context.member("discriminator")
-    if found_rewards is not None and part is not None:
-        found_rewards = found_rewards[part]
 
-    def measure(params: Params, its: Params) -> tuple[dict[str, Array], dict[str, tuple[Array, Array]]]:
-        learner = context.policy.token_logps(params, every)[..., 0]
+    def measure(params: Params, its: Params) -> tuple[dict[str, Array], Shown]:
+        learner = policy.token_logps(params, every)[..., 0]
         true = paid(mdp, jnp.asarray(mdp.rewards, learner.dtype))
         expert = log_policy(true, temperature)
         high, mine = (policy_values(true, jnp.exp(logs)) for logs in (expert, learner))
@@ -135,10 +166,7 @@ def policy_recovery(
             high, mine = true.rewards.mean(-1), learnt.mean(-1)
         return found, {"hidden": (high, jnp.exp(expert)), "learnt": (mine, jnp.exp(learner))}
 
-    found, shown = context.compiled(measure)(context.params, found_rewards)
-    label = "true value of the policy" if discriminator is None else "reward of a state"
-    pictures = () if width is None else _pictures(mdp, width, context.fetch(shown), label)
-    return Evaluation(name, _exact(context, found), pictures=pictures)
+    return measure
 
 
 def _divergence(

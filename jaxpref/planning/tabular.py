@@ -1,5 +1,6 @@
 """Values of a finite Markov decision process, hard and soft, differentiable in rewards."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -76,7 +77,7 @@ def values(
     if temperature < 0:
         raise ValueError(f"values: expected a temperature of 0 or more, got {temperature}")
     fixed = jax.lax.stop_gradient(mdp)
-    v, _ = _swept(fixed, temperature, tolerance, max_sweeps)
+    v, _ = _swept(fixed, temperature, hard=temperature == 0, tolerance=tolerance, max_sweeps=max_sweeps)
     q = _action_values(fixed, v)
     if temperature == 0:
         close = q >= q.max(-1, keepdims=True) - 10 * tolerance * jnp.maximum(jnp.abs(v).max(), 1)
@@ -97,7 +98,7 @@ def sweep_residuals(mdp: TabularMDP, temperature: float = 0.0, *, sweeps: int) -
     """
 
     def sweep(v: Array, _: None) -> tuple[Array, Array]:
-        new = _sweep(mdp, temperature, v)
+        new = _sweep(mdp, temperature, v, hard=temperature == 0)
         return new, jnp.abs(new - v).max()
 
     return jax.lax.scan(sweep, jnp.zeros(mdp.rewards.shape[0], mdp.rewards.dtype), None, length=sweeps)[1]
@@ -115,7 +116,7 @@ def check_finite(
     """
     if mdp.discount < 1:
         return
-    v, moved = jax.jit(_swept, static_argnums=(1, 2, 3))(mdp, temperature, tolerance, max_sweeps)
+    v, moved = _swept(mdp, temperature, hard=temperature == 0, tolerance=tolerance, max_sweeps=max_sweeps)
     if float(moved) <= tolerance * max(float(jnp.abs(v).max()), 1):
         return
     why = "no state is terminal" if not np.asarray(mdp.terminal).any() else "some loop is worth repeating"
@@ -163,8 +164,9 @@ def scaled_return(mdp: TabularMDP, policy: Policy, start: Float[Array, " s"]) ->
     return start @ (mine - low) / (start @ (best - low))
 
 
+@functools.partial(jax.jit, static_argnames=("hard", "tolerance", "max_sweeps"))  # once for all temperatures
 def _swept(
-    mdp: TabularMDP, temperature: float, tolerance: float, max_sweeps: int
+    mdp: TabularMDP, temperature: float, *, hard: bool, tolerance: float, max_sweeps: int
 ) -> tuple[Float[Array, " s"], Float[Array, ""]]:
     """Values from 0 until none moves by more than the tolerance, and how much the last sweep moved them."""
 
@@ -174,7 +176,7 @@ def _swept(
 
     def body(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         v, _, step = carry
-        new = _sweep(mdp, temperature, v)
+        new = _sweep(mdp, temperature, v, hard=hard)
         return new, jnp.abs(new - v).max(), step + 1
 
     start = jnp.zeros(mdp.rewards.shape[0], mdp.rewards.dtype)
@@ -183,9 +185,9 @@ def _swept(
     return v, moved
 
 
-def _sweep(mdp: TabularMDP, temperature: float, v: Float[Array, " s"]) -> Float[Array, " s"]:
+def _sweep(mdp: TabularMDP, temperature: float, v: Float[Array, " s"], *, hard: bool) -> Float[Array, " s"]:
     q = _action_values(mdp, v)
-    best = q.max(-1) if temperature == 0 else temperature * jax.nn.logsumexp(q / temperature, -1)
+    best = q.max(-1) if hard else temperature * jax.nn.logsumexp(q / temperature, -1)
     return jnp.where(mdp.terminal, 0, best)
 
 
