@@ -1,6 +1,7 @@
 """Agents who plan only so far ahead, how far being latent: the policy that imitation fits to them."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ from jaxtyping import Array, Float
 from jaxpref.planning import World, values, with_weights
 from jaxpref.planning.budgets import budget_logps, per_decision
 from jaxpref.policies.base import Policy, answers_no_prompts
+from jaxpref.policies.states import check_states
 from jaxpref.types import Params, PRNGKey, Segments
 
 __all__ = ["boltzmann_agents", "latent_budgets"]
@@ -69,6 +71,7 @@ def latent_budgets(
         axes=lambda: {"budget_logits": (None, None)} | ({"weights": (None,)} if learn_weights else {}),
         flops=lambda batch: 2.0 * max(budgets) * states * states * actions,
         vocab_size=actions,
+        check=partial(check_states, states=states, terminal=known.mdp.terminal),
     )
 
 
@@ -94,6 +97,7 @@ def boltzmann_agents(*, world: Callable[[], World], agents: int = 1) -> Policy:
         axes=lambda: {"log_temperatures": (None,)},
         flops=lambda batch: 0.0,
         vocab_size=actions,
+        check=partial(check_states, states=len(q), terminal=known.mdp.terminal),
     )
 
 
