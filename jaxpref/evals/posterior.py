@@ -55,11 +55,11 @@ def posterior_returns(
     )
     metrics = {}
     for who, of in found.items():
-        low, left, right = (float(x) for x in of["tail"])
+        (low, left, right), truly = (float(x) for x in of["tail"]), float(of["truly"])
         count = len(context.member("draws")["weights"])
         metrics[f"{who}: return"] = Estimate(float(of["mean"]), left, right, count, "higher")
         metrics[f"{who}: at least"] = Estimate(low, low, low, count, "higher")
-        metrics[f"{who}: truly"] = Estimate(*[float(of["truly"])] * 3, 1, "higher")
+        metrics[f"{who}: truly"] = Estimate(truly, truly, truly, 1, "higher")
     return Evaluation(name, metrics)
 
 

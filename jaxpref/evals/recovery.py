@@ -93,7 +93,7 @@ def _of_rewards(
             "value difference": first @ (best - followed),
             "value share": share(followed),
         }
-        found |= {f"{who}: value share": share(policy_values(true, p)) for who, p in others.items()}
+        found |= {f"value share, {who}": share(policy_values(true, p)) for who, p in others.items()}
         shown = {"hidden": (true.rewards.mean(-1), hard), "learnt": (learnt.rewards.mean(-1), planned)}
         return found, shown
 

@@ -83,8 +83,8 @@ def test_hidden_and_learnt_rewards_are_drawn_and_other_policies_stand_beside():
     expert = np.reshape(values(world())[2], (2, 3, ACTIONS))
     np.testing.assert_allclose(hidden.data["policy"], expert, atol=1e-3)
     assert np.argmax(learnt.data["policy"][1][0]) in (0, 4)
-    assert found.metrics["best: value share"].mean == pytest.approx(1, abs=1e-5)
-    assert found.metrics["uniform: value share"].mean == pytest.approx(0, abs=1e-5)
+    assert found.metrics["value share, best"].mean == pytest.approx(1, abs=1e-5)
+    assert found.metrics["value share, uniform"].mean == pytest.approx(0, abs=1e-5)
 
 
 def test_policies_are_held_against_the_soft_expert():
