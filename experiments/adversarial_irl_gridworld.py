@@ -15,14 +15,17 @@ Ablation  jaxpref sweep experiments/adversarial_irl_gridworld.py:sweep_methods
 Try       jaxpref train experiments/adversarial_irl_gridworld.py --smoke
 Cost      29 CPU seconds each (1.5 minutes while a dozen other jobs ran).
 Expect    Exact measures; means (standard deviations) of five draws of 256 walks, `data_seed` 0 to 4. Policy
-          KL (nats), value share (the expert's own value is 1; policies are as drawn), held-out `nll`:
-            AIRL, shaped         0.0008 (0.001)  0.997 (0.007)  1.144 (0.013)
-            AIRL, table          0.080  (0.018)  0.996 (0.010)  1.215 (0.026)
+          KL (nats), value share (the expert's own value is 1; policies are as drawn), held-out `nll`, and the
+          correlation of what the discriminator learnt with the hidden rewards:
+            AIRL, shaped         0.0008 (0.001)  0.997 (0.007)  1.144 (0.013)  0.998 (0.002)
+            AIRL, table          0.080  (0.018)  0.996 (0.010)  1.215 (0.026)  0.203 (0.030)
             cloning              0.087  (0.016)  1.006 (0.009)  1.184 (0.012)  (its `loss`)
             IQ-Learn, alpha 5    0.123  (0.024)  0.981 (0.009)  -
-            GAIL, table          0.129  (0.048)  0.979 (0.032)  1.264 (0.055)
-            AIRL, unshaped       0.534  (0.019)  0.229 (0.009)  1.690 (0.029)
+            GAIL, table          0.129  (0.048)  0.979 (0.032)  1.264 (0.055)  0.289 (0.044)
+            AIRL, unshaped       0.534  (0.019)  0.229 (0.009)  1.690 (0.029)  0.506 (0.011)
             GAIL, temperature 0  1.589  (0.300)  0.992 (0.010)  2.560 (0.275)
+          AIRL's table is an advantage and GAIL's a log-ratio: neither is the reward, and the policy is near
+          the expert's all the same. The reward inside the shaped one is.
           Tables fit what is odd about 256 walks, GAIL without a price on negative entropy most of all; a
           reward of four features with a potential of each cell generalises. Without the potential the
           learner cannot be the expert.
