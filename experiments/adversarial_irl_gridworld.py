@@ -15,14 +15,17 @@ Ablation  jaxpref sweep experiments/adversarial_irl_gridworld.py:sweep_methods
 Try       jaxpref train experiments/adversarial_irl_gridworld.py --smoke
 Cost      29 CPU seconds each (1.5 minutes while a dozen other jobs ran).
 Expect    Exact measures; means (standard deviations) of five draws of 256 walks, `data_seed` 0 to 4. Policy
-          KL (nats), value share (the expert's own value is 1; policies are as drawn), held-out `nll`:
-            AIRL, shaped         0.0008 (0.001)  0.997 (0.007)  1.144 (0.013)
-            AIRL, table          0.080  (0.018)  0.996 (0.010)  1.215 (0.026)
+          KL (nats), value share (the expert's own value is 1; policies are as drawn), held-out `nll`, and the
+          correlation of what the discriminator learnt with the hidden rewards:
+            AIRL, shaped         0.0008 (0.001)  0.997 (0.007)  1.144 (0.013)  0.998 (0.002)
+            AIRL, table          0.080  (0.018)  0.996 (0.010)  1.215 (0.026)  0.203 (0.030)
             cloning              0.087  (0.016)  1.006 (0.009)  1.184 (0.012)  (its `loss`)
             IQ-Learn, alpha 5    0.123  (0.024)  0.981 (0.009)  -
-            GAIL, table          0.129  (0.048)  0.979 (0.032)  1.264 (0.055)
-            AIRL, unshaped       0.534  (0.019)  0.229 (0.009)  1.690 (0.029)
+            GAIL, table          0.129  (0.048)  0.979 (0.032)  1.264 (0.055)  0.289 (0.044)
+            AIRL, unshaped       0.534  (0.019)  0.229 (0.009)  1.690 (0.029)  0.506 (0.011)
             GAIL, temperature 0  1.589  (0.300)  0.992 (0.010)  2.560 (0.275)
+          AIRL's table is an advantage and GAIL's a log-ratio: neither is the reward, and the policy is near
+          the expert's all the same. The reward inside the shaped one is.
           Tables fit what is odd about 256 walks, GAIL without a price on negative entropy most of all; a
           reward of four features with a potential of each cell generalises. Without the potential the
           learner cannot be the expert.
@@ -54,6 +57,8 @@ def optimizer(*, learning_rate: float = 0.1):
 def _learn(
     name: str,
     algorithm: Callable[..., Any],
+    learns: Callable[..., Any] | None = None,  # the reward function
+    part: str | None = None,  # of its params, where it is shaped
     /,
     *,
     walks: int = 256,
@@ -71,7 +76,16 @@ def _learn(
                 algorithm=algorithm,
                 train=partial(expert_walks, walks=walks, steps=steps, seed=data_seed),
                 evaluation=partial(expert_walks, walks=256, steps=steps, seed=data_seed + 1000),
-                evaluators=(partial(policy_recovery, world=world, start=start),),
+                evaluators=(
+                    partial(
+                        policy_recovery,
+                        world=world,
+                        start=start,
+                        width=SIZE,
+                        discriminator=learns,
+                        part=part,
+                    ),
+                ),
                 num_steps=num_steps,
                 batch_size=walks,  # all of them: no noise
                 evaluate_every=100,
@@ -88,6 +102,7 @@ def _play(
     loss: Callable[..., Any],
     earns: Callable[..., Any],
     rewards: Callable[..., Any],
+    unshaped: Callable[..., Any] | None = None,
     /,
     *,
     walks: int = 256,
@@ -108,7 +123,10 @@ def _play(
         step_size=step_size,
         discriminator_steps=2,
     )
-    return _learn(name, game, walks=walks, steps=steps, num_steps=num_steps, data_seed=data_seed)
+    learns, part = (rewards, None) if unshaped is None else (unshaped, "reward")
+    return _learn(
+        name, game, learns, part, walks=walks, steps=steps, num_steps=num_steps, data_seed=data_seed
+    )
 
 
 _table = partial(tabular_reward, states=SIZE**2, actions=len(MOVES))
@@ -120,7 +138,7 @@ experiment = partial(_play, "gail_table", losses.gail, gail_rewards, _table, tem
 # AIRL: what it earns has the entropy in it.
 airl = partial(_play, "airl_table", losses.airl, airl_rewards, _table)
 # A reward that is linear in a cell's features, and a potential of each cell to shape it.
-airl_shaped = partial(_play, "airl_shaped", losses.airl, airl_rewards, _shaped)
+airl_shaped = partial(_play, "airl_shaped", losses.airl, airl_rewards, _shaped, _of_features)
 # The same without the potential: AIRL's logit asks for an advantage, and no reward of cells is one.
 airl_unshaped = partial(_play, "airl_unshaped", losses.airl, airl_rewards, _of_features)
 # Imitation by likelihood of a table: nothing is known of the world.

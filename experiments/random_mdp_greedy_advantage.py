@@ -3,7 +3,8 @@
 People compare segments by regret, but a table g(s, a) is fitted as if they summed rewards. In the limit g is
 the optimal advantage A*: greedy in it is optimal, no planning needed. Taken for a reward and planned with, it
 is optimal too in the limit, since A* as a reward is the true one shaped by its own values; but an error that
-makes some loop worth more than 0 is then walked for ever.
+makes some loop worth more than 0 is then walked for ever. The report draws how value iteration converges:
+with the true rewards in a few sweeps, with such a table no faster than the discount.
 
 Segments that end early pin the level of g, because a step that is not there is worth 0, as what is done in an
 absorbing state must be. Without them (`absorbing=false`: only segments of full length) adding a constant to
@@ -44,7 +45,7 @@ from jaxpref.algorithms import offline
 from jaxpref.algorithms.optimizers import adamw, constant
 from jaxpref.data.simulated import simulated_comparisons
 from jaxpref.environments import varied_delivery
-from jaxpref.evals import planned_return
+from jaxpref.evals import planned_return, value_sweeps
 from jaxpref.experiment import Experiment, Stage
 from jaxpref.planning import (
     World,
@@ -135,6 +136,7 @@ def _learn(
                 evaluators=(
                     partial(planned_return, world=world, read=greedy_policy, name="greedy"),
                     partial(planned_return, world=world, read=optimal_policy, name="planned with"),
+                    partial(value_sweeps, world=world),
                 ),
                 num_steps=num_steps,
                 batch_size=512,

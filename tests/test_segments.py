@@ -1,10 +1,13 @@
 """Segments of behaviour: the table, the batch, and a run of the common loop on them."""
 
+import dataclasses
+import json
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxpref import losses
@@ -35,6 +38,16 @@ def everyone():
 def decided():
     """Pairs whose first segment is preferred: their order is the label, as in all losses of pairs."""
     return pairs().take(pairs().preferences[:, 0, 1] == 1)
+
+
+def within():
+    """Segments without the last state."""
+    records = everyone()
+    return records.take((records.observations < STATES - 1).all((1, 2)))
+
+
+def optax_sgd():
+    return optax.sgd(0.1)
 
 
 def test_labels_say_who_is_preferred():
@@ -128,6 +141,10 @@ def test_segments_train_in_the_common_loop(tmp_path):
     np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-5)
     said = "\n".join(lines)
     assert "dpo  20/20" in said
+    assert "mfu" not in said  # a table counts no operations, and 0 would read as idle
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert any("tokens_per_second" in row for row in rows)
+    assert not any("mfu" in row for row in rows)
     assert "rewards/accuracies" in said or "reward accuracy" in said
 
 
@@ -143,3 +160,16 @@ def test_a_controller_answers_no_prompts():
     shares = np.bincount(drawn, minlength=3) / 4000
     np.testing.assert_allclose(shares, jax.nn.softmax(best["logits"][0]), atol=0.03)
     np.testing.assert_array_equal(policy.token_logps(params, pairs(2).rows([0, -1]))[1], 0)
+
+
+def test_records_that_the_policy_cannot_read_stop_the_run_at_once(tmp_path):
+    """Training or held-out ones; the policy has one state fewer than the records."""
+    stage = Stage(
+        name="sft", algorithm=partial(sft, optimizer=optax_sgd), train=everyone, num_steps=1, batch_size=8
+    )
+    experiment = Experiment("small", partial(state_table, states=STATES - 1, actions=ACTIONS), None, (stage,))
+    with pytest.raises(ValueError, match="is in state 4, and the world has states 0 to 3"):
+        train(experiment, tmp_path / "a", log=lambda line: None)
+    held = dataclasses.replace(stage, train=within, evaluation=everyone)
+    with pytest.raises(ValueError, match="is in state 4"):
+        train(dataclasses.replace(experiment, stages=(held,)), tmp_path / "b", log=lambda line: None)

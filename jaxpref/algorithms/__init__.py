@@ -2,6 +2,7 @@
 
 from jaxpref.algorithms.adversarial import AdversarialState, adversarial
 from jaxpref.algorithms.base import Algorithm, Model, TrainState
+from jaxpref.algorithms.bayesian_rex import bayesian_rex
 from jaxpref.algorithms.matrix_game import matrix_game
 from jaxpref.algorithms.occupancy_matching import occupancy_matching
 from jaxpref.algorithms.offline import offline
@@ -21,6 +22,7 @@ __all__ = [
     "SpacState",
     "TrainState",
     "adversarial",
+    "bayesian_rex",
     "matrix_game",
     "occupancy_matching",
     "offline",

@@ -38,6 +38,11 @@ class AdversarialState:
     discriminator: Params  # of the reward function
     opt_state: optax.OptState  # of the discriminator
 
+    @property
+    def bank(self) -> dict[str, Params]:
+        """What evaluators may ask for by name."""
+        return {"discriminator": self.discriminator}
+
 
 def adversarial(
     policy: Policy,

@@ -29,6 +29,7 @@ def reward_posterior(
     width: float = 0.1,
     burn_in: int = 0,
     thin: int = 1,
+    start: Float[Array, " m"] | None = None,
 ) -> RewardPosterior:
     """Metropolis-Hastings on weights of length 1 under a uniform prior: B-REX's sampler.
 
@@ -42,6 +43,7 @@ def reward_posterior(
     Args:
       size: m, number of weights. num_samples: draws that are kept.
       burn_in: first draws that are not. thin: one of so many draws is kept.
+      start: where the chain goes on, of length 1 (the last of `weights`); None: anywhere.
     """
     if size < 2 or num_samples < 1 or burn_in < 0 or thin < 1 or not width > 0:
         raise ValueError(
@@ -62,7 +64,7 @@ def reward_posterior(
         state, _ = jax.lax.scan(move, state, keys)
         return state, state[:2]
 
-    start = _scaled(jax.random.normal(first, (size,)))
+    start = _scaled(jax.random.normal(first, (size,)) if start is None else start)
     keys = jax.random.split(chain, burn_in + num_samples * thin)
     state, _ = jax.lax.scan(move, (start, log_likelihood(start), jnp.float32(0)), keys[:burn_in])
     state = (*state[:2], jnp.float32(0))

@@ -6,7 +6,7 @@ from jaxpref.environments.coverage import coverage_gap, hypo_optimum, log_linear
 from jaxpref.environments.delivery import delivery, random_delivery, varied_delivery
 from jaxpref.environments.duels import LinearDuels, linear_duels
 from jaxpref.environments.fitted import FittedGame, fitted_game
-from jaxpref.environments.grids import gridworld, object_features, pictured_policy, pictured_values
+from jaxpref.environments.grids import gridworld, object_features
 from jaxpref.environments.matrices import (
     dice,
     elo_game,
@@ -40,8 +40,6 @@ __all__ = [
     "linear_duels",
     "log_linear_policy",
     "object_features",
-    "pictured_policy",
-    "pictured_values",
     "population_game",
     "population_nash",
     "random_delivery",

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from jaxpref.planning import TabularMDP
 
-__all__ = ["MOVES", "gridworld", "object_features", "pictured_policy", "pictured_values"]
+__all__ = ["MOVES", "gridworld", "object_features"]
 
 MOVES = ((-1, 0), (1, 0), (0, -1), (0, 1), (0, 0))  # up, down, left, right, stay: rows grow downwards
 
@@ -78,21 +78,3 @@ def object_features(
     steps = np.abs(cells[:, None] - placed[None]).sum(-1)
     nearest = np.stack([steps[:, kind::kinds].min(1) for kind in range(kinds)], 1)
     return np.exp(-nearest / reach)
-
-
-def pictured_policy(policy: ArrayLike, *, width: int, terminal: ArrayLike | None = None) -> str:
-    """The likeliest move of each cell, as text: arrows, `o` to stay, `#` where it ends."""
-    moves = np.array(list("↑↓←→o"))[np.asarray(policy).argmax(-1)]
-    return _rows(moves if terminal is None else np.where(np.asarray(terminal), "#", moves), width)
-
-
-def pictured_values(values: ArrayLike, *, width: int) -> str:
-    """A number for each cell, as text: a digit from 0, the lowest, to 9, the highest."""
-    given = np.asarray(values, np.float64)
-    spread = np.ptp(given)
-    digits = np.rint(9 * (given - given.min()) / spread) if spread > 0 else np.zeros(len(given))
-    return _rows(digits.astype(int).astype(str), width)
-
-
-def _rows(cells: NDArray, width: int) -> str:
-    return "\n".join(" ".join(row) for row in cells.reshape(-1, width))

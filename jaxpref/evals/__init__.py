@@ -8,10 +8,12 @@ from jaxpref.evals.exploitability import game_exploitability, sampled_exploitabi
 from jaxpref.evals.generation import generation
 from jaxpref.evals.kl import sampled_kl
 from jaxpref.evals.planned import budget_shares, learned_weights, planned_return
+from jaxpref.evals.posterior import posterior_returns
 from jaxpref.evals.recovery import policy_recovery, reward_recovery
 from jaxpref.evals.rewards import reward_accuracy
 from jaxpref.evals.routes import route_choice
 from jaxpref.evals.soft_optimal import soft_optimal_error
+from jaxpref.evals.sweeps import value_sweeps
 
 __all__ = [
     "Context",
@@ -29,10 +31,12 @@ __all__ = [
     "learned_weights",
     "planned_return",
     "policy_recovery",
+    "posterior_returns",
     "reward_accuracy",
     "reward_recovery",
     "route_choice",
     "sampled_exploitability",
     "sampled_kl",
     "soft_optimal_error",
+    "value_sweeps",
 ]

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 from numpy.typing import NDArray
 
 from jaxpref.evals.base import Context, Estimate, Evaluation, Picture
+from jaxpref.evals.grids import pictured_grid
 from jaxpref.planning import TabularMDP, World, optimal_policy, policy_values, scaled_return
 from jaxpref.types import Segments
 
@@ -82,22 +83,20 @@ def grid_picture(title: str, world: World, policy: Float[Array, "s a"]) -> Pictu
 
     Ends are marked +, - or 0 by what it earns to enter them, and cells that nobody enters with x.
     """
-    rows, columns = world.shape
     mdp = world.mdp
-    terminal, table = np.asarray(mdp.terminal), np.asarray(policy, np.float64)
-    v = np.where(terminal, np.nan, np.asarray(policy_values(mdp, policy), np.float64))
+    terminal = np.asarray(mdp.terminal)
     enters = np.asarray(mdp.transitions) * ~terminal[:, None, None]
     earned = (enters * np.asarray(mdp.rewards)[..., None]).sum((0, 1))
     signs = np.where(enters.sum((0, 1)) > 0, np.array(["-", "0", "+"])[np.sign(earned).astype(int) + 1], "x")
-    data = {
-        "values": [
-            [None if np.isnan(x) else round(float(x), 4) for x in row] for row in v.reshape(world.shape)
-        ],
-        "policy": np.where(terminal[:, None], 0, table).reshape(rows, columns, -1).round(4).tolist(),
-        "marks": np.where(terminal, signs, "").reshape(world.shape).tolist(),
-        "label": "true value of the policy",
-    }
-    return Picture(title, "grid policy", data)
+    return pictured_grid(
+        title,
+        shape=world.shape,
+        values=policy_values(mdp, policy),
+        policy=policy,
+        terminal=terminal,
+        label="true value of the policy",
+        marks=signs,
+    )
 
 
 def learned_weights(

@@ -1,6 +1,7 @@
 """How near learnt rewards and policies of a finite world come to the hidden ones, exactly."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -8,14 +9,17 @@ import numpy as np
 from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
-from jaxpref.environments.grids import pictured_policy, pictured_values
-from jaxpref.evals.base import Context, Estimate, Evaluation, TextSample
+from jaxpref.evals.base import Context, Estimate, Evaluation, Picture
+from jaxpref.evals.grids import pictured_grid
 from jaxpref.planning import TabularMDP, occupancy, policy_values, values
+from jaxpref.policies.base import Policy
 from jaxpref.policies.planned import log_policy, paid
 from jaxpref.policies.reward_functions import RewardFunction
 from jaxpref.types import Params, Segments
 
 __all__ = ["policy_recovery", "reward_recovery"]
+
+Shown = dict[str, tuple[Array, Array]]  # colours [s] and a policy [s, a] by side
 
 _LOWER = ("policy KL", "value difference")
 
@@ -28,6 +32,7 @@ def reward_recovery(
     start: Callable[[], ArrayLike],
     temperature: float = 1.0,
     width: int | None = None,
+    beside: Mapping[str, Callable[[], ArrayLike]] | None = None,
     num_prompts: int | None = None,
     name: str = "recovery",
 ) -> Evaluation:
@@ -46,38 +51,53 @@ def reward_recovery(
       world: the true one, its rewards included.
       start: builds the probabilities of the first state.
       temperature: of the soft policies.
-      width: of a grid (`environments.gridworld`), whose likeliest moves and rewards are then shown as text.
+      width: of a grid (`environments.gridworld`): hidden and learnt rewards are then drawn, with the policies
+        that are optimal for them.
+      beside: other policies `[s, a]` by name, whose value shares are given too: who demonstrated.
       num_prompts: has no effect: there is nothing to draw.
     """
     del num_prompts
+    measure = _of_rewards(world, rewards, start, temperature, tuple((beside or {}).items()))
+    found, shown = context.compiled(measure)(context.params)
+    pictures = () if width is None else _pictures(world(), width, context.fetch(shown), "reward of a state")
+    return Evaluation(name, _exact(context, found), pictures=pictures)
+
+
+@functools.lru_cache(maxsize=8)  # one function for all evaluations of a run, so that it is compiled once
+def _of_rewards(
+    world: Callable[[], TabularMDP],
+    rewards: Callable[[], RewardFunction],
+    start: Callable[[], ArrayLike],
+    temperature: float,
+    beside: tuple[tuple[str, Callable[[], ArrayLike]], ...],
+) -> Callable[[Params], tuple[dict[str, Array], Shown]]:
     mdp, reward = world(), rewards()
     first = jnp.asarray(start(), jnp.float32)
+    others = {who: jnp.asarray(policy(), jnp.float32) for who, policy in beside}
 
-    def measure(params: Params) -> tuple[dict[str, Array], dict[str, tuple[Array, Array]]]:
+    def measure(params: Params) -> tuple[dict[str, Array], Shown]:
         mine = reward.rewards(params)
         true, learnt = paid(mdp, jnp.asarray(mdp.rewards, mine.dtype)), paid(mdp, mine)
         expert, learner = log_policy(true, temperature), log_policy(learnt, temperature)
-        best, followed = values(true)[0], policy_values(true, values(learnt)[2])
+        (best, _, hard), (*_, planned) = values(true), values(learnt)
+        followed = policy_values(true, planned)
         low = policy_values(true, jnp.full_like(expert, 1 / expert.shape[-1]))
         here = ~jnp.broadcast_to(mdp.terminal[:, None], learnt.rewards.shape)
+
+        def share(v: Float[Array, " s"]) -> Array:
+            return first @ (v - low) / (first @ (best - low))
+
         found = {
             "policy KL": _divergence(true, expert, learner, first),
             "reward correlation": _correlation(true.rewards, learnt.rewards, here),
             "value difference": first @ (best - followed),
-            "value share": first @ (followed - low) / (first @ (best - low)),
+            "value share": share(followed),
         }
-        shown = {"hidden": (expert, true.rewards.mean(-1)), "learnt": (learner, learnt.rewards.mean(-1))}
+        found |= {f"value share, {who}": share(policy_values(true, p)) for who, p in others.items()}
+        shown = {"hidden": (true.rewards.mean(-1), hard), "learnt": (learnt.rewards.mean(-1), planned)}
         return found, shown
 
-    found, shown = context.compiled(measure)(context.params)
-    samples = ()
-    if width is not None:
-        pictures = [_pictures(mdp, context.fetch(shown[side]), width) for side in ("hidden", "learnt")]
-        samples = tuple(
-            TextSample(f"{what} (hidden)", hidden, learnt)
-            for what, hidden, learnt in zip(("moves", "rewards"), *pictures, strict=True)
-        )
-    return Evaluation(name, _exact(context, found), samples)
+    return measure
 
 
 def policy_recovery(
@@ -86,6 +106,9 @@ def policy_recovery(
     world: Callable[[], TabularMDP],
     start: Callable[[], ArrayLike],
     temperature: float = 1.0,
+    width: int | None = None,
+    discriminator: Callable[[], RewardFunction] | None = None,
+    part: str | None = None,
     num_prompts: int | None = None,
     name: str = "recovery",
 ) -> Evaluation:
@@ -93,25 +116,57 @@ def policy_recovery(
 
     Exact, as `reward_recovery`: "policy KL" is its; "value share" is the policy's own way, as drawn and
     without entropy, from the uniform policy's value to the expert's, and may exceed 1.
+
+    Args:
+      width: of a grid, on which the expert and the learner are then drawn, coloured by their true values, or
+        by rewards where there is a discriminator: means over actions.
+      discriminator: builds the reward function that `algorithms.adversarial` learns, for "reward
+        correlation", as in `reward_recovery`.
+      part: of the discriminator's params, where `discriminator` is a part of it: "reward" for the one inside
+        a `shaped_reward`.
     """
     del num_prompts
+    its = None if discriminator is None else context.member("discriminator")
+    if its is not None and part is not None:
+        its = its[part]
+    measure = _of_policies(context.policy, world, start, temperature, discriminator)
+    found, shown = context.compiled(measure)(context.params, its)
+    label = "true value of the policy" if discriminator is None else "reward of a state"
+    pictures = () if width is None else _pictures(world(), width, context.fetch(shown), label)
+    return Evaluation(name, _exact(context, found), pictures=pictures)
+
+
+@functools.lru_cache(maxsize=8)
+def _of_policies(
+    policy: Policy,
+    world: Callable[[], TabularMDP],
+    start: Callable[[], ArrayLike],
+    temperature: float,
+    discriminator: Callable[[], RewardFunction] | None,
+) -> Callable[[Params, Params], tuple[dict[str, Array], Shown]]:
     mdp = world()
     first = jnp.asarray(start(), jnp.float32)
     states, actions = (jnp.asarray(x[..., None]) for x in np.indices(mdp.rewards.shape))
     every = Segments(states, actions, jnp.ones(states.shape, bool))
 
-    def measure(params: Params) -> dict[str, Array]:
-        learner = context.policy.token_logps(params, every)[..., 0]
+    def measure(params: Params, its: Params) -> tuple[dict[str, Array], Shown]:
+        learner = policy.token_logps(params, every)[..., 0]
         true = paid(mdp, jnp.asarray(mdp.rewards, learner.dtype))
         expert = log_policy(true, temperature)
         high, mine = (policy_values(true, jnp.exp(logs)) for logs in (expert, learner))
         low = policy_values(true, jnp.full_like(expert, 1 / expert.shape[-1]))
-        return {
+        found = {
             "policy KL": _divergence(true, expert, learner, first),
             "value share": first @ (mine - low) / (first @ (high - low)),
         }
+        if discriminator is not None:
+            learnt = jnp.broadcast_to(discriminator().rewards(its), true.rewards.shape)
+            here = ~jnp.broadcast_to(mdp.terminal[:, None], learnt.shape)
+            found["reward correlation"] = _correlation(true.rewards, learnt, here)
+            high, mine = true.rewards.mean(-1), learnt.mean(-1)
+        return found, {"hidden": (high, jnp.exp(expert)), "learnt": (mine, jnp.exp(learner))}
 
-    return Evaluation(name, _exact(context, context.compiled(measure)(context.params)))
+    return measure
 
 
 def _divergence(
@@ -129,9 +184,19 @@ def _correlation(x: Array, y: Array, where: Array) -> Array:
     return jnp.where(spread > 0, (x * y).sum() / jnp.where(spread > 0, spread, 1), 0)
 
 
-def _pictures(mdp: TabularMDP, shown: Any, width: int) -> tuple[str, str]:
-    logps, rewards = shown
-    return pictured_policy(logps, width=width, terminal=mdp.terminal), pictured_values(rewards, width=width)
+def _pictures(mdp: TabularMDP, width: int, shown: Mapping[str, Any], label: str) -> tuple[Picture, ...]:
+    """Of colours `[s]` and policies `[s, a]` by side."""
+    return tuple(
+        pictured_grid(
+            side,
+            shape=(len(mdp.terminal) // width, width),
+            values=colours,
+            policy=policy,
+            terminal=mdp.terminal,
+            label=f"{label} ({side})",
+        )
+        for side, (colours, policy) in shown.items()
+    )
 
 
 def _exact(context: Context, found: dict[str, Array]) -> dict[str, Estimate]:

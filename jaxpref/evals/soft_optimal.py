@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpref.evals.base import Context, Estimate, Evaluation
+from jaxpref.evals.sweeps import pictured_sweeps
 from jaxpref.planning import TabularMDP, policy_values, values
 from jaxpref.types import Segments
 
@@ -18,6 +19,7 @@ def soft_optimal_error(
     *,
     mdp: Callable[[], TabularMDP],
     temperature: float,
+    sweeps: int = 60,
     num_prompts: int | None = None,
     name: str = "soft optimum",
 ) -> Evaluation:
@@ -25,9 +27,10 @@ def soft_optimal_error(
     that pi loses there on average.
 
     pi* maximises return plus `temperature` times entropy. Exact: nothing is sampled, and the intervals have
-    no width.
+    no width. How its values were found is drawn: the largest change in each sweep, soft and hard.
 
     Args:
+      sweeps: that are drawn.
       num_prompts: not used; there are as many states as there are.
     """
     del num_prompts
@@ -50,7 +53,9 @@ def soft_optimal_error(
         "KL(pi* || pi)": np.asarray(kl)[live].mean(),
         "lost value": np.asarray(lost)[live].mean(),
     }
+    worlds = {f"soft, temperature {temperature:g}": (world, temperature), "hard": (world, 0.0)}
     return Evaluation(
         name,
         {n: Estimate(float(x), float(x), float(x), int(live.sum()), "lower") for n, x in measured.items()},
+        pictures=(pictured_sweeps("value iteration", worlds, sweeps=sweeps),),
     )

@@ -1,6 +1,8 @@
 """f-divergences between occupancies, their concave conjugates (IQ-Learn) and weights of gradients (f-IRL).
 
-D_f(p || q) = E_q f(p / q), f convex with f(1) = 0. Nats.
+D_f(p || q) = E_q f(p / q), f convex with f(1) = 0. Nats. `chi_square` is the one that IQ-Learn is used with
+(Garg et al. 2021, arXiv:2106.12142). The weights are those of f-IRL (Ni et al. 2020, arXiv:2011.04709); their
+signs follow from f here, not from a table. The other conjugates and the divergences are standard.
 """
 
 import jax

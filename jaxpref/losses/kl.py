@@ -1,7 +1,8 @@
 """Estimators of the KL divergence to a reference from samples of the policy. Not exported as losses.
 
 `u = log pi(y) - log pi_ref(y)`, nats, of a response or of a token that the policy drew. The mean of
-each is KL(pi || pi_ref), of k2 nearly. Their gradients, if one of them is minimised as it stands, are three
+each is KL(pi || pi_ref), of k2 nearly. The estimators are standard and their names the field's; what the
+table says was checked by enumeration. Their gradients, if one of them is minimised as it stands, are three
 different things (expectations over samples of the policy; the draw itself has no gradient):
 
 | estimator | mean of the value | mean of the gradient through u |

@@ -17,12 +17,15 @@ from jaxpref.planning.regret import win_probability as win_probability
 from jaxpref.planning.successors import gpi_values as gpi_values
 from jaxpref.planning.successors import random_successors as random_successors
 from jaxpref.planning.successors import successor_features as successor_features
+from jaxpref.planning.tabular import DivergentValues as DivergentValues
 from jaxpref.planning.tabular import TabularMDP as TabularMDP
 from jaxpref.planning.tabular import advantages as advantages
+from jaxpref.planning.tabular import check_finite as check_finite
 from jaxpref.planning.tabular import deterministic_mdp as deterministic_mdp
 from jaxpref.planning.tabular import occupancy as occupancy
 from jaxpref.planning.tabular import policy_values as policy_values
 from jaxpref.planning.tabular import scaled_return as scaled_return
+from jaxpref.planning.tabular import sweep_residuals as sweep_residuals
 from jaxpref.planning.tabular import values as values
 from jaxpref.planning.worlds import World as World
 from jaxpref.planning.worlds import greedy_policy as greedy_policy

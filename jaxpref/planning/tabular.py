@@ -1,5 +1,6 @@
 """Values of a finite Markov decision process, hard and soft, differentiable in rewards."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -8,12 +9,15 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 __all__ = [
+    "DivergentValues",
     "TabularMDP",
     "advantages",
+    "check_finite",
     "deterministic_mdp",
     "occupancy",
     "policy_values",
     "scaled_return",
+    "sweep_residuals",
     "values",
 ]
 
@@ -27,6 +31,10 @@ class TabularMDP(NamedTuple):
     rewards: Float[Array, "s a"]
     terminal: Bool[Array, " s"]
     discount: float = 1.0  # in (0, 1]; 1 asks for terminal states that every policy of interest reaches
+
+
+class DivergentValues(ValueError):
+    """Optimal values that are not finite: some loop is worth repeating for ever."""
 
 
 def deterministic_mdp(
@@ -69,23 +77,7 @@ def values(
     if temperature < 0:
         raise ValueError(f"values: expected a temperature of 0 or more, got {temperature}")
     fixed = jax.lax.stop_gradient(mdp)
-
-    def sweep(v: Array) -> Array:
-        q = _action_values(fixed, v)
-        best = q.max(-1) if temperature == 0 else temperature * jax.nn.logsumexp(q / temperature, -1)
-        return jnp.where(fixed.terminal, 0, best)
-
-    def going(carry: tuple[Array, Array, Array]) -> Array:
-        v, moved, step = carry
-        return (moved > tolerance * jnp.maximum(jnp.abs(v).max(), 1)) & (step < max_sweeps)
-
-    def body(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        v, _, step = carry
-        new = sweep(v)
-        return new, jnp.abs(new - v).max(), step + 1
-
-    start = jnp.zeros(mdp.rewards.shape[0], mdp.rewards.dtype)
-    v, *_ = jax.lax.while_loop(going, body, (start, jnp.asarray(jnp.inf, start.dtype), jnp.int32(0)))
+    v, _ = _swept(fixed, temperature, hard=temperature == 0, tolerance=tolerance, max_sweeps=max_sweeps)
     q = _action_values(fixed, v)
     if temperature == 0:
         close = q >= q.max(-1, keepdims=True) - 10 * tolerance * jnp.maximum(jnp.abs(v).max(), 1)
@@ -96,6 +88,48 @@ def values(
         entropy = temperature * -(policy * jax.nn.log_softmax(q / temperature, -1)).sum(-1)
     v = policy_values(mdp, policy, bonus=entropy)
     return v, _action_values(mdp, v), policy
+
+
+def sweep_residuals(mdp: TabularMDP, temperature: float = 0.0, *, sweeps: int) -> Float[Array, " sweeps"]:
+    """Largest change of a value in each sweep of value iteration from 0.
+
+    A discount below 1 bounds it by discount^sweep times the first one. Where it does not fall, some loop is
+    worth more than 0.
+    """
+
+    def sweep(v: Array, _: None) -> tuple[Array, Array]:
+        new = _sweep(mdp, temperature, v, hard=temperature == 0)
+        return new, jnp.abs(new - v).max()
+
+    return jax.lax.scan(sweep, jnp.zeros(mdp.rewards.shape[0], mdp.rewards.dtype), None, length=sweeps)[1]
+
+
+def check_finite(
+    mdp: TabularMDP, temperature: float = 0.0, *, tolerance: float = 1e-6, max_sweeps: int = 10_000
+) -> None:
+    """Host side: the values that `values` would find exist. Below a discount of 1 they always do.
+
+    Raises:
+      DivergentValues: at a discount of 1, no convergence in `max_sweeps`; where outcomes are certain and
+        there is a temperature, with the spectral radius of sum_a P exp(r / temperature): below 1, the sum
+        over all ways to an end has a limit.
+    """
+    if mdp.discount < 1:
+        return
+    v, moved = _swept(mdp, temperature, hard=temperature == 0, tolerance=tolerance, max_sweeps=max_sweeps)
+    if float(moved) <= tolerance * max(float(jnp.abs(v).max()), 1):
+        return
+    why = "no state is terminal" if not np.asarray(mdp.terminal).any() else "some loop is worth repeating"
+    transitions, going = np.asarray(mdp.transitions, np.float64), ~np.asarray(mdp.terminal)
+    if temperature > 0 and going.any() and transitions.max(-1).min() == 1:
+        weights = np.exp(np.asarray(mdp.rewards, np.float64) / temperature)
+        kernel = np.einsum("sa,sat->st", weights, transitions)[np.ix_(going, going)]
+        radius = np.abs(np.linalg.eigvals(kernel)).max()
+        why += f"; the spectral radius of the sum over ways is {radius:.4g}, and it must be below 1"
+    raise DivergentValues(
+        f"values: not finite at discount 1 and temperature {temperature:g}: {why}. Lower the rewards (each "
+        "step must cost enough), set a horizon, or a discount below 1"
+    )
 
 
 def policy_values(
@@ -128,6 +162,33 @@ def scaled_return(mdp: TabularMDP, policy: Policy, start: Float[Array, " s"]) ->
     best, *_ = values(mdp)
     mine, low = policy_values(mdp, policy), policy_values(mdp, uniform)
     return start @ (mine - low) / (start @ (best - low))
+
+
+@functools.partial(jax.jit, static_argnames=("hard", "tolerance", "max_sweeps"))  # once for all temperatures
+def _swept(
+    mdp: TabularMDP, temperature: float, *, hard: bool, tolerance: float, max_sweeps: int
+) -> tuple[Float[Array, " s"], Float[Array, ""]]:
+    """Values from 0 until none moves by more than the tolerance, and how much the last sweep moved them."""
+
+    def going(carry: tuple[Array, Array, Array]) -> Array:
+        v, moved, step = carry
+        return (moved > tolerance * jnp.maximum(jnp.abs(v).max(), 1)) & (step < max_sweeps)
+
+    def body(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        v, _, step = carry
+        new = _sweep(mdp, temperature, v, hard=hard)
+        return new, jnp.abs(new - v).max(), step + 1
+
+    start = jnp.zeros(mdp.rewards.shape[0], mdp.rewards.dtype)
+    unmoved = jnp.asarray(jnp.inf, start.dtype)
+    v, moved, _ = jax.lax.while_loop(going, body, (start, unmoved, jnp.int32(0)))
+    return v, moved
+
+
+def _sweep(mdp: TabularMDP, temperature: float, v: Float[Array, " s"], *, hard: bool) -> Float[Array, " s"]:
+    q = _action_values(mdp, v)
+    best = q.max(-1) if hard else temperature * jax.nn.logsumexp(q / temperature, -1)
+    return jnp.where(mdp.terminal, 0, best)
 
 
 def _action_values(mdp: TabularMDP, v: Float[Array, " s"]) -> Float[Array, "s a"]:

@@ -64,6 +64,8 @@ class Policy(NamedTuple):
     # Why `token_logps` of these params (host arrays) are not finite, if it knows, and what to do about it:
     # what a run that stops for that says.
     explain: Callable[[Params], str | None] | None = None
+    # Host side, before anything runs: raises ValueError for records that it would misread.
+    check: Callable[[Any], None] | None = None
 
 
 def answers_no_prompts(*_: Any, **__: Any) -> Samples:

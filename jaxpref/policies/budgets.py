@@ -1,6 +1,7 @@
 """Agents who plan only so far ahead, how far being latent: the policy that imitation fits to them."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from jaxpref.planning.budgets import budget_logps, per_decision
 from jaxpref.planning.roads import Planner, RoadGraph, horizon_stack, sweeps
 from jaxpref.policies.base import Policy, answers_no_prompts
 from jaxpref.policies.routes import arc_costs, route_logps, route_planner
+from jaxpref.policies.states import check_states
 from jaxpref.types import Params, PRNGKey, Segments
 
 __all__ = ["boltzmann_agents", "latent_budgets", "latent_horizons"]
@@ -71,6 +73,7 @@ def latent_budgets(
         axes=lambda: {"budget_logits": (None, None)} | ({"weights": (None,)} if learn_weights else {}),
         flops=lambda batch: 2.0 * max(budgets) * states * states * actions,
         vocab_size=actions,
+        check=partial(check_states, states=states, terminal=known.mdp.terminal),
     )
 
 
@@ -156,6 +159,7 @@ def boltzmann_agents(*, world: Callable[[], World], agents: int = 1) -> Policy:
         axes=lambda: {"log_temperatures": (None,)},
         flops=lambda batch: 0.0,
         vocab_size=actions,
+        check=partial(check_states, states=len(q), terminal=known.mdp.terminal),
     )
 
 

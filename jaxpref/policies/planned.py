@@ -1,14 +1,16 @@
 """A policy that is planned: params are rewards, actions are the planner's. Inverse RL by likelihood."""
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxpref.planning import TabularMDP, horizon_values, values
+from jaxpref.planning import TabularMDP, check_finite, horizon_values, values
 from jaxpref.policies.base import Policy, answers_no_prompts
-from jaxpref.policies.reward_functions import RewardFunction
+from jaxpref.policies.reward_functions import RewardFunction, check_fit
+from jaxpref.policies.states import check_states
 from jaxpref.types import Params, PRNGKey, Segments
 
 __all__ = ["log_policy", "paid", "planned"]
@@ -41,12 +43,15 @@ def planned(
       rewards: builds the reward function, such as `partial(linear_reward, features=...)`.
       temperature: of the policy, above 0: the unit of the rewards, which it scales with.
       horizon: steps to plan for, with a policy for each time step; None: no end but terminal states. At a
-        discount of 1 and rewards near or above 0, values without a horizon may be infinite.
+        discount of 1 the rewards that it starts from must give finite values then: soft ones need rewards
+        well below 0 wherever one may loop. Where learning leaves them, the loss is not finite.
       optimal: see above.
       tolerance: of the values' sweeps, where there is no horizon.
 
     Raises:
       ValueError: temperature or horizon out of range, or rewards that do not fit the world.
+      DivergentValues (a ValueError): at discount 1 and without a horizon, values of the first rewards are not
+        finite.
     """
     if not temperature > 0 or (horizon is not None and horizon < 1):
         raise ValueError(
@@ -54,13 +59,10 @@ def planned(
             f"{temperature} and {horizon}"
         )
     mdp, reward = world(), rewards()
+    check_fit("planned", reward, mdp)
     states, actions = mdp.rewards.shape
-    shape = jax.eval_shape(lambda: reward.rewards(reward.init(jax.random.key(0)))).shape
-    if shape not in ((states, 1), (states, actions)):
-        raise ValueError(
-            f"planned.rewards: expected [{states}, {actions}] or [{states}, 1] for this world, got "
-            f"{list(shape)}"
-        )
+    if horizon is None and mdp.discount == 1:
+        check_finite(paid(mdp, reward.rewards(reward.init(jax.random.key(0)))), 0 if optimal else temperature)
 
     def logs(params: Params) -> Float[Array, "*h s a"]:
         return log_policy(
@@ -96,6 +98,7 @@ def planned(
         flops=lambda batch: 2.0 * states * states * actions * (horizon or 1),  # a sweep costs this
         vocab_size=actions,
         act=act if horizon is None else None,
+        check=partial(check_states, states=states, terminal=mdp.terminal),
     )
 
 

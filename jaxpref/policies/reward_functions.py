@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -12,7 +13,14 @@ from jaxpref.planning import TabularMDP
 from jaxpref.policies.perceptron import perceptron, perceptron_axes, perceptron_init
 from jaxpref.types import Params, PRNGKey
 
-__all__ = ["RewardFunction", "linear_reward", "mlp_reward", "shaped_reward", "tabular_reward"]
+__all__ = [
+    "RewardFunction",
+    "check_fit",
+    "linear_reward",
+    "mlp_reward",
+    "shaped_reward",
+    "tabular_reward",
+]
 
 
 class RewardFunction(NamedTuple):
@@ -21,6 +29,17 @@ class RewardFunction(NamedTuple):
     init: Callable[[PRNGKey], Params]
     rewards: Callable[[Params], Float[Array, "s #a"]]
     axes: Callable[[], Any]  # logical axis names, as `Policy.axes`
+
+
+def check_fit(name: str, reward: RewardFunction, mdp: TabularMDP) -> None:
+    """Raises ValueError where the reward function is not one of this world; `name`: who says so."""
+    states, actions = mdp.rewards.shape
+    shape = jax.eval_shape(lambda: reward.rewards(reward.init(jax.random.key(0)))).shape
+    if shape not in ((states, 1), (states, actions)):
+        raise ValueError(
+            f"{name}.rewards: expected [{states}, {actions}] or [{states}, 1] for this world, got "
+            f"{list(shape)}"
+        )
 
 
 def linear_reward(

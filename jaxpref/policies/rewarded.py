@@ -4,14 +4,23 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from jaxtyping import Array
+import jax.numpy as jnp
+from jaxtyping import Array, Float
 
-from jaxpref.planning import World, random_successors, score_by_return, score_by_successors
+from jaxpref.planning import (
+    TabularMDP,
+    World,
+    partial_return,
+    random_successors,
+    score_by_return,
+    score_by_successors,
+)
 from jaxpref.policies.base import Policy, answers_no_prompts
-from jaxpref.policies.reward_functions import linear_reward
+from jaxpref.policies.reward_functions import RewardFunction, check_fit, linear_reward
+from jaxpref.policies.states import check_states
 from jaxpref.types import Params, Segments
 
-__all__ = ["linear_scores", "successor_scores"]
+__all__ = ["linear_scores", "return_scores", "successor_scores"]
 
 
 def linear_scores(
@@ -36,28 +45,38 @@ def linear_scores(
         features=lambda: known.features, initial=initial, param_dtype=known.features.dtype.name
     )
 
-    def quantities(
-        params: Params, batch: Segments, names: tuple[str, ...], reference_params: Params | None = None
-    ) -> dict[str, Array]:
-        del reference_params
-        if set(names) != {"embeddings"}:
-            raise ValueError(f"linear_scores: has scores of segments, and no {', '.join(names)}")
-        found = score(known, params["weights"], batch.observations, batch.actions, batch.step_mask)
-        return {"embeddings": found[..., None]}
+    def scored(params: Params, batch: Segments) -> Float[Array, "b k"]:
+        return score(known, params["weights"], batch.observations, batch.actions, batch.step_mask)
 
-    def none(*args: Any, **settings: Any) -> Any:
-        raise ValueError("linear_scores: it is no distribution; use policies.states for a policy")
+    return _scores("linear_scores", reward, scored, states, actions, 2.0 * states * actions * size)
 
-    return Policy(
-        init=reward.init,
-        token_logps=none,
-        sample=answers_no_prompts,
-        axes=reward.axes,
-        flops=lambda batch: 2.0 * states * actions * size,
-        vocab_size=actions,
-        quantities=quantities,
-        outputs=1,
-    )
+
+def return_scores(
+    *, world: Callable[[], TabularMDP], rewards: Callable[[], RewardFunction], discount: float = 1.0
+) -> Policy:
+    """The partial return of a segment under any reward function: a table, a line or a network.
+
+    With `losses.trajectory_bradley_terry` on ranked segments this is T-REX (Brown et al. 2019,
+    arXiv:1904.06387). What is learnt is planned with by `evals.reward_recovery`. Steps from terminal states
+    earn nothing.
+
+    Args:
+      world: where it acts; its rewards are not looked at.
+      discount: of the step t by discount^t; 1: what was earned counts alike, whenever.
+
+    Raises:
+      ValueError: rewards that do not fit the world.
+    """
+    mdp, reward = world(), rewards()
+    check_fit("return_scores", reward, mdp)
+    states, actions = mdp.rewards.shape
+
+    def scored(params: Params, batch: Segments) -> Float[Array, "b k"]:
+        table = jnp.broadcast_to(reward.rewards(params), (states, actions))
+        earned = jnp.where(mdp.terminal[:, None], 0, table)[batch.observations, batch.actions]
+        return partial_return(earned, batch.step_mask, discount=discount)
+
+    return _scores("return_scores", reward, scored, states, actions, 2.0 * states * actions)
 
 
 def successor_scores(
@@ -83,3 +102,37 @@ def successor_scores(
     successors = random_successors(known, num_policies=num_policies, typical=typical, seed=seed)
     score = partial(score_by_successors, successors=successors, temperature=temperature)
     return linear_scores(world=lambda: known, score=score, initial=initial)
+
+
+def _scores(
+    name: str,
+    reward: RewardFunction,
+    scored: Callable[[Params, Segments], Float[Array, "b k"]],
+    states: int,
+    actions: int,
+    flops: float,
+) -> Policy:
+    """A policy with one head output for each segment, and no log-probs."""
+
+    def quantities(
+        params: Params, batch: Segments, names: tuple[str, ...], reference_params: Params | None = None
+    ) -> dict[str, Array]:
+        del reference_params
+        if set(names) != {"embeddings"}:
+            raise ValueError(f"{name}: has scores of segments, and no {', '.join(names)}")
+        return {"embeddings": scored(params, batch)[..., None]}
+
+    def none(*args: Any, **settings: Any) -> Any:
+        raise ValueError(f"{name}: it is no distribution; use policies.states for a policy")
+
+    return Policy(
+        init=reward.init,
+        token_logps=none,
+        sample=answers_no_prompts,
+        axes=reward.axes,
+        flops=lambda batch: flops,
+        vocab_size=actions,
+        quantities=quantities,
+        outputs=1,
+        check=partial(check_states, states=states),
+    )

@@ -1,5 +1,6 @@
 """A softmax over actions for each state of a finite world: the policy of exact oracles."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,7 +11,42 @@ from jaxtyping import Array, Float, Int
 from jaxpref.policies.base import Policy, answers_no_prompts
 from jaxpref.types import Params, PRNGKey, Segments
 
-__all__ = ["state_table"]
+__all__ = ["check_states", "state_table"]
+
+
+def check_states(records: Any, *, states: int, terminal: Any = None) -> None:
+    """Host side: `data.SegmentRecords` whose steps are in a world of so many states, and not after its end.
+
+    Args:
+      terminal: bool [states]; None: steps may be anywhere.
+
+    Raises:
+      ValueError: the records are no numbered states, a number is of no state, or a step is from a terminal
+        state, where nothing is done.
+    """
+    observations = np.asarray(getattr(records, "observations", 0.0))
+    if observations.ndim != 3 or observations.dtype.kind not in "iu":
+        raise ValueError(
+            f"records: expected segments of numbered states [n, k, t] of integers, got "
+            f"{type(records).__name__} with observations {observations.dtype} {observations.shape}"
+        )
+    steps = np.arange(observations.shape[2]) < records.step_lengths[..., None]
+    unknown = steps & ((observations < 0) | (observations >= states))
+    if unknown.any():
+        row, k, t = np.argwhere(unknown)[0]
+        raise ValueError(
+            f"records: row {row}, segment {k}, step {t} is in state {observations[row, k, t]}, and the world "
+            f"has states 0 to {states - 1}: were they made in another world?"
+        )
+    if terminal is None:
+        return
+    over = steps & np.asarray(terminal)[np.where(steps, observations, 0)]
+    if over.any():
+        row, k, t = np.argwhere(over)[0]
+        raise ValueError(
+            f"records: row {row}, segment {k}, step {t} acts in state {observations[row, k, t]}, which is "
+            "terminal: end segments with the step that arrives there"
+        )
 
 
 def state_table(*, states: int, actions: int, initial: Any = None, param_dtype: str = "float32") -> Policy:
@@ -48,4 +84,5 @@ def state_table(*, states: int, actions: int, initial: Any = None, param_dtype: 
         flops=lambda batch: 0.0,
         vocab_size=actions,
         act=act,
+        check=partial(check_states, states=states),
     )

@@ -24,6 +24,7 @@ __all__ = [
     "color",
     "curves_figure",
     "final_figure",
+    "logarithmic",
     "new_axes",
     "progress_figure",
     "save",
@@ -37,7 +38,7 @@ __all__ = [
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _DASHES = ("-", (0, (4, 2)))  # first and second metric of a panel
 _SIZE = (4.0, 2.6)  # inches
-_VANISHING = ("gap", "exploitability")
+_VANISHING = ("gap", "exploitability", "policy kl", "pi*", "lost value")
 _STYLE: dict[Any, Any] = {
     "font.size": 8,
     "axes.titlesize": 9,
@@ -102,11 +103,19 @@ def vanishes(metric: str) -> bool:
     return any(word in metric.lower() for word in _VANISHING)
 
 
-def _logarithmic(axes: "Axes", values: Iterable[float]) -> None:
+def logarithmic(axes: "Axes", values: Iterable[float]) -> None:
     """A logarithmic y axis, unless nothing is positive or some value is below 0 by more than rounding."""
     known = [v for v in values if np.isfinite(v)]
     if known and max(known) > 0 and min(known) > -1e-6:
+        from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
         axes.set_yscale("log", nonpositive="clip")
+        # matplotlib's own labels are formulas, and names that hold dollar signs are why these are not drawn.
+        span = max(known) / min(v for v in known if v > 0)
+        places = (1,) if span > 100 else (1, 2, 5) if span > 3 else range(1, 10)
+        axes.yaxis.set_major_locator(LogLocator(subs=tuple(places), numticks=6))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def curves_figure(runs: Sequence[Run], panel: Panel) -> "Figure | None":
@@ -130,7 +139,7 @@ def curves_figure(runs: Sequence[Run], panel: Panel) -> "Figure | None":
         return None
     axes.set_xlabel("step")
     if vanishes(panel.title):
-        _logarithmic(axes, (v for line in axes.get_lines() for v in np.asarray(line.get_ydata(), float)))
+        logarithmic(axes, (v for line in axes.get_lines() for v in np.asarray(line.get_ydata(), float)))
     if panel.title.endswith("accuracies"):
         axes.axhline(0.5, color="#999999", linewidth=0.8, linestyle=":")
     if len(panel.metrics) > 1:
@@ -209,7 +218,7 @@ def progress_figure(runs: Sequence[Run], stage: str, evaluator: str, metric: str
         _with_errors(axes, points, [e.step + shift for e in points], color(index))
         means += [e.mean for e in points]
     if vanishes(metric):
-        _logarithmic(axes, means)
+        logarithmic(axes, means)
     axes.set_xlabel("step")
     return figure
 

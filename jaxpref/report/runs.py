@@ -106,7 +106,10 @@ def read_run(directory: pathlib.Path, label: str | None = None) -> Run:
         directory / "evaluations.jsonl", ("stage", "step", "evaluator", "metrics"), problems
     )
     samples = _rows(
-        directory / "samples.jsonl", ("stage", "step", "evaluator", "prompt", "response"), problems
+        directory / "samples.jsonl",
+        ("stage", "step", "evaluator", "prompt", "response"),
+        problems,
+        needed=not evaluation_rows,  # evaluators need not write any
     )
     drawn = directory / "pictures.jsonl"
     pictures = _rows(drawn, ("stage", "step", "title", "kind", "data"), problems) if drawn.is_file() else []
@@ -145,7 +148,9 @@ def _kind(path: pathlib.Path) -> str:
     return "a file" if path.is_file() else "nothing: the path does not exist"
 
 
-def _rows(file: pathlib.Path, keys: tuple[str, ...], problems: list[str]) -> list[dict[str, Any]]:
+def _rows(
+    file: pathlib.Path, keys: tuple[str, ...], problems: list[str], *, needed: bool = True
+) -> list[dict[str, Any]]:
     """The readable rows of a JSON-lines file; what is not readable becomes a problem, not an error."""
     if not file.is_file():
         problems.append(f"{file.name} is missing, so what it would show is left out.")
@@ -172,7 +177,7 @@ def _rows(file: pathlib.Path, keys: tuple[str, ...], problems: list[str]) -> lis
         shown = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
         noun = "line" if len(bad) == 1 else "lines"
         problems.append(f"{file.name}: {len(bad)} {noun} could not be read and left out (line {shown}).")
-    if not rows:
+    if not rows and needed:
         problems.append(f"{file.name} has no complete line yet.")
     return rows
 

@@ -25,6 +25,8 @@ def held_out_loader(setting: Setting, stage: Stage) -> Loader | None:
         return None
     records = stage.evaluation()
     records.check_vocab(setting.policy.vocab_size)
+    if setting.policy.check is not None:
+        setting.policy.check(records)
     return Loader(
         records,
         batch_size=stage.batch_size,

@@ -124,6 +124,8 @@ def _loader(setting: Setting, stage: Stage) -> Loader:
     """Training batches of this process; says what there is."""
     records = stage.train()
     records.check_vocab(setting.policy.vocab_size)
+    if setting.policy.check is not None:
+        setting.policy.check(records)
     loader = Loader(
         records,
         batch_size=stage.batch_size,

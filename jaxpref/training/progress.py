@@ -90,10 +90,9 @@ class StepLog:
     def _line(self, step: int) -> dict[str, float]:
         """Reports the interval that ends with `step`; returns its throughput."""
         means = {k: math.fsum(r[k] for r in self._recent) / len(self._recent) for k in self._recent[0]}
-        rates = {
-            "tokens_per_second": means["num_tokens"] * len(self._recent) / self._seconds,
-            "mfu": self._flops / self._seconds / self.peak,
-        }
+        rates = {"tokens_per_second": means["num_tokens"] * len(self._recent) / self._seconds}
+        if self._flops:  # a policy that counts none (a table) has no utilisation, and 0 would read as idle
+            rates["mfu"] = self._flops / self._seconds / self.peak
         self.files.points(self.stage, "train", step, means | rates)
         left = self._total / (step + 1 - self.first) * (self.num_steps - step - 1)
         self.files.log(_text(self.stage, step + 1, self.num_steps, means | rates, left))
@@ -111,7 +110,8 @@ def _text(stage: str, done: int, num_steps: int, values: dict[str, float], secon
     shown = "  ".join(f"{name} {values[name]:.4g}" for name in SHOWN if name in values)
     rate = values["tokens_per_second"]
     speed = f"{rate / 1000:.1f}k tok/s" if rate >= 1000 else f"{rate:.0f} tok/s"
+    mfu = f"mfu {values['mfu']:.0%}  " if "mfu" in values else ""
     return (
         f"{stage}  {done:>{len(str(num_steps))}}/{num_steps} {done / num_steps:4.0%}  {shown}  {speed}  "
-        f"mfu {values['mfu']:.0%}  eta {_duration(seconds_left)}"
+        f"{mfu}eta {_duration(seconds_left)}"
     )

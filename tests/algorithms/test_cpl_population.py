@@ -87,6 +87,8 @@ def test_the_evaluator_is_zero_at_the_optimum_only(tabular):
             policy, {"logits": logits}, None, 0, rewards=lambda b: b, put=lambda x: x, fetch=jax.device_get
         )
         found = soft_optimal_error(context, mdp=tabular.world, temperature=ALPHA)
+        lines = found.pictures[0].data["lines"]
+        assert list(lines) == ["soft, temperature 0.5", "hard", "bound: discount^sweep"]
         return [found.metrics[n].mean for n in ("max |pi - pi*|", "KL(pi* || pi)", "lost value")]
 
     best = _soft_optimum(tabular.world())

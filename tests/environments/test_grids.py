@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxpref.data.demonstrations import demonstrations
-from jaxpref.environments import gridworld, object_features, pictured_policy, pictured_values
+from jaxpref.environments import gridworld, object_features
 from jaxpref.planning import horizon_occupancy, horizon_values, values
 
 
@@ -59,13 +59,6 @@ def test_walks_do_what_the_policy_says():
     assert (
         again.observations == demonstrations(mdp, policies, start=start, num=10, steps=steps).observations
     ).all()
-
-
-def test_pictures():
-    policy = np.eye(5)[[0, 1, 2, 3, 4, 0]]
-    assert pictured_policy(policy, width=3, terminal=np.arange(6) == 5) == "↑ ↓ ←\n→ o #"
-    assert pictured_values([0.0, 1.0, 0.5, -0.5], width=2) == "3 9\n6 0"
-    assert pictured_values([2.0, 2.0], width=2) == "0 0"
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,11 @@
 """What an evaluator says of tables of rewards, and the pictures it asks for."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxpref.environments import delivery
-from jaxpref.evals import budget_shares, planned_return
+from jaxpref.evals import budget_shares, planned_return, value_sweeps
 from jaxpref.evals.base import Context
 from jaxpref.evals.planned import grid_picture, learned_rewards, step_scores
 from jaxpref.planning import greedy_policy, optimal_policy, policy_values, score_by_return
@@ -52,6 +53,18 @@ def test_a_policy_on_a_grid_is_drawn_with_its_values_and_its_ends():
     np.testing.assert_allclose(picture.data["policy"][0][2], [0, 0, 0, 1])
     np.testing.assert_allclose(picture.data["policy"][0][3], 0)
     assert planned_return(context(built.weights), world=world).pictures[0].title == "planned"
+
+
+def test_sweeps_with_a_table_that_pays_for_loops_do_not_converge():
+    truth = world().weights
+    converged = value_sweeps(context(truth), world=world, sweeps=30)
+    assert converged.metrics["residual"].mean == 0
+    loops = jnp.array([10.0, -50, -50, 0, 0, 0])  # gas pays: going round is worth 100, the ends nothing
+    paid = value_sweeps(context(loops), world=world, sweeps=30)
+    lines = {name: line["y"] for name, line in paid.pictures[0].data["lines"].items()}
+    assert lines["true rewards"] == converged.pictures[0].data["lines"]["true rewards"]["y"]
+    np.testing.assert_allclose(np.array(lines["learned"][1:]) / lines["learned"][:-1], 0.9, rtol=1e-3)
+    assert lines["bound: discount^sweep"][0] == lines["true rewards"][0]
 
 
 def test_shares_of_budgets():

@@ -1,5 +1,6 @@
 """What is said of learnt rewards: exact at the truth, blind to shaping where behaviour is."""
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -10,7 +11,7 @@ import pytest
 from jaxpref.environments import gridworld
 from jaxpref.evals import policy_recovery, reward_recovery
 from jaxpref.evals.base import Context
-from jaxpref.planning import values
+from jaxpref.planning import policy_values, values
 from jaxpref.policies.planned import planned
 from jaxpref.policies.reward_functions import tabular_reward
 from jaxpref.policies.states import state_table
@@ -36,10 +37,10 @@ def anywhere():
     return np.full(STATES, 1 / STATES)
 
 
-def evaluated(rewards):
+def evaluated(rewards, **settings):
     table = partial(tabular_reward, states=STATES, actions=ACTIONS)
     learnt = context(planned(world=world, rewards=table), {"rewards": jnp.asarray(rewards, jnp.float32)})
-    return reward_recovery(learnt, world=world, rewards=table, start=anywhere, width=3)
+    return reward_recovery(learnt, world=world, rewards=table, start=anywhere, **settings)
 
 
 def recovered(rewards):
@@ -71,13 +72,19 @@ def test_rewards_upside_down_are_not():
     assert recovered(np.zeros((STATES, ACTIONS)))["reward correlation"] == 0
 
 
-def test_moves_and_rewards_are_shown():
+def test_hidden_and_learnt_rewards_are_drawn_and_other_policies_stand_beside():
     true = np.broadcast_to(np.array(HIDDEN)[:, None], (STATES, ACTIONS))
-    moves, rewards = evaluated(-true).samples
-    assert rewards.prompt == "4 0 4\n7 4 9"
-    assert rewards.response == "4 9 4\n2 4 0"
-    assert moves.prompt.splitlines()[0][-1] == "↓"
-    assert moves.response.splitlines()[0][2] in "o↑"
+    beside = {"best": lambda: values(world())[2], "uniform": lambda: np.full((STATES, ACTIONS), 0.2)}
+    found = evaluated(-true, width=3, beside=beside)
+    hidden, learnt = found.pictures
+    assert (hidden.kind, hidden.title, learnt.title) == ("grid policy", "hidden", "learnt")
+    np.testing.assert_allclose(hidden.data["values"], np.reshape(HIDDEN, (2, 3)), atol=1e-4)
+    np.testing.assert_allclose(learnt.data["values"], -np.reshape(HIDDEN, (2, 3)), atol=1e-4)
+    expert = np.reshape(values(world())[2], (2, 3, ACTIONS))
+    np.testing.assert_allclose(hidden.data["policy"], expert, atol=1e-3)
+    assert np.argmax(learnt.data["policy"][1][0]) in (0, 4)
+    assert found.metrics["value share, best"].mean == pytest.approx(1, abs=1e-5)
+    assert found.metrics["value share, uniform"].mean == pytest.approx(0, abs=1e-5)
 
 
 def test_policies_are_held_against_the_soft_expert():
@@ -95,3 +102,26 @@ def test_policies_are_held_against_the_soft_expert():
     greedy = found(3 * expert)
     assert greedy[0] > 0.05
     assert greedy[1] > 1.1
+
+
+def test_learners_are_drawn_by_their_values_or_by_the_discriminators_rewards():
+    table = state_table(states=STATES, actions=ACTIONS)
+    given = jnp.arange(STATES, dtype=jnp.float32)[:, None]
+    learnt = dataclasses.replace(
+        context(table, {"logits": jnp.zeros((STATES, ACTIONS))}),
+        member={"discriminator": {"reward": {"rewards": given}}}.__getitem__,
+    )
+    inside = {"discriminator": partial(tabular_reward, states=STATES), "part": "reward"}
+    by_value, by_reward = (
+        policy_recovery(learnt, world=world, start=anywhere, width=3, **more) for more in ({}, inside)
+    )
+    uniform = jnp.full((STATES, ACTIONS), 0.2)
+    shown = [np.ravel(p.data["values"]) for p in (by_value.pictures[1], *by_reward.pictures)]
+    np.testing.assert_allclose(shown[0], policy_values(world(), uniform), atol=1e-3)
+    np.testing.assert_allclose(shown[1], HIDDEN, atol=1e-4)
+    np.testing.assert_allclose(shown[2], range(STATES))
+    assert by_value.pictures[0].data["label"] == "true value of the policy (hidden)"
+    np.testing.assert_allclose(by_value.pictures[1].data["policy"], 0.2)
+    expected = np.corrcoef(HIDDEN, range(STATES))[0, 1]
+    assert by_reward.metrics["reward correlation"].mean == pytest.approx(expected, abs=1e-5)
+    assert "reward correlation" not in by_value.metrics

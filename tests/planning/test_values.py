@@ -1,5 +1,7 @@
 """Values of small worlds against plain loops, finite differences and simulated behaviour."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,12 +9,15 @@ import pytest
 from x64 import enable_x64
 
 from jaxpref.planning import (
+    DivergentValues,
     TabularMDP,
     advantages,
+    check_finite,
     deterministic_mdp,
     occupancy,
     policy_values,
     scaled_return,
+    sweep_residuals,
     values,
 )
 
@@ -110,3 +115,35 @@ def test_one_outcome_each():
         deterministic_mdp(np.array(successors), np.array(rewards)[:2], np.arange(4) == 3)
     with pytest.raises(ValueError, match="discount"):
         deterministic_mdp(np.array(successors), np.array(rewards), np.arange(4) == 3, 1.5)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.3])
+def test_residuals_are_what_each_sweep_moves(temperature):
+    with enable_x64(True):
+        mdp = world()
+        found = sweep_residuals(mdp, temperature, sweeps=30)
+        at = [np.zeros(S)] + [by_hand(mdp, temperature, sweeps=n)[0] for n in range(1, 31)]
+        expected = [np.abs(b - a).max() for a, b in itertools.pairwise(at)]
+        np.testing.assert_allclose(found, expected, atol=1e-12)
+        assert (found[1:] <= 0.9 * found[:-1] + 1e-12).all()
+
+
+def corridor(rewards, discount=1.0):
+    """State 0 may stay or go on, state 1 ends it."""
+    return deterministic_mdp(
+        np.array([[0, 1], [1, 1]]), np.full((2, 2), rewards), np.array([False, True]), discount
+    )
+
+
+def test_values_that_have_no_limit_are_named():
+    """Going round costs c: the sum over ways is geometric with ratio exp(-c / temperature)."""
+    check_finite(corridor(-0.1), 0.5)
+    check_finite(corridor(0.5, discount=0.9), 0.5)
+    check_finite(corridor(0.0))  # hard: nothing to gain by going round
+    with pytest.raises(DivergentValues, match=r"spectral radius of the sum over ways is 1\.221"):
+        check_finite(corridor(0.1), 0.5)
+    with pytest.raises(DivergentValues, match=r"temperature 0: some loop is worth repeating\. Lower"):
+        check_finite(corridor(0.1))
+    endless = corridor(-0.1)._replace(terminal=jnp.zeros(2, bool))
+    with pytest.raises(DivergentValues, match="no state is terminal"):
+        check_finite(endless)

@@ -11,7 +11,9 @@ from x64 import enable_x64
 
 from jaxpref.algorithms import sft
 from jaxpref.algorithms.optimizers import gaussian_log_prior, laplace_log_prior, with_prior
+from jaxpref.data import SegmentRecords
 from jaxpref.planning import (
+    DivergentValues,
     TabularMDP,
     deterministic_mdp,
     horizon_occupancy,
@@ -80,7 +82,7 @@ def test_the_gradient_is_empirical_less_expected_feature_counts(horizon):
         mdp = corridors()
         batch = walks(mdp, steps=H if horizon else 30)
         phi, weights = jnp.asarray(costs()), jnp.asarray([1.0, 0.5, 0.2, 0.1])
-        rewards = partial(linear_reward, features=costs, param_dtype="float64")
+        rewards = partial(linear_reward, features=costs, initial=np.ones(F), param_dtype="float64")
         policy = planned(world=corridors, rewards=rewards, horizon=horizon, tolerance=1e-13)
         slope = jax.jit(jax.grad(lambda p: policy.token_logps(p, batch).sum()))({"weights": weights})[
             "weights"
@@ -285,3 +287,38 @@ def test_demonstrations_longer_than_the_horizon_are_an_error():
     policy = planned(world=corridors, rewards=partial(linear_reward, features=features), horizon=H - 1)
     with pytest.raises(ValueError, match="segments of 6 steps and a horizon of 5"):
         policy.token_logps(policy.init(jax.random.key(0)), walks(corridors()))
+
+
+def test_values_without_a_limit_are_an_error_before_anything_runs():
+    rewards = partial(linear_reward, features=costs)
+    with pytest.raises(
+        DivergentValues, match=r"not finite at discount 1 and temperature 1: .* spectral radius"
+    ):
+        planned(world=corridors, rewards=rewards)
+    planned(world=corridors, rewards=rewards, optimal=True)  # at rewards 0 no loop is worth anything
+    planned(world=corridors, rewards=rewards, horizon=H)
+    planned(world=partial(corridors, 0.9), rewards=rewards)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({}, None),
+        ({"observations": np.array([[[0, S, 0]]])}, r"step 1 is in state 5, and the world has states 0 to 4"),
+        ({"observations": np.array([[[0, -1, 0]]])}, "step 1 is in state -1"),
+        ({"observations": np.array([[[0, S - 1, 0]]])}, "step 1 acts in state 4, which is terminal"),
+        ({"observations": np.zeros((1, 1, 3, 2))}, "expected segments of numbered states"),
+    ],
+)
+def test_records_of_another_world_are_refused(change, message):
+    """The last step is padding: whatever stands there."""
+    given = {
+        "observations": np.array([[[0, 1, S - 1]]]),
+        "actions": np.zeros((1, 1, 3), np.int64),
+        "step_lengths": np.array([[2]]),
+    }
+    check = planned(world=corridors, rewards=partial(linear_reward, features=features), horizon=H).check
+    if message is None:
+        return check(SegmentRecords(**given))
+    with pytest.raises(ValueError, match=message):
+        check(SegmentRecords(**(given | change)))

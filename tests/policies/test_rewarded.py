@@ -11,14 +11,16 @@ from jaxpref import losses
 from jaxpref.algorithms import offline
 from jaxpref.algorithms.optimizers import adamw, constant
 from jaxpref.data.simulated import simulated_comparisons
-from jaxpref.environments import random_delivery
+from jaxpref.environments import gridworld, random_delivery
 from jaxpref.environments.delivery import FEATURES
 from jaxpref.evals import learned_weights, planned_return
 from jaxpref.evals.base import Context
 from jaxpref.experiment import Experiment, Stage
 from jaxpref.planning import greedy_policy, score_by_regret, state_action_features
-from jaxpref.policies.rewarded import linear_scores
+from jaxpref.policies.reward_functions import tabular_reward
+from jaxpref.policies.rewarded import linear_scores, return_scores
 from jaxpref.training.run import train
+from jaxpref.types import Segments
 
 world = partial(random_delivery, seed=4, rows=5, columns=5, weights=(-1, 5, -5, 1, -1, -2), discount=0.95)
 people = partial(simulated_comparisons, world=world, num_pairs=4000, hard=False)
@@ -129,3 +131,20 @@ def test_rewards_train_in_the_common_loop(tmp_path):
     said = "\n".join(lines)
     assert "planned: scaled return" in said
     assert "preferences  20/20" in said
+
+
+def test_returns_are_sums_of_rewards_along_the_way():
+    """Discounted, under a table, up to where the segment ends; terminal states pay nothing."""
+    ended = partial(gridworld, height=2, width=2, terminal=(3,))
+    table = return_scores(world=ended, rewards=partial(tabular_reward, states=4, actions=5), discount=0.5)
+    given = np.random.default_rng(2).normal(size=(4, 5)).astype(np.float32)
+    batch = Segments(
+        jnp.array([[[0, 1, 3], [2, 2, 0]]]),
+        jnp.array([[[1, 4, 2], [0, 3, 1]]]),
+        jnp.array([[[True, True, True], [True, True, False]]]),
+    )
+    found = table.quantities({"rewards": jnp.asarray(given)}, batch, ("embeddings",), None)["embeddings"]
+    expected = [given[0, 1] + 0.5 * given[1, 4], given[2, 0] + 0.5 * given[2, 3]]
+    np.testing.assert_allclose(found[0, :, 0], expected, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"return_scores\.rewards: expected \[4, 5\] or \[4, 1\]"):
+        return_scores(world=ended, rewards=partial(tabular_reward, states=3))

@@ -115,3 +115,6 @@ def test_what_should_vanish_has_a_logarithmic_axis(tmp_path, metric, values, sca
         assert curve is not None
         assert curve.axes[0].get_yscale() == progress.axes[0].get_yscale() == scale
         curve.canvas.draw()
+        labels = [tick.get_text() for tick in curve.axes[0].get_yticklabels()]
+        assert any(labels)
+        assert not any("$" in label for label in labels)

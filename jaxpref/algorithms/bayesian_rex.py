@@ -1,0 +1,112 @@
+"""Bayesian reward extrapolation in the common loop: a chain of reward weights, given ranked segments."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxpref.algorithms.base import Algorithm, TrainState, num_tokens
+from jaxpref.algorithms.reported import reward_metrics
+from jaxpref.algorithms.reward_posterior import reward_posterior
+from jaxpref.losses.checks import positive
+from jaxpref.losses.trajectories import ranking_log_likelihood
+from jaxpref.metrics import Mean, Metrics, masked_mean
+from jaxpref.policies.base import Policy
+from jaxpref.types import Params, PRNGKey, Segments
+
+__all__ = ["bayesian_rex"]
+
+
+def bayesian_rex(
+    policy: Policy, *, draws: int = 1000, thin: int = 5, width: float = 0.1, confidence: float = 1.0
+) -> Algorithm:
+    """B-REX (Brown et al. 2020, arXiv:2002.09089): each step moves the chain on by `draws` kept draws.
+
+    Params are the mean of the last step's draws, whose directions the chain has forgotten its start for once
+    some steps have burnt in. The bank holds these "draws" `{"weights": [draws, m]}` and the likeliest weights
+    so far, "map" (the prior is uniform on the sphere): `evals.posterior_returns` reads them. The likelihood
+    is that of a batch, so a batch must be all the data: `batch_size` rows of as many. Weights of rows are not
+    looked at by the chain.
+
+    Features of segments are summed once a step; a proposal then costs one product, and no planning.
+
+    Metrics: `loss` (of the mean, nats a pair; held out too), `chain/loss` (of the draws), `chain/accepted`
+    (share of proposals) and `chain/concentration` (length of the mean: 1 where all draws agree).
+
+    Args:
+      policy: scores of segments that are linear in params `{"weights": [m]}`, such as
+        `policies.return_scores` of a `linear_reward`.
+      draws, thin, width: see `algorithms.reward_posterior`.
+      confidence: inverse temperature of comparisons, the unit that weights of length 1 lack.
+
+    Raises:
+      ValueError: a policy with other params, or a number out of range.
+    """
+    positive(width=width, confidence=confidence)
+    if draws < 1 or thin < 1:
+        raise ValueError(f"bayesian_rex: expected draws and thin of 1 or more, got {draws} and {thin}")
+    shapes = jax.tree.map(lambda x: x.shape, jax.eval_shape(policy.init, jax.random.key(0)))
+    quantities = policy.quantities
+    if quantities is None or list(shapes) != ["weights"] or len(shapes["weights"]) != 1:
+        raise ValueError(
+            f"bayesian_rex: expected scores linear in params {{'weights': [m]}}, got params {shapes}; use "
+            "policies.return_scores of a linear_reward"
+        )
+    (size,) = shapes["weights"]
+
+    def scores(weights: Float[Array, " m"], batch: Segments) -> Float[Array, "b k"]:
+        return quantities({"weights": weights}, batch, ("embeddings",), None)["embeddings"][..., 0]
+
+    def init(params: Params) -> TrainState:
+        bank = {
+            "draws": {"weights": jnp.zeros((draws, size), params["weights"].dtype)},
+            "map": {"weights": jnp.zeros_like(params["weights"])},
+        }
+        return TrainState(jnp.int32(0), params, (), bank, jnp.float32(-jnp.inf))
+
+    def measured(params: Params, batch: Segments) -> Metrics:
+        found = scores(params["weights"], batch)
+        losses = jax.nn.softplus(-confidence * (found[:, 0] - found[:, 1]))
+        metrics = {"loss": masked_mean(losses, batch.weights), "num_tokens": num_tokens(batch)}
+        return metrics | reward_metrics(found, None, batch, labelled=False)
+
+    def step(state: TrainState, batch: Segments, key: PRNGKey) -> tuple[TrainState, Metrics]:
+        before = state.bank["draws"]["weights"][-1]
+        anywhere, chain_key = jax.random.split(key)
+        start = jnp.where((before == 0).all(), jax.random.normal(anywhere, (size,), before.dtype), before)
+        # Scores are linear, so their slope is what each weight's feature sums to.
+        features = jax.jacfwd(scores)(jnp.zeros((size,), before.dtype), batch)
+        features = jnp.where(batch.valid[:, None, None], features, 0)
+        rows = batch.valid.sum().astype(jnp.float32)
+        padding = (len(batch.valid) - rows) * jnp.log(2.0)  # rows of features 0 have a loss of log 2 each
+
+        def likelihood(weights: Float[Array, " m"]) -> Float[Array, ""]:
+            found = ranking_log_likelihood(weights, features[:, 0], features[:, 1], confidence=confidence)
+            return found + padding
+
+        chain = reward_posterior(
+            likelihood, chain_key, size=size, num_samples=draws, width=width, thin=thin, start=start
+        )
+        best = chain.log_likelihoods.argmax()
+        highest = jnp.maximum(chain.log_likelihoods[best], state.loss_state)
+        better = highest > state.loss_state
+        likeliest = jnp.where(better, chain.weights[best], state.bank["map"]["weights"])
+        params = {"weights": chain.weights.mean(0)}
+        one = jnp.float32(1)
+        metrics = measured(params, batch) | {
+            "chain/loss": Mean(-chain.log_likelihoods.mean(), rows),
+            "chain/accepted": Mean(chain.accepted, one),
+            "chain/concentration": Mean(jnp.linalg.norm(params["weights"]), one),
+        }
+        bank = {"draws": {"weights": chain.weights}, "map": {"weights": likeliest}}
+        return TrainState(state.step + 1, params, (), bank, highest), metrics
+
+    def evaluate(state: TrainState, batch: Segments, key: PRNGKey) -> Metrics:
+        return measured(state.params, batch)
+
+    def rewards(state: TrainState, batch: Segments) -> Float[Array, "b k"]:
+        return scores(state.params["weights"], batch)
+
+    def flops(batch: Segments) -> float:
+        return 2.0 * draws * thin * batch.mask.shape[0] * size
+
+    return Algorithm(init, step, evaluate, flops, rewards)
