@@ -134,6 +134,7 @@ def latent_horizons(
         axes=lambda: {"budget_logits": (None, None)} | (longest.axes() if learn_costs else {}),
         flops=lambda batch: 0.0,
         vocab_size=net.num_arcs,
+        check=longest.check,
     )
 
 

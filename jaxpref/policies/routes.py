@@ -15,7 +15,7 @@ from jaxpref.policies.base import Policy, answers_no_prompts
 from jaxpref.policies.perceptron import perceptron, perceptron_init
 from jaxpref.types import Params, PRNGKey, Segments
 
-__all__ = ["MAX_ENT", "arc_costs", "route_logps", "route_planner"]
+__all__ = ["MAX_ENT", "arc_costs", "check_routes", "route_logps", "route_planner"]
 
 MAX_ENT = math.inf  # the horizon of converged soft values
 
@@ -172,7 +172,40 @@ def route_planner(
         vocab_size=net.num_arcs,
         act=act,
         explain=explain,
+        check=lambda records: check_routes(records, net, region if experts else None),
     )
+
+
+def check_routes(records: Any, graph: roads.RoadGraph, region: np.ndarray | None = None) -> None:
+    """Host side: `data.SegmentRecords` whose steps are arcs of this graph, each from the node it says.
+
+    Args:
+      region: of each node, where every segment of a row is to end in the region of its number.
+
+    Raises:
+      ValueError: an unknown arc, an arc that does not leave the node of its step, or a segment that ends in
+        another region than its own.
+    """
+    steps = np.arange(records.actions.shape[2]) < records.step_lengths[..., None]
+    arcs, seen = records.actions, records.observations
+    known = (arcs >= 0) & (arcs < graph.num_arcs)
+    leaves = known & (np.asarray(graph.tails)[np.where(known, arcs, 0)] == seen[..., 0])
+    if (steps & ~leaves).any():
+        row, k, t = np.argwhere(steps & ~leaves)[0]
+        raise ValueError(
+            f"records: row {row}, segment {k}, step {t} takes arc {arcs[row, k, t]} from node "
+            f"{seen[row, k, t, 0]}, and the graph of {graph.num_arcs} arcs has no such arc there: were they "
+            "made on another graph, or before its arcs were sorted (`data.routes.route_records`)?"
+        )
+    if region is None:
+        return
+    place = np.where(steps[..., 0], region[np.where(steps[..., 0], seen[..., 0, 1], 0)], np.arange(records.k))
+    if (place != np.arange(records.k)).any():
+        row, k = np.argwhere(place != np.arange(records.k))[0]
+        raise ValueError(
+            f"records: row {row}, segment {k} ends in region {place[row, k]}; a row holds one demonstration "
+            "of each region in their order (`data.routes.by_region`)"
+        )
 
 
 def route_logps(

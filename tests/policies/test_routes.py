@@ -1,5 +1,6 @@
 """The route planner's identities: rollout = autodiff = finite differences, and its known limits."""
 
+import dataclasses
 import functools
 
 import jax
@@ -315,3 +316,18 @@ def test_why_a_sum_is_not_finite_is_explained():
     assert "near 1, and max_sweeps=50" in policy.explain({"weights": raw * 0 + near})
     assert "not finite" in policy.explain({"weights": raw * np.nan})
     assert policy_of(3, param_dtype="float32").explain({"weights": raw}) is None
+
+
+def test_records_of_another_graph_or_order_are_refused():
+    policy, _ = with_experts(1, param_dtype="float32")
+    packed = by_region(trips(), REGION)
+    assert policy.check is not None
+    policy.check(packed)
+    # Each demonstration one region further.
+    turned = {
+        name: np.roll(getattr(packed, name), 1, 1) for name in ("observations", "actions", "step_lengths")
+    }
+    with pytest.raises(ValueError, match=r"row 0, segment \d ends in region \d; a row holds one"):
+        policy.check(dataclasses.replace(packed, **turned))
+    with pytest.raises(ValueError, match=r"row \d+, segment \d, step \d takes arc \d+ from node \d"):
+        policy.check(dataclasses.replace(packed, actions=packed.actions[:, :, ::-1]))
