@@ -10,9 +10,8 @@ TINY = str(pathlib.Path(__file__).parent / "training" / "tiny.py")
 
 def environment(devices: int = 1, **more: str) -> dict[str, str]:
     root = pathlib.Path(__file__).resolve().parents[1]
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("XLA_")}
     path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return inherited | {
+    return os.environ | {
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(devices),
         "PYTHONPATH": path,

@@ -139,6 +139,7 @@ def test_bench_decode_compares_with_the_floors(tmp_path):
     assert figure["bandwidth_floor_seconds"] * figures["bytes_per_second"] == pytest.approx(moved)
 
 
+@pytest.mark.exhaustive  # what they measure is tested in tests/benchmarks
 @pytest.mark.slow
 def test_bench_logprobs_and_tune_print_their_tables(tmp_path):
     sizes = ["--rows", "16", "--embed", "8", "--vocab", "40", "--rounds", "1"]

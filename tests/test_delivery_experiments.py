@@ -30,18 +30,23 @@ def test_budgets_run(tmp_path):
     assert "budgets: agent 0, 1 steps" in said
 
 
+SMOKES = [
+    ("human_delivery_regret.py", (), "weights: gas"),
+    ("random_mdp_greedy_advantage.py", ("num_pairs=200",), "greedy: scaled return"),
+]
+OTHERS = [  # the same recipes with another score or policy, whose own tests are elsewhere
+    ("human_delivery_regret.py:partial_return", (), "planned: scaled return"),
+    ("human_delivery_regret.py:successors", ("num_policies=3",), "planned: scaled return"),
+    ("human_delivery_regret.py:scale_of_regret", (), "3/3 held out: loss"),
+    ("random_mdp_greedy_advantage.py:by_regret", ("num_pairs=200",), "planned with: scaled return"),
+    ("latent_budgets_grid.py:boltzmann", ("num_segments=50",), "3/3 held out: loss"),
+]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "knobs", "said"),
-    [
-        ("human_delivery_regret.py", (), "weights: gas"),
-        ("human_delivery_regret.py:partial_return", (), "planned: scaled return"),
-        ("human_delivery_regret.py:successors", ("num_policies=3",), "planned: scaled return"),
-        ("human_delivery_regret.py:scale_of_regret", (), "3/3 held out: loss"),
-        ("random_mdp_greedy_advantage.py", ("num_pairs=200",), "greedy: scaled return"),
-        ("random_mdp_greedy_advantage.py:by_regret", ("num_pairs=200",), "planned with: scaled return"),
-        ("latent_budgets_grid.py:boltzmann", ("num_segments=50",), "3/3 held out: loss"),
-    ],
+    [*SMOKES, *(pytest.param(*other, marks=pytest.mark.exhaustive) for other in OTHERS)],
 )
 def test_they_run(tmp_path, file, knobs, said):
     assert said in _smoke(file, tmp_path, *knobs)

@@ -70,7 +70,10 @@ def _smoke(file, workdir, *overrides):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("function", ["experiment", "bradley_terry", "pairwise"])
+@pytest.mark.parametrize(
+    "function",
+    ["experiment", *(pytest.param(f, marks=pytest.mark.exhaustive) for f in ("bradley_terry", "pairwise"))],
+)
 def test_cycles_smoke(tmp_path, function):
     assert "all pairs: reward accuracy" in _smoke(f"gpm_cycles.py:{function}", tmp_path)
 

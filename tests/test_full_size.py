@@ -120,6 +120,7 @@ def _run(function, workdir, **settings):
     return "\n".join(lines)
 
 
+@pytest.mark.exhaustive  # the small experiments run the same stages, and the real sizes trace above
 @pytest.mark.slow
 def test_summaries_run_and_read_their_judge(tiny_models, tmp_path):
     judge = str(tmp_path / "judge")
@@ -130,6 +131,7 @@ def test_summaries_run_and_read_their_judge(tiny_models, tmp_path):
     assert "comparisons  2/2" in _run("hypo_tldr", tmp_path / "hypo")
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_phases_run_and_read_their_judge(tiny_models, tmp_path):
     judge = str(tmp_path / "judge")
