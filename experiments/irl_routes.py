@@ -27,8 +27,8 @@ Ablation  jaxpref sweep experiments/irl_routes.py:sweep_horizons
 Try       jaxpref train experiments/irl_routes.py --smoke
 Cost      1 to 2 minutes a run on 2 CPU cores at a load of 8 from other work (H = 10: 70 CPU seconds; MaxEnt 2
           to 4 minutes), 45 minutes for the ablation; budgets 30 CPU seconds.
-Expect    Means (standard deviations) of five draws of drivers, `seed` 0 to 4; up to 400 held-out routes each, of
-          75 arcs. One set of steps and learning rate for every H, chosen on seed 0 with H = 0 and 10 alone:
+Expect    Means (standard deviations) of five draws of drivers, `seed` 0 to 4; up to 400 held-out routes each,
+          of 75 arcs. One set of steps and learning rate for all H, chosen on seed 0 with H = 0 and 10 alone:
               H              nll            exact match     overlap         cost error
               start (H 10)   18.58 (2.0)    0.168 (0.019)   0.647 (0.023)   0.514 (0.003)
               0              -              0.664 (0.059)   0.889 (0.022)   0.228 (0.016)
@@ -38,16 +38,17 @@ Expect    Means (standard deviations) of five draws of drivers, `seed` 0 to 4; u
               25             3.758 (0.49)   0.636 (0.052)   0.878 (0.023)   0.251 (0.008)
               inf            3.748 (0.49)   0.636 (0.051)   0.878 (0.023)   0.251 (0.008)
               hidden costs   -              0.692 (0.039)   0.904 (0.018)   0
-          Seeds differ more than horizons do. Paired with H = 10 on each seed [95 % t intervals of five]: exact
-          match of H = 0 +0.028 [0.015, 0.040], its overlap +0.011 [0.004, 0.017]; nll of H = 1 +0.027 [0.017,
-          0.037], of infinity -0.012 [-0.021, -0.003]. Some 19 such intervals were read, uncorrected. So the
-          perceptron is a little ahead for drivers who take what seems cheapest, and of the likelihoods longer
-          horizons fit as well or better. The order of the paper (H = 10 first, MaxEnt behind) is of real
-          drivers, and is not seen here. Every arc's own factor leaves a cost error of 0.2 to whoever finds the
-          weights. H = 0 depends on the learning rate: at 0.3 (80 steps) its cost error was 0.338 on seed 0.
+          Seeds differ more than horizons do. Paired with H = 10 on each seed [95 % t intervals of five]:
+          exact match of H = 0 +0.028 [0.015, 0.040], its overlap +0.011 [0.004, 0.017]; nll of H = 1
+          +0.027 [0.017, 0.037], of infinity -0.012 [-0.021, -0.003]. Some 19 such intervals were read,
+          uncorrected. So the perceptron is a little ahead for drivers who take what seems cheapest, and
+          of the likelihoods longer horizons fit as well or better. The order of the paper (H = 10 first,
+          MaxEnt behind) is of real drivers, and is not seen here. Every arc's own factor leaves a cost
+          error of 0.2 to whoever finds the weights. H = 0 depends on the learning rate: at 0.3 (80 steps)
+          its cost error was 0.338 on seed 0.
           With `regions=4` on seed 0, H = 10: nll 4.099 for 4.236, cost error 0.259 for 0.250.
-          MaxEnt needs costs large enough for a finite sum; a run that leaves them stops and names the spectral
-          radius.
+          MaxEnt needs costs large enough for a finite sum; a run that leaves them stops and names the
+          spectral radius.
           Budgets, one seed, 400 trips of each driver, shares of 1, 4 and 16 steps (true ones .70 .20 .10 and
           .10 .20 .70):
             one for each arc     .650 .284 .066   .128 .155 .717
