@@ -25,12 +25,12 @@ Expect    One seed, 400 segments a task, means [95 % intervals] of 20 episodes o
             CPL, all pairs       1588 [1548, 1629] 1.00  232 [229, 234] 1.00   1316 [1022, 1609] 0.55
             CPL-BC, single pairs 528 [516, 541]   0.00   216 [215, 216] 1.00   1136 [922, 1350]  0.50
             P-IQL, same pairs    715 [635, 795]   0.45   229 [228, 229] 1.00   1057 [801, 1313]  0.45
-          Shares are of 20, so 0.40 is [0.22, 0.61] and 1.00 [0.84, 1]. All four are ahead of imitation of all in
-          all tasks, though not always by more than the intervals. CPL is not told from imitation of the better
-          half in two tasks and is behind it in one: with a score for every segment of partly scripted behaviour,
-          the better half is good behaviour. The paper has CPL ahead of it, on other data. CPL-BC sees four
-          comparisons to a segment, and its term of imitation holds it to the worse half too. Intervals are over
-          episodes, not over seeds or data; settings were not searched.
+          Shares are of 20, so 0.40 is [0.22, 0.61] and 1.00 [0.84, 1]. All four are ahead of imitation of
+          all in all tasks, though not always by more than the intervals. CPL is not told from imitation of
+          the better half in two tasks and is behind it in one: with a score for every segment of partly
+          scripted behaviour, the better half is good behaviour. The paper has CPL ahead of it, on other
+          data. CPL-BC sees four comparisons to a segment, and its term of imitation holds it to the worse
+          half too. Intervals are over episodes, not over seeds or data; settings were not searched.
 """
 
 from collections.abc import Callable
