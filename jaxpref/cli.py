@@ -169,6 +169,9 @@ def _add_benchmarks(names: argparse._SubParsersAction) -> None:
     roads = add("roads", "values on the New York road graph, beside scipy and a dense solver")
     roads.add_argument("--data-root", default="../shared/data", help="folder that holds road_new_york/")
     roads.add_argument("--scale", type=float, default=1.0, help="factor of the costs (default 1)")
+    roads.add_argument(
+        "--dense", type=int, default=4096, help="nodes that the dense solver gets too (default 4096)"
+    )
     tune = add("tune", "block sizes of the log-prob scans and kernels, as a line for their table")
     tune.add_argument(
         "--shapes", nargs="+", default=(), metavar="ROWSxWIDTHxVOCAB", help="for example 2048x512x32768"
