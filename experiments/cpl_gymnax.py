@@ -13,15 +13,16 @@ Change    num_segments=65536 batch_size=1024 bias=0.5 alpha=0.1 seed=1
 Ablation  jaxpref sweep experiments/cpl_gymnax.py:sweep_methods
 Try       jaxpref train experiments/cpl_gymnax.py num_segments=64 --smoke
 Cost      25 to 45 CPU seconds each.
-Expect    Mean return of 256 episodes of 200 steps, mean of five seeds [95 % t interval over seeds]; the expert
-          earns -153 from the same starts.
+Expect    Mean return of 256 episodes of 200 steps, mean of five seeds [95 % t interval over seeds]; from the
+          same starts the expert earns -153.
             imitation of all segments          -636 [-703, -570]
             then of the better half            -382 [-438, -327]
             CPL, bias 0.5                      -228 [-280, -177]
             CPL, bias 1                        -701 [-1285, -117]
             P-IQL on single comparisons        -462 [-509, -415]
-          By seed CPL with its bias is ahead of all others (of imitation of the better half by 129 to 218).
-          Without the bias it forgets the data: -181 on one seed, -1221 on another. Settings were not searched.
+          CPL with its bias is ahead of imitation of the better half (by 129 to 218) and of P-IQL on every seed.
+          Without the bias it forgets the data: -181 on one seed, ahead of all others, and -1221 on another.
+          Settings were not searched.
 """
 
 from collections.abc import Callable
