@@ -20,7 +20,7 @@ Expect    Mean return of 256 episodes of 200 steps, mean of five seeds [95 % t i
             CPL, bias 0.5                      -228 [-280, -177]
             CPL, bias 1                        -701 [-1285, -117]
             P-IQL on single comparisons        -462 [-509, -415]
-          CPL with its bias is ahead of imitation of the better half (by 129 to 218) and of P-IQL on every seed.
+          On every seed CPL with bias is ahead of imitation of the better half (by 129 to 218) and of P-IQL.
           Without the bias it forgets the data: -181 on one seed, ahead of all others, and -1221 on another.
           Settings were not searched.
 """
