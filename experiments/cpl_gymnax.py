@@ -31,17 +31,17 @@ from typing import Any
 
 import jax
 import numpy as np
+from _control import imitation_then, preferences
 
 from jaxpref import losses
-from jaxpref.algorithms import offline, preference_iql, sft
+from jaxpref.algorithms import preference_iql, sft
 from jaxpref.algorithms.optimizers import adamw, warmup_constant
 from jaxpref.data import SegmentRecords
 from jaxpref.data.scored_segments import better_half, one_off_pairs
 from jaxpref.environments.gymnax import gymnax_pendulum
 from jaxpref.environments.rollouts import regret_segments
 from jaxpref.evals import compiled_returns
-from jaxpref.experiment import Experiment, Stage
-from jaxpref.policies.controllers import deterministic_controller
+from jaxpref.experiment import Experiment
 
 STEPS = 32
 
@@ -86,31 +86,26 @@ def _learn(
     seed: int = 0,
 ) -> Experiment:
     returns = partial(compiled_returns, world=gymnax_pendulum, name="pendulum")
-    stage = partial(Stage, response_buckets=(STEPS,), evaluators=(returns,), batch_size=batch_size)
     data = {"num_segments": num_segments, "seed": seed}
-    return Experiment(
+    return imitation_then(
+        algorithm,
         name=f"{name}_seed_{seed}",
-        policy=partial(deterministic_controller, observation_size=3, action_size=1, hidden=(64, 64)),
-        tokenizer=None,
-        stages=(
-            stage(
-                name="imitation",
-                algorithm=partial(sft, optimizer=optimizer),
-                train=partial(segments, **data),
-                num_steps=bc_steps,
-                checkpoint_every=bc_steps,
-            ),
-            stage(
-                name="comparisons",
-                algorithm=algorithm,
-                train=partial(train, **data),
-                num_steps=num_steps,
-                checkpoint_every=num_steps,
-            ),
-        ),
-        seed=seed,
+        stage_name="comparisons",
+        optimizer=optimizer,
+        observation_size=3,
+        action_size=1,
+        width=64,
+        evaluator=returns,
+        imitated=partial(segments, **data),
+        train=partial(train, **data),
+        steps=STEPS,
+        bc_batch_size=batch_size,
+        batch_size=batch_size,
+        bc_steps=bc_steps,
+        num_steps=num_steps,
+        evaluate_every=100,
         log_every=250,
-        arxiv=("2310.13639",),
+        seed=seed,
     )
 
 
@@ -127,12 +122,7 @@ def experiment(
     """All comparisons within each batch."""
     return _learn(
         f"cpl_gymnax_bias_{bias:g}",
-        partial(
-            offline,
-            loss=partial(losses.cpl_rank, alpha=alpha, bias=bias),
-            optimizer=optimizer,
-            reference=None,
-        ),
+        preferences(partial(losses.cpl_rank, alpha=alpha, bias=bias), optimizer),
         segments,
         num_segments=num_segments,
         batch_size=batch_size,

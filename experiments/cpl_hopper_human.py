@@ -26,14 +26,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from _control import imitation_then, preferences
+
 from jaxpref import losses
-from jaxpref.algorithms import offline, sft
+from jaxpref.algorithms import sft
 from jaxpref.algorithms.optimizers import adamw, constant
 from jaxpref.data.robot_preferences import robot_preferences
 from jaxpref.environments.gymnasium import gymnasium_world
 from jaxpref.evals import control_returns
-from jaxpref.experiment import Experiment, Stage
-from jaxpref.policies.controllers import deterministic_controller
+from jaxpref.experiment import Experiment
 
 TASK = "hopper-medium-expert-v2_num100"
 RANDOM, EXPERT = -20.272305, 3234.3  # returns that D4RL's scores call 0 and 100
@@ -79,38 +80,27 @@ def _learn(
         reference_returns=(RANDOM, EXPERT),
         name="hopper",
     )
-    stage = partial(Stage, response_buckets=(100,), evaluators=(returns,), evaluate_every=500)
-    return Experiment(
+    return imitation_then(
+        algorithm,
         name=f"{name}_seed_{seed}",
-        policy=partial(deterministic_controller, observation_size=11, action_size=3, hidden=(width, width)),
-        tokenizer=None,
-        stages=(
-            stage(
-                name="imitation",
-                algorithm=partial(sft, optimizer=optimizer),
-                train=partial(segments, data_root=data_root),
-                num_steps=bc_steps,
-                batch_size=12,
-                checkpoint_every=bc_steps,
-            ),
-            stage(
-                name="opinions",
-                algorithm=algorithm,
-                train=partial(train, data_root=data_root),
-                num_steps=num_steps,
-                batch_size=batch_size,
-                checkpoint_every=num_steps,
-            ),
-        ),
-        seed=seed,
+        stage_name="opinions",
+        optimizer=optimizer,
+        observation_size=11,
+        action_size=3,
+        width=width,
+        evaluator=returns,
+        imitated=partial(segments, data_root=data_root),
+        train=partial(train, data_root=data_root),
+        steps=100,
+        bc_batch_size=12,
+        batch_size=batch_size,
+        bc_steps=bc_steps,
+        num_steps=num_steps,
+        evaluate_every=500,
         log_every=500,
+        seed=seed,
         arxiv=("2310.13639", "2305.15363"),
     )
-
-
-def preferences(loss: Callable[..., Any]) -> Callable[..., Any]:
-    """No reference: what holds the controller to the data is in the loss."""
-    return partial(offline, loss=loss, optimizer=optimizer, reference=None)
 
 
 def experiment(
@@ -127,7 +117,7 @@ def experiment(
     """CPL-BC: opinions and imitation in one loss."""
     return _learn(
         f"cpl_bc_hopper_bias_{bias:g}",
-        preferences(partial(losses.cpl_bc, alpha=alpha, bias=bias, bc_weight=bc_weight)),
+        preferences(partial(losses.cpl_bc, alpha=alpha, bias=bias, bc_weight=bc_weight), optimizer),
         pairs,
         6,
         data_root=data_root,
@@ -151,7 +141,7 @@ def cpl(
     """CPL: opinions alone, with a bias towards the data."""
     return _learn(
         f"cpl_hopper_bias_{bias:g}",
-        preferences(partial(losses.cpl, alpha=alpha, bias=bias)),
+        preferences(partial(losses.cpl, alpha=alpha, bias=bias), optimizer),
         pairs,
         6,
         data_root=data_root,

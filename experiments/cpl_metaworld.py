@@ -38,17 +38,17 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from _control import imitation_then, preferences
 
 from jaxpref import losses
-from jaxpref.algorithms import offline, preference_iql, sft
+from jaxpref.algorithms import preference_iql, sft
 from jaxpref.algorithms.optimizers import adamw, warmup_constant
 from jaxpref.data import SegmentRecords
 from jaxpref.data.cache import cached_segments
 from jaxpref.data.scored_segments import better_half, one_off_pairs
 from jaxpref.environments.metaworld import arm_world, scored_segments
 from jaxpref.evals import control_returns
-from jaxpref.experiment import Experiment, Stage
-from jaxpref.policies.controllers import deterministic_controller
+from jaxpref.experiment import Experiment
 
 STEPS, HORIZON = 64, 150
 
@@ -105,38 +105,27 @@ def _learn(
     episodes_of_task = partial(
         control_returns, world=partial(arm_world, task=task), episodes=20, max_steps=250, name=task
     )
-    stage = partial(Stage, response_buckets=(STEPS,), evaluators=(episodes_of_task,), evaluate_every=500)
     data = {"task": task, "episodes": episodes, "seed": seed}
-    return Experiment(
+    return imitation_then(
+        algorithm,
         name=f"{name}_{task}_seed_{seed}",
-        policy=partial(deterministic_controller, observation_size=35, action_size=4, hidden=(width, width)),
-        tokenizer=None,
-        stages=(
-            stage(
-                name="imitation",
-                algorithm=partial(sft, optimizer=optimizer),
-                train=partial(segments, **data),
-                num_steps=bc_steps,
-                batch_size=32,
-                checkpoint_every=bc_steps,
-            ),
-            stage(
-                name="comparisons",
-                algorithm=algorithm,
-                train=partial(train, **data),
-                num_steps=num_steps,
-                batch_size=batch_size,
-                checkpoint_every=num_steps,
-            ),
-        ),
-        seed=seed,
+        stage_name="comparisons",
+        optimizer=optimizer,
+        observation_size=35,
+        action_size=4,
+        width=width,
+        evaluator=episodes_of_task,
+        imitated=partial(segments, **data),
+        train=partial(train, **data),
+        steps=STEPS,
+        bc_batch_size=32,
+        batch_size=batch_size,
+        bc_steps=bc_steps,
+        num_steps=num_steps,
+        evaluate_every=500,
         log_every=250,
-        arxiv=("2310.13639",),
+        seed=seed,
     )
-
-
-def _preferences(loss: Callable[..., Any]) -> Callable[..., Any]:
-    return partial(offline, loss=loss, optimizer=optimizer, reference=None)
 
 
 def experiment(
@@ -153,7 +142,7 @@ def experiment(
     """All comparisons within each batch."""
     return _learn(
         "cpl_rank",
-        _preferences(partial(losses.cpl_rank, alpha=alpha, bias=bias)),
+        preferences(partial(losses.cpl_rank, alpha=alpha, bias=bias), optimizer),
         segments,
         32,
         task=task,
@@ -179,7 +168,7 @@ def cpl_pairs(
     """Pairs that are asked once, with imitation in the loss (CPL-BC)."""
     return _learn(
         "cpl_bc",
-        _preferences(partial(losses.cpl_bc, alpha=alpha, bc_weight=bc_weight)),
+        preferences(partial(losses.cpl_bc, alpha=alpha, bc_weight=bc_weight), optimizer),
         pairs,
         16,
         task=task,

@@ -8,7 +8,7 @@ from jaxpref.algorithms.base import Algorithm, TrainState, num_tokens
 from jaxpref.algorithms.reported import reward_metrics
 from jaxpref.algorithms.reward_posterior import reward_posterior
 from jaxpref.losses.checks import positive
-from jaxpref.losses.trajectories import ranking_log_likelihood
+from jaxpref.losses.trajectories import ranking_log_likelihood, trajectory_bradley_terry
 from jaxpref.metrics import Mean, Metrics, masked_mean
 from jaxpref.policies.base import Policy
 from jaxpref.types import Params, PRNGKey, Segments
@@ -65,14 +65,14 @@ def bayesian_rex(
 
     def measured(params: Params, batch: Segments) -> Metrics:
         found = scores(params["weights"], batch)
-        losses = jax.nn.softplus(-confidence * (found[:, 0] - found[:, 1]))
+        losses = trajectory_bradley_terry(confidence * found[:, 0], confidence * found[:, 1])
         metrics = {"loss": masked_mean(losses, batch.weights), "num_tokens": num_tokens(batch)}
         return metrics | reward_metrics(found, None, batch, labelled=False)
 
     def step(state: TrainState, batch: Segments, key: PRNGKey) -> tuple[TrainState, Metrics]:
         before = state.bank["draws"]["weights"][-1]
         anywhere, chain_key = jax.random.split(key)
-        start = jnp.where((before == 0).all(), jax.random.normal(anywhere, (size,), before.dtype), before)
+        start = jnp.where(state.step == 0, jax.random.normal(anywhere, (size,), before.dtype), before)
         # Scores are linear, so their slope is what each weight's feature sums to.
         features = jax.jacfwd(scores)(jnp.zeros((size,), before.dtype), batch)
         features = jnp.where(batch.valid[:, None, None], features, 0)

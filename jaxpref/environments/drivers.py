@@ -1,6 +1,6 @@
 """Drivers simulated from hidden costs, with errors of their own or with planners that look only so far."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -32,28 +32,18 @@ def perceived_ways(
     Raises:
       ValueError: costs below 0, or no pair of nodes is joined by a way.
     """
-    from tqdm import tqdm
-
     c, generator = check_costs(costs, graph.num_arcs), np.random.default_rng(seed)
     tails, heads = np.asarray(graph.tails), np.asarray(graph.heads)
     n = graph.num_nodes
     ends = np.arange(n) if destinations is None else generator.choice(n, destinations, replace=False)
-    routes: list[list[int]] = []
-    misses = 0
-    shown = tqdm(desc="drivers", total=trips, unit="route", delay=5, mininterval=5)
-    while len(routes) < trips:
+
+    def drawn(_: int) -> list[int]:
         start, end = int(generator.integers(n)), int(generator.choice(ends))
         seen = c * np.exp(noise * generator.standard_normal(len(c)))
-        _, arc = cheapest(tails, heads, n, seen, [end])
-        route = [] if start == end else walk(heads, arc[:, 0], start, end)
-        if route:
-            routes.append(route)
-            shown.update()
-        misses += not route
-        if misses > 100 * (len(routes) + 1):
-            raise ValueError("drivers: no ways between the nodes drawn; is the graph connected?")
-    shown.close()
-    return routes
+        arc = cheapest(tails, heads, n, seen, [end])[1]
+        return [] if start == end else walk(heads, arc[:, 0], start, end)
+
+    return _enough(trips, drawn)
 
 
 def horizon_ways(
@@ -86,12 +76,11 @@ def horizon_ways(
         raise ValueError(f"horizons: expected 1 or more, got {min(horizons)}")
     generator, heads = np.random.default_rng(seed), np.asarray(graph.heads)
     first = np.searchsorted(np.asarray(graph.tails), np.arange(graph.num_nodes + 1))
-    routes: list[list[int]] = []
-    misses = 0
-    while len(routes) < trips * len(mixes):
+
+    def drawn(number: int) -> list[int]:
         start, end = generator.integers(graph.num_nodes, size=2)
         chances, reached = _soft_choices(graph, c, int(end), horizons)
-        share, route, at = mixes[len(routes) // trips], [], int(start)
+        share, route, at = mixes[number // trips], [], int(start)
         horizon = generator.choice(len(horizons), p=share)
         while reached[start] and at != end and len(route) < most:
             horizon = generator.choice(len(horizons), p=share) if per_step else horizon
@@ -99,18 +88,37 @@ def horizon_ways(
             below = chances[horizon, out].cumsum()
             route.append(int(first[at] + (generator.random() * below[-1] > below).sum()))
             at = int(heads[route[-1]])
-        arrived = bool(route) and at == end
-        routes += [route] if arrived else []
-        misses += not arrived
-        if misses > 100 * (len(routes) + 1):
-            raise ValueError("drivers: no ways between the nodes drawn; is the graph connected?")
+        return route if at == end else []
+
+    routes = _enough(trips * len(mixes), drawn)
     return routes, np.repeat(np.arange(len(mixes), dtype=np.int32), trips)
+
+
+def _enough(trips: int, drawn: Callable[[int], list[int]]) -> list[list[int]]:
+    """As many routes as asked for; `drawn` is given a route's number, and an empty one is drawn again."""
+    from tqdm import tqdm
+
+    routes: list[list[int]] = []
+    misses = 0
+    with tqdm(desc="drivers", total=trips, unit="route", delay=5, mininterval=5) as shown:
+        while len(routes) < trips:
+            route = drawn(len(routes))
+            if route:
+                routes.append(route)
+                shown.update()
+            misses += not route
+            if misses > 100 * (len(routes) + 1):
+                raise ValueError("drivers: no ways between the nodes drawn; is the graph connected?")
+    return routes
 
 
 def _soft_choices(
     graph: RoadGraph, costs: NDArray[np.float64], end: int, horizons: Sequence[int]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Probability of each arc at its tail under each horizon `[h, e]`, and the nodes with a way to `end`."""
+    """Probability of each arc at its tail under each horizon `[h, e]`, and the nodes with a way to `end`.
+
+    Written again in numpy, apart from `planning.roads`, so that what is learnt is not checked against itself.
+    """
     tails, heads, n = np.asarray(graph.tails), np.asarray(graph.heads), graph.num_nodes
     v = cheapest(tails, heads, n, costs, [end])[0][:, 0]
     low, reached, found = v.min(), v > UNREACHABLE / 2, {}

@@ -33,8 +33,9 @@ def posterior_returns(
 
     Of the optimal policies of the posterior mean ("mean") and of the likeliest draw ("MAP"), and of those
     given. The return is exact for each draw; "at least" is what it exceeds in a share `confidence` of the
-    draws (B-REX's high-confidence bound: Brown et al. 2020, arXiv:2002.09089), its mean over draws has that
-    share's central interval, and "truly" is the return in hidden rewards, which no learner sees.
+    draws (the idea of B-REX's high-confidence bound, Brown et al. 2020, arXiv:2002.09089; that the paper
+    takes this quantile is UNVERIFIED), its mean over draws has that share's central interval, and "truly" is
+    the return in hidden rewards, which no learner sees.
 
     Args:
       world: the true one, its rewards included.

@@ -1,7 +1,8 @@
 """Pairwise losses that carry state from step to step: a strength or a label noise that follows the run.
 
 Each returns `(losses, new_state)` and has a `<name>_state` that builds the first one. The state is updated
-from the global batch; microbatches would update it once for each part, which changes the values.
+from the global batch; microbatches would update it once for each part, which changes the values. Sources:
+arXiv:2406.04412, 2407.08639 and 2411.10442.
 """
 
 from typing import NamedTuple

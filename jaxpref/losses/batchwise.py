@@ -1,7 +1,8 @@
 """Pairwise losses whose value depends on the other rows of the batch, with no state between steps.
 
 They see the global batch: on arrays that are sharded over devices, sorts and means are global under `jit`.
-Microbatches are another matter: each part would be its own batch, and the value changes.
+Microbatches are another matter: each part would be its own batch, and the value changes. Sources:
+arXiv:2402.10958 and 2406.05882.
 """
 
 import jax

@@ -1,7 +1,7 @@
 """Token-level and step-level guidance: rewards of tokens made into scores, weights of tokens, and segments.
 
-Preference-grounded guidance learns a reward for every token from whole responses that are only ranked
-(`token_reward_list_mle`), and then trains on given responses with those rewards as weights
+Preference-grounded guidance (arXiv:2306.00398) learns a reward for every token from whole responses that are
+only ranked (`token_reward_list_mle`), and then trains on given responses with those rewards as weights
 (`token_guided_sft`). Its reinforcement-learning variant samples, so it is no loss of recorded data.
 
 Steps: `step_dpo` compares two continuations of one prefix. The value loss that SVPO adds to it is left out:

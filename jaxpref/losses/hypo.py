@@ -1,4 +1,4 @@
-"""Hybrid preference optimisation: recorded pairs, and unlabelled samples of the policy for the KL."""
+"""Hybrid preference optimisation (arXiv:2406.01462): recorded pairs, and the policy's samples for the KL."""
 
 import jax
 import jax.numpy as jnp

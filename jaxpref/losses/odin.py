@@ -1,4 +1,4 @@
-"""A reward of two heads, one of which is to take up length."""
+"""ODIN (arXiv:2402.07319): a reward of two heads, one of which is to take up length."""
 
 import jax
 import jax.numpy as jnp

@@ -1,7 +1,8 @@
 """Models of P(i beats j) that need not come from one score: preference matrices, and losses that fit them.
 
 A preference matrix `P [b, k, k]` holds P_ij = P(response i beats response j): P + P^T = 1, and one half on
-the diagonal. Rewards cannot express a cycle (A beats B beats C beats A); the functions below can.
+the diagonal. Rewards cannot express a cycle (A beats B beats C beats A); the functions below can. Sources:
+arXiv:2312.00886 (pairs seen together), arXiv:2410.02197 (skew-symmetric embeddings).
 """
 
 import jax

@@ -2,7 +2,8 @@
 
 All take `scores` [b, k] (the model's: higher ranks higher), `targets` [b, k] (data: higher is better) and
 `where` [b, k] (which responses exist). What stands where none exists has no influence and gets no gradient.
-Two responses of equal target are not compared, so a list of one, or of ties only, is 0.
+Two responses of equal target are not compared, so a list of one, or of ties only, is 0. Weights of pairs are
+those of LiPO (arXiv:2402.01878).
 """
 
 import jax

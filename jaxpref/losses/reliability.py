@@ -2,7 +2,7 @@
 
 A loss L induces the logit h = L(y_l > y_w) - L(y_w > y_l). With p = sigmoid(h) and the reliability eta of the
 annotator, the label is right with probability w = p eta / (p eta + (1 - p)(1 - eta)), and the loss is
--w log p - (1 - w) log(1 - p) with w held fixed.
+-w log p - (1 - w) log(1 - p) with w held fixed. arXiv:2509.24159.
 """
 
 import jax

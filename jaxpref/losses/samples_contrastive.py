@@ -1,4 +1,4 @@
-"""DFT: a positive response against samples of the model, with an estimator of the partition per example."""
+"""DFT (arXiv:2502.18679): a positive response against samples of the model, with a partition per example."""
 
 import math
 

@@ -4,6 +4,7 @@ The leader is the policy, the follower a critic f that explains the pairs and ot
 samples as little as it can (pessimism on average). The two-timescale form has the critic as an object of its
 own (`spac_critic`, `policy_step`); the single-timescale form puts f = log(pi / pi_t) / eta, pi_t the iterate
 before, which is the reference and drew the samples. A round is a stage: new reference, new samples.
+arXiv:2406.04274.
 """
 
 import jax

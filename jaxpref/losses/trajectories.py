@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -69,4 +68,4 @@ def ranking_log_likelihood(
         chosen_features=(chosen_features, "n m"),
         rejected_features=(rejected_features, "n m"),
     )
-    return -jax.nn.softplus(-confidence * (chosen_features - rejected_features) @ weights).sum()
+    return -logistic(confidence * (chosen_features - rejected_features) @ weights).sum()

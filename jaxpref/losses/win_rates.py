@@ -1,4 +1,7 @@
-"""Policy losses that regress log-ratios on how often a response wins, as a preference model tells it."""
+"""Policy losses that regress log-ratios on how often a response wins, as a preference model tells it.
+
+SPPO (arXiv:2405.00675) and its neighbour for general preference models (arXiv:2410.02197).
+"""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float

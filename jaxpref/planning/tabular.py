@@ -97,11 +97,7 @@ def sweep_residuals(mdp: TabularMDP, temperature: float = 0.0, *, sweeps: int) -
     worth more than 0.
     """
 
-    def sweep(v: Array, _: None) -> tuple[Array, Array]:
-        new = _sweep(mdp, temperature, v, hard=temperature == 0)
-        return new, jnp.abs(new - v).max()
-
-    return jax.lax.scan(sweep, jnp.zeros(mdp.rewards.shape[0], mdp.rewards.dtype), None, length=sweeps)[1]
+    return _residuals(mdp, temperature, hard=temperature == 0, sweeps=sweeps)
 
 
 def check_finite(
@@ -183,6 +179,15 @@ def _swept(
     unmoved = jnp.asarray(jnp.inf, start.dtype)
     v, moved, _ = jax.lax.while_loop(going, body, (start, unmoved, jnp.int32(0)))
     return v, moved
+
+
+@functools.partial(jax.jit, static_argnames=("hard", "sweeps"))
+def _residuals(mdp: TabularMDP, temperature: float, *, hard: bool, sweeps: int) -> Float[Array, " sweeps"]:
+    def sweep(v: Array, _: None) -> tuple[Array, Array]:
+        new = _sweep(mdp, temperature, v, hard=hard)
+        return new, jnp.abs(new - v).max()
+
+    return jax.lax.scan(sweep, jnp.zeros(mdp.rewards.shape[0], mdp.rewards.dtype), None, length=sweeps)[1]
 
 
 def _sweep(mdp: TabularMDP, temperature: float, v: Float[Array, " s"], *, hard: bool) -> Float[Array, " s"]:

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxpref.types import Completions, Params, PRNGKey, Prompts, Samples
 
-__all__ = ["Policy", "Sample", "answers_no_prompts"]
+__all__ = ["Policy", "Sample", "answers_no_prompts", "check_records"]
 
 
 class Sample(Protocol):
@@ -64,8 +64,15 @@ class Policy(NamedTuple):
     # Why `token_logps` of these params (host arrays) are not finite, if it knows, and what to do about it:
     # what a run that stops for that says.
     explain: Callable[[Params], str | None] | None = None
-    # Host side, before anything runs: raises ValueError for records that it would misread.
+    # What `check_records` looks at beyond the vocabulary.
     check: Callable[[Any], None] | None = None
+
+
+def check_records(policy: Policy, records: Any) -> None:
+    """Host side: raises ValueError for records that the policy cannot read, or would misread."""
+    records.check_vocab(policy.vocab_size)
+    if policy.check is not None:
+        policy.check(records)
 
 
 def answers_no_prompts(*_: Any, **__: Any) -> Samples:

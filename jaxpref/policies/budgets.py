@@ -87,7 +87,9 @@ def latent_horizons(
     mixture: Callable[..., Any] = per_decision,
     learn_costs: bool = False,
     planner: Planner = sweeps,
-    **costs: Any,
+    arcs_table: bool = False,
+    hidden: tuple[int, ...] = (),
+    param_dtype: str = "float32",
 ) -> Policy:
     """`latent_budgets` on roads: drivers whose budget is the horizon of `route_planner` (arXiv:2312.04030).
 
@@ -96,8 +98,8 @@ def latent_horizons(
     route planner beside it. With all of an agent's probability on one horizon it is that planner exactly.
 
     Args:
-      graph, features, initial, planner, costs: as `policies.routes.route_planner` has them; without
-        `learn_costs` the initial costs are what drivers plan with.
+      graph, features, initial, planner, arcs_table, hidden, param_dtype: as `policies.routes.route_planner`
+        has them; without `learn_costs` the initial costs are what drivers plan with.
       horizons: 1 or more each.
       mixture: `planning.budgets.per_decision` (the paper's) or `per_trajectory`.
     """
@@ -106,7 +108,14 @@ def latent_horizons(
             f"latent_horizons: expected agents, and horizons of 1 or more, got {agents} and {tuple(horizons)}"
         )
     longest = route_planner(
-        graph=graph, features=features, initial=initial, horizon=max(horizons), planner=planner, **costs
+        graph=graph,
+        features=features,
+        initial=initial,
+        horizon=max(horizons),
+        arcs_table=arcs_table,
+        hidden=hidden,
+        planner=planner,
+        param_dtype=param_dtype,
     )
     net, given = graph(), np.asarray(features(), np.float64)
 

@@ -11,6 +11,7 @@ from jaxpref.data.loader import Loader
 from jaxpref.evals.base import Context, Evaluation, TextSample
 from jaxpref.experiment import Stage
 from jaxpref.metrics import Metrics, merge, to_floats
+from jaxpref.policies.base import check_records
 from jaxpref.training import sharding
 from jaxpref.training.params import left_by, started_from
 from jaxpref.training.setting import Setting
@@ -24,9 +25,7 @@ def held_out_loader(setting: Setting, stage: Stage) -> Loader | None:
     if stage.evaluation is None:
         return None
     records = stage.evaluation()
-    records.check_vocab(setting.policy.vocab_size)
-    if setting.policy.check is not None:
-        setting.policy.check(records)
+    check_records(setting.policy, records)
     return Loader(
         records,
         batch_size=stage.batch_size,

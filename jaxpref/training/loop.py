@@ -12,6 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxpref.algorithms import Algorithm
 from jaxpref.data.loader import Loader
 from jaxpref.experiment import Stage
+from jaxpref.policies.base import check_records
 from jaxpref.training import sharding
 from jaxpref.training.checkpoint import Checkpoints
 from jaxpref.training.evaluation import evaluate_stage, held_out_loader, held_out_pass
@@ -123,9 +124,7 @@ def run_stage(setting: Setting, stage: Stage, params: Params, checkpoints: Check
 def _loader(setting: Setting, stage: Stage) -> Loader:
     """Training batches of this process; says what there is."""
     records = stage.train()
-    records.check_vocab(setting.policy.vocab_size)
-    if setting.policy.check is not None:
-        setting.policy.check(records)
+    check_records(setting.policy, records)
     loader = Loader(
         records,
         batch_size=stage.batch_size,

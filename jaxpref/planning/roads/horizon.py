@@ -58,12 +58,8 @@ def horizon_values_autodiff(
     planner: Planner = sweeps,
 ) -> Pair:
     """The same values with the gradient of autodiff through the sweeps: O(H n d) memory."""
-    v: Any = hard_values(graph, rewards, destinations, planner)
-    step = jax.checkpoint(lambda v: soft_sweep(graph, rewards, v, destinations))
-    before = v
-    for _ in range(horizon):
-        before, v = v, step(v)
-    return before, v
+    before, after = horizon_stack(graph, rewards, destinations, (horizon,), planner)
+    return before[0], after[0]
 
 
 def horizon_stack(
