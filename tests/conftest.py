@@ -3,6 +3,7 @@
 import os
 import pathlib
 import sys
+from collections.abc import Iterator
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
@@ -50,3 +51,11 @@ def repository() -> pathlib.Path:
 def _private_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Prepared records go to a folder of this test session, never to the user's cache."""
     os.environ["JAXPREF_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_programs() -> Iterator[None]:
+    """Drops what a file has compiled. Each program keeps its MLIR context, and lowering one more takes time
+    in proportion to how many there are: without this most of a long session is spent there."""
+    yield
+    jax.clear_caches()
