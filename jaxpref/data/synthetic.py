@@ -8,6 +8,7 @@ a borrow follows; of `a * b` they are `a_i * b + carry`. So "52-38=" is worked o
 as "56,37;376". There is one right response to each prompt, and a wrong one is a slip that people make.
 """
 
+import functools
 import re
 from collections.abc import Callable
 
@@ -59,6 +60,13 @@ def arithmetic_pairs(
     hash of the prompt decides its part. They are drawn evenly over `operations` (of "+", "-", "*"), without
     repeats until new ones are hard to find. Responses have at most `4 * num_digits + 4` tokens, EOS included.
     """
+    return _pairs(num_examples, num_digits, operations, part, held_out, seed)
+
+
+@functools.lru_cache(maxsize=8)  # each stage and evaluator of an experiment asks for them
+def _pairs(
+    num_examples: int, num_digits: int, operations: str, part: str, held_out: float, seed: int
+) -> Records:
     problems, generator = _problems(num_examples, num_digits, operations, part, held_out, seed)
     return _records(
         [(problem, [_work(*problem), _slip(problem, generator)]) for problem in problems],
@@ -232,8 +240,7 @@ def _problems(
         elif operation == "-" and a < b:
             a, b = b, a  # answers stay non-negative
         problem = (a, operation, b)
-        away = bool(held_out_rows(np.array([stable_group(_text(problem))]), held_out)[0])
-        if away != (part == "held_out"):
+        if _away(problem, held_out) != (part == "held_out"):
             continue
         if problem in seen and not exhausted:
             repeats += 1
@@ -243,6 +250,11 @@ def _problems(
         seen.add(problem)
         found.append(problem)
     return found, generator
+
+
+@functools.cache  # there are some 16,000 problems of two digits, and they are drawn again and again
+def _away(problem: _Problem, held_out: float) -> bool:
+    return bool(held_out_rows(np.array([stable_group(_text(problem))]), held_out)[0])
 
 
 def _text(problem: _Problem) -> str:

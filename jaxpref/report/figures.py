@@ -278,6 +278,8 @@ def save(figure: "Figure", name: str, folder: pathlib.Path, legend: Sequence[tup
         handles = [Line2D([], [], color=hue, linewidth=2, label=shortened(label)) for hue, label in legend]
         figure.legend(handles=handles, loc="outside lower center", ncols=2)
         figure.set_figheight(figure.get_figheight() + 0.18 * ((len(legend) + 1) // 2))
+    else:
+        figure.set_layout_engine("none")  # all is where it was for the SVG; laying out takes most of the time
     figure.savefig(folder / f"{name}.png", dpi=200, metadata={"Software": None})
     return _inline(buffer.getvalue(), name)
 

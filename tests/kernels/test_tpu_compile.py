@@ -116,10 +116,15 @@ def test_scoring_takes_the_kernel_and_no_memory(compiled, generation, program):
 # v5p has room for these logits and is chosen to keep them; v6e's blocks of 5,632 columns take a little more.
 NO_LOGITS = [
     ("v5e", "training chosen", 1, 0.25),
-    ("v5p", "training pallas_tpu", 1, 0.25),
-    ("v6e", "training pallas_tpu", 1, 0.27),
     ("v5e", "training vocab_scan", 0, 0.25),
-    ("v5e", "training token_scan", 0, 2.0),  # carries a float32 gradient of the weights
+]
+NO_LOGITS += [
+    pytest.param(*each, marks=pytest.mark.exhaustive)
+    for each in (
+        ("v5p", "training pallas_tpu", 1, 0.25),
+        ("v6e", "training pallas_tpu", 1, 0.27),
+        ("v5e", "training token_scan", 0, 2.0),  # carries a float32 gradient of the weights
+    )
 ]
 
 
@@ -133,7 +138,7 @@ def test_training_stores_no_logits(compiled, generation, program, kernels, gib):
 
 
 LOGITS = [("v5e", "training materialized", 4.0)]
-LOGITS += [pytest.param("v5e", "training naive", 7.9, marks=pytest.mark.slow)]
+LOGITS += [pytest.param("v5e", "training naive", 7.9, marks=pytest.mark.exhaustive)]
 
 
 @pytest.mark.parametrize(("generation", "program", "gib"), LOGITS)
@@ -144,7 +149,10 @@ def test_training_that_stores_logits(compiled, generation, program, gib):
     _check_memory(generation, program, figures["temp"])
 
 
-SHARDED = [("v5e", "training chosen, vocabulary over 4", 0), ("v5e", "training chosen, over 2 x 2", 1)]
+SHARDED = [
+    ("v5e", "training chosen, vocabulary over 4", 0),
+    pytest.param("v5e", "training chosen, over 2 x 2", 1, marks=pytest.mark.exhaustive),
+]
 
 
 @pytest.mark.parametrize(("generation", "program", "gathers"), SHARDED)

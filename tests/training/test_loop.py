@@ -74,6 +74,7 @@ def test_one_compile_for_each_bucket_that_occurs(one_device, tmp_path):
     assert result.compiles["dpo"] == 2, "responses fall into two buckets, and nothing compiles again"
 
 
+@pytest.mark.exhaustive  # tests/algorithms/test_offline.py and test_supervised.py have the rule by itself
 def test_microbatches_equal_the_full_batch_through_the_loop(one_device, tmp_path):
     whole = train(experiment(steps=3, evaluators=False), tmp_path / "whole", log=_quiet)
     edits = {"stages.dpo.algorithm.microbatches": "4", "stages.sft.algorithm.microbatches": "2"}
