@@ -32,8 +32,17 @@ def _score_and_gradient(model, params, batch, weights):
     return sums, gradient
 
 
-@pytest.mark.parametrize("name", ["smollm2", "gemma2", "pythia"])
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-10), ("float32", 1e-5)])
+@pytest.mark.parametrize(
+    ("name", "dtype", "tolerance"),
+    [
+        *((name, "float64", 1e-10) for name in ("smollm2", "gemma2", "pythia")),
+        ("gemma2", "float32", 1e-5),
+        *(
+            pytest.param(name, "float32", 1e-5, marks=pytest.mark.exhaustive)
+            for name in ("smollm2", "pythia")
+        ),
+    ],
+)
 def test_shared_equals_unshared(name, dtype, tolerance):
     sizes = FAMILIES[name]
     with enable_x64(dtype == "float64"):
