@@ -55,7 +55,7 @@ def _private_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def _forget_programs() -> Iterator[None]:
-    """Drops what a file has compiled: each program keeps its MLIR context, and the more of them there are, the
-    longer the next one takes (a trivial one 40 ms at first and 60 ms after two thousand, measured)."""
+    """Drops what a file has compiled: each program keeps its MLIR context, and the more there are, the longer
+    the next one takes (a trivial one 40 ms at first and 60 ms after two thousand, measured)."""
     yield
     jax.clear_caches()
