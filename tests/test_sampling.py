@@ -56,7 +56,11 @@ def _prompts(b=3, p=5, seed=0):
     ("sizes", "settings"),
     [
         *((LLAMA, s) for s in ({}, {"temperature": 0.7, "top_k": 5, "top_p": 0.9}, {"temperature": 0.0})),
-        (GEMMA, {}),  # greedy: below, against recomputation
+        (GEMMA, {}),
+        *(
+            pytest.param(GEMMA, s, marks=pytest.mark.exhaustive)
+            for s in ({"temperature": 0.7, "top_k": 5, "top_p": 0.9}, {"temperature": 0.0})
+        ),
     ],
 )
 def test_token_logps_equal_scoring_the_sample(sizes, settings):

@@ -252,7 +252,7 @@ def _problems(
     return found, generator
 
 
-@functools.cache  # there are some 16,000 problems of two digits, and they are drawn again and again
+@functools.lru_cache(maxsize=2**16)  # some 16,000 problems of two digits are drawn again and again
 def _away(problem: _Problem, held_out: float) -> bool:
     return bool(held_out_rows(np.array([stable_group(_text(problem))]), held_out)[0])
 

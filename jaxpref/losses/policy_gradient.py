@@ -4,6 +4,7 @@ The gradient of the mean loss is an estimate of the gradient of an objective; it
 win rates and what the behaviour policy (the one that drew) and the reference thought are data, with exactly
 zero gradient. Log-probs are at temperature 1, in nats; positions outside `mask` may hold anything, and a
 response of no scored token is absent: its loss is 0, and it is no part of its group.
+Sources: arXiv:1707.06347 (PPO), 2312.00886 (Nash-MD), 2402.03300 (GRPO), 2402.14740 (RLOO).
 """
 
 import jax

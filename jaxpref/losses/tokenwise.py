@@ -2,6 +2,7 @@
 
 `token_logps` and masks come as [b r], True where a token is scored. Whatever stands at other positions is
 ignored, NaN too. `forward_kl` is KL(reference || policy) of the next-token distribution at a position, nats.
+Sources: arXiv:2404.11999, 2406.11827, 2409.06411, 2410.05102 and 2411.07618.
 """
 
 import jax

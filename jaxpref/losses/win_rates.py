@@ -1,6 +1,6 @@
 """Policy losses that regress log-ratios on how often a response wins, as a preference model tells it.
 
-SPPO (arXiv:2405.00675) and its neighbour for general preference models (arXiv:2410.02197).
+SPPO (arXiv:2405.00675) and general preference optimisation, GPO (arXiv:2410.02197).
 """
 
 import jax.numpy as jnp

@@ -279,7 +279,7 @@ def save(figure: "Figure", name: str, folder: pathlib.Path, legend: Sequence[tup
         figure.legend(handles=handles, loc="outside lower center", ncols=2)
         figure.set_figheight(figure.get_figheight() + 0.18 * ((len(legend) + 1) // 2))
     else:
-        figure.set_layout_engine("none")  # all is where it was for the SVG; laying out takes most of the time
+        figure.set_layout_engine("none")  # all stays where it was for the SVG, and is not laid out again
     figure.savefig(folder / f"{name}.png", dpi=200, metadata={"Software": None})
     return _inline(buffer.getvalue(), name)
 
