@@ -20,16 +20,17 @@ def _python(code: str) -> str:
     ).stdout
 
 
-@pytest.mark.parametrize("module", ["jaxpref", "jaxpref.commands", "jaxpref.data", "jaxpref.training.run"])
-def test_import_loads_no_tensorflow(module):
-    loaded = _python(f"import sys, {module}; print([m for m in {HEAVY} if m in sys.modules])")
-    assert loaded.strip() == "[]"
+def test_import_loads_no_tensorflow():
+    modules = ("jaxpref", "jaxpref.commands", "jaxpref.data", "jaxpref.training.run")
+    code = f"import importlib, sys\nfor name in {modules}:\n    importlib.import_module(name)\n"
+    code += f"    print(name, [m for m in {HEAVY} if m in sys.modules])"
+    assert _python(code).splitlines() == [f"{name} []" for name in modules]
 
 
 def test_import_takes_under_three_seconds():
-    """CPU seconds, which other work on the machine does not stretch."""
+    """CPU seconds, which other work on the machine hardly stretches; the best of up to three."""
     code = "import time, jaxpref.commands; print(time.process_time())"
-    assert min(float(_python(code).split()[-1]) for _ in range(3)) < 3
+    assert any(float(_python(code).split()[-1]) < 3 for _ in range(3))
 
 
 def test_layer_contract(repository):

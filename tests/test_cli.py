@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from launch import TINY, run
+from launch import TINY, here, run
 
 from jaxpref import cli
 
@@ -72,7 +72,7 @@ def test_report_names_what_was_used(trained):
 
 
 def test_evaluate_and_sample_a_run(trained):
-    output = run("evaluate", TINY, "steps=4", f"workdir={trained}")
+    output = here("evaluate", TINY, "steps=4", f"workdir={trained}")
     assert "reward accuracy" in output
     assert "held out  rewards/accuracies" in output
     logged = (trained / "metrics.jsonl").read_text().splitlines()
@@ -80,7 +80,7 @@ def test_evaluate_and_sample_a_run(trained):
         r for r in map(json.loads, reversed(logged)) if r["split"] == "eval" and r["stage"] == "dpo"
     )
     assert f"{expected['loss']:.5g}" in output, "the same figure as at the end of training"
-    output = run(
+    output = here(
         "sample", TINY, "steps=4", f"workdir={trained}", "--prompt", "12+34=", "--num-samples", "2",
         "--temperature", "1", "--max-tokens", "5",
     )  # fmt: skip
@@ -89,10 +89,10 @@ def test_evaluate_and_sample_a_run(trained):
 
 def test_prepared_records_with_a_reference_column_train_to_the_same_params(trained, tmp_path):
     records = tmp_path / "records"
-    run("prepare", TINY, "steps=4", f"records={records}", "--reference", f"workdir={trained}")
+    here("prepare", TINY, "steps=4", f"records={records}", "--reference", f"workdir={trained}")
     common = ["train", TINY, "steps=4", "--no-report", f"records={records}"]
-    run(*common, f"workdir={tmp_path / 'frozen'}")
-    run(*common, f"workdir={tmp_path / 'column'}", "stages.dpo.algorithm.reference=batch")
+    here(*common, f"workdir={tmp_path / 'frozen'}")
+    here(*common, f"workdir={tmp_path / 'column'}", "stages.dpo.algorithm.reference=batch")
 
     def losses(workdir):
         rows = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
@@ -104,7 +104,7 @@ def test_prepared_records_with_a_reference_column_train_to_the_same_params(train
 
 @pytest.mark.slow
 def test_sweep_trains_all_and_compares(tmp_path):
-    output = run("sweep", TINY + ":sweep", f"workdir={tmp_path}")
+    output = here("sweep", TINY + ":sweep", f"workdir={tmp_path}")
     assert "sweep 2/2" in output
     assert len(list(tmp_path.glob("*/experiment.json"))) == 2
     assert (tmp_path / "report.html").is_file()
@@ -113,7 +113,7 @@ def test_sweep_trains_all_and_compares(tmp_path):
 def test_tokenizer_command_trains_a_model(tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("".join(f"the quick brown fox number {i} jumps over the lazy dog\n" for i in range(300)))
-    output = run("tokenizer", str(text), "--out", str(tmp_path / "my.model"), "--vocab-size", "330")
+    output = here("tokenizer", str(text), "--out", str(tmp_path / "my.model"), "--vocab-size", "330")
     assert "my.model" in output
     assert (tmp_path / "my.model").stat().st_size > 1000
 
@@ -129,7 +129,7 @@ def test_bench_prints_tokens_per_second(tmp_path):
 def test_bench_decode_compares_with_the_floors(tmp_path):
     sizes = ["--batch", "4", "--tokens", "3", "--embed", "64", "--vocab", "64", "--rounds", "1"]
     out = str(tmp_path / "decode.json")
-    output = run("bench", "decode", *sizes, "--only", "mixture of two", "--out", out)
+    output = here("bench", "decode", *sizes, "--only", "mixture of two", "--out", out)
     assert "matmul floor" in output
     figures = json.loads((tmp_path / "decode.json").read_text())
     (figure,) = figures["variants"].values()

@@ -4,11 +4,10 @@ import dataclasses
 from functools import partial
 
 import numpy as np
+from launch import smoke_run
 
 from jaxpref import config
 from jaxpref.evals import control_returns
-from jaxpref.experiment import MeshShape, smoke
-from jaxpref.training.run import train
 
 
 class Hop:
@@ -26,20 +25,12 @@ class Hop:
         pass
 
 
-def _run(experiment, workdir):
-    lines = []
-    # Four rows do not divide over the eight devices of this process.
-    experiment = dataclasses.replace(smoke(experiment), mesh=MeshShape(data=1, tensor=8))
-    train(experiment, workdir, log=lines.append)
-    return "\n".join(lines)
-
-
 def test_hopper_smoke_on_the_real_labels(tmp_path, repository, data_root):
     file = repository / "experiments/cpl_hopper_human.py"
     built = config.load(str(file), [f"data_root={data_root}"])
     toy = partial(control_returns, world=Hop, name="hopper")
     stages = tuple(dataclasses.replace(stage, evaluators=(toy,)) for stage in built.stages)
-    printed = _run(dataclasses.replace(built, stages=stages), tmp_path)
+    printed = smoke_run(dataclasses.replace(built, stages=stages), tmp_path)
     assert "imitation: 200 records" in printed
     assert "opinions: 100 records" in printed
     assert "opinions  3/3 hopper: return" in printed
@@ -47,6 +38,6 @@ def test_hopper_smoke_on_the_real_labels(tmp_path, repository, data_root):
 
 
 def test_tabular_smoke(tmp_path, repository):
-    printed = _run(config.load(str(repository / "experiments/cpl_tabular.py")), tmp_path)
+    printed = smoke_run(config.load(str(repository / "experiments/cpl_tabular.py")), tmp_path)
     assert "opinions: 10,296 records" in printed
     assert "opinions  3/3 soft optimum: max |pi - pi*|" in printed

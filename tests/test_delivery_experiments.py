@@ -1,28 +1,22 @@
 """The experiments on delivery grids run, on simulated people and on files of people's judgements."""
 
-import dataclasses
 import pathlib
 
 import numpy as np
 import pytest
+from launch import smoke_run
 
 from jaxpref import config
 from jaxpref.data.human_delivery import write_human_delivery
 from jaxpref.data.simulated import simulated_comparisons
 from jaxpref.environments.delivery import BOARD, delivery
-from jaxpref.experiment import MeshShape, smoke
 from jaxpref.planning import values
-from jaxpref.training.run import train
 
 EXPERIMENTS = pathlib.Path(__file__).resolve().parents[1] / "experiments"
 
 
 def _smoke(file, workdir, *overrides):
-    lines = []
-    experiment = smoke(config.load(str(EXPERIMENTS / file), list(overrides)))
-    experiment = dataclasses.replace(experiment, mesh=MeshShape(data=1, tensor=8))
-    train(experiment, workdir, log=lines.append)
-    return "\n".join(lines)
+    return smoke_run(config.load(str(EXPERIMENTS / file), list(overrides)), workdir)
 
 
 def test_budgets_run(tmp_path):

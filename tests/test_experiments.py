@@ -1,7 +1,8 @@
 """Every experiment file: its complete description is what the golden file says, and it runs."""
 
-import dataclasses
+import gzip
 import importlib
+import itertools
 import json
 import os
 import pathlib
@@ -9,36 +10,41 @@ import re
 
 import numpy as np
 import pytest
-from launch import run
+from launch import run, smoke_run
 
 from jaxpref import config
-from jaxpref.experiment import MeshShape, smoke
+from jaxpref.data.sources import sha256_of
 from jaxpref.games.equilibria import beta_fixed_point
 from jaxpref.report import write_report
-from jaxpref.training.run import train
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FILES = sorted(p for p in (ROOT / "experiments").rglob("*.py") if not p.name.startswith("_"))
 GOLDEN = pathlib.Path(__file__).parent / "golden"
+WRITE = "run `JAXPREF_WRITE_GOLDEN=1 pytest tests/test_experiments.py -k golden`"
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda p: p.stem)
 def test_description_equals_the_golden_file(file):
-    """After an intended change: JAXPREF_WRITE_GOLDEN=1 pytest tests/test_experiments.py -k golden."""
+    """After an intended change, or for a new file: the command that WRITE names."""
     text = json.dumps(config.describe(config.load(str(file))), indent=1) + "\n"
     golden = GOLDEN / f"{file.stem}.json"
     if os.environ.get("JAXPREF_WRITE_GOLDEN"):
         golden.parent.mkdir(exist_ok=True)
         golden.write_text(text)
-    assert golden.read_text() == text, "the configuration changed: is that intended?"
+    assert golden.is_file(), f"{file.name} has no golden description yet: {WRITE}, then commit it"
+    assert golden.read_text() == text, (
+        f"the configuration of {file.name} changed; if that is intended: {WRITE}"
+    )
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda p: p.stem)
 def test_docstring_is_a_manual(file):
     doc = config.docstring(str(file))
-    assert "Paper " in doc
-    assert file.relative_to(ROOT).as_posix() in doc
-    assert "jaxpref train" in doc
+    name = file.relative_to(ROOT).as_posix()
+    for needed in ("Paper ", name, "jaxpref train"):
+        assert needed in doc, (
+            f"the docstring of {name} lacks {needed!r}; that of experiments/quickstart.py has all"
+        )
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda p: p.stem)
@@ -59,14 +65,9 @@ def test_quickstart_smoke(tmp_path):
     assert "checker accuracy" in output
 
 
-def _smoke(file, workdir, *overrides):
-    """In this process, without the page: the lines that a run prints."""
-    lines = []
-    experiment = smoke(config.load(str(ROOT / "experiments" / file), list(overrides)))
-    # Four pairs do not divide over the eight devices of this process.
-    experiment = dataclasses.replace(experiment, mesh=MeshShape(data=1, tensor=8))
-    train(experiment, workdir, log=lines.append)
-    return "\n".join(lines)
+def _smoke(file, workdir, *overrides, tensor=1):
+    experiment = config.load(str(ROOT / "experiments" / file), list(overrides))
+    return smoke_run(experiment, workdir, tensor=tensor)
 
 
 @pytest.mark.slow
@@ -130,9 +131,8 @@ def test_grids_smoke(tmp_path, file, stage):
 @pytest.mark.slow
 def test_routes_smoke(tmp_path, data_root):
     """The real roads of Liechtenstein, an expert by region on each device; the map is in the page."""
-    printed = _smoke(
-        "irl_routes.py", tmp_path, f"data_root={data_root}", "trips=40", "horizon=2", "regions=8"
-    )
+    knobs = (f"data_root={data_root}", "trips=40", "horizon=2", "regions=8")
+    printed = _smoke("irl_routes.py", tmp_path, *knobs, tensor=8)
     assert "costs  3/3 routes: nll" in printed
     page = write_report([tmp_path], tmp_path / "report.html").read_text()
     assert "<h3>Pictures</h3>" in page
@@ -161,10 +161,26 @@ def test_new_york_smoke(tmp_path, data_root):
     assert "costs  3/3 routes: nll" in printed
 
 
+@pytest.fixture
+def few_pairs(tmp_path, data_root):
+    """A root with the first dialogues of the real files and the real model; tests/data reads all of them."""
+    root = tmp_path / "data"
+    (root / "hh_rlhf").mkdir(parents=True)
+    (root / "stories260K").symlink_to(data_root / "stories260K")
+    sums = []
+    for file in sorted((data_root / "hh_rlhf").glob("*.gz")):
+        with gzip.open(file, "rt") as lines:
+            kept = root / "hh_rlhf" / file.name
+            kept.write_bytes(gzip.compress("".join(itertools.islice(lines, 150)).encode()))
+            sums.append(f"{sha256_of(kept)}  hh_rlhf/{file.name}\n")
+    (root / "SHA256SUMS").write_text("".join(sums))
+    return root
+
+
 @pytest.mark.slow
 @pytest.mark.needs_tensorflow
-def test_reward_model_smoke_on_the_real_pairs(tmp_path, data_root):
-    printed = _smoke("rm_hh.py", tmp_path, f"data_root={data_root}")
+def test_reward_model_smoke_on_the_real_pairs(tmp_path, few_pairs):
+    printed = _smoke("rm_hh.py", tmp_path / "run", f"data_root={few_pairs}")
     assert "reward accuracy" in printed
     assert "longer-response baseline" in printed
 

@@ -27,18 +27,20 @@ def test_pages_show_the_table(repository, page):
     if os.environ.get("JAXPREF_WRITE_GOLDEN"):
         path.write_text(before + marker + expected + end + after)
         return
-    assert shown == expected, f"{page} is not what the rows say; see the docstring of this file"
+    assert shown == expected, (
+        f"{page} is not what the rows of jaxpref/methods say: "
+        "run `JAXPREF_WRITE_GOLDEN=1 pytest tests/test_methods.py` and commit it"
+    )
 
 
 @ALL
 def test_no_cell_is_empty_and_a_gap_has_its_reason(method):
     for field in ("title", "formula", "score", "defaults", "identities", "parity", "real"):
         text = getattr(method, field)
-        assert text.strip(), field
-        assert text != "none", field
+        assert text.strip(), f"{method.name}: `{field}` is empty in jaxpref/methods (or 'none: why')"
         if text.startswith("none"):
-            assert re.fullmatch(r"none: .{10,}", text), (field, text)
-    assert method.sources, "the docstring names its source"
+            assert re.fullmatch(r"none: .{10,}", text), f"{method.name}: why is `{field}` none?"
+    assert method.sources, f"the docstring of losses.{method.name} names no paper (arXiv:2305.18290)"
 
 
 @ALL
@@ -48,7 +50,10 @@ def test_evidence_exists(repository, method):
     tests = {p.name: p.read_text() for p in folder.glob("test_*.py") if p.name != "test_conformance.py"}
     named = re.compile(rf"\b(losses\.{method.name}|{method.name})\b")
     naming = [name for name, text in tests.items() if named.search(text)]
-    assert naming, f"no test of identities names {method.name}"
+    assert naming, (
+        f"no test of identities names {method.name}: write one in tests/losses, where its value is known "
+        "(a special case that is another loss, a limit, a number by hand)"
+    )
     if not method.parity.startswith("none"):
         outside = re.compile(r"trl|rax|stigler|citations|electricity", re.I)
         assert any(outside.search(tests[name]) for name in naming), method.parity

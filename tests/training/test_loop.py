@@ -9,22 +9,13 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from launch import devices
 from tiny import experiment, weights_of_another_vocabulary
 
 from jaxpref.config import override
-from jaxpref.training import sharding
 from jaxpref.training.checkpoint import Checkpoints
 from jaxpref.training.progress import NonFiniteError
 from jaxpref.training.run import train
-
-ONE = jax.devices()[:1]
-
-
-@pytest.fixture
-def one_device(monkeypatch):
-    """The loop sees a single device, as on a laptop."""
-    make = sharding.make_mesh
-    monkeypatch.setattr(sharding, "make_mesh", lambda shape: make(shape, ONE))
 
 
 def _rows(directory, name="metrics.jsonl"):
@@ -53,15 +44,14 @@ def test_step_zero_of_dpo_is_exactly_log_two(one_device, tmp_path):
     assert "win rate" in last["metrics"]
 
 
-def test_eight_devices_agree_with_one(monkeypatch, tmp_path):
+def test_eight_devices_agree_with_one(tmp_path):
     kept = {"evaluators": False, "steps": 5, "learning_rate": 1e-3}
     eight = train(experiment(**kept, data=2, fsdp=2, tensor=2), tmp_path / "eight", log=_quiet)
     specs = jax.tree.leaves(jax.tree.map(lambda x: x.sharding.spec, eight.params))
     assert any("tensor" in str(s) for s in specs)
     assert any("fsdp" in str(s) for s in specs)
-    make = sharding.make_mesh
-    monkeypatch.setattr(sharding, "make_mesh", lambda shape: make(shape, ONE))
-    one = train(experiment(**kept), tmp_path / "one", log=_quiet)
+    with devices(1):
+        one = train(experiment(**kept), tmp_path / "one", log=_quiet)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), one.params, eight.params)
     for a, b in zip(_rows(tmp_path / "one"), _rows(tmp_path / "eight"), strict=True):
         names = [n for n in a if n not in ("time", "tokens_per_second", "mfu", "stage", "split")]

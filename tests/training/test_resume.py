@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from launch import TINY, run, start
+from launch import TINY, here, run, start
 
 IGNORED = {"time", "tokens_per_second", "mfu"}
 
@@ -48,23 +48,25 @@ def _wait_for(workdir: pathlib.Path, process, stage: str, step: int) -> None:
     pytest.fail(f"{stage} step {step} never came")
 
 
-STEPS = 250
+STEPS = 150
+RARELY = [f"stages.{stage}.evaluate_every=10" for stage in ("sft", "dpo")]
+COMMON = ["train", TINY, f"steps={STEPS}", *RARELY, "--no-report"]
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     """How often it saves changes nothing in what it files, nor in its last state."""
     workdir = tmp_path_factory.mktemp("whole")
-    run("train", TINY, f"steps={STEPS}", "checkpoint_every=1000", "--no-report", f"workdir={workdir}")
+    run(*COMMON, "checkpoint_every=1000", f"workdir={workdir}")
     return workdir
 
 
 @pytest.mark.slow
 def test_sigkill_and_resume_is_bit_equal(undisturbed, tmp_path):
-    common = ["train", TINY, f"steps={STEPS}", "checkpoint_every=25", "--no-report"]
+    common = [*COMMON, "checkpoint_every=15"]
     for stage in ("sft", "dpo"):
         process = start(*common, f"workdir={tmp_path / 'killed'}")
-        _wait_for(tmp_path / "killed", process, stage, 80)
+        _wait_for(tmp_path / "killed", process, stage, 50)
         process.send_signal(signal.SIGKILL)
         process.communicate()
     output = run(*common, f"workdir={tmp_path / 'killed'}")
@@ -74,7 +76,7 @@ def test_sigkill_and_resume_is_bit_equal(undisturbed, tmp_path):
 
 @pytest.mark.slow
 def test_sigterm_saves_and_resume_is_bit_equal(undisturbed, tmp_path):
-    common = ["train", TINY, f"steps={STEPS}", "checkpoint_every=1000", "--no-report"]
+    common = [*COMMON, "checkpoint_every=1000"]
     process = start(*common, f"workdir={tmp_path / 'stopped'}")
     _wait_for(tmp_path / "stopped", process, "dpo", 40)
     process.send_signal(signal.SIGTERM)
@@ -88,8 +90,8 @@ def test_sigterm_saves_and_resume_is_bit_equal(undisturbed, tmp_path):
 
 def test_a_finished_run_started_again_changes_nothing(tmp_path):
     common = ["train", TINY, "steps=4", "evaluators=False", "--no-report", f"workdir={tmp_path}"]
-    run(*common)
+    here(*common)
     before = _rows(tmp_path, "metrics.jsonl")
-    output = run(*common)
+    output = here(*common)
     assert "sft: done at step 4" in output
     assert _rows(tmp_path, "metrics.jsonl") == before
