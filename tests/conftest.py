@@ -35,6 +35,19 @@ if hasattr(mlir, "make_ir_context"):
     mlir.make_ir_context = functools.cache(mlir.make_ir_context)
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One process for each core, and none beside pytest's own where a single file or test is asked for."""
+    one = len(config.args) == 1 and config.args[0].partition("::")[0].endswith(".py")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 0 if one else cores
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first, so that no process is left alone with one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def _data_root() -> pathlib.Path | None:
     given = os.environ.get("JAXPREF_DATA_ROOT")
     candidate = pathlib.Path(given) if given else REPOSITORY.parent / "shared" / "data"

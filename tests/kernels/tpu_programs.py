@@ -1,13 +1,20 @@
-"""Programs compiled for TPUs on a machine that has none: `python tpu_programs.py GENERATION/NAME...`.
+"""Programs compiled for TPUs on a machine that has none: `python tpu_programs.py TABLE GENERATION/NAME...`.
 
 libtpu compiles for a described topology: what does not fit the chip's on-chip or main memory, or what its
 compiler refuses, fails here. One line of JSON a program. In a process of its own, because libtpu must be
 told of its surroundings before JAX starts, and can abort.
+
+Every program is lowered, which takes a tenth of a second; compiling takes up to a minute. The same lowered
+program under the same compiler has the same figures, so where TABLE (a file, or "-" for none) has them under
+the program's key, they are taken from there.
 """
 
+import hashlib
+import importlib.metadata
 import json
 import math
 import os
+import pathlib
 import re
 import sys
 import time
@@ -49,6 +56,9 @@ ENVIRONMENT = {
     "TPU_WORKER_ID": "0",
     "TPU_LOG_DIR": "disabled",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    # No paths or line numbers in a lowered program, kernels included: its key is that of what it computes.
+    "JAX_INCLUDE_FULL_TRACEBACKS_IN_LOCATIONS": "true",
+    "JAX_TRACEBACK_IN_LOCATIONS_LIMIT": "0",
 }
 
 
@@ -127,7 +137,11 @@ def in_loops(text: str, operation: str) -> int:
     return sum(blocks[name].count(f" {operation}") for name in seen)
 
 
-def compiled(topology, axes, function, arguments, donated) -> dict:
+def versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in ("jax", "libtpu")}
+
+
+def lowered(topology, axes, function, arguments, donated):
     import jax
     import numpy as np
     from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -143,7 +157,16 @@ def compiled(topology, axes, function, arguments, donated) -> dict:
         jax.ShapeDtypeStruct(shape, dtype, sharding=partition(spec)) for shape, dtype, spec in arguments
     ]
     with jax.set_mesh(mesh):
-        program = jax.jit(function, donate_argnums=donated).lower(*shapes).compile()
+        return jax.jit(function, donate_argnums=donated).lower(*shapes)
+
+
+def key_of(program) -> str:
+    """Of the lowered program and what compiles it."""
+    return hashlib.sha256(f"{versions()}\n{program.as_text()}".encode()).hexdigest()[:16]
+
+
+def figures(program, axes, arguments) -> dict:
+    program = program.compile()
     memory, text = program.memory_analysis(), program.as_text()
     return {
         "temp": memory.temp_size_in_bytes,
@@ -164,8 +187,9 @@ def _logits(arguments, axes) -> str:
     return rf"\w+\[(?:{n},{vocab}|{shards[0]},{shards[1]})\]"
 
 
-def main(*wanted: str) -> None:
+def main(table: str, *wanted: str) -> None:
     os.environ.update(ENVIRONMENT)
+    recorded = {} if table == "-" else json.loads(pathlib.Path(table).read_text())["programs"]
     from jax.experimental import topologies
 
     known, described = programs(), {}
@@ -176,7 +200,11 @@ def main(*wanted: str) -> None:
             if generation not in described:
                 topology = TOPOLOGIES[generation]
                 described[generation] = topologies.get_topology_desc(platform="tpu", topology_name=topology)
-            found = compiled(described[generation], *known[name])
+            axes, function, arguments, donated = known[name]
+            program = lowered(described[generation], axes, function, arguments, donated)
+            found = recorded.get(generation, {}).get(name, {})
+            if found.get("key") != (key := key_of(program)):
+                found = {"key": key, "compiled": True, **figures(program, axes, arguments)}
         except Exception as error:  # reported as this program's failure; the others are still tried
             found = {"error": f"{type(error).__name__}: {error}"[:2000]}
         found["cpu_seconds"] = round(time.process_time() - begin, 1)

