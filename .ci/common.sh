@@ -4,6 +4,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 export CI=true
 # SeqIO, JAX and TensorFlow all log; keep what matters.
 export TF_CPP_MIN_LOG_LEVEL=3
+# The environment is ours: what is imported is compiled once, not by each of the processes that tests start.
+unset PYTHONDONTWRITEBYTECODE
 parts=()
 
 # `part NAME COMMAND...`: runs it, and remembers how long it took.

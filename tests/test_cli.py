@@ -1,11 +1,15 @@
 """The command line as a user meets it."""
 
 import json
+from unittest import mock
 
+import numpy as np
 import pytest
 from launch import TINY, here, run
 
 from jaxpref import cli
+from jaxpref.data.synthetic import arithmetic_tokenizer
+from jaxpref.types import Prompts
 
 COMMANDS = [
     "train",
@@ -56,7 +60,7 @@ def test_describe_flat_lists_what_overrides_take(capsys):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
-    output = run("train", TINY, "steps=4", f"workdir={workdir}")
+    output = here("train", TINY, "steps=4", f"workdir={workdir}")
     assert f"report: {workdir}/report.html" in output
     return workdir
 
@@ -80,11 +84,15 @@ def test_evaluate_and_sample_a_run(trained):
         r for r in map(json.loads, reversed(logged)) if r["split"] == "eval" and r["stage"] == "dpo"
     )
     assert f"{expected['loss']:.5g}" in output, "the same figure as at the end of training"
-    output = here(
-        "sample", TINY, "steps=4", f"workdir={trained}", "--prompt", "12+34=", "--num-samples", "2",
-        "--temperature", "1", "--max-tokens", "5",
-    )  # fmt: skip
+    with mock.patch("jaxpref.commands.Prompts", wraps=Prompts) as answered:
+        output = here(
+            "sample", TINY, "steps=4", f"workdir={trained}", "--prompt", "12+34=", "--num-samples", "2",
+            "--temperature", "1", "--max-tokens", "5",
+        )  # fmt: skip
     assert output.count("12+34=") == 2
+    tokens, mask = (np.asarray(x)[0] for x in answered.call_args.args)
+    tokenizer = arithmetic_tokenizer()
+    assert tokens[mask].tolist() == [tokenizer.bos_id, *tokenizer.encode("12+34=")], "as in the records"
 
 
 def test_prepared_records_with_a_reference_column_train_to_the_same_params(trained, tmp_path):

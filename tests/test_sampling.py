@@ -177,6 +177,21 @@ def test_stops_at_eos_and_keeps_it():
     assert (drawn.token_logps[..., 3] == 0).all()
 
 
+def test_a_response_that_stops_stays_so_while_others_go_on():
+    """Half of the samples end at once; every later step would draw token 3."""
+    logits = np.full((5, 6), -1e9)
+    logits[0, [EOS, 2]] = logits[1:, 3] = 0.0
+    drawn = _draw_many(logits, num_samples=40, max_tokens=5)
+    tokens, mask = (
+        np.asarray(x)[0] for x in (drawn.completions.response_tokens, drawn.completions.response_mask)
+    )
+    ended = tokens[:, 0] == EOS
+    assert 5 < ended.sum() < 35
+    np.testing.assert_array_equal(mask.sum(-1), np.where(ended, 1, 5))
+    assert (tokens[ended, 1:] == PAD).all()
+    np.testing.assert_array_equal(drawn.ended[0], ended)
+
+
 def test_stops_early_when_all_are_done():
     steps = []
     always_eos = np.full((50, 6), -1e9)

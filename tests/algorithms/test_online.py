@@ -241,6 +241,12 @@ def test_one_pass_in_one_part_is_the_plain_step_and_more_are_more_updates():
     assert not np.allclose(
         moved.params["logits"], jax.jit(plain.step)(state, record, key)[0].params["logits"]
     )
+    # A member that follows the policy does so once a step, at its end: within one, it is where it was.
+    bank = {"previous": partial(copied, every=1)}
+    following = _online(loss=_soft, build=None, epochs=2, minibatches=2, reference="previous", bank=bank)
+    again = jax.jit(following.step)(_state(following), record, key)[0]
+    np.testing.assert_array_equal(again.params["logits"], moved.params["logits"])
+    np.testing.assert_array_equal(again.bank["previous"]["logits"], moved.params["logits"])
     with pytest.raises(ValueError, match="does not divide"):
         _online(loss=_soft, minibatches=3).step(state, record, key)
 

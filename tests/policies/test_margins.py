@@ -77,6 +77,19 @@ def test_best_returns_and_subgradients_are_those_of_the_best_plan(margin):
         np.testing.assert_allclose(slope, counted(best) - counted(shown), atol=1e-10)
 
 
+def test_padding_visits_nothing():
+    """A demonstration that never does action 0 in state 0, followed by padding that looks like it."""
+    plans = itertools.product(range(A), repeat=H)
+    shown = next(p for p in plans if (0, 0) not in set(zip(walked(p), p, strict=True)))
+    whole, wide = demonstration(shown), ((0, 0), (0, 0), (0, 2))
+    padded = Segments(*(jnp.pad(x, wide) for x in (whole.observations, whole.actions, whole.step_mask)))
+    first = np.zeros((S, A, 1))
+    first[:, 0] = 1.0  # it pays to do action 0, everywhere
+    settings = {"world": world, "rewards": partial(linear_reward, features=lambda: first), "horizon": H}
+    found = [margin_returns({"weights": jnp.ones(1)}, batch, **settings) for batch in (whole, padded)]
+    jax.tree.map(np.testing.assert_array_equal, *found)
+
+
 def test_max_margin_planning_trains_in_the_common_step():
     """The best plan of hidden rewards becomes the best plan of the learnt ones."""
     hidden = np.array([1.0, -0.5, 0.3])

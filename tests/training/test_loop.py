@@ -8,6 +8,7 @@ import shutil
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from launch import devices
 from tiny import experiment, weights_of_another_vocabulary
@@ -83,6 +84,9 @@ def test_non_finite_stops_with_the_step_and_keeps_the_last_finite_state(one_devi
     finite = Checkpoints(tmp_path / "checkpoints" / "dpo")
     with finite:
         assert finite.latest == step
+    with ocp.StandardCheckpointer() as checkpointer:
+        state = checkpointer.restore(tmp_path / "checkpoints" / "dpo" / str(step) / "state")
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state["params"]))
 
 
 def test_non_finite_updates_can_be_skipped(one_device, tmp_path):

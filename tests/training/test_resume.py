@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from launch import TINY, here, run, start
+from launch import TINY, here, start
 
 IGNORED = {"time", "tokens_per_second", "mfu"}
 
@@ -55,9 +55,9 @@ COMMON = ["train", TINY, f"steps={STEPS}", *RARELY, "--no-report"]
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """How often it saves changes nothing in what it files, nor in its last state."""
+    """How often it saves changes nothing in what it files, nor in its last state; nor does the process."""
     workdir = tmp_path_factory.mktemp("whole")
-    run(*COMMON, "checkpoint_every=1000", f"workdir={workdir}")
+    here(*COMMON, "checkpoint_every=1000", f"workdir={workdir}")
     return workdir
 
 
@@ -69,7 +69,7 @@ def test_sigkill_and_resume_is_bit_equal(undisturbed, tmp_path):
         _wait_for(tmp_path / "killed", process, stage, 50)
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    output = run(*common, f"workdir={tmp_path / 'killed'}")
+    output = here(*common, f"workdir={tmp_path / 'killed'}")
     assert "dpo: resumed at step" in output
     _assert_same(undisturbed, tmp_path / "killed", STEPS)
 
@@ -83,7 +83,7 @@ def test_sigterm_saves_and_resume_is_bit_equal(undisturbed, tmp_path):
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 143, output
     assert "interrupted and saved at step" in output
-    output = run(*common, f"workdir={tmp_path / 'stopped'}")
+    output = here(*common, f"workdir={tmp_path / 'stopped'}")
     assert "dpo: resumed at step" in output
     _assert_same(undisturbed, tmp_path / "stopped", STEPS)
 
