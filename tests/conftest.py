@@ -1,7 +1,11 @@
 """Test environment: eight virtual CPU devices, rank promotion is an error, real data through `data_root`."""
 
+import collections
 import functools
+import gzip
+import hashlib
 import importlib.metadata
+import itertools
 import os
 import pathlib
 import sys
@@ -43,9 +47,10 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests come first, so that no process is left alone with one at the end."""
+    """Files with slow tests come first and then those with many, so that the processes end together."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    count = collections.Counter(item.path for item in items)
+    items.sort(key=lambda item: (item.path not in slow, -count[item.path]))
 
 
 def _data_root() -> pathlib.Path | None:
@@ -62,6 +67,23 @@ def data_root() -> pathlib.Path:
         if os.environ.get("CI"):
             pytest.fail("CI must have the real data: set JAXPREF_DATA_ROOT")
         pytest.skip("no real data: set JAXPREF_DATA_ROOT to a folder that holds hh_rlhf/ and stories260K/")
+    return root
+
+
+@pytest.fixture(scope="session")
+def few_pairs(data_root: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A root with the first 250 dialogues of each real file of pairs, and the real small model. Reading
+    all of them takes 15 seconds; tests/data does, where exhaustive tests are asked for."""
+    root = tmp_path_factory.mktemp("few")
+    (root / "hh_rlhf").mkdir()
+    (root / "stories260K").symlink_to(data_root / "stories260K")
+    sums = []
+    for file in sorted((data_root / "hh_rlhf").glob("*.gz")):
+        with gzip.open(file, "rb") as lines:
+            kept = gzip.compress(b"".join(itertools.islice(lines, 250)))
+        (root / "hh_rlhf" / file.name).write_bytes(kept)
+        sums.append(f"{hashlib.sha256(kept).hexdigest()}  hh_rlhf/{file.name}\n")
+    (root / "SHA256SUMS").write_text("".join(sums))
     return root
 
 

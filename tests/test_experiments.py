@@ -1,8 +1,6 @@
 """Every experiment file: its complete description is what the golden file says, and it runs."""
 
-import gzip
 import importlib
-import itertools
 import json
 import os
 import pathlib
@@ -13,7 +11,6 @@ import pytest
 from launch import run, smoke_run
 
 from jaxpref import config
-from jaxpref.data.sources import sha256_of
 from jaxpref.games.equilibria import beta_fixed_point
 from jaxpref.report import write_report
 
@@ -159,22 +156,6 @@ def test_routes_of_a_file_smoke(tmp_path):
 def test_new_york_smoke(tmp_path, data_root):
     printed = _smoke("rhip_new_york.py", tmp_path, f"data_root={data_root}", "trips=10")
     assert "costs  3/3 routes: nll" in printed
-
-
-@pytest.fixture
-def few_pairs(tmp_path, data_root):
-    """A root with the first dialogues of the real files and the real model; tests/data reads all of them."""
-    root = tmp_path / "data"
-    (root / "hh_rlhf").mkdir(parents=True)
-    (root / "stories260K").symlink_to(data_root / "stories260K")
-    sums = []
-    for file in sorted((data_root / "hh_rlhf").glob("*.gz")):
-        with gzip.open(file, "rt") as lines:
-            kept = root / "hh_rlhf" / file.name
-            kept.write_bytes(gzip.compress("".join(itertools.islice(lines, 150)).encode()))
-            sums.append(f"{sha256_of(kept)}  hh_rlhf/{file.name}\n")
-    (root / "SHA256SUMS").write_text("".join(sums))
-    return root
 
 
 @pytest.mark.slow

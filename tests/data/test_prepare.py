@@ -13,10 +13,10 @@ import pytest
 from jsonl_files import jsonl, sums
 
 from jaxpref.data import bytes_tokenizer, characters_tokenizer, llama2c_tokenizer
-from jaxpref.data.boundary import encode_example
+from jaxpref.data.boundary import Drop, encode_example
 from jaxpref.data.cache import cache_root
 from jaxpref.data.dialogue import chatml_template
-from jaxpref.data.pairs import hh_pair
+from jaxpref.data.pairs import TextPair, hh_pair
 from jaxpref.data.prepare import (
     chosen_only,
     hh_pairs,
@@ -42,13 +42,15 @@ def llama2c(data_root):
 
 
 @pytest.fixture(scope="module")
-def hh(seqio, data_root, llama2c):
-    return hh_pairs(data_root=str(data_root), tokenizer=llama2c, **BUDGET)
+def hh(seqio, few_pairs, llama2c):
+    return hh_pairs(data_root=str(few_pairs), tokenizer=llama2c, **BUDGET)
 
 
 @pytest.mark.slow
 class TestHh:
-    def test_counts(self, hh):
+    @pytest.mark.exhaustive  # reads 5,103 dialogues
+    def test_counts_of_the_whole_files(self, seqio, data_root, llama2c):
+        hh = hh_pairs(data_root=str(data_root), tokenizer=llama2c, **BUDGET)
         # The builder drops 12 of the 5,103 rows (unequal prompts), encoding the others.
         assert len(hh) == 5052
         assert hh.k == 2
@@ -62,28 +64,34 @@ class TestHh:
         assert 1 <= hh.response_lengths.min() <= hh.response_lengths.max() <= 96
         hh.check_vocab(512)
 
-    def test_same_as_encoding_the_files_by_hand(self, hh, data_root, llama2c):
+    def test_same_as_encoding_the_files_by_hand(self, hh, few_pairs, llama2c):
         """TFDS reorders rows, so tables are compared as multisets of rows."""
-        tokenizer, expected = llama2c(), Counter()
+        tokenizer, expected, drops = llama2c(), Counter(), Counter()
         for subset in ("helpful-base", "helpful-rejection-sampled"):
-            for _, row in json_lines(hh_source(str(data_root), subset, "test").path):
-                pair = hh_pair(row["chosen"], row["rejected"])
-                if hasattr(pair, "prompt"):
-                    texts = [pair.chosen, pair.rejected]
-                    example = encode_example(tokenizer, pair.prompt, texts, group=pair.group, **BUDGET)
-                    if hasattr(example, "prompt"):
-                        responses = tuple(tuple(r) for r in example.responses)
-                        expected[tuple(example.prompt), responses, example.group] += 1
+            for _, row in json_lines(hh_source(str(few_pairs), subset, "test").path):
+                found = hh_pair(row["chosen"], row["rejected"])
+                if isinstance(found, TextPair):
+                    texts = [found.chosen, found.rejected]
+                    found = encode_example(tokenizer, found.prompt, texts, group=found.group, **BUDGET)
+                if isinstance(found, Drop):
+                    drops[found.reason] += 1
+                else:
+                    responses = tuple(tuple(r) for r in found.responses)
+                    expected[tuple(found.prompt), responses, found.group] += 1
         found = Counter(
             (tuple(hh.prompt(i)), tuple(tuple(hh.response(i, j)) for j in range(2)), int(hh.group[i]))
             for i in range(len(hh))
         )
         assert found == expected
+        assert hh.metadata["rows_read"] == sum(expected.values()) + sum(drops.values()) == 500
+        assert hh.metadata["drops"] == drops
+        assert sum(drops.values()) > 0
+        hh.check_vocab(512)
 
     def test_prompts_do_not_straddle_the_split(self, hh):
         parts = {part: split(records=lambda: hh, part=part, held_out=0.1) for part in ("train", "held_out")}
         assert len(parts["train"]) + len(parts["held_out"]) == len(hh)
-        assert 0.08 < len(parts["held_out"]) / len(hh) < 0.12
+        assert 0.06 < len(parts["held_out"]) / len(hh) < 0.14  # three standard errors
         # Not by the stored hash alone: the dialogues' own first turns, tokenised, are apart too.
         starts = {
             part: {tuple(r.prompt(i)[:40]) for i in range(len(r)) if r.prompt_lengths[i] < 128}
@@ -92,16 +100,16 @@ class TestHh:
         assert not starts["train"] & starts["held_out"]
         assert chosen_only(records=lambda: hh).k == 1
 
-    def test_second_time_loads_without_tensorflow(self, hh, data_root, llama2c):
+    def test_second_time_loads_without_tensorflow(self, hh, few_pairs, llama2c):
         program = (
             "import functools, sys; from jaxpref.data import llama2c_tokenizer\n"
             "from jaxpref.data.prepare import hh_pairs\n"
             f"tokenizer = functools.partial(llama2c_tokenizer, {llama2c.args[0]!r})\n"
-            f"hh = hh_pairs(data_root={str(data_root)!r}, tokenizer=tokenizer, **{BUDGET!r})\n"
+            f"hh = hh_pairs(data_root={str(few_pairs)!r}, tokenizer=tokenizer, **{BUDGET!r})\n"
             "print(len(hh), {'tensorflow', 'seqio', 'tensorflow_datasets'} & set(sys.modules))"
         )
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-        assert done.stdout.split() == ["5052", "set()"]
+        assert done.stdout.split() == [str(len(hh)), "set()"]
 
 
 class TestHhArguments:

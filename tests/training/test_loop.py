@@ -27,6 +27,16 @@ def _quiet(text: str) -> None:
     pass
 
 
+SETTINGS = experiment(steps=6, evaluators=False)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nothing disturbed."""
+    with devices(1):
+        return train(SETTINGS, tmp_path_factory.mktemp("whole"), log=_quiet)
+
+
 def test_step_zero_of_dpo_is_exactly_log_two(one_device, tmp_path):
     train(experiment(steps=2), tmp_path, log=_quiet)
     rows = [r for r in _rows(tmp_path) if r["stage"] == "dpo" and r["step"] == 0]
@@ -117,31 +127,32 @@ def test_weights_of_another_vocabulary_are_refused(one_device, tmp_path):
         train(settings, tmp_path, log=_quiet)
 
 
-def test_another_configuration_in_the_same_workdir_is_refused(one_device, tmp_path):
-    train(experiment(steps=2, evaluators=False), tmp_path, log=_quiet)
+def test_another_configuration_in_the_same_workdir_is_refused(whole, one_device, tmp_path):
+    shutil.copytree(whole.directory, tmp_path / "run")
     with pytest.raises(
         ValueError, match=r"another configuration .*learning_rate|another configuration .*value"
     ):
-        train(experiment(steps=2, evaluators=False, learning_rate=0.5), tmp_path, log=_quiet)
+        train(experiment(steps=6, evaluators=False, learning_rate=0.5), tmp_path / "run", log=_quiet)
 
 
-def test_truncated_checkpoint_is_one_clear_error_and_the_one_before_still_resumes(one_device, tmp_path):
-    settings = experiment(steps=6, evaluators=False)
-    whole = train(settings, tmp_path / "whole", log=_quiet)
-    train(settings, tmp_path / "cut", log=_quiet)
+def test_truncated_checkpoint_is_one_clear_error_and_the_one_before_still_resumes(
+    whole, one_device, tmp_path
+):
+    shutil.copytree(whole.directory, tmp_path / "cut")
     last = tmp_path / "cut" / "checkpoints" / "dpo" / "6"
     for file in (last / "state").rglob("*"):
         if file.is_file() and file.stat().st_size > 64:
             os.truncate(file, file.stat().st_size // 2)
     with pytest.raises(ValueError, match=r"checkpoint .*dpo/6 cannot be read .*delete that folder"):
-        train(settings, tmp_path / "cut", log=_quiet)
+        train(SETTINGS, tmp_path / "cut", log=_quiet)
     shutil.rmtree(last)
-    again = train(settings, tmp_path / "cut", log=_quiet)
+    again = train(SETTINGS, tmp_path / "cut", log=_quiet)
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(whole.params), jax.device_get(again.params))
 
 
-def test_full_disk_while_saving_is_one_clear_error_and_loses_nothing(one_device, tmp_path, monkeypatch):
-    settings = experiment(steps=6, evaluators=False)
+def test_full_disk_while_saving_is_one_clear_error_and_loses_nothing(
+    whole, one_device, tmp_path, monkeypatch
+):
     save = Checkpoints.__init__.__globals__["ocp"].CheckpointManager.save
 
     def full(self, step, *args, **kwargs):
@@ -152,18 +163,17 @@ def test_full_disk_while_saving_is_one_clear_error_and_loses_nothing(one_device,
     with monkeypatch.context() as patch:
         patch.setattr("orbax.checkpoint.CheckpointManager.save", full)
         with pytest.raises(ValueError, match=r"No space left on device.*resumes from step 2"):
-            train(settings, tmp_path / "full", log=_quiet)
-    resumed = train(settings, tmp_path / "full", log=_quiet)
-    whole = train(settings, tmp_path / "whole", log=_quiet)
+            train(SETTINGS, tmp_path / "full", log=_quiet)
+    resumed = train(SETTINGS, tmp_path / "full", log=_quiet)
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(whole.params), jax.device_get(resumed.params))
 
 
-def test_resume_with_other_data_is_refused(one_device, tmp_path):
-    train(experiment(steps=4, evaluators=False), tmp_path, log=_quiet)
-    shutil.rmtree(tmp_path / "checkpoints" / "dpo" / "4")
-    changed = override(experiment(steps=4, evaluators=False), {"stages.dpo.train.num_examples": "65"})
+def test_resume_with_other_data_is_refused(whole, one_device, tmp_path):
+    shutil.copytree(whole.directory, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "dpo" / "6")
+    changed = override(SETTINGS, {"stages.dpo.train.num_examples": "65"})
     with pytest.raises(ValueError, match=r"written with other data .*rows"):
-        train(changed, tmp_path, allow_changes=True, log=_quiet)
+        train(changed, tmp_path / "run", allow_changes=True, log=_quiet)
 
 
 def test_best_checkpoint_by_metric_is_kept(one_device, tmp_path):
