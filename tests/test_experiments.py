@@ -158,14 +158,6 @@ def test_new_york_smoke(tmp_path, data_root):
     assert "costs  3/3 routes: nll" in printed
 
 
-@pytest.mark.slow
-@pytest.mark.needs_tensorflow
-def test_reward_model_smoke_on_the_real_pairs(tmp_path, few_pairs):
-    printed = _smoke("rm_hh.py", tmp_path / "run", f"data_root={few_pairs}")
-    assert "reward accuracy" in printed
-    assert "longer-response baseline" in printed
-
-
 @pytest.mark.exhaustive  # rm_hh.py reads the same pairs, and step 0 is tested in training
 @pytest.mark.slow
 @pytest.mark.needs_tensorflow

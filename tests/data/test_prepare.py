@@ -11,7 +11,9 @@ from collections import Counter
 
 import pytest
 from jsonl_files import jsonl, sums
+from launch import smoke_run
 
+from jaxpref import config
 from jaxpref.data import bytes_tokenizer, characters_tokenizer, llama2c_tokenizer
 from jaxpref.data.boundary import Drop, encode_example
 from jaxpref.data.cache import cache_root
@@ -110,6 +112,16 @@ class TestHh:
         )
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
         assert done.stdout.split() == [str(len(hh)), "set()"]
+
+
+@pytest.mark.slow
+def test_a_reward_model_learns_from_the_real_pairs(seqio, tmp_path, repository, few_pairs):
+    """The experiment's smoke run: from the public files to a held-out accuracy."""
+    printed = smoke_run(
+        config.load(str(repository / "experiments/rm_hh.py"), [f"data_root={few_pairs}"]), tmp_path
+    )
+    assert "reward accuracy" in printed
+    assert "longer-response baseline" in printed
 
 
 class TestHhArguments:

@@ -149,7 +149,7 @@ def test_smollm2_knows_the_capital_of_france():
     ids = tokenizer.encode("The capital of France is")
     prompts = Prompts(jnp.array([ids]), jnp.ones((1, len(ids)), bool))
     policy = transformer(sizes=sizes, eos_id=tokenizer.eos_id)
-    drawn = policy.sample(gguf_weights(path), prompts, jax.random.key(0), max_tokens=8, temperature=0.0)
+    drawn = policy.sample(gguf_weights(path), prompts, jax.random.key(0), max_tokens=2, temperature=0.0)
     tokens = np.asarray(drawn.completions.response_tokens)[0, 0][
         np.asarray(drawn.completions.response_mask)[0, 0]
     ]

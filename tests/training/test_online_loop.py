@@ -6,6 +6,7 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
+from launch import devices
 
 from jaxpref import losses
 from jaxpref.algorithms import online, replayed
@@ -74,21 +75,23 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("whole")
-    return workdir, train(_experiment(4, MeshShape(2, 2, 2)), workdir, log=lambda line: None)
+    with devices(4):
+        return workdir, train(_experiment(4, MeshShape(2, 1, 2)), workdir, log=lambda line: None)
 
 
 def test_a_run_that_goes_on_ends_bit_for_bit_where_a_whole_one_ends(whole, tmp_path):
     """The bank, the replay buffer and the draws of each step come back with the state."""
-    mesh = MeshShape(2, 2, 2)
-    train(_experiment(2, mesh), tmp_path, log=lambda line: None)
-    result = train(_experiment(4, mesh), tmp_path, allow_changes=True, log=lambda line: None)
+    mesh = MeshShape(2, 1, 2)
+    with devices(4):
+        train(_experiment(2, mesh), tmp_path, log=lambda line: None)
+        result = train(_experiment(4, mesh), tmp_path, allow_changes=True, log=lambda line: None)
     jax.tree.map(np.testing.assert_array_equal, result.params, whole[1].params)
     assert _rows(tmp_path) == _rows(whole[0])
     assert result.compiles["online"] == 1
 
 
-def test_eight_devices_draw_and_learn_as_one_does(whole, tmp_path):
-    train(_experiment(2, MeshShape(1, 1, 8)), tmp_path, log=lambda line: None)
+def test_four_devices_draw_and_learn_as_one_does(whole, one_device, tmp_path):
+    train(_experiment(2, MeshShape(1, 1, 1)), tmp_path, log=lambda line: None)
     wanted = [r for r in _rows(whole[0]) if r["step"] < 2]
     assert {r["split"] for r in wanted} == {"train", "eval"}
     for row, other in zip(wanted, _rows(tmp_path), strict=False):

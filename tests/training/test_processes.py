@@ -1,4 +1,4 @@
-"""Two processes of four devices each run the loop as one of eight would."""
+"""Two processes of two devices each run the loop as one of four would."""
 
 import json
 import socket
@@ -9,7 +9,7 @@ from launch import TINY, here, start
 
 @pytest.mark.slow
 def test_two_processes_agree_with_one(tmp_path):
-    common = ["train", TINY, "steps=4", "data=4", "fsdp=2", "--no-report"]
+    common = ["train", TINY, "steps=2", "data=2", "fsdp=2", "--no-report"]
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
@@ -17,7 +17,7 @@ def test_two_processes_agree_with_one(tmp_path):
         start(
             *common,
             f"workdir={tmp_path / 'two'}",
-            count=4,
+            count=2,
             JAXPREF_COORDINATOR=f"localhost:{port}",
             JAXPREF_NUM_PROCESSES="2",
             JAXPREF_PROCESS_ID=str(index),
@@ -26,9 +26,9 @@ def test_two_processes_agree_with_one(tmp_path):
     ]
     outputs = [p.communicate(timeout=600)[0] for p in processes]
     assert [p.returncode for p in processes] == [0, 0], "\n".join(outputs)
-    assert "dpo  4/4" in outputs[0]
-    assert "4/4" not in outputs[1], "only the first process reports"
-    here(*common, f"workdir={tmp_path / 'one'}", count=8)
+    assert "dpo  2/2" in outputs[0]
+    assert "2/2" not in outputs[1], "only the first process reports"
+    here(*common, f"workdir={tmp_path / 'one'}", count=4)
 
     def rows(name, file):
         return [json.loads(line) for line in (tmp_path / name / file).read_text().splitlines()]
