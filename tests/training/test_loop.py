@@ -56,7 +56,7 @@ def test_step_zero_of_dpo_is_exactly_log_two(one_device, tmp_path):
 
 
 def test_eight_devices_agree_with_one(tmp_path):
-    kept = {"evaluators": False, "steps": 5, "learning_rate": 1e-3}
+    kept = {"evaluators": False, "steps": 5, "learning_rate": 1e-3, "checkpoint_every": 5}
     eight = train(experiment(**kept, data=2, fsdp=2, tensor=2), tmp_path / "eight", log=_quiet)
     specs = jax.tree.leaves(jax.tree.map(lambda x: x.sharding.spec, eight.params))
     assert any("tensor" in str(s) for s in specs)
@@ -70,7 +70,11 @@ def test_eight_devices_agree_with_one(tmp_path):
 
 
 def test_one_compile_for_each_bucket_that_occurs(one_device, tmp_path):
-    result = train(experiment(steps=12, batch_size=2, buckets=True, evaluators=False), tmp_path, log=_quiet)
+    result = train(
+        experiment(steps=12, batch_size=2, buckets=True, evaluators=False, checkpoint_every=12),
+        tmp_path,
+        log=_quiet,
+    )
     assert result.compiles["sft"] == 1
     assert result.compiles["dpo"] == 2, "responses fall into two buckets, and nothing compiles again"
 
@@ -83,9 +87,15 @@ def test_microbatches_equal_the_full_batch_through_the_loop(one_device, tmp_path
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), whole.params, parts.params)
 
 
+def exploding(steps):
+    """DPO alone, which turns NaN on the way."""
+    settings = experiment(steps=steps, explode_at=0.5, evaluators=False, checkpoint_every=20)
+    return dataclasses.replace(settings, stages=settings.stages[1:])
+
+
 def test_non_finite_stops_with_the_step_and_keeps_the_last_finite_state(one_device, tmp_path):
     with pytest.raises(NonFiniteError, match=r"dpo: loss .*nan.* at step \d+") as caught:
-        train(experiment(steps=60, explode_at=0.5, evaluators=False), tmp_path, log=_quiet)
+        train(exploding(steps=60), tmp_path, log=_quiet)
     step = caught.value.step
     assert step > 0
     rows = _rows(tmp_path)
@@ -100,7 +110,7 @@ def test_non_finite_stops_with_the_step_and_keeps_the_last_finite_state(one_devi
 
 
 def test_non_finite_updates_can_be_skipped(one_device, tmp_path):
-    settings = dataclasses.replace(experiment(steps=30, explode_at=0.5, evaluators=False), non_finite="skip")
+    settings = dataclasses.replace(exploding(steps=30), non_finite="skip")
     result = train(settings, tmp_path, log=_quiet)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(jax.device_get(result.params)))
     assert sum(r.get("skipped", 0) for r in _rows(tmp_path)) > 0
