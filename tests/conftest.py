@@ -11,6 +11,8 @@ import pathlib
 import sys
 from collections.abc import Iterator
 
+import pytest
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -28,17 +30,21 @@ os.environ.setdefault("JAX_INCLUDE_FULL_TRACEBACKS_IN_LOCATIONS", "false")
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-import jax  # noqa: E402
-import launch  # noqa: E402
-import pytest  # noqa: E402
-from jax._src.interpreters import mlir  # noqa: E402
 
-jax.config.update("jax_numpy_rank_promotion", "raise")
-# One MLIR context for all programs instead of one each, whose making is a quarter of the time of small ones.
-if hasattr(mlir, "make_ir_context"):
-    mlir.make_ir_context = functools.cache(mlir.make_ir_context)
+def pytest_configure(config: pytest.Config) -> None:
+    """Sets up jax, where tests run: not in a process that only hands them out."""
+    if getattr(config.option, "numprocesses", None):
+        return
+    import jax
+    from jax._src.interpreters import mlir
+
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+    # One MLIR context for all programs instead of one each, which is a quarter of the time of small ones.
+    if hasattr(mlir, "make_ir_context"):
+        mlir.make_ir_context = functools.cache(mlir.make_ir_context)
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """One process for each core, and none beside pytest's own where a single file or test is asked for."""
     one = len(config.args) == 1 and config.args[0].partition("::")[0].endswith(".py")
@@ -95,6 +101,8 @@ def repository() -> pathlib.Path:
 @pytest.fixture
 def one_device() -> Iterator[None]:
     """The loop sees a single device, as on a laptop."""
+    import launch
+
     with launch.devices(1):
         yield
 
@@ -109,5 +117,7 @@ def _private_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 def _forget_programs() -> Iterator[None]:
     """Drops what a file has compiled: each program keeps its MLIR context, and the more there are, the longer
     the next one takes (a trivial one 40 ms at first and 60 ms after two thousand, measured)."""
+    import jax
+
     yield
     jax.clear_caches()

@@ -46,10 +46,16 @@ def _in_float32(inputs):
 
 
 @functools.cache
+def _compiled(name: str):
+    """Losses and gradients of all float inputs of `_batch` rows: compiled once for all tests that ask."""
+    return jax.jit(_slopes(BY_NAME[name]))
+
+
+@functools.cache
 def _drawn(name: str):
-    """Losses and gradients of all float inputs, compiled, at random inputs: once for all tests that ask."""
+    """The same at random inputs."""
     method = BY_NAME[name]
-    return jax.jit(_slopes(method))(*_in_float32(inputs_for(method.loss, _batch(method))))
+    return _compiled(name)(*_in_float32(inputs_for(method.loss, _batch(method))))
 
 
 def test_every_exported_loss_has_a_row():
@@ -128,18 +134,18 @@ def _extremes(method: Method, size: float):
 
 @ALL
 def test_finite_in_float32_at_extremes(method: Method):
-    """Op by op, not compiled: a compiler may simplify an overflow away, as it does log(exp(x))."""
+    """Values also op by op: a compiler may simplify an overflow away, as it does log(exp(x))."""
     for size in (1.0, 1e4):
         inputs, names = _extremes(method, size)
         floats, rest = _in_float32(inputs)
-        moves = moving(method, floats)
-        rest |= {n: x for n, x in floats.items() if n not in moves}
-        values, gradient = jax.tree.map(np.asarray, _slopes(method)(moves, rest))
-        bad = ~np.isfinite(values)
-        where = bad.reshape(len(bad), -1).any(-1)
-        assert not bad.any(), (size, {n: np.asarray(inputs[n])[where][:1] for n in names})
-        for name, g in gradient.items():
-            assert np.isfinite(g).all(), (size, name)
+        values, gradient = jax.tree.map(np.asarray, _compiled(method.name)(floats, rest))
+        eager = np.asarray(value(method, floats | rest))
+        for kind, found in (("compiled", values), ("eager", eager)):
+            bad = ~np.isfinite(found)
+            where = bad.reshape(len(bad), -1).any(-1)
+            assert not bad.any(), (size, kind, {n: np.asarray(inputs[n])[where][:1] for n in names})
+        for name in moving(method, inputs):
+            assert np.isfinite(gradient[name]).all(), (size, name)
 
 
 def _rank(method: Method) -> int:
@@ -163,12 +169,18 @@ def test_one_number_per_example_in_float32(method: Method):
 
 @ONE_BY_ONE
 def test_examples_stand_for_themselves(method: Method):
+    """The first rows do not feel that all others change; a row alone is one number."""
     inputs, axes = inputs_for(method.loss, _batch(method)), axes_of(method.loss)
-    single = [
-        value(method, {n: jnp.asarray(x)[i : i + 1] if "b" in axes[n] else x for n, x in inputs.items()})
-        for i in range(5)
-    ]
-    np.testing.assert_allclose(np.concatenate(single), _drawn(method.name)[0][:5], rtol=1e-6, atol=1e-6)
+    others = inputs_for(method.loss, _batch(method), seed=1)
+    mixed = {
+        n: np.concatenate([np.asarray(x)[:5], np.asarray(others[n])[5:]]) if "b" in axes[n] else x
+        for n, x in inputs.items()
+    }
+    values = np.asarray(_compiled(method.name)(*_in_float32(mixed))[0])
+    np.testing.assert_array_equal(values[:5], _drawn(method.name)[0][:5])
+    assert (values[5:] != _drawn(method.name)[0][5:]).any()
+    alone = {n: np.asarray(x)[:1] if "b" in axes[n] else x for n, x in inputs.items()}
+    assert jax.eval_shape(functools.partial(value, method), alone).shape[0] == 1
 
 
 @over([m for m in METHODS if m.coupled and {"valid", "where", "mask"} & set(m.inputs)])
