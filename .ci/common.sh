@@ -22,7 +22,7 @@ timings() {
   printf '%s\n' "${parts[@]}" "$(printf '%5d s  all' "$SECONDS")"
 }
 
-# `environment PYTHON FOLDER`: a new virtual environment, made the current one, with uv to fill it.
+# `environment PYTHON FOLDER`: a virtual environment, made the current one, with uv to fill it; new if there is none.
 environment() {
   "$1" -m venv "$2"
   # shellcheck disable=SC1091

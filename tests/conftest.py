@@ -115,8 +115,7 @@ def _private_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def _forget_programs() -> Iterator[None]:
-    """Drops what a file has compiled: each program keeps its MLIR context, and the more there are, the longer
-    the next one takes (a trivial one 40 ms at first and 60 ms after two thousand, measured)."""
+    """Drops what a file has compiled: other files use little of it, and memory would grow with every file."""
     import jax
 
     yield

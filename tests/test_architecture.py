@@ -1,6 +1,7 @@
 """The house itself: light imports, layers, small files, and a README that tells the truth."""
 
 import collections
+import os
 import pathlib
 import re
 import shutil
@@ -10,7 +11,8 @@ import sys
 
 import pytest
 
-SOURCES = "jaxpref"
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+SOURCES = ROOT / "jaxpref"
 HEAVY = ("tensorflow", "seqio", "tensorflow_datasets", "torch")
 
 
@@ -27,6 +29,13 @@ def test_import_loads_no_tensorflow():
     assert _python(code).splitlines() == [f"{name} []" for name in modules]
 
 
+@pytest.mark.exhaustive  # two seconds each
+@pytest.mark.parametrize("package", sorted(p.parent.name for p in SOURCES.glob("*/__init__.py")))
+def test_each_package_may_be_imported_first(package):
+    """A circle of imports shows only where one begins."""
+    _python(f"import jaxpref.{package}")
+
+
 def test_import_takes_under_three_seconds():
     """CPU seconds, which other work on the machine hardly stretches; the best of up to three."""
     code = "import time, jaxpref.commands; print(time.process_time())"
@@ -36,21 +45,21 @@ def test_import_takes_under_three_seconds():
 def test_layer_contract(repository):
     tool = shutil.which("lint-imports", path=str(pathlib.Path(sys.executable).parent))
     if tool is None:
-        pytest.skip("import-linter is not installed (the dev extra has it)")
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("import-linter is not installed (extra `dev`)")
     done = subprocess.run([tool, "--no-cache"], cwd=repository, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout[-2000:]
 
 
 def test_files_stay_small(repository):
-    lengths = {p: len(p.read_text().splitlines()) for p in (repository / SOURCES).rglob("*.py")}
+    lengths = {p: len(p.read_text().splitlines()) for p in SOURCES.rglob("*.py")}
     assert max(lengths.values()) <= 400, max(lengths, key=lengths.__getitem__)
     assert statistics.median(n for n in lengths.values() if n) < 200
 
 
 def test_only_training_names_meshes(repository):
     pattern = re.compile(r"\b(NamedSharding|PartitionSpec|make_mesh|process_index\(\)|process_count\(\))")
-    for path in (repository / SOURCES).rglob("*.py"):
-        inside = path.relative_to(repository / SOURCES).parts
+    for path in SOURCES.rglob("*.py"):
+        inside = path.relative_to(SOURCES).parts
         # commands asks which process prints; a kernel with a loop says what each device does in it.
         if inside[0] in ("training", "commands.py", "kernels"):
             continue
@@ -59,7 +68,8 @@ def test_only_training_names_meshes(repository):
 
 def test_names_in_the_markdown_exist(repository):
     """Files that the documents point to are there."""
-    for page in [repository / "README.md", *repository.glob("jaxpref/**/*.md")]:
+    pages = (*repository.glob("*.md"), *repository.glob("jaxpref/**/*.md"), *repository.glob("tests/**/*.md"))
+    for page in pages:
         for target in re.findall(r"\]\(((?!http)[^)#]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page}: {target}"
 

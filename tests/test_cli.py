@@ -76,7 +76,7 @@ def test_report_names_what_was_used(trained):
 
 
 def test_evaluate_and_sample_a_run(trained):
-    output = here("evaluate", TINY, "steps=4", f"workdir={trained}")
+    output = run("evaluate", TINY, "steps=4", f"workdir={trained}")
     assert "reward accuracy" in output
     assert "held out  rewards/accuracies" in output
     logged = (trained / "metrics.jsonl").read_text().splitlines()

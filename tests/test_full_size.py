@@ -81,7 +81,7 @@ def test_the_real_size_traces(function, monkeypatch):
 @pytest.fixture
 def tiny_models(monkeypatch):
     """Models of one layer, bytes for tokens and eight records, in place of what the files name. (What reads
-    the real records is tested by tests/test_tldr.py and on real pairs in tests/test_experiments.py.)"""
+    the real records is tested by tests/test_tldr.py and on real pairs in tests/data/test_prepare.py.)"""
     small = partial(tiny, vocab=259, embed=16, layers=1, heads=2, kv_heads=2, mlp=16)
     readers = {"tldr_demonstrations": _answers, "tldr_comparisons": _pairs, "hh_pairs": _pairs}
     replaced = {"hf_tokenizer": _bytes, **readers, **dict.fromkeys(SIZES, small)}

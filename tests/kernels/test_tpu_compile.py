@@ -20,7 +20,7 @@ pytestmark = pytest.mark.needs_libtpu
 
 TABLE = pathlib.Path(__file__).with_name("tpu_memory.json")
 GIB = 2**30
-ANEW = any(os.environ.get(f"JAXPREF_{name}") for name in ("WRITE_GOLDEN", "COMPILE"))
+WRITING, ALL = (bool(os.environ.get(f"JAXPREF_{name}")) for name in ("WRITE_GOLDEN", "COMPILE"))
 
 # The narrow and the wide end on v5e, one head on the others; the rest of the grid: -m exhaustive.
 COVER = {
@@ -61,7 +61,7 @@ def compiled(request, tmp_path_factory):
     wanted = [f"{params['generation']}/{params['program']}" for params in given]
     workers = min(4, os.cpu_count() or 1, len(wanted))
     log = tmp_path_factory.mktemp("tpu") / "log"
-    table = "-" if ANEW or not TABLE.exists() else str(TABLE)
+    table = "-" if WRITING or ALL or not TABLE.exists() else str(TABLE)
     running = [_start([table, *wanted[i::workers]], log) for i in range(workers)]
     try:
         lines = [line for process in running for line in process.communicate(timeout=1800)[0].splitlines()]
@@ -69,7 +69,7 @@ def compiled(request, tmp_path_factory):
         for process in running:
             process.kill()
     found = {(line["generation"], line["program"]): line for line in map(json.loads, lines)}
-    if os.environ.get("JAXPREF_WRITE_GOLDEN"):
+    if WRITING:
         _write(found)
 
     def figures(generation, program):
@@ -78,7 +78,7 @@ def compiled(request, tmp_path_factory):
         assert "error" not in line, line["error"]
         return line
 
-    figures.changed = [f"{g}/{p}" for (g, p), line in found.items() if line.get("compiled")]
+    figures.found = found
     return figures
 
 
@@ -201,10 +201,17 @@ def test_one_buffer_holds_logits_and_their_gradient(compiled, generation, progra
 
 
 def test_the_table_holds_the_programs_of_today(compiled):
-    """A program that has changed passed the tests above, compiled; here the table asks to be written anew."""
-    if json.loads(TABLE.read_text())["versions"] != tpu_programs.versions():
+    """A program that has changed passed the tests above, compiled; here the table asks to be written. All
+    compiled (JAXPREF_COMPILE): the figures under a program's key are what its compiler says."""
+    table = json.loads(TABLE.read_text())
+    if table["versions"] != tpu_programs.versions():
         pytest.skip("the table was written with other versions of jax and libtpu; all was compiled")
-    changed = [program for program in compiled.changed if not os.environ.get("JAXPREF_COMPILE")]
-    assert not changed, (
-        f"{changed} changed: JAXPREF_WRITE_GOLDEN=1 pytest tests/kernels/test_tpu_compile.py -m ''"
-    )
+    changed = []
+    for (generation, program), line in compiled.found.items():
+        recorded = table["programs"].get(generation, {}).get(program, {})
+        if recorded.get("key") != line.get("key"):
+            changed.append(f"{generation}/{program}")
+        else:
+            assert recorded == {name: line[name] for name in recorded}, (generation, program)
+    write = "JAXPREF_WRITE_GOLDEN=1 pytest tests/kernels/test_tpu_compile.py -m ''"
+    assert not changed, f"{changed} changed; write their figures: {write}"

@@ -243,7 +243,9 @@ def test_reference_has_exactly_zero_gradient(method: Method):
         elif name in moves:
             assert np.abs(g[:5]).max() > 0, f"{name} has no gradient; if intended: `constants` of its row"
         else:
-            assert DATA.match(name), f"{name}: what is data is named as DATA in loss_inputs.py says"
+            assert DATA.match(name), (
+                f"{name}: not a reference, a constant or matched by DATA (loss_inputs.py)"
+            )
 
 
 @over([m for m in METHODS if m.at_equality is not None])

@@ -76,12 +76,12 @@ pytestmark = pytest.mark.slow
 def whole(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("whole")
     with devices(4):
-        return workdir, train(_experiment(4, MeshShape(2, 1, 2)), workdir, log=lambda line: None)
+        return workdir, train(_experiment(4, MeshShape(1, 2, 2)), workdir, log=lambda line: None)
 
 
 def test_a_run_that_goes_on_ends_bit_for_bit_where_a_whole_one_ends(whole, tmp_path):
     """The bank, the replay buffer and the draws of each step come back with the state."""
-    mesh = MeshShape(2, 1, 2)
+    mesh = MeshShape(1, 2, 2)
     with devices(4):
         train(_experiment(2, mesh), tmp_path, log=lambda line: None)
         result = train(_experiment(4, mesh), tmp_path, allow_changes=True, log=lambda line: None)
