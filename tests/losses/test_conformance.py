@@ -230,8 +230,8 @@ def test_shape_mismatch_is_an_error(method: Method):
 
 @ALL
 def test_jit_equals_eager(method: Method):
-    eager = value(method, inputs_for(method.loss, _batch(method)))
-    np.testing.assert_allclose(_drawn(method.name)[0], eager, rtol=2e-6, atol=2e-6)
+    floats, rest = _in_float32(inputs_for(method.loss, _batch(method)))
+    np.testing.assert_allclose(_drawn(method.name)[0], value(method, floats | rest), rtol=2e-6, atol=2e-6)
 
 
 @ALL
