@@ -109,7 +109,9 @@ class Bench:
             git("worktree", "prune")
 
     def pytest(self, tree: pathlib.Path, env: dict, arguments: list[str], limit: float) -> tuple[int, str]:
-        command = [self.python, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *arguments]
+        # Rows are what runs side by side; with processes of its own, -x ends pytest with another status.
+        alone = ["-n", "0"] if "pytest-xdist" in (tree / "pyproject.toml").read_text("utf-8") else []
+        command = [self.python, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *alone, *arguments]
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
         process = subprocess.Popen(command, cwd=tree, env=env, start_new_session=True, **streams)
         self.running.add(process)
