@@ -5,9 +5,8 @@
 #   number of a step or of a layer) give unrelated keys.
 # Seen (jax 0.10.2): they are equal bit for bit with the default threefry keys, so an array drawn from fold_in(key, 2)
 #   is the array drawn from split(key, 3)[2]: a head that is initialised under a folded key equals, in part, a table
-#   initialised under a split one. It follows from jax_threefry_partitionable, which became the default after 0.4: with
-#   the flag off they differ. Keys of the implementations rbg and unsafe_rbg: rbg shares the equality (it derives keys
-#   by threefry).
+#   initialised under a split one. With jax_threefry_partitionable off they differ. Keys of the implementation rbg share
+#   the equality.
 # What helps: one way of deriving keys in a program; or a first fold by purpose, and splits of that alone.
 #
 # Fails if any of this changes.
