@@ -51,8 +51,12 @@ def test_sweeps_build(file):
         pytest.skip("no sweep in this file")
     for name in names:
         members = config.load_sweep(f"{file}:{name}")
-        assert len({json.dumps(config.describe(m)) for m in members}) == len(members) > 1
-        assert f"{file.name}:{name}" in config.docstring(str(file)), "the manual names every sweep"
+        different = {json.dumps(config.describe(m)) for m in members}
+        assert len(different) == len(members) > 1, (
+            f"{name}: {len(different)} of {len(members)} members differ"
+        )
+        line = f"{file.name}:{name}"
+        assert line in config.docstring(str(file)), f"the docstring lacks the line `jaxpref sweep ...{line}`"
 
 
 @pytest.mark.slow

@@ -25,7 +25,12 @@ ADAPTIVE = (
         identities="sum of its three parts, shift is the mean of all rewards",
         parity="TRL 1.16 (at shift 0); its shift: TRL 0.24, equal batches",
         real=NO_RUN,
-        rejects=(*NO_BETA, {"preference_weight": -1.0}),
+        rejects=(
+            *NO_BETA,
+            {"preference_weight": -1.0},
+            {"quality_weight": -1.0},
+            {"generation_weight": -1.0},
+        ),
         coupled="the shift, a running mean of all rewards",
         stops="the shift",
         state=losses.mixed_po_state,

@@ -8,7 +8,9 @@ from typing import Any
 
 __all__ = ["Method"]
 
-_AUTHORS = r"[A-Z][a-z]+(?: et al\.| & [A-Z][a-z]+)? (?:19|20)\d\d"  # as docstrings cite what has no arXiv id
+_AUTHORS = (
+    r"[A-Z][A-Za-z]+(?: et al\.| & [A-Z][a-z]+)? (?:19|20)\d\d"  # as docstrings cite what has no arXiv id
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,15 +21,16 @@ class Method:
     """
 
     loss: Callable[..., Any]
-    title: str
-    formula: str  # u: log-ratio to the reference, w and l: chosen and rejected, l(h) = -log sigmoid(h)
-    score: str  # what of a response is compared: "sum", "mean", "tokens", "rewards", ...
-    defaults: str  # where the defaults come from; "-" where there are none
-    identities: str  # what the tests of identities show
-    parity: str  # outside numbers
-    real: str  # experiment on real data
+    title: str = ""
+    formula: str = ""  # u: log-ratio to the reference, w and l: chosen and rejected, l(h) = -log sigmoid(h)
+    score: str = ""  # what of a response is compared: "sum", "mean", "tokens", "rewards", ...
+    defaults: str = ""  # where the defaults come from; "-" where there are none
+    identities: str = ""  # what the tests of identities show
+    parity: str = ""  # outside numbers
+    real: str = ""  # experiment on real data
     # For the battery.
-    rejects: tuple[Mapping[str, Any], ...] = ()  # hyper-parameters that must raise ValueError
+    rejects: tuple[Mapping[str, Any], ...] = ()  # hyper-parameters that must raise ValueError, one at a time
+    unbounded: tuple[str, ...] = ()  # hyper-parameters of which any number will do
     at_equality: float | None = None  # value where all inputs are 1, if every input is [b]
     coupled: str = ""  # what couples the examples of a batch; "" where each stands for itself
     stops: str = ""  # what carries no gradient although it moves with the policy: no finite differences

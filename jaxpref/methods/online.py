@@ -32,6 +32,7 @@ ONLINE = (
         parity="none: numbers by hand in numpy",
         real=NO_RUN,
         rejects=NEGATIVE_BETA,
+        unbounded=("baseline",),
         stops="advantage",
     ),
     Method(

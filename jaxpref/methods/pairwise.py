@@ -344,6 +344,7 @@ PAIRWISE = (
         parity="TRL 0.24 (at its shift), 1.16",
         real=NO_RUN,
         rejects=NO_BETA,
+        unbounded=("shift",),
         at_equality=2 * LOG2,
     ),
     Method(

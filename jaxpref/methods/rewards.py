@@ -28,6 +28,7 @@ REWARDS = (
             {"label_smoothing": -0.1},
             {"centering": -1.0},
         ),
+        unbounded=("margin",),
         at_equality=LOG2,
     ),
     Method(
@@ -76,6 +77,7 @@ REWARDS = (
         parity=NO_CODE,
         real=NO_RUN,
         rejects=NO_TEMPERATURE,
+        unbounded=("target",),
         at_equality=50.0,
     ),
     Method(
@@ -100,6 +102,7 @@ REWARDS = (
         parity=NO_CODE,
         real=NO_RUN,
         rejects=NO_TEMPERATURE,
+        unbounded=("margin",),
     ),
     Method(
         losses.general_preference_soft,

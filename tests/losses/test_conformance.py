@@ -3,7 +3,6 @@
 import functools
 import inspect
 import itertools
-import re
 
 import jax
 import jax.numpy as jnp
@@ -145,9 +144,13 @@ def test_finite_in_float32_at_extremes(method: Method, slopes):
         for kind, found in ((slopes, values), ("eager", eager)):
             bad = ~np.isfinite(found)
             where = bad.reshape(len(bad), -1).any(-1)
-            assert not bad.any(), (size, kind, {n: np.asarray(inputs[n])[where][:1] for n in names})
+            given = {n: np.asarray(inputs[n])[where][:1] for n in names}
+            assert not bad.any(), (
+                f"not finite ({kind}) where log-probs differ by {size:g} nats, for example at {given}: use "
+                "`jax.nn.log_sigmoid`, `logaddexp` and the like, or clip"
+            )
         for name in moving(method, inputs):
-            assert np.isfinite(gradient[name]).all(), (size, name)
+            assert np.isfinite(gradient[name]).all(), f"the slope by {name} is not finite at {size:g} nats"
 
 
 def _rank(method: Method) -> int:
@@ -267,20 +270,35 @@ def test_bad_hyper_parameter_is_an_error(method: Method, arguments):
 
 
 @ALL
+def test_every_hyper_parameter_has_its_range(method: Method):
+    numbers = {
+        name
+        for name, default in method.hyper_parameters.items()
+        if isinstance(default, int | float) and not isinstance(default, bool)
+    }
+    refused = {name for arguments in method.rejects for name in arguments}
+    assert not numbers - refused - set(method.unbounded), (
+        f"{method.name}: {sorted(numbers - refused - set(method.unbounded))} may be any number: let "
+        "`losses.checks` refuse what has no meaning and name it in `rejects` of the row, as dpo does for "
+        "beta; or name it in `unbounded`"
+    )
+    assert not refused & set(method.unbounded)
+
+
+@ALL
 def test_signature_and_docstring(method: Method):
     for parameter in inspect.signature(method.loss).parameters.values():
         keyword = parameter.kind is parameter.KEYWORD_ONLY
         assert keyword == (parameter.default is not parameter.empty), (
-            f"{parameter}: inputs have no default, hyper-parameters are keyword-only and have one"
+            f"losses.{method.name}, {parameter}: inputs have no default; hyper-parameters have one and come "
+            "after `*,` in the signature"
         )
         assert parameter.annotation is not parameter.empty, (
             f'{parameter} has no type: inputs are jaxtyping arrays such as Float[Array, "b"]'
         )
     doc = inspect.getdoc(method.loss) or ""
     where = f"in the docstring of losses.{method.name} (losses.dpo shows the form)"
-    assert re.search(r"arXiv:\d{4}\.\d{4,5}|19\d\d|20\d\d", doc), (
-        f"no paper {where}: write 'Source: arXiv:2305.18290, eq. 7', or author and year"
-    )
+    assert method.sources, f"no paper {where}: write 'Rafailov et al. 2023, arXiv:2305.18290, Eq. 7.'"
     assert "nats" in doc or "log" in doc, f"no unit {where}: say that the log-probs are in nats"
     if method.coupled:
         assert "microbatch" in doc, f"nothing on microbatches {where}: rows are coupled"

@@ -214,18 +214,26 @@ def parse() -> argparse.Namespace:
     add = parser.add_argument
     add("names", nargs="*", metavar="NAME", help="mutations to try (default: all)")
     add("--package", metavar="P", help="only the rows of tests/mutations/P.toml")
-    add("--jobs", type=int, default=1, metavar="N", help="so many at a time, each in its own worktree (1)")
+    add("--jobs", type=int, default=1, metavar="N", help="how many to try at a time (1)")
     add("--at", default="HEAD", metavar="REF", help="commit whose library and tests are tried (HEAD)")
-    add("--out", type=pathlib.Path, metavar="FILE.json", help="where results go")
+    add("--out", type=pathlib.Path, metavar="FILE.json", help="write the results as JSON")
     add("--python", default=sys.executable, help="interpreter that has what the tests need (this one)")
-    add("--timeout", type=float, default=600, metavar="S", help="seconds; what takes longer is caught (600)")
+    add(
+        "--timeout",
+        type=float,
+        default=600,
+        metavar="S",
+        help="seconds for a row; longer counts as caught (600)",
+    )
     add("--clean", action="store_true", help="run each distinct set of tests without a fault, nothing else")
     add("--compare", nargs=2, type=pathlib.Path, metavar=("A.json", "B.json"), help="only print what differs")
     options = parser.parse_args()
     rows = [row for row in read_tables(HERE) if options.package in (None, row.package)]
     unknown = set(options.names) - {row.name for row in rows}
-    if unknown or not rows or options.jobs < 1:
-        parser.error(f"no such mutations, or no job: {sorted(unknown) or options.package or options.jobs}")
+    if unknown or not rows:
+        parser.error(f"no mutation {sorted(unknown) or options.package}; the names are in {HERE}/*.toml")
+    if options.jobs < 1:
+        parser.error(f"--jobs: expected 1 or more, got {options.jobs}")
     options.rows = [row for row in rows if not options.names or row.name in options.names]
     return options
 
