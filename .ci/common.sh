@@ -49,13 +49,14 @@ found_python() {
 }
 
 # `newest PYTHON FOLDER [TESTS...]`: tests on the newest jax, with the packages that training on prepared records needs
-# and nothing else: as on a GPU machine.
-newest() (
+# and nothing else: as on a GPU machine. For a shell of its own.
+newest() {
   environment "$1" "$2"
   shift 2
   uv pip install --quiet -c constraints.txt jax flax optax orbax-checkpoint jaxtyping tensorboardX \
     matplotlib sentencepiece tqdm pytest pytest-xdist tokenizers gguf
   uv pip install --quiet --no-deps -e .
-  # Without CI: tools of the extra `dev` are missing here, and what needs them may be skipped.
-  env -u CI pytest -m 'not exhaustive and not needs_tensorflow and not needs_libtpu' --durations=5 "$@"
-)
+  # Without CI: tools of the extra `dev` are missing here, and what needs them may be skipped. `exec`, so that who ends
+  # this shell ends the tests.
+  exec env -u CI pytest -m 'not exhaustive and not needs_tensorflow and not needs_libtpu' --durations=5 "$@"
+}

@@ -6,7 +6,7 @@ import gc
 import gzip
 import hashlib
 import importlib.metadata
-import itertools
+import json
 import os
 import pathlib
 import sys
@@ -81,15 +81,22 @@ def data_root() -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def few_pairs(data_root: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """A root with the first 250 dialogues of each real file of pairs, and the real small model. Reading
-    all of them takes 15 seconds; tests/data does, where exhaustive tests are asked for."""
+    """A root with 250 dialogues of each real file of pairs, one at least of which is dropped for its prompts,
+    and the real small model. Reading all dialogues takes 15 seconds; exhaustive tests of tests/data do."""
+    from jaxpref.data.boundary import Drop
+    from jaxpref.data.pairs import hh_pair
+
+    def dropped(line: bytes) -> bool:
+        row = json.loads(line)
+        return isinstance(hh_pair(row["chosen"], row["rejected"]), Drop)
+
     root = tmp_path_factory.mktemp("few")
     (root / "hh_rlhf").mkdir()
     (root / "stories260K").symlink_to(data_root / "stories260K")
     sums = []
     for file in sorted((data_root / "hh_rlhf").glob("*.gz")):
-        with gzip.open(file, "rb") as lines:
-            kept = gzip.compress(b"".join(itertools.islice(lines, 250)))
+        lines = gzip.decompress(file.read_bytes()).splitlines(keepends=True)
+        kept = gzip.compress(b"".join([*lines[:249], next(filter(dropped, lines[249:]))]))
         (root / "hh_rlhf" / file.name).write_bytes(kept)
         sums.append(f"{hashlib.sha256(kept).hexdigest()}  hh_rlhf/{file.name}\n")
     (root / "SHA256SUMS").write_text("".join(sums))

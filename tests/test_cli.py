@@ -97,7 +97,8 @@ def test_evaluate_and_sample_a_run(trained):
 
 def test_prepared_records_with_a_reference_column_train_to_the_same_params(trained, tmp_path):
     records = tmp_path / "records"
-    here("prepare", TINY, "steps=4", f"records={records}", "--reference", f"workdir={trained}")
+    # In a process of its own: what it writes is found by another one.
+    run("prepare", TINY, "steps=4", f"records={records}", "--reference", f"workdir={trained}")
     common = ["train", TINY, "steps=4", "--no-report", f"records={records}"]
     here(*common, f"workdir={tmp_path / 'frozen'}")
     here(*common, f"workdir={tmp_path / 'column'}", "stages.dpo.algorithm.reference=batch")

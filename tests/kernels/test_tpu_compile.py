@@ -20,6 +20,7 @@ pytestmark = pytest.mark.needs_libtpu
 
 TABLE = pathlib.Path(__file__).with_name("tpu_memory.json")
 GIB = 2**30
+WRITE = "write its figures with JAXPREF_WRITE_GOLDEN=1 pytest tests/kernels/test_tpu_compile.py -m ''"
 WRITING, ALL = (bool(os.environ.get(f"JAXPREF_{name}")) for name in ("WRITE_GOLDEN", "COMPILE"))
 
 # The narrow and the wide end on v5e, one head on the others; the rest of the grid: -m exhaustive.
@@ -61,7 +62,9 @@ def compiled(request, tmp_path_factory):
     wanted = [f"{params['generation']}/{params['program']}" for params in given]
     workers = min(4, os.cpu_count() or 1, len(wanted))
     log = tmp_path_factory.mktemp("tpu") / "log"
-    table = "-" if WRITING or ALL or not TABLE.exists() else str(TABLE)
+    if not (WRITING or TABLE.exists()):
+        pytest.fail(f"there is no {TABLE.name}: {WRITE}")
+    table = "-" if WRITING or ALL else str(TABLE)
     running = [_start([table, *wanted[i::workers]], log) for i in range(workers)]
     try:
         lines = [line for process in running for line in process.communicate(timeout=1800)[0].splitlines()]
@@ -105,6 +108,9 @@ def _write(found):
 
 def _check_memory(generation, program, temp):
     table = json.loads(TABLE.read_text())
+    assert program in table["programs"].get(generation, {}), (
+        f"{generation}/{program} is not in the table: {WRITE}"
+    )
     recorded = table["programs"][generation][program]["temp"]
     assert temp <= 1.03 * recorded + 2**18, (
         f"{temp:,} bytes instead of {recorded:,} ({table['versions']}); if intended, see this file's head"
@@ -205,7 +211,8 @@ def test_the_table_holds_the_programs_of_today(compiled):
     compiled (JAXPREF_COMPILE): the figures under a program's key are what its compiler says."""
     table = json.loads(TABLE.read_text())
     if table["versions"] != tpu_programs.versions():
-        pytest.skip("the table was written with other versions of jax and libtpu; all was compiled")
+        reason = f"the table is of {table['versions']}, so that all was compiled: {WRITE}"
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
     changed = []
     for (generation, program), line in compiled.found.items():
         recorded = table["programs"].get(generation, {}).get(program, {})
@@ -213,5 +220,4 @@ def test_the_table_holds_the_programs_of_today(compiled):
             changed.append(f"{generation}/{program}")
         else:
             assert recorded == {name: line[name] for name in recorded}, (generation, program)
-    write = "JAXPREF_WRITE_GOLDEN=1 pytest tests/kernels/test_tpu_compile.py -m ''"
-    assert not changed, f"{changed} changed; write their figures: {write}"
+    assert not changed, f"{changed} changed: {WRITE}"

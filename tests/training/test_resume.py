@@ -49,7 +49,9 @@ def _wait_for(workdir: pathlib.Path, process, stage: str, step: int) -> None:
 
 
 STEPS = 150
-RARELY = [f"stages.{stage}.evaluate_every=10" for stage in ("sft", "dpo")]
+RARELY = [
+    f"stages.{stage}.{what}_every=10" for stage in ("sft", "dpo") for what in ("evaluate", "evaluators")
+]
 COMMON = ["train", TINY, f"steps={STEPS}", *RARELY, "--no-report"]
 
 
