@@ -1,5 +1,7 @@
 """Bayesian reward extrapolation in the common loop: a chain of reward weights, given ranked segments."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -9,7 +11,7 @@ from jaxpref.algorithms.reported import reward_metrics
 from jaxpref.algorithms.reward_posterior import reward_posterior
 from jaxpref.losses.checks import positive
 from jaxpref.losses.trajectories import ranking_log_likelihood, trajectory_bradley_terry
-from jaxpref.metrics import Mean, Metrics, masked_mean
+from jaxpref.metrics import Mean, Metrics, weighted_mean
 from jaxpref.policies.base import Policy
 from jaxpref.types import Params, PRNGKey, Segments
 
@@ -56,7 +58,7 @@ def bayesian_rex(
     def scores(weights: Float[Array, " m"], batch: Segments) -> Float[Array, "b k"]:
         return quantities({"weights": weights}, batch, ("embeddings",), None)["embeddings"][..., 0]
 
-    def init(params: Params) -> TrainState:
+    def init(params: Params, constants: Any = None, key: PRNGKey | None = None) -> TrainState:
         bank = {
             "draws": {"weights": jnp.zeros((draws, size), params["weights"].dtype)},
             "map": {"weights": jnp.zeros_like(params["weights"])},
@@ -66,8 +68,8 @@ def bayesian_rex(
     def measured(params: Params, batch: Segments) -> Metrics:
         found = scores(params["weights"], batch)
         losses = trajectory_bradley_terry(confidence * found[:, 0], confidence * found[:, 1])
-        metrics = {"loss": masked_mean(losses, batch.weights), "num_tokens": num_tokens(batch)}
-        return metrics | reward_metrics(found, None, batch, labelled=False)
+        metrics = {"loss": weighted_mean(losses, batch.weights), "num_tokens": num_tokens(batch)}
+        return metrics | reward_metrics(found, None, batch, labels="index")
 
     def step(state: TrainState, batch: Segments, key: PRNGKey) -> tuple[TrainState, Metrics]:
         before = state.bank["draws"]["weights"][-1]

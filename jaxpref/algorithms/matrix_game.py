@@ -14,7 +14,7 @@ from jaxpref import games
 from jaxpref.algorithms.base import Algorithm, num_tokens
 from jaxpref.algorithms.inputs import bind, loss_name
 from jaxpref.environments.base import Game
-from jaxpref.metrics import Mean, Metrics, masked_mean
+from jaxpref.metrics import Mean, Metrics, weighted_mean
 from jaxpref.policies.base import Policy
 from jaxpref.types import Completions, Params, PRNGKey
 
@@ -89,14 +89,14 @@ def matrix_game(
     def to_equilibrium(params: Params) -> Float[Array, " x"]:
         return games.kl_divergence(held(equilibrium, params["logits"]), log_policy(params))
 
-    def init(params: Params) -> MatrixGameState:
+    def init(params: Params, constants: Any = None, key: PRNGKey | None = None) -> MatrixGameState:
         kl = to_equilibrium(params).mean()
         return MatrixGameState(jnp.int32(0), params, jnp.exp(log_policy(params)), kl)
 
     def measure(state: MatrixGameState, batch: Completions) -> Metrics:
         log_pi = log_policy(state.params)
         p, ref = held(played.preferences, log_pi), held(np.log(played.reference), log_pi)
-        gap = masked_mean(games.duality_gap(p, log_pi, ref, tau))
+        gap = weighted_mean(games.duality_gap(p, log_pi, ref, tau))
         measured = {
             "exploitability": games.exploitability(p, log_pi),
             "average/exploitability": games.exploitability(p, jnp.log(state.average)),
@@ -104,7 +104,7 @@ def matrix_game(
             "kl/reference": games.kl_divergence(log_pi, ref),
         }
         metrics = {"loss": gap, "duality_gap": gap, "num_tokens": num_tokens(batch)}
-        metrics |= {name: masked_mean(values) for name, values in measured.items()}
+        metrics |= {name: weighted_mean(values) for name, values in measured.items()}
         return metrics | ({} if bound is None else {"kl/bound": Mean(state.bound, jnp.float32(1))})
 
     def step(state: MatrixGameState, batch: Completions, key: PRNGKey) -> tuple[MatrixGameState, Metrics]:
