@@ -14,15 +14,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jaxpref.data.boundary import Example
 from jaxpref.data.cache import cached_records
-from jaxpref.data.dialogue import Template
-from jaxpref.data.encoding import Encoding, fingerprint
 from jaxpref.data.lazy import tensorflow_stack
-from jaxpref.data.records import Records, concatenate
+from jaxpref.data.records import Example, Records, concatenate
 from jaxpref.data.records_io import load_records, write_records
-from jaxpref.data.sources import SourceFile, hh_source, source_of
-from jaxpref.data.tokenizers import Tokenizer
+from jaxpref.data.sources import SourceFile, source_of
+from jaxpref.data.text.dialogue import Template
+from jaxpref.data.text.encoding import Encoding, fingerprint
+from jaxpref.data.text.hh_files import hh_source
+from jaxpref.data.text.tokenizers import Tokenizer
 
 __all__ = ["chosen_only", "head", "hh_pairs", "jsonl_pairs", "mixture_pairs", "prepare", "prepared", "split"]
 
@@ -40,7 +40,7 @@ def prepare(
     """Writes the records of SeqIO tasks (one after the other) or of a mixture, and loads them.
 
     Args:
-      source: Names from `jaxpref.data.tasks`.
+      source: Names from `jaxpref.data.text.tasks`.
       num_examples: Rows to take; needed for a mixture, which has no end.
       seed: Of the mixture's draws.
       metadata: Further entries of the manifest.
@@ -48,7 +48,7 @@ def prepare(
     Prints progress to stderr. Drops (by reason) and truncations go into the manifest; of a mixture they are
     those of the rows read, which are a few more than the rows taken. Errors as `records_io.write_records`.
     """
-    from jaxpref.data import tasks
+    from jaxpref.data.text import tasks
 
     names = [source] if isinstance(source, str) else list(source)
     parts = [task for name in names for task in tasks.details(name)]
@@ -97,7 +97,7 @@ def hh_pairs(
 ) -> Records:
     """Anthropic HH pairs (arXiv:2204.05862), chosen first; rows are grouped by their first human turn.
 
-    `data_root=None` downloads the public files; otherwise see `sources.hh_source`, also for the errors.
+    `data_root=None` downloads the public files; otherwise see `hh_files.hh_source`, also for the errors.
     Lengths in tokens, see `boundary.encode_example`; `template=None` keeps HH's own form.
     """
     encoding = Encoding(
@@ -107,7 +107,7 @@ def hh_pairs(
     loaded = tokenizer()
 
     def names() -> list[str]:
-        from jaxpref.data import tasks
+        from jaxpref.data.text import tasks
 
         return [
             tasks.hh_task(data_root=data_root, subset=s, split=split, tokenizer=loaded, encoding=encoding)
@@ -139,7 +139,7 @@ def jsonl_pairs(
     source, loaded = source_of(path), tokenizer()
 
     def names() -> list[str]:
-        from jaxpref.data import tasks
+        from jaxpref.data.text import tasks
 
         return [tasks.jsonl_task(path=path, tokenizer=loaded, encoding=encoding)]
 
@@ -226,7 +226,7 @@ def _cached(
 
 def _examples(name: str, split: str, num_examples: int | None, seed: int) -> Iterator[Example]:
     tf, seqio, _ = tensorflow_stack()
-    from jaxpref.data import features, tasks
+    from jaxpref.data.text import features, tasks
 
     parts = tasks.details(name)
     first = parts[0]

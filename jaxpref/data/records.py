@@ -8,22 +8,31 @@ TensorFlow anywhere near. The files are `records_io.py`'s business.
 import dataclasses
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from jaxpref.types import COLUMNS, Completions
 
-if TYPE_CHECKING:
-    from jaxpref.data.boundary import Example
-
-__all__ = ["Records", "concatenate", "held_out_rows"]
+__all__ = ["Example", "Records", "concatenate", "held_out_rows"]
 
 # Columns with a field of their own in `Completions`; the others go into its `columns`.
 _FIELDS = {"reference_logps": ("n", "k"), "preferences": ("n", "k", "k")}
 _SHAPES = _FIELDS | {
     name: tuple("n" if a == "b" else a for a in axes.split()) for name, (axes, _) in COLUMNS.items()
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One encoded prompt and its responses."""
+
+    prompt: Sequence[int]
+    responses: Sequence[Sequence[int]]  # EOS included where the response was not cut
+    group: int = 0  # rows of one group stay on one side of a split
+    unscored: int = 0  # leading response tokens that are not scored: 1 where nothing predicts the first one
+    prompt_truncated: bool = False
+    responses_truncated: int = 0  # how many of the responses were cut
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -210,7 +219,7 @@ class Records:
             )
 
     @staticmethod
-    def from_examples(examples: Sequence["Example"], metadata: Mapping[str, Any] | None = None) -> "Records":
+    def from_examples(examples: Sequence[Example], metadata: Mapping[str, Any] | None = None) -> "Records":
         """Packs encoded examples; raises ValueError for none, or for unequal numbers of responses."""
         if not examples:
             drops = dict((metadata or {}).get("drops", {}))

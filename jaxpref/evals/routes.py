@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxpref.data.roads import Roads
-from jaxpref.data.routes import by_region, places_by_region, routes_of
+from jaxpref.data.roads.networks import Roads
+from jaxpref.data.roads.routes import by_region, places_by_region, routes_of
 from jaxpref.data.segments import SegmentRecords
 from jaxpref.environments.drivers import walk
 from jaxpref.evals.base import Context, Estimate, Evaluation, Picture

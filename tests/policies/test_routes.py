@@ -10,7 +10,7 @@ import pytest
 from road_graphs import dense, random_roads, ways
 from x64 import enable_x64
 
-from jaxpref.data.routes import by_region, route_records
+from jaxpref.data.roads.routes import by_region, route_records
 from jaxpref.experiment import MeshShape
 from jaxpref.planning import roads
 from jaxpref.policies.routes import MAX_ENT, arc_costs, route_planner
