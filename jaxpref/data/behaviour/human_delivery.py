@@ -89,22 +89,7 @@ def human_delivery(
     if not 0 <= part[0] < part[1] <= 1:
         raise ValueError(f"human_delivery.part: expected (from, to) within [0, 1], got {part}")
     folder, built = Path(data_root) / "human_data", world()
-    labels, pairs, whose = [], [], []
-    for index, condition in enumerate(conditions):
-        y, x, moves = (
-            _array(folder / f"{condition}_full_filtered_{kind}.npy") for kind in ("Y", "X", "segment_pairs")
-        )
-        if y.ndim != 1 or x.shape != (len(y), 3) or moves.shape != (len(y), 2, 4, 2):
-            raise ValueError(
-                f"{condition}: expected [n], [n, 3] and [n, 2, 4, 2] in Y, X and segment_pairs, got "
-                f"{y.shape}, {x.shape} and {moves.shape}"
-            )
-        if not np.isin(y, (0, 0.5, 1)).all():
-            raise ValueError(f"{condition}: label {y[~np.isin(y, (0, 0.5, 1))][0]} is not 0, 0.5 or 1")
-        _check_returns(condition, built, moves, x[:, 0])
-        labels.append(y)
-        pairs.append(moves)
-        whose.append(np.full(len(y), index))
+    labels, pairs = zip(*(_judgements(folder, condition, built) for condition in conditions), strict=True)
     moves = np.concatenate(pairs)
     states, actions, steps = _walked("segment_pairs", built, moves)
     _, group = np.unique(moves.reshape(len(moves), -1), axis=0, return_inverse=True)
@@ -115,7 +100,7 @@ def human_delivery(
         np.concatenate(labels),
         steps,
         group=group,
-        columns={"annotators": np.concatenate(whose)},
+        columns={"annotators": np.repeat(np.arange(len(labels)), [len(y) for y in labels])},
         metadata={"source": "human_delivery", "conditions": list(conditions)},
     )
     order = np.random.default_rng(0).permutation(group.max() + 1)
@@ -179,6 +164,22 @@ class _PlainUnpickler(pickle.Unpickler):
         if name == "GridWorldEnv":
             return _Plain
         raise pickle.UnpicklingError(f"it holds {module}.{name}, which is not loaded")
+
+
+def _judgements(folder: Path, condition: str, world: World) -> tuple[np.ndarray, np.ndarray]:
+    """Labels [n] and moves [n, 2, 4, 2] of one condition, whose partial returns are those of the world."""
+    y, x, moves = (
+        _array(folder / f"{condition}_full_filtered_{kind}.npy") for kind in ("Y", "X", "segment_pairs")
+    )
+    if y.ndim != 1 or x.shape != (len(y), 3) or moves.shape != (len(y), 2, 4, 2):
+        raise ValueError(
+            f"{condition}: expected [n], [n, 3] and [n, 2, 4, 2] in Y, X and segment_pairs, got "
+            f"{y.shape}, {x.shape} and {moves.shape}"
+        )
+    if not np.isin(y, (0, 0.5, 1)).all():
+        raise ValueError(f"{condition}: label {y[~np.isin(y, (0, 0.5, 1))][0]} is not 0, 0.5 or 1")
+    _check_returns(condition, world, moves, x[:, 0])
+    return y, moves
 
 
 def _array(path: Path) -> np.ndarray:

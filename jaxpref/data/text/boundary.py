@@ -45,6 +45,24 @@ def _common_prefix(sequences: Sequence[Sequence[int]]) -> int:
     return len(shortest)
 
 
+def _split_at_boundary(
+    tokenizer: Tokenizer, prompt: str, responses: Sequence[str]
+) -> tuple[list[int], list[list[int]]] | Drop:
+    """The prompt's tokens and those of each response, whole; a `Drop` for empty or identical responses."""
+    if not responses or not all(response.strip() for response in responses):
+        return Drop(EMPTY)
+    if len(responses) > 1 and len({response.strip() for response in responses}) == 1:
+        return Drop(IDENTICAL)
+    whole = [tokenizer.encode(prompt + response) for response in responses]
+    boundary = _common_prefix([tokenizer.encode(prompt), *whole])
+    tails = [ids[boundary:] for ids in whole]
+    if not all(tails):
+        return Drop(EMPTY)  # the tokenizer leaves nothing of it (it can strip or normalise)
+    if len(tails) > 1 and all(tail == tails[0] for tail in tails):
+        return Drop(IDENTICAL)
+    return whole[0][:boundary], tails
+
+
 def encode_example(
     tokenizer: Tokenizer,
     prompt: str,
@@ -61,10 +79,10 @@ def encode_example(
     """Encodes a prompt with its responses within a budget of tokens, or says why it cannot be used.
 
     Args:
-      prompt_length: Most prompt tokens, BOS included.
-      response_length: Most tokens of a response, EOS included.
-      truncate_prompt: What goes when a prompt is too long: its "start" (the latest turns stay), its "end",
-        or the whole example ("drop"). BOS stays in any case.
+      prompt_length: The largest number of prompt tokens, BOS included.
+      response_length: The largest number of tokens of a response, EOS included.
+      truncate_prompt: What is removed from a prompt that is too long: its "start" (the latest turns stay),
+        its "end", or the whole example ("drop"). BOS always stays.
       truncate_response: Cut the "end" (such a response gets no EOS, since the text does not end there), or
         "drop" the example.
       add_bos: Put BOS first, where the tokenizer has one.
@@ -76,29 +94,19 @@ def encode_example(
     """
     bos = [tokenizer.bos_id] if add_bos and tokenizer.bos_id is not None else []
     _check(prompt_length, response_length, truncate_prompt, truncate_response, len(bos))
-    if not responses or not all(response.strip() for response in responses):
-        return Drop(EMPTY)
-    if len(responses) > 1 and len({response.strip() for response in responses}) == 1:
-        return Drop(IDENTICAL)
-    whole = [tokenizer.encode(prompt + response) for response in responses]
-    boundary = _common_prefix([tokenizer.encode(prompt), *whole])
-    head = whole[0][:boundary]
-    tails = [ids[boundary:] for ids in whole]
-    if not all(tails):
-        return Drop(EMPTY)  # the tokenizer leaves nothing of it (it can strip or normalise)
-    if len(tails) > 1 and all(tail == tails[0] for tail in tails):
-        return Drop(IDENTICAL)
-
+    tokens = _split_at_boundary(tokenizer, prompt, responses)
+    if isinstance(tokens, Drop):
+        return tokens
+    head, tails = tokens
     room = prompt_length - len(bos)
     prompt_truncated = len(head) > room
     if prompt_truncated and truncate_prompt == "drop":
         return Drop(PROMPT_TOO_LONG)
     head = bos + (head[max(len(head) - room, 0) :] if truncate_prompt == "start" else head[:room])
 
-    if add_eos:
-        tails = [[*tail, tokenizer.eos_id] for tail in tails]
-    cut = [tail[:response_length] for tail in tails]
-    responses_truncated = sum(len(tail) > response_length for tail in tails)
+    eos = [tokenizer.eos_id] if add_eos else []
+    cut = [(tail + eos)[:response_length] for tail in tails]
+    responses_truncated = sum(len(tail + eos) > response_length for tail in tails)
     if responses_truncated and truncate_response == "drop":
         return Drop(RESPONSE_TOO_LONG)
     if len(cut) > 1 and all(tail == cut[0] for tail in cut):
