@@ -81,7 +81,7 @@ def liechtenstein_roads(data_root: str) -> Roads:
 
 
 def boxes(coordinates: NDArray[np.float64], count: int) -> NDArray[np.int64]:
-    """A region for each node, from 0, as experts by place want them (`policies.routes.route_planner`).
+    """Numbers each node's region from 0, as `policies.routes.route_planner` wants them.
 
     The region of most nodes is cut in two halves of as many nodes, across its longer side, until there are
     `count` of them: rectangles, as full as one another where `count` is a power of 2.
@@ -168,7 +168,7 @@ def csv_routes(path: str | Path, roads: Roads) -> list[list[int]]:
     """Routes over `csv_roads`: columns `route` and `arc` (row of the arcs' file, from 0) or `node`, in order.
 
     Raises:
-      ValueError: nodes that no arc joins, or several do (give arcs then); see also `data.routes`.
+      ValueError: nodes that no arc joins, or several do (give arcs then); see also `data.roads.routes`.
     """
     rows = _table(path, ("route",))
     by_name: dict[str, list[str]] = {}

@@ -44,7 +44,7 @@ def routes_of(records: SegmentRecords) -> list[list[int]]:
 
 
 def by_region(records: SegmentRecords, regions: ArrayLike) -> SegmentRecords:
-    """Demonstrations (`k = 1`) as rows of one for each region, in their order: what experts by place read.
+    """Demonstrations (`k = 1`) as rows of one for each region, in the order of the regions.
 
     A demonstration is of the region of its destination; its origin and what it passes may be anywhere.
     Regions with fewer demonstrations than the largest have absent segments (0 steps), spread over the rows.
