@@ -1,8 +1,11 @@
-"""Preference data: text to tokenised records to batches.
+"""Preference data: from files to records to batches.
 
-Everything here and in what it imports is free of TensorFlow. Making records from the built-in data sets goes
-through TFDS and SeqIO (`prepare.py`, `tasks.py`, the builders), which are imported when that happens; loading
-records and training on them never does.
+Three rooms make records: `text` (prompts and responses as tokens), `behaviour` (segments of states and
+actions) and `roads` (road networks and routes). The modules beside them are what the rooms share, and
+`prepare`, which experiments import.
+
+Importing this package loads no TensorFlow. TFDS and SeqIO make the records of the built-in text data sets and
+are imported only then; loading records and training on them needs neither.
 """
 
 from jaxpref.data.loader import Loader as Loader

@@ -1,7 +1,7 @@
-"""From a data set to records: SeqIO reads and encodes once, training reads the result ever after.
+"""From a data set to records: SeqIO reads and encodes it once, and training reads the result.
 
-The functions that return `Records` are what experiments name. Each makes its records on first use, in a
-cache directory (`$JAXPREF_CACHE`, default `~/.cache/jaxpref`) under a key of all its arguments, the tokenizer
+Experiments name the functions that return `Records`. Each makes its records on first use, in a cache
+directory (`$JAXPREF_CACHE`, default `~/.cache/jaxpref`) under a key of all its arguments, the tokenizer
 and the source's checksum; after that it loads them, without TensorFlow.
 """
 
@@ -46,7 +46,7 @@ def prepare(
       metadata: Further entries of the manifest.
 
     Prints progress to stderr. Drops (by reason) and truncations go into the manifest; of a mixture they are
-    those of the rows read, which are a few more than the rows taken. Errors as `records_io.write_records`.
+    those of the rows read, which are a few more than the rows taken. Raises as `records_io.write_records`.
     """
     from jaxpref.data.text import tasks
 
@@ -156,9 +156,9 @@ def mixture_pairs(
 ) -> Records:
     """`num_examples` rows of several tables, each in proportion to its rate, without TensorFlow.
 
-    Every table is gone through in a shuffled order, again and again where its share is larger than the
-    table. The numbers of rows are the rates' shares rounded so that they add up. Raises ValueError for
-    rates that do not fit, and as `concatenate`.
+    Rows of a table are taken in a shuffled order, and in further shuffled orders where its share is larger
+    than the table. Numbers of rows are the shares, rounded so that they sum to `num_examples`. Raises
+    ValueError for rates that do not fit, and as `concatenate`.
     """
     if len(parts) != len(rates) or not parts or min(rates) <= 0 or num_examples < 1:
         raise ValueError(
@@ -196,7 +196,7 @@ def chosen_only(*, records: Callable[[], Records]) -> Records:
 
 
 def head(*, records: Callable[[], Records], num_prompts: int) -> Records:
-    """The first rows of a table, for a quick look."""
+    """The first `num_prompts` rows of a table, or all if there are fewer."""
     table = records()
     return table.take(np.arange(min(num_prompts, len(table))))
 
@@ -273,7 +273,7 @@ def _examples(name: str, split: str, num_examples: int | None, seed: int) -> Ite
 
 
 class _Progress:
-    """One line on stderr every few seconds: rows, speed, time left."""
+    """Prints one line to stderr every few seconds: rows, speed, time left."""
 
     def __init__(self, name: str, total: int):
         self._name, self._total, self._kept = name, total, 0

@@ -1,4 +1,4 @@
-"""The files that data sets are read from: where they are, whether they are intact, and their lines."""
+"""The files that data sets are read from: their names, checksums and lines."""
 
 import dataclasses
 import gzip
@@ -36,7 +36,7 @@ def source_of(path: str | Path) -> SourceFile:
 
 
 def json_lines(path: str | Path, name: str | Path | None = None) -> Iterator[tuple[int, Any]]:
-    """(line number from 1, value) of each line of a JSON-lines file, gzipped or not; blank lines skipped.
+    """Yields (line number from 1, value) of a JSON-lines file, gzipped or not; skips blank lines.
 
     Raises ValueError with file (`name` where it differs from the path) and line number for a line that is
     not JSON or UTF-8, and for a damaged archive.

@@ -62,11 +62,11 @@ def route_planner(
         weight decay.
       hidden: widths of an MLP on the features whose output, a softplus, is added to the costs.
       regions: builds the number of each node's region `[n]`, from 0 to x - 1. Each region has weights and a
-        table of its own, which plan the routes that end there (arXiv:2305.11290, whose "mixture of
-        experts" this is). Rows then hold x segments, one demonstration of each region in their order, or
-        none (`data.roads.routes.by_region`). The logical axis of regions is "regions"; where a mesh splits it, no
-        device needs another's costs, and only "hidden", which all regions share, has a gradient summed over
-        them. *Differs from* the paper's: origins do not choose, and every region has costs of all arcs.
+        table of its own, which plan the routes that end there (the "mixture of experts" of
+        arXiv:2305.11290). Rows then hold x segments, one demonstration of each region in their order, or
+        none (`data.roads.routes.by_region`). The logical axis of regions is "regions"; where a mesh splits
+        it, no device needs another's costs, and only "hidden", which all regions share, has a gradient summed
+        over them. *Differs from* the paper's: origins do not choose, and every region has costs of all arcs.
       planner: cheapest ways: `planning.roads.sweeps` on devices or `planning.roads.dijkstra` on the host.
         None, for `MAX_ENT` alone: start from the destination instead of the cheapest ways.
       horizon_values: of a finite horizon, with its gradient: `planning.roads.horizon_values` by rollout, in

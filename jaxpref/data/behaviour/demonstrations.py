@@ -1,4 +1,4 @@
-"""Demonstrations: what a policy does in a finite world, drawn step by step."""
+"""Demonstrations: trajectories of a policy in a finite MDP, sampled step by step."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -12,16 +12,17 @@ __all__ = ["demonstrations"]
 def demonstrations(
     mdp: TabularMDP, policy: ArrayLike, *, start: ArrayLike, num: int, steps: int, seed: int = 0
 ) -> SegmentRecords:
-    """`num` walks of at most `steps` steps as segments of numbered states and actions, one a row.
+    """Samples `num` trajectories of at most `steps` steps: int32 states and actions [num, 1, steps].
 
-    Walks end on arrival in a terminal state. The draw is a function of the seed alone.
+    A trajectory ends when it reaches a terminal state. The sample is a function of the seed alone.
 
     Args:
       policy: probabilities of actions `[s, a]`, or of each time step `[steps, s, a]`.
-      start: probabilities of the first state `[s]`; terminal states have none.
+      start: probabilities of the first state `[s]`, 0 for terminal states.
 
     Raises:
-      ValueError: shapes do not fit, a row of probabilities does not sum to 1, or walks start at the end.
+      ValueError: shapes do not fit, a row of probabilities does not sum to 1, or `start` has probability in
+        a terminal state.
     """
     transitions, ends = np.asarray(mdp.transitions, np.float64), np.asarray(mdp.terminal)
     shares, first = np.asarray(policy, np.float64), np.asarray(start, np.float64)

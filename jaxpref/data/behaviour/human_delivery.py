@@ -2,7 +2,7 @@
 
 The data are those of "Influencing Human Preferences to Conform to Different Preference Models"
 (github.com/Stephanehk/InfluencingHumanPrefs): people compared pairs of three-step segments on one board,
-under nine conditions. They carry no licence, so they are read where a user has put them.
+under nine conditions. They carry no licence, so they are not shipped: users download them.
 """
 
 import io
@@ -69,8 +69,9 @@ def human_delivery(
     """Pairs of segments `[n, 2, 3]` of states and actions; the preferred segment is the first, ties are 0.5.
 
     `human_data/COND_full_filtered_Y.npy` [n] holds 0, 0.5 or 1 (the *second* one is preferred), `_X.npy`
-    [n, 3] second less first of partial return and of the values at start and end, and `_segment_pairs.npy`
-    [n, 2, 4, 2] the start and three moves (rows, columns), (0, 0) once the episode is over. `group` is the
+    [n, 3] the differences, second minus first, of the partial return and of the values of the first and last
+    state, and `_segment_pairs.npy` [n, 2, 4, 2] the start and three moves (rows, columns), (0, 0) once the
+    episode is over. `group` is the
     pair of segments, so that `split` never parts judgements of one pair.
 
     Args:
@@ -78,7 +79,8 @@ def human_delivery(
       world: the delivery domain of `delivery_board(data_root)` with the true weights. The partial returns in
         it must be those of the files.
       conditions: names of `CONDITIONS`.
-      part: share of the groups, from and to, in an order drawn once; (0, 0.8) and (0.8, 1) do not overlap.
+      part: the share of groups to return, (from, to) in [0, 1], in a fixed random order; (0, 0.8) and
+        (0.8, 1) do not overlap.
 
     Raises:
       ValueError: a file is missing or damaged, or does not fit the world.
@@ -114,7 +116,7 @@ def write_human_delivery(
     """Writes pairs of three steps as files in the public format: for tests, and to try an experiment.
 
     Args:
-      values: of each state, for `_X.npy`.
+      values: value of each state `[s]`, for `_X.npy`.
     """
     human, mdp = Path(data_root) / "human_data", Path(data_root) / "delivery_mdp"
     human.mkdir(parents=True, exist_ok=True)
@@ -152,7 +154,7 @@ _NUMPY = {  # what pickles of arrays and numbers ask for, whatever module numpy 
 
 
 class _Plain:
-    """Stands for the released environment's class: attributes, and no code."""
+    """Replaces the released environment's class: attributes without code."""
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -167,7 +169,7 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def _judgements(folder: Path, condition: str, world: World) -> tuple[np.ndarray, np.ndarray]:
-    """Labels [n] and moves [n, 2, 4, 2] of one condition, whose partial returns are those of the world."""
+    """Labels [n] and moves [n, 2, 4, 2] of one condition, checked against the world."""
     y, x, moves = (
         _array(folder / f"{condition}_full_filtered_{kind}.npy") for kind in ("Y", "X", "segment_pairs")
     )

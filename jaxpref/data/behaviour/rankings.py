@@ -1,4 +1,4 @@
-"""Pairs out of ranked demonstrations: the data of T-REX and B-REX."""
+"""Pairs made of ranked demonstrations: the data of T-REX and B-REX."""
 
 from collections.abc import Sequence
 
@@ -14,13 +14,13 @@ def ranked_pairs(
 ) -> SegmentRecords:
     """Pairs of segments of two ranks; segment 0 is of the better one. A function of the seed alone.
 
-    Two ranks, a demonstration of each and a stretch of each are drawn, all alike: few ranked demonstrations
-    make many pairs (Brown et al. 2019, arXiv:1904.06387). A whole rank is held to be better than another, so
-    single pairs may have it the wrong way round, as people may.
+    Two ranks, a demonstration of each and a stretch of each are drawn uniformly, so few ranked demonstrations
+    make many pairs (Brown et al. 2019, arXiv:1904.06387). Only ranks are compared, so the worse segment of a
+    single pair may be labelled as the better one.
 
     Args:
       ranks: demonstrations (`k = 1`) from the worst rank to the best, all with the same padded length.
-      piece: steps of a stretch; shorter demonstrations are taken whole. None: all are.
+      piece: steps of a stretch; shorter demonstrations are taken whole, and all of them with None.
 
     Raises:
       ValueError: fewer than two ranks, rows that are no single segments, lengths that differ, or a number

@@ -1,4 +1,4 @@
-"""Scored segments (one a row, with the column `scores`) made into what learners of preferences read."""
+"""From segments with a score (one a row, column `scores` [n, 1]) to demonstrations or pairs."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ __all__ = ["better_half", "one_off_pairs"]
 
 
 def better_half(records: SegmentRecords) -> SegmentRecords:
-    """The segments whose score is above the median: what imitation of the preferred reads."""
+    """The segments whose score is above the median, to imitate."""
     scores = _scores(records)
     return records.take(scores > np.median(scores))
 

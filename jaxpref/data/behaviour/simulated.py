@@ -1,4 +1,4 @@
-"""Comparisons of segments by a simulated person, in a finite world whose rewards are known."""
+"""Comparisons by simulated people, and behaviour of simulated agents, in a finite world of known rewards."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -65,13 +65,14 @@ def simulated_comparisons(
     hard: bool = True,
     seed: int = 0,
 ) -> SegmentRecords:
-    """Pairs of random segments, compared by somebody who knows the true weights of the world; the preferred
-    segment is the first.
+    """Pairs of random segments compared by a simulated person, the preferred segment first.
+
+    The person knows the true weights of the world.
 
     Args:
       score: what is compared, such as `planning.score_by_regret` or `score_by_return`, under true weights.
-      temperature: of the comparison, P(first) = sigmoid(difference / temperature); 0: by the difference
-        alone, one half for ties.
+      temperature: of the comparison, P(first) = sigmoid(difference / temperature); at 0 the larger score
+        wins, and ties are one half.
       absorbing: as in `random_segments`.
       hard: draw each label from its probability (0 or 1, ties of temperature 0 stay one half); False: the
         label is the probability itself.
@@ -97,7 +98,7 @@ def simulated_comparisons(
 
 
 def preferred_first(records: SegmentRecords) -> SegmentRecords:
-    """The same pairs with the preferred segment as segment 0, so that accuracies mean what they say."""
+    """The same pairs with the preferred segment as segment 0, as accuracies expect."""
     if records.k != 2 or records.preferences is None:
         raise ValueError(f"preferred_first: expected pairs, got {records.k} segments a row")
     order = np.array([[0, 1], [1, 0]])[(records.preferences[:, 0, 1] < 0.5).astype(int)]
@@ -122,12 +123,12 @@ def simulated_agents(
     per_step: bool = True,
     seed: int = 0,
 ) -> SegmentRecords:
-    """What agents with latent budgets do (`planning.budgets`): `k = 1`, the agent in the column `annotators`.
+    """Segments of agents with latent budgets (`planning.budgets`): `k = 1`, the agent in column `annotators`.
 
     Args:
       shares: for each agent the probability of each budget.
       num_segments: of each agent.
-      length: steps at most; a segment ends where its episode does.
+      length: the largest number of steps; a segment ends where its episode does.
       per_step: draw a budget for every decision; False: one for the whole segment.
     """
     built, generator = world(), np.random.default_rng(seed)

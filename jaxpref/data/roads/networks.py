@@ -31,7 +31,7 @@ _LIECHTENSTEIN = (
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Roads:
-    """A graph with what its file says of arcs and nodes. Arrays are in the order of the graph's arcs."""
+    """A graph with the columns of its file. Arrays of arcs are in the order of the graph's arcs."""
 
     graph: RoadGraph
     columns: dict[str, NDArray[np.float64]]  # numbers of arcs, [e] each
@@ -39,7 +39,7 @@ class Roads:
     classes: tuple[str, ...] = ()  # of roads; the column "class" holds their numbers
     coordinates: NDArray[np.float64] | None = None  # [n, 2], longitude and latitude
     shapes: tuple[NDArray[np.float64], ...] = ()  # of each arc, [points, 2], its ends included
-    credit: str = ""  # what a picture of it must say
+    credit: str = ""  # attribution that a picture must show
 
     def features(self, names: Sequence[str]) -> NDArray[np.float64]:
         """Columns side by side `[e, f]`."""
@@ -55,7 +55,7 @@ def new_york_graph(data_root: str) -> RoadGraph:
 
 
 def liechtenstein_roads(data_root: str) -> Roads:
-    """The drivable roads of Liechtenstein, from crossing to crossing, that lead everywhere and back.
+    """The drivable roads of Liechtenstein: arcs from crossing to crossing, the largest strong component.
 
     Columns: "length" (metres), "class" (a number into `classes`). (c) OpenStreetMap contributors, ODbL.
     """
@@ -81,10 +81,10 @@ def liechtenstein_roads(data_root: str) -> Roads:
 
 
 def boxes(coordinates: NDArray[np.float64], count: int) -> NDArray[np.int64]:
-    """Numbers each node's region from 0, as `policies.routes.route_planner` wants them.
+    """The number of each node's region, from 0: the `regions` of `policies.routes.route_planner`.
 
-    The region of most nodes is cut in two halves of as many nodes, across its longer side, until there are
-    `count` of them: rectangles, as full as one another where `count` is a power of 2.
+    The region with the most nodes is cut across its longer side into two with equal numbers of nodes, until
+    there are `count` rectangles. All have about equally many nodes where `count` is a power of 2.
 
     Args:
       coordinates: longitude and latitude `[n, 2]`, degrees.
@@ -168,7 +168,7 @@ def csv_routes(path: str | Path, roads: Roads) -> list[list[int]]:
     """Routes over `csv_roads`: columns `route` and `arc` (row of the arcs' file, from 0) or `node`, in order.
 
     Raises:
-      ValueError: nodes that no arc joins, or several do (give arcs then); see also `data.roads.routes`.
+      ValueError: no arc joins two nodes, or several do (then give arcs); see also `data.roads.routes`.
     """
     rows = _table(path, ("route",))
     by_name: dict[str, list[str]] = {}
@@ -215,7 +215,7 @@ def _table(path: str | Path, needed: Sequence[str]) -> list[dict[str, str]]:
 
 
 def _strong(tails: NDArray[np.int64], heads: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Arcs inside the largest strongly connected part."""
+    """Numbers of the arcs inside the largest strongly connected component."""
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import connected_components
 
@@ -227,7 +227,7 @@ def _strong(tails: NDArray[np.int64], heads: NDArray[np.int64]) -> NDArray[np.in
 
 
 def _file(data_root: str, name: str, known: str, home: str) -> Path:
-    """The file under `data_root`, intact; ValueError that says what is missing and where it is to be had."""
+    """The file under `data_root`, checked; raises ValueError with its home where it is missing or differs."""
     root = Path(data_root)
     path = next((p for p in (root / name, root / Path(name).name) if p.is_file()), None)
     if path is None:

@@ -1,6 +1,6 @@
 """A small reader of OpenStreetMap's .osm.pbf: nodes, ways, and arcs of streets from crossing to crossing.
 
-Protocol buffers by hand, for the few fields that are needed: https://wiki.openstreetmap.org/wiki/PBF_Format.
+It decodes the few protocol-buffer fields that are needed: https://wiki.openstreetmap.org/wiki/PBF_Format.
 """
 
 import itertools
@@ -53,7 +53,7 @@ class StreetArcs(NamedTuple):
 
 
 def read_pbf(path: str | Path) -> tuple[Nodes, list[Way]]:
-    """All nodes and all ways with their tags; relations are passed over.
+    """All nodes and all ways with their tags; relations are skipped.
 
     Raises:
       ValueError: the file is cut short or damaged, or packs its blocks in a way other than zlib.
@@ -77,8 +77,8 @@ def read_pbf(path: str | Path) -> tuple[Nodes, list[Way]]:
 def street_arcs(nodes: Nodes, ways: list[Way], classes: tuple[str, ...] = DRIVABLE) -> StreetArcs:
     """Arcs of the ways of these classes (and their links), cut where ways meet or end.
 
-    Both directions unless `oneway`, a motorway or a roundabout says otherwise. Ways closed to motor vehicles
-    are left out, and points that the extract lacks end a way. No turn is taken between crossings.
+    Arcs go in both directions unless the way is `oneway`, a motorway or a roundabout. Ways closed to motor
+    vehicles are left out, and a way ends at a point that the extract lacks. Turns happen at crossings only.
     """
     used = []
     for way in ways:

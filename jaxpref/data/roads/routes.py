@@ -13,7 +13,7 @@ __all__ = ["by_region", "places_by_region", "route_records", "routes_of"]
 
 
 def route_records(graph: RoadGraph, routes: Sequence[Sequence[int]], **others: Any) -> SegmentRecords:
-    """One row for each route (arcs), which goes to the end of its last arc.
+    """One row for each route (arcs), whose destination is the head of its last arc.
 
     Observations are `[n, 1, t, 2]`, node and destination; actions are numbers of arcs. Rows with the same
     origin and destination are one group, so that `split` holds out whole pairs of them.
@@ -39,16 +39,16 @@ def route_records(graph: RoadGraph, routes: Sequence[Sequence[int]], **others: A
 
 
 def routes_of(records: SegmentRecords) -> list[list[int]]:
-    """The arcs of every route."""
+    """The arcs of each route, as `route_records` was given them."""
     return [records.actions[i, 0, : records.step_lengths[i, 0]].tolist() for i in range(len(records))]
 
 
 def by_region(records: SegmentRecords, regions: ArrayLike) -> SegmentRecords:
-    """Demonstrations (`k = 1`) as rows of one for each region, in the order of the regions.
+    """Packs demonstrations (`k = 1`) into rows that hold one of each region, in the order of the regions.
 
-    A demonstration is of the region of its destination; its origin and what it passes may be anywhere.
-    Regions with fewer demonstrations than the largest have absent segments (0 steps), spread over the rows.
-    Nothing prefers a region to another (all preferences are 1/2). Groups are lost: `split` before.
+    A demonstration belongs to the region of its destination; its origin and the nodes it passes may be
+    anywhere. Regions with fewer demonstrations than the largest have absent segments (0 steps), spread over
+    the rows. All preferences are 1/2. Groups are lost, so `split` first.
 
     Args:
       regions: number of each node's region `[nodes]`, from 0, as `policies.routes.route_planner` has them.

@@ -1,4 +1,4 @@
-"""Responses of one token that is the response: records and a tokenizer for policies that are tables."""
+"""Responses of one token each: records and a tokenizer for tabular policies, as of bandits and games."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -45,8 +45,11 @@ def action_pairs(
     """Each prompt (one token, its number) with each pair of responses (one token each), chosen first.
 
     Args:
-      pairs: (chosen, rejected). By default all ordered pairs of different responses, which say nothing about
-        which is better: prompts for a method that finds that out by itself.
+      pairs: (chosen, rejected). By default all ordered pairs of different responses, which carry no
+        preference: for methods that read only the prompts and have a judge.
+
+    Raises:
+      ValueError: a pair is not two numbers from 0 to `num_actions - 1`.
     """
     tokenizer = actions_tokenizer(num_actions=num_actions)
     every = [(i, j) for i in range(num_actions) for j in range(num_actions) if i != j]

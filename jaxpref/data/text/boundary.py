@@ -1,9 +1,9 @@
 """From text to tokens: where the prompt ends, what is cut, what is dropped and why.
 
-The prompt and each response are never tokenised apart, because a tokenizer may join the end of one with the
-start of the other. Instead `prompt` and every `prompt + response` are, and the boundary is the longest id
-prefix common to all of them: the prompt's tokens are then the same for every response, and each completion's
-ids are exactly those of its text.
+The prompt and a response are never tokenised separately, because a tokenizer may join the end of one with the
+start of the other. The code tokenises `prompt` and every `prompt + response`, and takes as the boundary the
+longest prefix of ids that all of them share: the prompt's tokens are then the same for every response, and
+each completion's ids are exactly those of its text.
 """
 
 import dataclasses
@@ -90,7 +90,7 @@ def encode_example(
       group: Rows of one group stay on one side of a split; default `stable_group(prompt)`.
 
     Returns an `Example` whose responses each have at least one scored token, or a `Drop`. Raises
-    ValueError for a budget that can hold nothing or an unknown policy.
+    ValueError for a budget that can hold nothing or an unknown way to truncate.
     """
     bos = [tokenizer.bos_id] if add_bos and tokenizer.bos_id is not None else []
     _check(prompt_length, response_length, truncate_prompt, truncate_response, len(bos))

@@ -18,8 +18,8 @@ def items_tokenizer() -> Tokenizer:
 def cyclic_pairs(*, num_items: int = 3) -> Records:
     """Every pair of `num_items` items (an odd number), chosen first: each beats the (num_items - 1) / 2 next.
 
-    Every item wins as often as it loses, so the best that a score of single items can do is to tell nothing:
-    its likelihood is highest, at log 2 a pair, where all scores are equal.
+    Every item wins as often as it loses, so scores of single items cannot represent the preferences: their
+    likelihood is highest where all scores are equal, with a loss of log 2 nats per pair.
     """
     if num_items < 3 or num_items % 2 == 0 or num_items > len(_LETTERS):
         raise ValueError(f"num_items: expected an odd number from 3 to {len(_LETTERS)}, got {num_items}")

@@ -9,7 +9,7 @@ __all__ = ["HH_REPLY", "Template", "Turn", "chatml_template", "hh_template", "hh
 Turn = tuple[str, str]  # (role, content), role one of "system", "user", "assistant"
 
 Template = Callable[[Sequence[Turn]], tuple[str, str]]
-"""Turns to (prompt text that ends where the assistant is to speak, what its reply's text begins with)."""
+"""Maps turns to (prompt text up to the assistant's reply, text that the reply starts with)."""
 
 HH_REPLY = "\n\nAssistant:"
 _HH_NAMES = {"system": "System", "user": "Human", "assistant": "Assistant"}

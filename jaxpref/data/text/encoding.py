@@ -1,4 +1,4 @@
-"""How texts become tokens, as one value that a cache key and a manifest can hold. No TensorFlow."""
+"""How texts become tokens, as one value for cache keys and manifests. Needs no TensorFlow."""
 
 import dataclasses
 import json
@@ -31,7 +31,7 @@ class Encoding:
     template: Template | None = None
 
     def description(self) -> dict[str, Any]:
-        """Plain values that decide the tokens, for a manifest or a key."""
+        """The plain values that determine the tokens, for a manifest or a cache key."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         template = fields.pop("template")
         name = None if template is None else f"{template.__module__}.{template.__qualname__}"

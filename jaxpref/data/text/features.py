@@ -1,4 +1,4 @@
-"""SeqIO's view of a preference example: task features in, padded model features out.
+"""The SeqIO feature converter of preference tasks: from task features to padded model features.
 
 Imports TensorFlow and SeqIO; import it only where records are made.
 """
@@ -47,7 +47,7 @@ def task_lengths(*, prompt_length: int, response_length: int, k: int = 2) -> dic
 
 
 class PreferenceFeatureConverter(seqio.FeatureConverter):
-    """To the fields of `jaxpref.types.Completions`, right-padded to the budget.
+    """Converts to the fields of `jaxpref.types.Completions`, right-padded to the budget.
 
     prompt_tokens int32 [p], prompt_mask bool [p], response_tokens int32 [k, r], response_mask bool [k, r],
     response_lengths int32 [k], group int64 [1]. Masks come from lengths, never from a padding id.

@@ -15,7 +15,7 @@ def hh_source(data_root: str | None, subset: str, split: str) -> SourceFile:
 
     `data_root` holds `SUBSET.SPLIT.jsonl.gz` or `SUBSET/SPLIT.jsonl.gz`, itself or in a folder `hh_rlhf`; the
     file must match the `SHA256SUMS` beside it or one folder up, or, where there is none that lists it, the
-    public repository's checksum. None: a public file to be downloaded.
+    public repository's checksum. With None, the result is the public file to download.
 
     Raises ValueError for a missing root or file and for a checksum that does not match.
     """

@@ -1,4 +1,4 @@
-"""Scored lists and labelled responses of JSON-lines files. No TensorFlow.
+"""Scored lists and labelled responses from JSON-lines files. Needs no TensorFlow.
 
 A prompt is a text or a list of turns, a response a text or a list of one assistant turn. `group` (a text or
 number) overrides what `split` keeps together, which by default is the prompt.
@@ -34,7 +34,7 @@ BEYOND = "response beyond num_responses"
 
 @dataclasses.dataclass(frozen=True)
 class _Line:
-    """What a line says: texts, and a number for each response."""
+    """The content of a line: texts, and a number for each response."""
 
     prompt: str
     responses: Sequence[str]
@@ -61,11 +61,12 @@ def jsonl_lists(
 
     Each line is {"prompt": ..., "responses": [...], "scores": [...]}. Shorter lists are filled up with absent
     responses, of no tokens and score 0, which every batch masks. Responses of equal score keep their order.
-    Empty responses are left out, and so is a row with fewer than two others; the manifest's `drops` count
-    rows, and responses that were left out of rows that stay.
+    Empty responses are left out, and so are rows with fewer than two others. The manifest's `drops` count
+    such rows, and the responses left out of the other rows.
 
     Args:
-      num_responses: k, 2 or more; of longer lists the best-scored stay. By default the longest list's.
+      num_responses: k, 2 or more; longer lists keep their best-scored responses. By default the length of
+        the longest list.
 
     Raises ValueError with file and line number for a line that cannot be read.
     """

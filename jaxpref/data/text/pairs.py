@@ -1,4 +1,4 @@
-"""One line of a preference file to one pair of texts with a shared prompt."""
+"""From one line of a preference file to a pair of texts with a shared prompt."""
 
 from typing import Any, NamedTuple
 
@@ -27,8 +27,8 @@ class TextPair(NamedTuple):
 def hh_pair(chosen: str, rejected: str) -> TextPair | Drop:
     """A pair of whole HH dialogues: the prompt is everything up to and with the last "\\n\\nAssistant:".
 
-    Dropped where the two prompts differ or nobody answers. The group is the first human turn, so that
-    longer versions of one dialogue stay together.
+    The pair is dropped where the two prompts differ or there is no reply. The group is the first human turn,
+    so that longer versions of one dialogue stay together.
     """
     ends = [text.rfind(HH_REPLY) + len(HH_REPLY) for text in (chosen, rejected)]
     if min(ends) < len(HH_REPLY):

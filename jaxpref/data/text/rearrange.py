@@ -1,8 +1,8 @@
-"""Records from records: the same tokens read another way. No token is copied unless a sequence changes.
+"""Records made of other records. Tokens are copied only where a sequence changes.
 
-labelled      pairs to single responses labelled 1 or 0 (KTO, BCO and other unpaired methods)
-joint         the prompt becomes part of what is scored (DOVE)
-goal_relabelled  each pair twice, under the goal of either score (reward-augmented data)
+labelled         pairs to single responses labelled 1 or 0 (KTO, BCO and other unpaired methods)
+joint            the prompt becomes part of what is scored (DOVE)
+goal_relabelled  each pair twice, with either score as the goal (reward-augmented data)
 """
 
 import dataclasses
@@ -18,10 +18,10 @@ __all__ = ["goal_relabelled", "joint", "labelled"]
 
 
 def labelled(*, records: Callable[[], Records]) -> Records:
-    """Each response of a pair as a row of its own, with the column `labels` [n, 1]: 1 for the chosen one.
+    """Makes each response of a pair a row of its own, with the column `labels`, int32 [n, 1]: 1 if chosen.
 
-    Row 2 i is the chosen response of pair i and row 2 i + 1 the rejected one, so that both kinds are
-    everywhere even without shuffling. A split by group keeps both on one side.
+    Row 2 i is the chosen response of pair i and row 2 i + 1 the rejected one, so that both labels occur
+    throughout the table even without shuffling. A split by group keeps both on one side.
     """
     pairs = records()
     if pairs.k != 2:
@@ -51,11 +51,11 @@ def labelled(*, records: Callable[[], Records]) -> Records:
 
 
 def joint(*, records: Callable[[], Records]) -> Records:
-    """Prompts moved into the responses, all of it scored but the first token (which nothing predicts).
+    """Moves prompts into the responses, and scores all of it but the first token (which nothing predicts).
 
     Log-probs of such records are joint ones of prompt and response, as DOVE (arXiv:2404.00530) compares
     them; pairs whose prompts differ may then be compared too. Rows without a prompt stay as they are, and
-    so do absent responses of lists. The column `reference_logps` goes: it is of responses alone.
+    so do absent responses of lists. The column `reference_logps` is dropped, as it covers responses alone.
     """
     table = records()
     examples = []
@@ -79,15 +79,16 @@ def goal_relabelled(
 ) -> Records:
     """Reward-augmented pairs (arXiv:2410.08067): the goal is written in front of the prompt.
 
-    Each pair with column `scores` comes twice: under the goal of the chosen response's score, where it is
-    preferred, and under that of the rejected one's, where that is. Pairs of equal scores are left out. All
-    columns go: under a goal, the score no longer says how good a response is.
+    Each pair with column `scores` occurs twice: with the chosen response's score as the goal and the chosen
+    response preferred, and with the rejected response's score as the goal and the rejected one preferred.
+    Pairs of equal scores are left out. All columns are dropped: under a goal, the score no longer measures
+    how good a response is.
 
     Differs from the released script, whose branch for prompts without a system message writes the goal
     but never swaps the responses.
 
     Args:
-      goal: text with `{score}`; tokens of it follow BOS, where the prompt starts with one.
+      goal: text with `{score}`; its tokens follow BOS where the prompt starts with one.
     """
     table, encoder = records(), tokenizer()
     if "scores" not in table.columns or table.k != 2:

@@ -1,4 +1,4 @@
-"""Arithmetic with worked steps: a preference task whose right answers a checker decides.
+"""Arithmetic with worked steps: a preference task whose responses a program can check.
 
     prompt    "47+38="       operands of `num_digits` digits; in a product the second operand is one digit
     response  "15,8;85"      the value of each column from the right with its carry, then the answer
@@ -119,8 +119,8 @@ def arithmetic_demonstrations(
 ) -> Records:
     """Responses to imitate (`k = 1`), a share `wrong_fraction` of which are slips.
 
-    A model fitted to them puts about that probability on wrong answers, which leaves preference learning
-    something to take away. The parts are those of `arithmetic_pairs` for the same `held_out`.
+    A model fitted to them puts about that probability on wrong answers, which preference learning can then
+    reduce. The parts are those of `arithmetic_pairs` for the same `held_out`.
     """
     if not 0 <= wrong_fraction <= 1:
         raise ValueError(f"wrong_fraction: expected a share in [0, 1], got {wrong_fraction}")

@@ -1,7 +1,8 @@
 """SeqIO tasks and mixtures of preference pairs. Imports TensorFlow when a function here is called.
 
-A task is a TFDS builder (or any SeqIO source of the same fields) and the one preprocessor that encodes its
-rows. Registering the same task twice is harmless; its name carries a hash of what it was made from.
+A task consists of a TFDS builder (or any SeqIO source of the same fields) and the one preprocessor that
+encodes its rows. Registering the same task twice is harmless: its name carries a hash of source, tokenizer
+and encoding.
 """
 
 import contextlib
@@ -28,7 +29,7 @@ __all__ = ["Task", "details", "hh_task", "jsonl_task", "mixture", "register"]
 
 @dataclasses.dataclass
 class Task:
-    """What SeqIO does not know about a task of ours, and what its preprocessor counts."""
+    """What this package knows about a SeqIO task, and what the task's preprocessor counts."""
 
     name: str
     tokenizer: Tokenizer
@@ -43,7 +44,7 @@ class Task:
     lock: Any = dataclasses.field(default_factory=threading.Lock)
 
     def reset(self) -> None:
-        """Forgets the counts of a pass."""
+        """Sets the counts of a pass to zero."""
         self.drops.clear()
         self.truncated.clear()
         self.error = None
@@ -104,7 +105,7 @@ def hh_task(
 ) -> str:
     """The SeqIO task of one subset of Anthropic HH (one TFDS split); builds the TFDS data set if needed.
 
-    `data_root=None` downloads. Errors as `hh_files.hh_source`.
+    `data_root=None` downloads. Raises as `hh_files.hh_source`.
     """
     source = hh_source(data_root, subset, split)
     stack = tensorflow_stack()

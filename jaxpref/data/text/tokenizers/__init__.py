@@ -1,4 +1,4 @@
-"""Tokenizers behind one small protocol; each constructor is a plain function of plain values."""
+"""Tokenizers with one small protocol; each constructor is a function of plain values."""
 
 from jaxpref.data.text.tokenizers.base import Tokenizer as Tokenizer
 from jaxpref.data.text.tokenizers.hugging_face import gguf_tokenizer as gguf_tokenizer

@@ -1,4 +1,4 @@
-"""What a tokenizer is to this project: text to ids and back, with no specials added behind your back."""
+"""The protocol of tokenizers: text to ids and back, with no special token added implicitly."""
 
 import hashlib
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class Tokenizer(Protocol):
     def pad_id(self) -> int: ...
     @property
     def fingerprint(self) -> str:
-        """sha256 (hex) of everything that decides which ids a text becomes."""
+        """sha256 (hex) of everything that determines the ids of a text."""
         ...
 
     def encode(self, text: str) -> list[int]: ...

@@ -42,7 +42,7 @@ def hf_tokenizer(
 ) -> Tokenizer:
     """Loads a `tokenizer.json`, or the directory of a Hugging Face checkpoint that holds one.
 
-    Which tokens are BOS, EOS and padding is not in that file: it is read from `tokenizer_config.json`
+    That file does not say which tokens are BOS, EOS and padding. They are read from `tokenizer_config.json`
     beside it unless given here; where that says `add_bos_token: false` there is no BOS. Padding falls back
     to EOS, which is safe because masks come from lengths. Raises ValueError where there is no EOS or a named
     token is not in the vocabulary.
@@ -76,7 +76,7 @@ def hf_tokenizer(
         bos = None
     if eos is None:
         raise ValueError(f"hf_tokenizer: {file} does not say which token is EOS; pass eos_token='...'")
-    # A file may switch on truncation or padding, which would cut or fill texts behind our back.
+    # A file may switch on truncation or padding, which would silently cut or fill texts.
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return _Wrapped(
