@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxpref.kernels.partition import by_expert
+from jaxpref.kernels.partition import each_region
 from jaxpref.planning import roads
 from jaxpref.policies.base import Policy, answers_no_prompts
 from jaxpref.policies.perceptron import perceptron, perceptron_init
@@ -62,11 +62,11 @@ def route_planner(
         weight decay.
       hidden: widths of an MLP on the features whose output, a softplus, is added to the costs.
       regions: builds the number of each node's region `[n]`, from 0 to x - 1. Each region has weights and a
-        table of its own, which plan the routes that end there: a mixture of experts by place
-        (arXiv:2305.11290). Rows then hold x segments, one demonstration of each region in their order, or
-        none (`data.routes.by_region`). The logical axis of experts is "experts"; where a mesh splits it, no
-        device needs another's costs, and only "hidden", which all regions share, has a gradient summed over
-        them. *Differs from* the paper's: origins do not choose, and every expert knows all arcs.
+        table of its own, which plan the routes that end there (the "mixture of experts" of
+        arXiv:2305.11290). Rows then hold x segments, one demonstration of each region in their order, or
+        none (`data.roads.routes.by_region`). The logical axis of regions is "regions"; where a mesh splits
+        it, no device needs another's costs, and only "hidden", which all regions share, has a gradient summed
+        over them. *Differs from* the paper's: origins do not choose, and every region has costs of all arcs.
       planner: cheapest ways: `planning.roads.sweeps` on devices or `planning.roads.dijkstra` on the host.
         None, for `MAX_ENT` alone: start from the destination instead of the cheapest ways.
       horizon_values: of a finite horizon, with its gradient: `planning.roads.horizon_values` by rollout, in
@@ -94,14 +94,14 @@ def route_planner(
         raise ValueError(f"route_planner.initial: expected weights above 0, got {first.min()}")
     if horizon == MAX_ENT:
         roads.check_partition(net, given @ first)
-    region, experts = _regions(regions, net.num_nodes)
+    region, axis = _regions(regions, net.num_nodes)
 
     def init(key: PRNGKey) -> Params:
         # softplus(x) = w
-        raw = np.broadcast_to(first + np.log(-np.expm1(-first)), (*experts, len(first)))
+        raw = np.broadcast_to(first + np.log(-np.expm1(-first)), (*axis, len(first)))
         params: dict[str, Any] = {"weights": jnp.asarray(raw, param_dtype)}
         if arcs_table:
-            params["arcs"] = jnp.zeros((*experts, net.num_arcs), param_dtype)
+            params["arcs"] = jnp.zeros((*axis, net.num_arcs), param_dtype)
         if hidden:
             params["hidden"] = perceptron_init(
                 key, (given.shape[1], *hidden, 1), last_scale=0.0, dtype=param_dtype
@@ -112,13 +112,13 @@ def route_planner(
         b, k, t = batch.mask.shape
         costs = arc_costs(params, jnp.asarray(given, params["weights"].dtype))
         routes = (batch.actions, batch.mask, batch.observations[:, :, 0, 1])
-        if experts:
-            if k != experts[0]:
+        if axis:
+            if k != axis[0]:
                 raise ValueError(
-                    f"route_planner: rows of {k} segments, and {experts[0]} regions; a row holds one "
-                    "demonstration of each region in their order (`data.routes.by_region`)"
+                    f"route_planner: rows of {k} segments, and {axis[0]} regions; a row holds one "
+                    "demonstration of each region in their order (`data.roads.routes.by_region`)"
                 )
-            return by_expert(scores, costs, *(x.swapaxes(0, 1) for x in routes)).swapaxes(0, 1)
+            return each_region(scores, costs, *(x.swapaxes(0, 1) for x in routes)).swapaxes(0, 1)
         return scores(costs, *(x.reshape(b * k, *x.shape[2:]) for x in routes)).reshape(b, k, t)
 
     def scores(
@@ -146,7 +146,7 @@ def route_planner(
     def act(params: Params, observations: Int[Array, "*rows 2"], key: PRNGKey | None) -> Int[Array, "*rows"]:
         rows = observations.reshape(-1, 2)
         costs = arc_costs(params, jnp.asarray(given, params["weights"].dtype))
-        if experts:  # whoever acts goes anywhere, in no order of regions
+        if axis:  # whoever acts goes anywhere, in no order of regions
             costs = costs[jnp.asarray(region)[rows[:, 1]]].T
         ahead, _ = values(-costs, rows[:, 1])
         q = ahead[jnp.asarray(net.heads)].T - costs.reshape(net.num_arcs, -1).T
@@ -161,7 +161,7 @@ def route_planner(
     def axes() -> Any:
         shapes = jax.eval_shape(init, jax.random.key(0))
         names = jax.tree.map(lambda x: (None,) * x.ndim, shapes)
-        return names | {name: ("experts", None) for name in ("weights", "arcs") if experts and name in names}
+        return names | {name: ("regions", None) for name in ("weights", "arcs") if axis and name in names}
 
     return Policy(
         init,
@@ -172,7 +172,7 @@ def route_planner(
         vocab_size=net.num_arcs,
         act=act,
         explain=explain,
-        check=lambda records: check_routes(records, net, region if experts else None),
+        check=lambda records: check_routes(records, net, region if axis else None),
     )
 
 
@@ -195,7 +195,7 @@ def check_routes(records: Any, graph: roads.RoadGraph, region: np.ndarray | None
         raise ValueError(
             f"records: row {row}, segment {k}, step {t} takes arc {arcs[row, k, t]} from node "
             f"{seen[row, k, t, 0]}, and the graph of {graph.num_arcs} arcs has no such arc there: were they "
-            "made on another graph, or before its arcs were sorted (`data.routes.route_records`)?"
+            "made on another graph, or before its arcs were sorted (`data.roads.routes.route_records`)?"
         )
     if region is None:
         return
@@ -204,7 +204,7 @@ def check_routes(records: Any, graph: roads.RoadGraph, region: np.ndarray | None
         row, k = np.argwhere(place != np.arange(records.k))[0]
         raise ValueError(
             f"records: row {row}, segment {k} ends in region {place[row, k]}; a row holds one demonstration "
-            "of each region in their order (`data.routes.by_region`)"
+            "of each region in their order (`data.roads.routes.by_region`)"
         )
 
 
@@ -239,7 +239,7 @@ def arc_costs(params: Params, features: Float[Array, "e f"]) -> Float[Array, "*x
 
 
 def _regions(regions: Callable[[], Any] | None, num_nodes: int) -> tuple[np.ndarray, tuple[()] | tuple[int]]:
-    """Of each node, and how many there are: () for one for all."""
+    """Each node's region `[n]`, and the leading axis of params: `(x,)`, or `()` without regions."""
     if regions is None:
         return np.zeros(num_nodes, np.int32), ()
     region = np.asarray(regions())

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import pytest
 
 from jaxpref.data.loader import Loader
-from jaxpref.data.synthetic import arithmetic_pairs
+from jaxpref.data.text.synthetic import arithmetic_pairs
 from jaxpref.experiment import MeshShape
 from jaxpref.metrics import weighted_mean
 from jaxpref.training.evaluation import held_out_pass
