@@ -173,9 +173,8 @@ def mixed_po(
     """Mixed preference optimisation: 0.8 DPO + 0.2 BCO + 1.0 NLL of the chosen response; nats.
 
     Wang et al. 2024, arXiv:2411.10442, as released: BCO's shift is the mean of all rewards beta * u seen so
-    far, both sides, this batch included and without gradient. The NLL is per token of the chosen response.
-
-    The batch is the global one; microbatches would each move the shift, which changes the value.
+    far, both sides, this batch (the global one) included, without gradient; microbatches would each move it,
+    which changes the value. The NLL is per token of the chosen response.
 
     Differs from the released code, whose NLL is averaged over the tokens of the whole batch, and from the TRL
     it built on (<= 0.28), whose shift is the mean of the batches' means. In TRL >= 0.29 the shift is 0.
@@ -191,8 +190,8 @@ def mixed_po(
 
     Example:
       >>> logps = [jnp.array([x]) for x in (-1.0, -3.0, -2.0, -2.0)]  # beta * u: 0.5 and -0.5
-      >>> inputs = jnp.array([2]), jnp.array([True]), losses.mixed_po_state()
-      >>> print(losses.mixed_po(*logps, *inputs, beta=0.5)[0])  # 0.8 * 0.3133 + 0.2 * 2 * 0.4741 + 1 / 2
+      >>> start, lengths, row = losses.mixed_po_state(), jnp.array([2]), jnp.array([True])
+      >>> print(losses.mixed_po(*logps, lengths, row, start, beta=0.5)[0])  # 0.2506 + 2 * 0.0948 + 1 / 2
       [0.9402]
     """
     positive(beta=beta)
