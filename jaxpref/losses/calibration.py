@@ -1,8 +1,8 @@
 """Is a probability of 0.8 right four times in five? Calibration of preference probabilities.
 
 The number depends on how pairs are laid out: with the chosen response always first every outcome is 1, and
-a model that is rightly unsure counts as badly calibrated. `pair_calibration_error` counts each pair in both orders.
-The expected calibration error of arXiv:1706.04599.
+a model that is rightly unsure counts as badly calibrated. `pair_calibration_error` counts each pair in both
+orders. The expected calibration error is that of arXiv:1706.04599.
 """
 
 import jax
