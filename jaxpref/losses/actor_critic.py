@@ -35,7 +35,8 @@ def token_rewards(
     Example:
       >>> behaviour, reference = jnp.array([[[-1.0, -2.0, -1.0]]]), jnp.full((1, 1, 3), -2.0)
       >>> mask = jnp.array([[[True, True, False]]])
-      >>> print(token_rewards(behaviour, reference, jnp.array([[1.0]]), mask, kl_coef=0.1))
+      >>> score = jnp.array([[1.0]])
+      >>> print(losses.actor_critic.token_rewards(behaviour, reference, score, mask, kl_coef=0.1))
       [[[-0.100 1.000 0.000]]]
     """
     after = jax.lax.cumsum(mask.astype(jnp.int32), axis=mask.ndim - 1, reverse=True)
@@ -52,16 +53,19 @@ def generalised_advantages(
     Schulman et al. 2015, arXiv:1506.02438, over the scored tokens: "next" is the next scored token, and value
     and advantage are 0 after the last one.
 
+    Args:
+      gamma, gae_lambda: discount and decay, in [0, 1].
+
     Returns:
       [b, k, r], units of the rewards, 0 where masked. With gae_lambda = 1 the (discounted) return minus the
       value; with 0 the temporal difference delta.
 
     Example:
       >>> rewards, values = jnp.array([[[0.0, 0.0, 1.0]]]), jnp.full((1, 1, 3), 0.25)
-      >>> mask = jnp.ones((1, 1, 3), bool)
-      >>> print(generalised_advantages(rewards, values, mask, gamma=1.0, gae_lambda=1.0))
+      >>> advantages = partial(losses.actor_critic.generalised_advantages, mask=jnp.ones((1, 1, 3), bool))
+      >>> print(advantages(rewards, values, gamma=1.0, gae_lambda=1.0))
       [[[0.75 0.75 0.75]]]
-      >>> print(generalised_advantages(rewards, values, mask, gamma=1.0, gae_lambda=0.0))
+      >>> print(advantages(rewards, values, gamma=1.0, gae_lambda=0.0))
       [[[0.00 0.00 0.75]]]
     """
 
@@ -86,7 +90,8 @@ def whitened(values: Tokens, mask: Mask) -> Tokens:
       [b, k, r], no unit, mean 0 and variance 1 over scored tokens; 0 where masked.
 
     Example:
-      >>> print(whitened(jnp.array([[[1.0, 3.0, 99.0]]]), jnp.array([[[True, True, False]]])))
+      >>> values, mask = jnp.array([[[1.0, 3.0, 99.0]]]), jnp.array([[[True, True, False]]])
+      >>> print(losses.actor_critic.whitened(values, mask))
       [[[-1.000 1.000 0.000]]]
     """
     count = jnp.maximum(mask.sum(), 1)

@@ -93,9 +93,9 @@ def beta_dpo(
 ) -> tuple[Batch, BetaDPOState]:
     """DPO with a beta for each batch, on a draw of its rows that favours ordinary margins D = u_w - u_l.
 
-    Wu et al. 2024, arXiv:2407.08639, as released; nats. The moving averages M and S of the batch's mean and
-    standard deviation of D first take in this batch. Then floor((1 - filtered) n) of the n valid rows, at
-    least one, are drawn without replacement with weights exp(-((D - M) / S)^2 / 2), which are equal while
+    Wu et al. 2024, arXiv:2407.08639, as released; nats. M and S, moving averages of the batch's mean and
+    standard deviation of D, are updated first. Then floor((1 - filtered) n) of the n valid rows, at least
+    one, are drawn without replacement with weights exp(-((D - M) / S)^2 / 2), which are equal while
     S = 0. The strength is max(0.001, beta * (1 + alpha * (mean D of the drawn - M))), without gradient.
 
     The batch is the global one; microbatches would average and draw in each part, which changes the value.

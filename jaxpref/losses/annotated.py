@@ -41,8 +41,9 @@ def odpo(
 ) -> Batch:
     """DPO with an offset: -log sigmoid(beta * (u_w - u_l) - alpha * log(s_w - s_l)); nats.
 
-    Amini et al. 2024, arXiv:2402.10571. A gap of 1, or alpha = 0, is `dpo`; a gap below 1 *lowers* the margin
-    that is required. A row whose chosen response does not score higher has loss exactly 0 and no gradient.
+    Amini et al. 2024, arXiv:2402.10571. A gap of 1, or alpha = 0, gives `dpo`; a gap below 1 *lowers* the
+    margin that is required. A row whose chosen response does not score higher has loss exactly 0 and no
+    gradient.
 
     Differs from the released code, which takes the logarithm of any gap (NaN below 0).
 
@@ -86,8 +87,8 @@ def odpo_ratio(
     """`odpo` with the logarithm of the ratio of scores as offset: alpha * log(s_w / s_l); nats.
 
     Amini et al. 2024, arXiv:2402.10571, the `ratio` mode of the released code, for positive scores. Equal
-    scores are `dpo`. A row with a score that is not positive, or whose chosen response scores lower, has loss
-    exactly 0 and no gradient.
+    scores give `dpo`. A row with a score that is not positive, or whose chosen response scores lower, has
+    loss exactly 0 and no gradient.
 
     Args:
       beta: above 0. alpha: 0 or more (both defaults as in `odpo`; not verified for this mode).
@@ -313,9 +314,9 @@ def spo_degree(
 ) -> Batch:
     """Self-supervised preference optimisation: DPO + gamma * cross entropy of the degree of removal; nats.
 
-    Li et al. 2024, arXiv:2409.17791. Keywords are removed from a response to some degree, and a head with
-    the logits `chosen_embeddings` predicts that degree: `degrees` in 0..m-1. A degree outside that
-    range adds exactly nothing. No code is released; gamma and the number of degrees have not been verified.
+    Li et al. 2024, arXiv:2409.17791. Keywords are removed from a response to some degree, and a head with the
+    logits `chosen_embeddings` predicts that degree: `degrees` in 0..m-1. A degree outside that range adds
+    exactly nothing. No code is released; gamma and the number of degrees have not been verified.
 
     Args:
       beta: above 0. gamma: 0 or more. Both are ours.

@@ -42,7 +42,8 @@ def calibration_bins(
       ValueError: bins is not above 0, or shapes differ.
 
     Example:
-      >>> print(calibration_bins(jnp.array([0.1, 0.9, 0.8]), jnp.array([0.0, 1.0, 1.0]), bins=2))
+      >>> probabilities, outcomes = jnp.array([0.1, 0.9, 0.8]), jnp.array([0.0, 1.0, 1.0])
+      >>> print(losses.calibration.calibration_bins(probabilities, outcomes, bins=2))
       [[0.100 0.000 1.000]
        [1.700 2.000 2.000]]
     """
@@ -64,7 +65,7 @@ def calibration_error_of_bins(sums: Float[Array, "bins 3"]) -> Float[Array, ""]:
 
     Example:
       >>> sums = jnp.array([[0.1, 0.0, 1.0], [1.7, 2.0, 2.0]])
-      >>> print(calibration_error_of_bins(sums))  # (0.1 + 0.3) / 3
+      >>> print(losses.calibration.calibration_error_of_bins(sums))  # (0.1 + 0.3) / 3
       0.1333
     """
     return jnp.abs(sums[:, 0] - sums[:, 1]).sum() / jnp.maximum(sums[:, 2].sum(), 1)
@@ -94,9 +95,9 @@ def expected_calibration_error(
 
     Example:
       >>> outcomes = jnp.array([1.0, 1.0, 1.0, 0.0])
-      >>> print(expected_calibration_error(jnp.full(4, 0.75), outcomes))
+      >>> print(losses.calibration.expected_calibration_error(jnp.full(4, 0.75), outcomes))
       0.0000
-      >>> print(expected_calibration_error(jnp.full(4, 0.95), outcomes))
+      >>> print(losses.calibration.expected_calibration_error(jnp.full(4, 0.95), outcomes))
       0.2000
     """
     return calibration_error_of_bins(calibration_bins(probabilities, outcomes, where, bins=bins))
@@ -126,8 +127,10 @@ def pair_calibration_error(
 
     Example:
       >>> gaps = jnp.log(3.0) * jnp.array([1.0, 1.0, 1.0, -1.0])  # sure of 3/4, right in 3 of 4
-      >>> print(pair_calibration_error(gaps, jnp.zeros(4)), pair_calibration_error(gaps[:3], jnp.zeros(3)))
-      0.0000 0.2500
+      >>> for n in (4, 3):  # and of the first three, all of them right
+      ...     print(losses.calibration.pair_calibration_error(gaps[:n], jnp.zeros(n)))
+      0.0000
+      0.2500
     """
     positive(temperature=temperature)
     chosen, rejected = as_floats(chosen_rewards=chosen_rewards, rejected_rewards=rejected_rewards)
@@ -163,7 +166,8 @@ def fit_temperature(
 
     Example:
       >>> logits = jnp.full(4, 2 * jnp.log(3.0))  # sigmoid: 0.9, while 3 of 4 are right
-      >>> print(fit_temperature(logits, jnp.array([1.0, 1.0, 1.0, 0.0])))  # sigmoid(log 3) = 3/4
+      >>> outcomes = jnp.array([1.0, 1.0, 1.0, 0.0])
+      >>> print(losses.calibration.fit_temperature(logits, outcomes))  # sigmoid(log 3) = 3/4
       2.0000
     """
     positive(low=low)

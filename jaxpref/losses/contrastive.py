@@ -92,8 +92,8 @@ def cpl(
     l(h) = -log sigmoid(h) and p = P(segment 0 beats segment 1), one half for a tie; Hejna et al. 2023,
     arXiv:2310.13639; nats. With bias = 1 and exact regret probabilities the minimum is the policy that is
     optimal with entropy at temperature alpha. A bias below 1 gives the log-likelihood of the losing segment
-    less weight: this holds the policy to the data, and the minimum is no longer that policy. Without bias or
-    a likelihood term, watch `logps/chosen`: nothing else stops both log-likelihoods from falling.
+    less weight: this holds the policy to the data, and the minimum is no longer that policy. With bias = 1
+    and no likelihood term, watch `logps/chosen`: nothing else stops both log-likelihoods from falling.
 
     Differs from the released code, where label 1 means that the second segment is preferred, and whose loss
     has no discount at all (the default here, 1, is therefore what was run).

@@ -56,8 +56,8 @@ def soft_max(
 ) -> Float[Array, "*b"]:
     """temperature * logsumexp(rewards / temperature) over scored tokens (arXiv:2306.00398).
 
-      Args:
-        temperature: above 0, in units of the rewards.
+    Args:
+      temperature: above 0, in units of the rewards.
 
     Returns:
       [..], units of the rewards; their largest or more, 0 for no scored token.
@@ -77,8 +77,8 @@ def soft_min(
 ) -> Float[Array, "*b"]:
     """-temperature * logsumexp(-rewards / temperature) over scored tokens (arXiv:2306.00398).
 
-      Args:
-        temperature: above 0, in units of the rewards.
+    Args:
+      temperature: above 0, in units of the rewards.
 
     Returns:
       [..], units of the rewards; their smallest or less, 0 for no scored token.
@@ -160,7 +160,7 @@ def token_reward_list_mle(
 
     Yang et al. 2023, arXiv:2306.00398: listMLE on the `aggregate` of a model's token rewards, responses
     ranked by `scores`, highest first. Equal scores are ordered at random, as in the released code. Two
-    responses are Bradley-Terry on their aggregates; one, or none, is 0.
+    responses give Bradley-Terry on their aggregates; one response, or none, gives 0.
 
     Differs from the released code, which draws one tie-breaking permutation for the whole batch and adds
     1e-10 inside the logarithm.

@@ -102,8 +102,8 @@ def gail(expert_rewards: Batch, learner_rewards: Batch) -> Batch:
     """-log D(expert) - log(1 - D(learner)), D = sigmoid of the head's output: GAIL's discriminator, nats.
 
     Ho & Ermon 2016, arXiv:1606.03476, with the expert as the positive class; its optimum on two densities is
-    their log-ratio, expert over learner. The learner earns `gail_rewards`. The paper has the opposite
-    sign: its D is high on the learner.
+    their log-ratio, expert over learner. The learner earns `gail_rewards`. The paper has the opposite sign:
+    its D is high on the learner.
 
     Returns:
       [b], nats, 0 or more; 2 log 2 where the discriminator is undecided.
@@ -142,9 +142,9 @@ def airl(
 ) -> Batch:
     """GAIL's loss with the logit r - log policy: adversarial inverse RL, nats.
 
-    Fu, Luo & Levine 2018, arXiv:1710.11248: D = exp r / (exp r + policy). `generator_logps` are
-    log-probs of the actions under the learner's policy, constants here. For a reward free of shaping, r is
-    g(s, a) + discount h(s') - h(s) of the step.
+    Fu, Luo & Levine 2018, arXiv:1710.11248: D = exp r / (exp r + policy). `generator_logps` are log-probs of
+    the actions under the learner's policy, constants here. For a reward free of shaping, r is g(s, a) +
+    discount h(s') - h(s) of the step.
 
     Returns:
       [b], nats, 0 or more; 2 log 2 where the rewards are the policy's log-probs.
@@ -192,8 +192,7 @@ def f_irl(
 
     Ni et al. 2020, arXiv:2011.04709: d D_f(expert || learner) = Cov(sum_t h(u_t), sum_t d r_t) / (temperature
     T) over the learner's own trajectories of T steps each, u the expert's density over the learner's at each
-    state and H_i the mean of h(u_t) over the steps. The log-ratios are
-    constants.
+    state and H_i the mean of h(u_t) over the steps. No gradient flows through the log-ratios.
 
     h is `weights`: `reverse_kl_weights`, `forward_kl_weights` or `jensen_shannon_weights` of
     `losses.conjugates`. They are derived there and tested by finite differences of the divergences; the

@@ -88,8 +88,7 @@ def ln_dpo(
     Log-probs in nats.
 
     Args:
-      beta: above 0, on a per-token scale (1 is ours; the paper's grid has not been
-        verified, and Tulu 3's recipe has 5).
+      beta: above 0, on a per-token scale (1 is ours; Tulu 3 has 5; the paper's grid has not been verified).
 
     Returns:
       [b], nats, 0 or more; log 2 where policy and reference agree.

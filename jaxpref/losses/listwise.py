@@ -65,7 +65,7 @@ def lipo_lambda(
       beta: above 0 (paper: 0.05).
 
     Returns:
-      [b], nats times the weights, 0 or more.
+      [b], nats times the weights, 0 or more; 0 for a list without pairs.
 
     Raises:
       ValueError: beta is not above 0, or shapes differ.
@@ -94,7 +94,7 @@ def list_pair_logistic(
       beta: above 0 (paper: 0.05).
 
     Returns:
-      [b], nats, 0 or more; log 2 where policy and reference agree.
+      [b], nats, 0 or more; log 2 where policy and reference agree and the list has pairs.
 
     Raises:
       ValueError: beta is not above 0, or shapes differ.
@@ -120,7 +120,7 @@ def list_pair_hinge(
       beta: above 0 (paper: 0.05).
 
     Returns:
-      [b], nats times beta, 0 or more; 1 where policy and reference agree.
+      [b], nats times beta, 0 or more; 1 where policy and reference agree and the list has pairs.
 
     Raises:
       ValueError: beta is not above 0, or shapes differ.

@@ -48,7 +48,7 @@ def reward_list_pairs(rewards: Lists, scores: Lists, where: Exists) -> Batch:
     are left out of the mean. Two responses give `bradley_terry`.
 
     Returns:
-      [b], nats, 0 or more; log 2 for equal rewards.
+      [b], nats, 0 or more; log 2 for equal rewards of a list whose scores are not all equal.
 
     Raises:
       ValueError: shapes differ.
