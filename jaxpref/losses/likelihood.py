@@ -7,7 +7,7 @@ from jaxpref.losses.checks import as_floats
 __all__ = ["sft"]
 
 
-def sft(logps: Float[Array, " b"]) -> Float[Array, " b"]:
+def sft(logps: Float[Array, "*n"]) -> Float[Array, "*n"]:
     """Negative log-likelihood of a response: -logp, summed over its scored tokens.
 
     Maximum likelihood, as in the supervised stage of Ouyang et al. 2022, arXiv:2203.02155, Sec. 3.5. The
@@ -15,7 +15,7 @@ def sft(logps: Float[Array, " b"]) -> Float[Array, " b"]:
     microbatches and hosts of unequal lengths change nothing.
 
     Returns:
-      [b], nats, 0 or more; 0 where the response is certain.
+      [*n], nats, 0 or more; 0 where the response is certain.
 
     Example:
       >>> tokens = jnp.log(jnp.array([[0.5, 0.25], [1.0, 0.5]]))
