@@ -122,7 +122,7 @@ def equivalent(one: PreferenceStructure, other: PreferenceStructure) -> bool:
       ValueError: the propositions differ.
 
     Example:
-      >>> print(equivalent(DPO, STRUCTURES["dpo"]), equivalent(CPO, ORPO))  # both true: on two sides, or on none
+      >>> print(equivalent(DPO, STRUCTURES["dpo"]), equivalent(CPO, ORPO))
       True False
     """
     _check_comparable(one, other)

@@ -7,32 +7,25 @@ Sources: arXiv:2404.11999, 2406.11827, 2409.06411, 2410.05102 and 2411.07618.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from jaxpref.losses.checks import check_axes, floats, not_negative, positive
 from jaxpref.losses.links import logistic
-from jaxpref.losses.scores import log_ratio, log_ratios, per_token
+from jaxpref.losses.scores import log_ratio, per_token
 
 __all__ = [
     "activation_weights",
-    "feature_gap",
-    "fpo",
     "ld_dpo",
     "log_agreement",
     "pair_of_ratios",
-    "pooled_features",
     "sparse_po",
-    "tdpo1",
-    "tdpo2",
     "token_sum",
     "wpo",
 ]
 
 Batch = Float[Array, " b"]
-Lengths = Int[Array, " b"]
 Tokens = Float[Array, "b r"]
 Mask = Bool[Array, "b r"]
-Features = Float[Array, "b m"]
 
 
 def token_sum(values: Float[Array, "*b r"], mask: Bool[Array, "*b r"]) -> Float[Array, "*b"]:
@@ -105,72 +98,14 @@ def ld_dpo(
     return logistic(beta * (score(ratios[0], chosen_mask) - score(ratios[1], rejected_mask)))
 
 
-def _sequence_kls(
-    logps: Batch, chosen_kl: Tokens, rejected_kl: Tokens, chosen_mask: Mask, rejected_mask: Mask
+def _weighted_side(
+    ratio: Tokens, kl: Tokens, weight: Tokens, kl_weight: Tokens, mask: Mask, prices: tuple[float, float]
 ) -> tuple[Batch, Batch]:
-    """KL(reference || policy) of both responses, summed over scored tokens."""
-    check_axes(
-        chosen_logps=(logps, "b"),
-        chosen_forward_kl=(chosen_kl, "b r"),
-        rejected_forward_kl=(rejected_kl, "b r"),
-        chosen_mask=(chosen_mask, "b r"),
-        rejected_mask=(rejected_mask, "b r"),
-    )
-    first, second = floats(chosen_kl, rejected_kl)
-    return token_sum(first, chosen_mask), token_sum(second, rejected_mask)
-
-
-def tdpo1(
-    chosen_logps: Batch,
-    rejected_logps: Batch,
-    reference_chosen_logps: Batch,
-    reference_rejected_logps: Batch,
-    chosen_forward_kl: Tokens,
-    rejected_forward_kl: Tokens,
-    chosen_mask: Mask,
-    rejected_mask: Mask,
-    *,
-    beta: float = 0.1,
-) -> Batch:
-    """Token-level DPO, first form: h = beta * (u_w - u_l - (K_l - K_w)), K the summed forward KL; nats.
-
-    Zeng et al. 2024, arXiv:2404.11999. No divergence is `dpo`.
-
-    Args:
-      beta: above 0 (released code: 0.1).
-    """
-    positive(beta=beta)
-    first, second = log_ratios(chosen_logps, rejected_logps, reference_chosen_logps, reference_rejected_logps)
-    kl_w, kl_l = _sequence_kls(first, chosen_forward_kl, rejected_forward_kl, chosen_mask, rejected_mask)
-    return logistic(beta * (first - second - (kl_l - kl_w)))
-
-
-def tdpo2(
-    chosen_logps: Batch,
-    rejected_logps: Batch,
-    reference_chosen_logps: Batch,
-    reference_rejected_logps: Batch,
-    chosen_forward_kl: Tokens,
-    rejected_forward_kl: Tokens,
-    chosen_mask: Mask,
-    rejected_mask: Mask,
-    *,
-    beta: float = 0.1,
-    alpha: float = 0.5,
-) -> Batch:
-    """Token-level DPO, second form: h = beta * (u_w - u_l - alpha * (K_l - stop_gradient(K_w))); nats.
-
-    Zeng et al. 2024, arXiv:2404.11999. The divergence of the chosen side is a baseline without gradient, so
-    the loss never pushes it up. At alpha = 1 the value, not the gradient, is `tdpo1`'s; at 0 it is `dpo`.
-
-    Args:
-      beta: above 0 (released code: 0.1). alpha: 0 or more (released code: 0.5).
-    """
-    positive(beta=beta)
-    not_negative(alpha=alpha)
-    first, second = log_ratios(chosen_logps, rejected_logps, reference_chosen_logps, reference_rejected_logps)
-    kl_w, kl_l = _sequence_kls(first, chosen_forward_kl, rejected_forward_kl, chosen_mask, rejected_mask)
-    return logistic(beta * (first - second - alpha * (kl_l - jax.lax.stop_gradient(kl_w))))
+    """Weighted sum of a response's log-ratios and divergences, and the price of its weights."""
+    # Masked before the product: the gradient of 0 * NaN would be NaN.
+    ratio, kl, weight, kl_weight = (jnp.where(mask, x, 0) for x in (ratio, kl, weight, kl_weight))
+    price = prices[0] * jnp.abs(weight).sum(-1) + prices[1] * jnp.abs(kl_weight).sum(-1)
+    return (weight * ratio + kl_weight * kl).sum(-1), price
 
 
 def sparse_po(
@@ -224,14 +159,9 @@ def sparse_po(
     check_axes(chosen_mask=(chosen_mask, "b r"), **{name: (x, "b r") for name, x in given.items()})
     kl_w, kl_l, weights_w, weights_l, kl_weights_w, kl_weights_l = floats(*given.values())
 
-    def side(ratio: Tokens, kl: Tokens, weight: Tokens, kl_weight: Tokens, mask: Mask) -> tuple[Batch, Batch]:
-        # Masked before the product: the gradient of 0 * NaN would be NaN.
-        ratio, kl, weight, kl_weight = (jnp.where(mask, x, 0) for x in (ratio, kl, weight, kl_weight))
-        price = l1_tokens * jnp.abs(weight).sum(-1) + l1_kl * jnp.abs(kl_weight).sum(-1)
-        return (weight * ratio + kl_weight * kl).sum(-1), price
-
-    first, first_price = side(ratios[0], kl_w, weights_w, kl_weights_w, chosen_mask)
-    second, second_price = side(ratios[1], kl_l, weights_l, kl_weights_l, rejected_mask)
+    prices = (l1_tokens, l1_kl)
+    first, first_price = _weighted_side(ratios[0], kl_w, weights_w, kl_weights_w, chosen_mask, prices)
+    second, second_price = _weighted_side(ratios[1], kl_l, weights_l, kl_weights_l, rejected_mask, prices)
     return logistic(beta * (first - second)) + first_price + second_price
 
 
@@ -250,69 +180,6 @@ def activation_weights(reference_states: Float[Array, "b r d"], mask: Mask) -> T
     spread = high > low  # False for a response of no tokens, too
     scaled = (level - jnp.where(spread, low, 0)) / jnp.where(spread, high - low, 1)
     return jnp.where(mask, jnp.where(spread, scaled, 1), 0)
-
-
-def pooled_features(activations: Float[Array, "b r m"], mask: Mask) -> Features:
-    """Mean of sparse-autoencoder activations over scored tokens (the released FPO divides by the padded
-    length, so its value depends on padding)."""
-    check_axes(activations=(activations, "b r m"), mask=(mask, "b r"))
-    (activations,) = floats(activations)
-    total = jnp.where(mask[..., None], activations, 0).sum(1)
-    return total / jnp.maximum(mask.sum(-1), 1)[:, None]
-
-
-def feature_gap(features: Features, reference_features: Features, top_k: int) -> Batch:
-    """Mean squared difference over the policy's `top_k` strongest features (all, if there are fewer)."""
-    strongest, where = jax.lax.top_k(features, min(top_k, features.shape[-1]))
-    reference = jnp.take_along_axis(jax.lax.stop_gradient(reference_features), where, -1)
-    return ((strongest - reference) ** 2).mean(-1)
-
-
-def fpo(
-    chosen_logps: Batch,
-    rejected_logps: Batch,
-    reference_chosen_logps: Batch,
-    reference_rejected_logps: Batch,
-    chosen_lengths: Lengths,
-    rejected_lengths: Lengths,
-    chosen_features: Features,
-    rejected_features: Features,
-    reference_chosen_features: Features,
-    reference_rejected_features: Features,
-    *,
-    beta: float = 0.1,
-    alpha: float = 0.5,
-    top_k: int = 50,
-) -> Batch:
-    """Feature-level preference optimisation: log-ratios per token, divergence in sparse-autoencoder features.
-
-    h = beta * (u_w / n_w - u_l / n_l - alpha * (E_l - stop_gradient(E_w))), E the `feature_gap` of pooled
-    activations (`pooled_features`); Yin et al. 2024, arXiv:2411.07618. Units: nats a token, and activations
-    squared. alpha = 0 is `ln_dpo`. The reference's features can be stored with the data.
-
-    Differs from the released code in that features are pooled over scored tokens, not over padding.
-
-    Args:
-      beta: above 0 (released code: 0.1). alpha: 0 or more (0.5). top_k: features compared, 1 or more (50).
-    """
-    positive(beta=beta, top_k=top_k)
-    not_negative(alpha=alpha)
-    first, second = log_ratios(chosen_logps, rejected_logps, reference_chosen_logps, reference_rejected_logps)
-    check_axes(
-        chosen_logps=(chosen_logps, "b"),
-        chosen_lengths=(chosen_lengths, "b"),
-        rejected_lengths=(rejected_lengths, "b"),
-        chosen_features=(chosen_features, "b m"),
-        rejected_features=(rejected_features, "b m"),
-        reference_chosen_features=(reference_chosen_features, "b m"),
-        reference_rejected_features=(reference_rejected_features, "b m"),
-    )
-    x_w, x_l, ref_w, ref_l = floats(
-        chosen_features, rejected_features, reference_chosen_features, reference_rejected_features
-    )
-    margins = per_token(first, chosen_lengths) - per_token(second, rejected_lengths)
-    baseline = jax.lax.stop_gradient(feature_gap(x_w, ref_w, top_k))
-    return logistic(beta * (margins - alpha * (feature_gap(x_l, ref_l, top_k) - baseline)))
 
 
 def log_agreement(token_logps: Tokens, log_sum_p2: Tokens, mask: Mask) -> Batch:
