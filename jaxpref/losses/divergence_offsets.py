@@ -1,8 +1,8 @@
-"""DPO with a price on leaving the reference beside the log-ratio: in tokens (TDPO) or in features (FPO).
+"""DPO whose margin has a divergence from the reference in it: of tokens (TDPO) or of features (FPO).
 
-`chosen_forward_kl` and `rejected_forward_kl` [b, r] are KL(reference || policy) of the next-token distribution
-at a position, nats; what stands outside the masks is ignored, NaN too. The divergence of the chosen side is a
-baseline. Sources: arXiv:2404.11999 and 2411.07618.
+`chosen_forward_kl` and `rejected_forward_kl` [b, r] are KL(reference || policy) of the next-token
+distribution at a position, nats; what stands outside the masks is ignored, NaN too. u_w and u_l are
+log-ratios to the reference, summed over scored tokens. Sources: arXiv:2404.11999 and 2411.07618.
 """
 
 import jax
@@ -50,12 +50,23 @@ def tdpo1(
     *,
     beta: float = 0.1,
 ) -> Batch:
-    """Token-level DPO, first form: h = beta * (u_w - u_l - (K_l - K_w)), K the summed forward KL; nats.
+    """Token-level DPO, first form: -log sigmoid(beta * (u_w - u_l - (K_l - K_w))), K the summed forward KL.
 
-    Zeng et al. 2024, arXiv:2404.11999. No divergence is `dpo`.
+    Zeng et al. 2024, arXiv:2404.11999. Without divergence it is `dpo`.
 
     Args:
       beta: above 0 (released code: 0.1).
+
+    Returns:
+      [b] nats, 0 or more; log 2 where policy and reference agree.
+
+    Raises:
+      ValueError: shapes differ, or beta is not above 0.
+
+    Example:
+      >>> w, x, ref, mask = jnp.array([-1.0]), jnp.array([-3.0]), jnp.array([-2.0]), jnp.ones((1, 2), bool)
+      >>> print(losses.tdpo1(w, x, ref, ref, jnp.zeros((1, 2)), jnp.ones((1, 2)), mask, mask))  # 2 nats - K_l
+      [0.6931]
     """
     positive(beta=beta)
     first, second = log_ratios(chosen_logps, rejected_logps, reference_chosen_logps, reference_rejected_logps)
@@ -76,13 +87,26 @@ def tdpo2(
     beta: float = 0.1,
     alpha: float = 0.5,
 ) -> Batch:
-    """Token-level DPO, second form: h = beta * (u_w - u_l - alpha * (K_l - stop_gradient(K_w))); nats.
+    """Token-level DPO, second form: -log sigmoid(beta * (u_w - u_l - alpha * (K_l - stop_gradient(K_w)))).
 
-    Zeng et al. 2024, arXiv:2404.11999. The divergence of the chosen side is a baseline without gradient, so
-    the loss never pushes it up. At alpha = 1 the value, not the gradient, is `tdpo1`'s; at 0 it is `dpo`.
+    Zeng et al. 2024, arXiv:2404.11999. K is the summed forward KL. The divergence of the chosen side is a
+    baseline without gradient, so the loss never pushes it up. At alpha = 1 the value, not the gradient, is
+    `tdpo1`'s; at 0 it is `dpo`.
 
     Args:
       beta: above 0 (released code: 0.1). alpha: 0 or more (released code: 0.5).
+
+    Returns:
+      [b] nats, 0 or more; log 2 where policy and reference agree.
+
+    Raises:
+      ValueError: shapes differ, beta is not above 0, or alpha is below 0.
+
+    Example:
+      >>> w, x, ref, mask = jnp.array([-1.0]), jnp.array([-3.0]), jnp.array([-2.0]), jnp.ones((1, 2), bool)
+      >>> loss = partial(losses.tdpo2, w, x, ref, ref, jnp.zeros((1, 2)), jnp.ones((1, 2)), mask, mask)
+      >>> print(loss(beta=1.0, alpha=0.5), loss(beta=1.0, alpha=1.0))  # 2 nats less half of K_l, less K_l
+      [0.3133] [0.6931]
     """
     positive(beta=beta)
     not_negative(alpha=alpha)
@@ -92,8 +116,21 @@ def tdpo2(
 
 
 def pooled_features(activations: Float[Array, "b r m"], mask: Mask) -> Features:
-    """Mean of sparse-autoencoder activations over scored tokens (the released FPO divides by the padded
-    length, so its value depends on padding)."""
+    """Mean of sparse-autoencoder activations over scored tokens.
+
+    Differs from the released FPO code, which divides by the padded length, so its value depends on padding.
+
+    Returns:
+      [b, m] in the unit of the activations; 0 for a response of no tokens.
+
+    Raises:
+      ValueError: shapes differ.
+
+    Example:
+      >>> activations = jnp.array([[[1.0, 0.0], [2.0, 3.0], [9.0, 9.0]]])
+      >>> print(pooled_features(activations, jnp.array([[True, True, False]])))
+      [[1.5000 1.5000]]
+    """
     check_axes(activations=(activations, "b r m"), mask=(mask, "b r"))
     (activations,) = floats(activations)
     total = jnp.where(mask[..., None], activations, 0).sum(1)
@@ -101,7 +138,21 @@ def pooled_features(activations: Float[Array, "b r m"], mask: Mask) -> Features:
 
 
 def feature_gap(features: Features, reference_features: Features, top_k: int) -> Batch:
-    """Mean squared difference over the policy's `top_k` strongest features (all, if there are fewer)."""
+    """Mean squared difference over the policy's `top_k` strongest features (all, if there are fewer).
+
+    Differs from the paper of FPO (arXiv:2411.07618), which takes the strongest of policy and reference
+    together: this is its released code.
+
+    Args:
+      top_k: 1 or more. reference_features: data, no gradient.
+
+    Returns:
+      [b] in the squared unit of the features, 0 or more.
+
+    Example:
+      >>> print(feature_gap(jnp.array([[5.0, 1.0]]), jnp.array([[3.0, 9.0]]), 1))  # (5 - 3)^2
+      [4.0000]
+    """
     strongest, where = jax.lax.top_k(features, min(top_k, features.shape[-1]))
     reference = jnp.take_along_axis(jax.lax.stop_gradient(reference_features), where, -1)
     return ((strongest - reference) ** 2).mean(-1)
@@ -125,14 +176,26 @@ def fpo(
 ) -> Batch:
     """Feature-level preference optimisation: log-ratios per token, divergence in sparse-autoencoder features.
 
-    h = beta * (u_w / n_w - u_l / n_l - alpha * (E_l - stop_gradient(E_w))), E the `feature_gap` of pooled
-    activations (`pooled_features`); Yin et al. 2024, arXiv:2411.07618. Units: nats a token, and activations
-    squared. alpha = 0 is `ln_dpo`. The reference's features can be stored with the data.
+    -log sigmoid(beta * (u_w / n_w - u_l / n_l - alpha * (E_l - stop_gradient(E_w)))), E the `feature_gap` of
+    pooled activations (`pooled_features`); Yin et al. 2024, arXiv:2411.07618. alpha = 0 is `ln_dpo`. The
+    reference's features can be stored with the data.
 
     Differs from the released code in that features are pooled over scored tokens, not over padding.
 
     Args:
       beta: above 0 (released code: 0.1). alpha: 0 or more (0.5). top_k: features compared, 1 or more (50).
+
+    Returns:
+      [b] nats, 0 or more; log 2 where policy and reference agree.
+
+    Raises:
+      ValueError: shapes differ, beta or top_k is not above 0, or alpha is below 0.
+
+    Example:
+      >>> w, ref, n = jnp.array([-2.0]), jnp.array([-4.0]), jnp.array([2])  # rose by a nat a token; E_l = 1
+      >>> same, moved = jnp.zeros((1, 1)), jnp.ones((1, 1))
+      >>> print(losses.fpo(w, ref, ref, ref, n, n, same, moved, same, same, alpha=1.0))
+      [0.6931]
     """
     positive(beta=beta, top_k=top_k)
     not_negative(alpha=alpha)
