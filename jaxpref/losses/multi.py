@@ -33,7 +33,7 @@ def signed_dpo(
     """DPO under several objectives that label the same pair: -log sigmoid(beta * sign * (u_w - u_l)).
 
     RACO, arXiv:2602.02495. A sign is +1 where the objective agrees with the order of the pair and -1 where it
-    would turn it round; 0 gives log 2 with no gradient. All columns share one forward pass; `raco` combines
+    would reverse it; 0 gives log 2 with no gradient. All columns share one forward pass; `raco` combines
     their gradients.
 
     Args:

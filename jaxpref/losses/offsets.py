@@ -25,7 +25,7 @@ def dpop(
     beta: float = 0.3,
     penalty: float = 50.0,
 ) -> Batch:
-    """DPO-positive: punishes a chosen response that became less likely than under the reference.
+    """DPO-positive: penalises a chosen response that became less likely than under the reference.
 
     -log sigmoid(beta * (u_w - u_l - penalty * max(0, -u_w))), Pal et al. 2024, arXiv:2402.13228. Where
     u_w >= 0 it is `dpo`. With summed log-probs and a penalty of 50 it is steep: expect gradient clipping.

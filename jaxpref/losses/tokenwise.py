@@ -210,12 +210,10 @@ def sparse_po(
     )
     prices = (l1_tokens, l1_kl)
     kl, weights, kl_weights = chosen_forward_kl, chosen_token_weights, chosen_kl_weights
-    first, first_price = _weighted_side("chosen", ratios[0], kl, weights, kl_weights, chosen_mask, prices)
+    first, price_w = _weighted_side("chosen", ratios[0], kl, weights, kl_weights, chosen_mask, prices)
     kl, weights, kl_weights = rejected_forward_kl, rejected_token_weights, rejected_kl_weights
-    second, second_price = _weighted_side(
-        "rejected", ratios[1], kl, weights, kl_weights, rejected_mask, prices
-    )
-    return logistic(beta * (first - second)) + first_price + second_price
+    second, price_l = _weighted_side("rejected", ratios[1], kl, weights, kl_weights, rejected_mask, prices)
+    return logistic(beta * (first - second)) + price_w + price_l
 
 
 def activation_weights(reference_states: Float[Array, "b r d"], mask: Mask) -> Tokens:
