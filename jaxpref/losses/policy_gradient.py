@@ -96,8 +96,8 @@ def reinforce(
     """REINFORCE with a KL price: -sum_n log pi(y_n) * sg((score - baseline) - beta * KL-to-go_n).
 
     Williams 1992, as the regularised baseline of Munos et al. 2023, arXiv:2312.00886. KL-to-go_n is the sum
-    of the log-ratios of token n and those after it. The mean gradient is that of -(E[score] - beta * KL(pi ||
-    pi_ref)), whatever the baseline: a constant changes the variance alone.
+    of the log-ratios of token n and those after it. The mean gradient is that of -(E[score] -
+    beta * KL(pi || pi_ref)), whatever the baseline: a constant changes the variance alone.
 
     Args:
       beta: price of a nat of KL, 0 or more (0.05: that paper's RLHF baseline, as transcribed).
@@ -150,7 +150,7 @@ def leave_one_out(rewards: Responses, where: Exists) -> Responses:
       [b, k] in the unit of the rewards, of sum 0 in each group; 0 where there are no others.
 
     Example:
-      >>> print(leave_one_out(jnp.array([[1.0, 2.0, 6.0]]), jnp.ones((1, 3), bool)))  # 6 - 1.5
+      >>> print(leave_one_out(jnp.array([[1.0, 2.0, 6.0]]), jnp.ones((1, 3), bool)))  # last: 6 - 1.5
       [[-3.0000 -1.5000 4.5000]]
     """
     total, count = _group_sums(rewards, where)
@@ -197,7 +197,7 @@ def clipped_surrogate(
 
     Example:
       >>> ratios, advantages = jnp.log(jnp.array([1.0, 3.0, 3.0])), jnp.array([1.0, 1.0, -1.0])
-      >>> print(clipped_surrogate(ratios, advantages, 0.2))  # clipped where the gain has been taken only
+      >>> print(clipped_surrogate(ratios, advantages, 0.2))  # clipped only where the gain has been taken
       [-1.0000 -1.2000 3.0000]
     """
     weights = bounded_exp(ratios)

@@ -139,11 +139,11 @@ def bco(
 ) -> tuple[Values, BcoState]:
     """Binary classifier optimisation: l(r - shift) for desirable, l(shift - r) for the others.
 
-    Jung et al. 2024, arXiv:2404.04656. The shift, without gradient, is `(E_desirable[r] + E_undesirable[r]) /
-    2`, each mean a moving average over batches that is updated before it is used and corrected for its start:
-    after the first batch it is that batch's. A label not in a batch keeps its average; before a label was
-    seen at all, the other one's mean is the shift. The shift couples the batch: with microbatches it is
-    updated once for each, which changes the value.
+    Jung et al. 2024, arXiv:2404.04656. The shift, without gradient, is the mean of the average rewards of
+    desirable and of undesirable responses. Each average is a moving one over batches, updated before it is
+    used and without bias at its start: after the first batch it is that batch's. A label that is not in a
+    batch keeps its average; before a label was seen at all, the other one's average is the shift. The shift
+    couples the batch: with microbatches it is updated once for each, which changes the value.
 
     Differs from TRL, whose shift is the mean of all rewards ever seen, not balanced over the labels.
 
