@@ -65,7 +65,8 @@ def tdpo1(
 
     Example:
       >>> w, x, ref, mask = jnp.array([-1.0]), jnp.array([-3.0]), jnp.array([-2.0]), jnp.ones((1, 2), bool)
-      >>> print(losses.tdpo1(w, x, ref, ref, jnp.zeros((1, 2)), jnp.ones((1, 2)), mask, mask))  # 2 nats - K_l
+      >>> kl_w, kl_l = jnp.full((1, 2), 0.5), jnp.full((1, 2), 1.5)  # K_w = 1 and K_l = 3
+      >>> print(losses.tdpo1(w, x, ref, ref, kl_w, kl_l, mask, mask))  # a margin of 2 - (3 - 1)
       [0.6931]
     """
     positive(beta=beta)
@@ -104,8 +105,9 @@ def tdpo2(
 
     Example:
       >>> w, x, ref, mask = jnp.array([-1.0]), jnp.array([-3.0]), jnp.array([-2.0]), jnp.ones((1, 2), bool)
-      >>> loss = partial(losses.tdpo2, w, x, ref, ref, jnp.zeros((1, 2)), jnp.ones((1, 2)), mask, mask)
-      >>> print(loss(beta=1.0, alpha=0.5), loss(beta=1.0, alpha=1.0))  # 2 nats less half of K_l, less K_l
+      >>> kl_w, kl_l = jnp.full((1, 2), 0.5), jnp.full((1, 2), 1.5)  # K_w = 1 and K_l = 3
+      >>> loss = partial(losses.tdpo2, w, x, ref, ref, kl_w, kl_l, mask, mask, beta=1.0)
+      >>> print(loss(alpha=0.5), loss(alpha=1.0))  # 2 - 0.5 * (3 - 1) and 2 - (3 - 1)
       [0.3133] [0.6931]
     """
     positive(beta=beta)
@@ -192,10 +194,10 @@ def fpo(
       ValueError: shapes differ, beta or top_k is not above 0, or alpha is below 0.
 
     Example:
-      >>> w, ref, n = jnp.array([-2.0]), jnp.array([-4.0]), jnp.array([2])  # rose by a nat a token; E_l = 1
-      >>> same, moved = jnp.zeros((1, 1)), jnp.ones((1, 1))
-      >>> print(losses.fpo(w, ref, ref, ref, n, n, same, moved, same, same, alpha=1.0))
-      [0.6931]
+      >>> w, x, ref, n = jnp.array([-2.0]), jnp.array([-6.0]), jnp.array([-4.0]), jnp.array([2])
+      >>> zero = jnp.zeros((1, 1))  # h = 2 * (1 + 1 - 0.5 * (2^2 - 1^2)) = 1
+      >>> print(losses.fpo(w, x, ref, ref, n, n, zero + 1, zero + 2, zero, zero, beta=2.0, alpha=0.5))
+      [0.3133]
     """
     positive(beta=beta, top_k=top_k)
     not_negative(alpha=alpha)

@@ -68,9 +68,10 @@ def mdpo(
       ValueError: shapes differ, or beta is not above 0.
 
     Example:
-      >>> ref = jnp.array([-4.0])  # u_w = log 3, u_l = u_c = 0: three times log(4/3)
-      >>> print(losses.mdpo(ref + jnp.log(3.0), ref, ref, ref, ref, ref, beta=1.0))
-      [0.8630]
+      >>> ref = jnp.array([-4.0])
+      >>> w, x = ref + jnp.log(3.0), ref - jnp.log(3.0)  # u_w = u_c = log 3 and u_l = -log 3
+      >>> print(losses.mdpo(w, x, w, ref, ref, ref, beta=1.0))  # log(10/9) + log 2 + log(4/3)
+      [1.0862]
     """
     positive(beta=beta)
     chosen, rejected, corrupted, ref_w, ref_l, ref_c = as_floats(
@@ -115,9 +116,10 @@ def re_align(
       ValueError: shapes differ, or beta is not above 0.
 
     Example:
-      >>> ref = jnp.array([-4.0])  # u_w = log 3, u_l = u_r = 0: twice log(4/3)
-      >>> print(losses.re_align(ref + jnp.log(3.0), ref, ref, ref, ref, ref, beta=1.0))
-      [0.5754]
+      >>> ref = jnp.array([-4.0])
+      >>> w, x = ref + jnp.log(3.0), ref - jnp.log(3.0)  # u_w = u_r = log 3 and u_l = -log 3
+      >>> print(losses.re_align(w, x, w, ref, ref, ref, beta=1.0))  # log(10/9) + log 2
+      [0.7985]
     """
     positive(beta=beta)
     chosen, rejected, retrieved, ref_w, ref_l, ref_r = as_floats(
@@ -162,9 +164,11 @@ def v_dpo(
       ValueError: shapes differ, or beta or gamma is not above 0.
 
     Example:
-      >>> ref = jnp.array([-4.0])  # the image makes y_w 3 times as likely, guidance 9 times
-      >>> print(losses.v_dpo(ref + jnp.log(3.0), ref, ref, ref, ref, ref, beta=1.0, gamma=2.0))  # log(10/9)
-      [0.1054]
+      >>> ref = jnp.array([-4.0])
+      >>> w, x = ref + jnp.log(3.0), ref - jnp.log(3.0)
+      >>> loss = partial(losses.v_dpo, w, x, ref, ref, beta=1.0, gamma=3.0)
+      >>> print(loss(ref, ref), loss(w, x))  # h = 3 log 9; and 1 log 9, since language alone predicts as much
+      [0.0014] [0.1054]
     """
     positive(beta=beta, gamma=gamma)
     chosen, rejected, ref_w, ref_l, free_w, free_l = as_floats(

@@ -70,10 +70,10 @@ def odin(
       ValueError: shapes differ, there are not two heads, or length_weight is below 0.
 
     Example:
-      >>> w, x = jnp.array([[3.0, 2.0]]), jnp.array([[1.0, 2.0]])  # head 0: the length; head 1: constant,
-      >>> lengths = jnp.array([3]), jnp.array([1])  # so that -log sigmoid(5 - 3) is all
-      >>> print(losses.odin(w, x, *lengths, jnp.array([True])))
-      [0.1269]
+      >>> w, x = jnp.array([[1.0, 2.0]]), jnp.array([[3.0, 1.0]])  # one head falls with length, one rises
+      >>> loss = partial(losses.odin, w, x, jnp.array([3]), jnp.array([1]), jnp.array([True]))
+      >>> print(loss(length_weight=0.5))  # -log sigmoid(3 - 4) + 0.5 * (2 + 1)
+      [2.8133]
     """
     not_negative(length_weight=length_weight)
     check_axes(

@@ -40,8 +40,8 @@ def dpop(
       ValueError: shapes differ, beta is not above 0, or penalty is below 0.
 
     Example:
-      >>> w, x, ref = jnp.array([-3.0]), jnp.array([-4.0]), jnp.array([-2.0])  # both fell: a margin of 1 - 1
-      >>> print(losses.dpop(w, x, ref, ref, beta=1.0, penalty=1.0))
+      >>> w, x, ref = jnp.array([-2.5]), jnp.array([-4.5]), jnp.array([-2.0])  # both fell: 2 - 4 * 0.5
+      >>> print(losses.dpop(w, x, ref, ref, beta=1.0, penalty=4.0))
       [0.6931]
     """
     positive(beta=beta)
@@ -78,9 +78,10 @@ def flex_dpo(
       ValueError: shapes differ, a strength is not above 0, or sft_weight is below 0.
 
     Example:
-      >>> w, x, ref = jnp.array([-1.0]), jnp.array([-3.0]), jnp.array([-2.0])  # 0.1269 + 0.1 * 1 nat
-      >>> print(losses.flex_dpo(w, x, ref, ref, beta_chosen=1.5, beta_rejected=0.5, sft_weight=0.1))
-      [0.2269]
+      >>> w, x, ref = jnp.array([-2.0]), jnp.array([-8.0]), jnp.array([-4.0])  # h = 0.5 * 2 + 0.25 * 4 = 2
+      >>> loss = losses.flex_dpo(w, x, ref, ref, beta_chosen=0.5, beta_rejected=0.25, sft_weight=0.1)
+      >>> print(loss)  # log(1 + exp(-2)) + 0.1 * 2 nats
+      [0.3269]
     """
     positive(beta_chosen=beta_chosen, beta_rejected=beta_rejected)
     not_negative(sft_weight=sft_weight)
@@ -117,9 +118,9 @@ def cal_dpo(
       ValueError: shapes differ, or beta is not above 0.
 
     Example:
-      >>> w, x, ref = jnp.array([-1.0]), jnp.array([-3.0]), jnp.array([-2.0])  # at the targets +1 and -1
-      >>> print(losses.cal_dpo(w, x, ref, ref, beta=0.5))  # what is left is -log sigmoid(2)
-      [0.1269]
+      >>> w, x, ref = jnp.array([-1.0, -3.0]), jnp.array([-5.0, -3.0]), jnp.array([-3.0, -3.0])
+      >>> print(losses.cal_dpo(w, x, ref, ref, beta=0.25))  # at +2 and -2: -log sigmoid(4); log 2 + 4
+      [0.0181 4.6931]
     """
     positive(beta=beta)
     first, second = log_ratios(chosen_logps, rejected_logps, reference_chosen_logps, reference_rejected_logps)
@@ -153,9 +154,9 @@ def dpo_sft(
       ValueError: shapes differ, beta is not above 0, or sft_weight is below 0.
 
     Example:
-      >>> w, x, ref = jnp.array([-1.0]), jnp.array([-3.0]), jnp.array([-2.0])  # 0.3133 + 0.1 * 0.5 * 1 nat
+      >>> w, x, ref = jnp.array([-2.0]), jnp.array([-4.0]), jnp.array([-3.0])  # 0.3133 + 0.1 * 0.5 * 2 nats
       >>> print(losses.dpo_sft(w, x, ref, ref, beta=0.5, sft_weight=0.1))
-      [0.3633]
+      [0.4133]
     """
     positive(beta=beta)
     not_negative(sft_weight=sft_weight)

@@ -40,9 +40,9 @@ def nca(
 
     Example:
       >>> ref = jnp.array([-4.0])
-      >>> loss = lambda w: losses.nca(w, ref, ref, ref, beta=1.0).sum()
-      >>> print(loss(ref), jax.grad(loss)(ref + jnp.log(2.0)))  # 2 log 2; no slope at r_w = log 2
-      1.3863 [0.0000]
+      >>> loss = lambda w: losses.nca(w, ref - jnp.log(3.0), ref, ref, beta=1.0).sum()
+      >>> print(loss(ref), jax.grad(loss)(ref + jnp.log(2.0)))  # (3 log 2 + log(4/3)) / 2; the fixed point
+      1.1836 [0.0000]
     """
     positive(beta=beta)
     first, second = log_ratios(chosen_logps, rejected_logps, reference_chosen_logps, reference_rejected_logps)
@@ -76,8 +76,9 @@ def bco_pair(
       ValueError: shapes differ, or beta is not above 0.
 
     Example:
-      >>> ref = jnp.array([-4.0])  # r_w = log 3: exp(loss) = 4/3 + 1/3 + 1
-      >>> print(jnp.exp(losses.bco_pair(ref + jnp.log(3.0), ref, ref, ref, beta=1.0)))
+      >>> ref = jnp.array([-4.0])  # r_w = log 9, r_l = log 3: exp(loss) = 4/3 + 1/3 + 1
+      >>> loss = partial(losses.bco_pair, beta=1.0, shift=np.log(3.0))
+      >>> print(jnp.exp(loss(ref + jnp.log(9.0), ref + jnp.log(3.0), ref, ref)))
       [2.6667]
     """
     positive(beta=beta)
@@ -174,9 +175,9 @@ def sppo_hard(
       ValueError: shapes differ, or beta is not above 0.
 
     Example:
-      >>> w, x, ref = jnp.array([-1.0, -2.0]), jnp.array([-3.0, -2.0]), jnp.array([-2.0, -2.0])
-      >>> print(losses.sppo_hard(w, x, ref, ref, beta=0.5))  # at the targets +1 and -1; at the reference
-      [0.0000 1.0000]
+      >>> w, x, ref = jnp.array([-1.0, -3.0]), jnp.array([-5.0, -3.0]), jnp.array([-3.0, -3.0])
+      >>> print(losses.sppo_hard(w, x, ref, ref, beta=0.25))  # at the targets +2 and -2; at the reference
+      [0.0000 4.0000]
     """
     positive(beta=beta)
     first, second = log_ratios(chosen_logps, rejected_logps, reference_chosen_logps, reference_rejected_logps)

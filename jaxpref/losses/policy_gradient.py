@@ -170,9 +170,9 @@ def group_advantages(scores: Responses, where: Exists, *, scale: bool, epsilon: 
       [b, k], without unit if `scale`; 0 for a response that does not exist.
 
     Example:
-      >>> scores = jnp.array([[1.0, 3.0, 5.0]])  # mean 3, deviation 2
-      >>> print(group_advantages(scores, jnp.ones((1, 3), bool), scale=True, epsilon=0.0))
-      [[-1.0000 0.0000 1.0000]]
+      >>> scores = jnp.array([[1.0, 3.0, 5.0]])  # mean 3, deviation 2: 2 / 2.5
+      >>> print(group_advantages(scores, jnp.ones((1, 3), bool), scale=True, epsilon=0.5))
+      [[-0.8000 0.0000 0.8000]]
     """
     total, count = _group_sums(scores, where)
     centred = jnp.where(where, scores - total / jnp.maximum(count, 1), 0)
@@ -196,9 +196,9 @@ def clipped_surrogate(
       [*n] in the unit of A; -A, with slope -A, where the two policies agree.
 
     Example:
-      >>> ratios, advantages = jnp.log(jnp.array([1.0, 3.0, 3.0])), jnp.array([1.0, 1.0, -1.0])
-      >>> print(clipped_surrogate(ratios, advantages, 0.2))  # clipped only where the gain has been taken
-      [-1.0000 -1.2000 3.0000]
+      >>> ratios, advantages = jnp.log(jnp.array([3.0, 3.0, 1 / 3])), jnp.array([2.0, -2.0, -2.0])
+      >>> print(clipped_surrogate(ratios, advantages, 0.2))  # 1.2 and 0.8 hold where the gain has been taken
+      [-2.4000 6.0000 1.6000]
     """
     weights = bounded_exp(ratios)
     return jnp.maximum(-weights * advantages, -jnp.clip(weights, 1 - clip, 1 + clip) * advantages)
@@ -273,8 +273,7 @@ def grpo(
 
     Mean over the tokens of a response of -min(w_n A, clip(w_n) A) + beta * k3_n, A = (score - mean of the
     group) / (its standard deviation + epsilon), w_n = pi / behaviour of token n; Shao et al. 2024,
-    arXiv:2402.03300. A group of equal scores has no gradient but the KL's. What its gradient is not: the head
-    of this module.
+    arXiv:2402.03300. A group of equal scores has no gradient but the KL's. See the head of this module.
 
     Args:
       beta: price of the KL, 0 or more (paper, section 4.2: 0.04). clip: above 0 (TRL: 0.2).
@@ -288,9 +287,10 @@ def grpo(
       ValueError: shapes differ, a group has one response, or a hyper-parameter is outside its range.
 
     Example:
-      >>> logps, mask = jnp.full((1, 2, 3), -1.0), jnp.ones((1, 2, 3), bool)  # fresh samples, no KL
-      >>> print(losses.grpo(logps, logps, logps, jnp.array([[1.0, 0.0]]), mask))  # 0.5 / (sqrt(0.5) + 1e-4)
-      [[-0.7070 0.7070]]
+      >>> logps, mask = jnp.full((1, 2, 3), -1.0), jnp.ones((1, 2, 3), bool)  # fresh samples
+      >>> loss = partial(losses.grpo, logps, logps - jnp.log(2.0), logps, jnp.array([[1.0, 0.0]]), mask)
+      >>> print(loss(beta=0.5))  # A = 0.5 / (sqrt(0.5) + 1e-4); k3 = log 2 - 1/2
+      [[-0.6104 0.8036]]
     """
     not_negative(beta=beta)
     positive(clip=clip, epsilon=epsilon)

@@ -45,7 +45,7 @@ def bradley_terry_preferences(
       ValueError: temperature is not above 0.
 
     Example:
-      >>> print(bradley_terry_preferences(jnp.log(jnp.array([3.0, 1.0]))).tolist())  # odds of 3 to 1
+      >>> print(bradley_terry_preferences(jnp.log(jnp.array([9.0, 1.0])), temperature=2.0).tolist())  # log 3
       [[0.5000, 0.7500], [0.2500, 0.5000]]
     """
     positive(temperature=temperature)
@@ -186,8 +186,8 @@ def general_preferences(
       ValueError: temperature is not above 0, the width is odd, or eigenvalues have another shape.
 
     Example:
-      >>> print(general_preferences(jnp.eye(2), temperature=1.0).tolist())  # sigmoid(1) off the diagonal
-      [[0.5000, 0.7311], [0.2689, 0.5000]]
+      >>> print(general_preferences(jnp.eye(2), temperature=0.5).tolist())  # sigmoid(1 / 0.5)
+      [[0.5000, 0.8808], [0.1192, 0.5000]]
     """
     positive(temperature=temperature)
     return jax.nn.sigmoid(
@@ -227,8 +227,8 @@ def general_preference(
       ValueError: shapes differ, the width is odd, or temperature is not above 0.
 
     Example:
-      >>> w, x = jnp.array([[2.0, 0.0]]), jnp.array([[0.0, 2.0]])  # a quarter turn: s = 1
-      >>> print(losses.general_preference(w, x, temperature=1.0), losses.general_preference(w, w))
+      >>> loss = partial(losses.general_preference, jnp.array([[2.0, 0.0]]))  # a quarter turn is s = 1
+      >>> print(loss(jnp.array([[0.0, 2.0]]), temperature=0.5, margin=0.5), loss(jnp.array([[1.0, 0.0]])))
       [0.3133] [0.6931]
     """
     positive(temperature=temperature)
@@ -258,9 +258,9 @@ def general_preference_soft(
       ValueError: shapes differ, the width is odd, or temperature is not above 0.
 
     Example:
-      >>> w, x = jnp.array([[1.0, 0.0]] * 2), jnp.array([[0.0, 1.0]] * 2)  # s = 1: 0.3133, and (1 - p) * 1
-      >>> print(losses.general_preference_soft(w, x, jnp.array([1.0, 0.5]), temperature=1.0))
-      [0.3133 0.8133]
+      >>> w, x = jnp.array([[1.0, 0.0]] * 2), jnp.array([[0.0, 1.0]] * 2)  # h = 2: 0.1269 + (1 - p) h
+      >>> print(losses.general_preference_soft(w, x, jnp.array([1.0, 0.75]), temperature=0.5))
+      [0.1269 0.6269]
     """
     positive(temperature=temperature)
     margins = _pair_score(chosen_embeddings, rejected_embeddings, normalize) / temperature
@@ -282,7 +282,7 @@ def pair_preference(chosen_rewards: Batch, rejected_rewards: Batch) -> Batch:
       ValueError: shapes differ.
 
     Example:
-      >>> print(losses.pair_preference(jnp.log(jnp.array([3.0])), jnp.array([0.0])))  # -log(3/4)
+      >>> print(losses.pair_preference(jnp.log(jnp.array([6.0])), jnp.log(jnp.array([2.0]))))  # -log(3/4)
       [0.2877]
     """
     chosen, rejected = as_floats(chosen_rewards=chosen_rewards, rejected_rewards=rejected_rewards)
@@ -302,7 +302,7 @@ def pair_preference_soft(chosen_rewards: Batch, rejected_rewards: Batch, pair_pr
       ValueError: shapes differ.
 
     Example:
-      >>> w, x = jnp.log(jnp.array([3.0])), jnp.array([0.0])  # at the minimum for p = 3/4: its entropy
+      >>> w, x = jnp.log(jnp.array([6.0])), jnp.log(jnp.array([2.0]))  # the minimum for p = 3/4
       >>> print(losses.pair_preference_soft(w, x, jnp.array([0.75])))
       [0.5623]
     """

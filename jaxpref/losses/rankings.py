@@ -170,9 +170,10 @@ def plackett_luce(scores: Lists, targets: Lists, where: Exists, *, top: int | No
       ValueError: top is below 1.
 
     Example:
-      >>> equal, targets, exists = jnp.zeros((1, 3)), jnp.array([[3.0, 1.0, 2.0]]), jnp.ones((1, 3), bool)
-      >>> print(plackett_luce(equal, targets, exists), plackett_luce(equal, targets, exists, top=1))
-      [1.7918] [1.0986]
+      >>> scores, targets = jnp.log(jnp.array([[3.0, 1.0, 2.0]])), jnp.array([[9.0, 7.0, 8.0]])
+      >>> loss = partial(plackett_luce, scores, targets, jnp.ones((1, 3), bool))
+      >>> print(loss(), loss(top=1))  # -log(3/6 * 2/3) and -log(3/6)
+      [1.0986] [0.6931]
     """
     if top is not None and top < 1:
         raise ValueError(f"top: expected 1 or more, or None, got {top}")

@@ -33,9 +33,9 @@ def slic_hf(
       ValueError: shapes differ, delta is not above 0, or sft_weight is below 0.
 
     Example:
-      >>> w, x = jnp.array([-1.0]), jnp.array([-1.5])  # half a nat is missing; 0.1 for one nat
+      >>> w, x = jnp.array([-2.0]), jnp.array([-2.5])  # half a nat is missing; 0.1 for each of two nats
       >>> print(losses.slic_hf(w, x))
-      [0.6000]
+      [0.7000]
     """
     positive(delta=delta)
     not_negative(sft_weight=sft_weight)

@@ -95,9 +95,9 @@ def re_po(
       ValueError: shapes differ, beta is not above 0, or rate is outside [0, 1).
 
     Example:
-      >>> ref, one, state = jnp.array([-4.0]), jnp.array([0]), losses.re_po_state(1, 0.5)  # w = 3/4
-      >>> losses_and_state = losses.re_po(ref + jnp.log(3.0), ref, ref, ref, one, one == 0, state, beta=1.0)
-      >>> print(*losses_and_state)  # the entropy of (3/4, 1/4); 0.9 * 0.5 + 0.1 * 0.75
+      >>> ref, one, state = jnp.array([-4.0]), jnp.array([0]), losses.re_po_state(1, 0.5)
+      >>> w, x = ref + jnp.log(6.0), ref + jnp.log(2.0)  # h = log 3, so that w = 3/4
+      >>> print(*losses.re_po(w, x, ref, ref, one, one == 0, state, beta=1.0))  # entropy; 0.9 * 0.5 + 0.1 * w
       [0.5623] [0.5250]
     """
     positive(beta=beta)
@@ -133,8 +133,9 @@ def re_ipo(
       ValueError: shapes differ, tau is not above 0, or rate is outside [0, 1).
 
     Example:
-      >>> ref, one, state = jnp.array([-4.0]), jnp.array([0]), losses.re_po_state(1, 0.5)  # w = 3/4
-      >>> print(*losses.re_ipo(ref + jnp.log(3.0), ref, ref, ref, one, one == 0, state, tau=2.0))
+      >>> ref, one, state = jnp.array([-4.0]), jnp.array([0]), losses.re_po_state(1, 0.5)
+      >>> w, x = ref + jnp.log(18.0), ref + jnp.log(2.0)  # h = 2 log 9 / 4 = log 3, as for re_po
+      >>> print(*losses.re_ipo(w, x, ref, ref, one, one == 0, state, tau=4.0))
       [0.5623] [0.5250]
     """
     positive(tau=tau)
@@ -173,9 +174,9 @@ def re_simpo(
 
     Example:
       >>> x, n, one, state = jnp.array([-4.0]), jnp.array([2]), jnp.array([0]), losses.re_po_state(1, 0.5)
-      >>> loss = partial(losses.re_simpo, beta=1.0, gamma_beta_ratio=0.0)  # s = 2 log 3 / 2, w = 3/4
-      >>> print(*loss(x + 2 * jnp.log(3.0), x, n, n, one, one == 0, state))
-      [0.5623] [0.5250]
+      >>> loss = partial(losses.re_simpo, beta=1.0, gamma_beta_ratio=np.log(3.0))  # h = log(1/2) - log(1/10)
+      >>> print(*loss(x + 2 * jnp.log(3.0), x, n, n, one, one == 0, state))  # the entropy of (5/6, 1/6)
+      [0.4506] [0.5333]
     """
     positive(beta=beta)
     not_negative(gamma_beta_ratio=gamma_beta_ratio)
@@ -217,8 +218,8 @@ def re_cpo(
       ValueError: shapes differ, or a hyper-parameter is outside its range.
 
     Example:
-      >>> x, one, state = jnp.array([-4.0]), jnp.array([0]), losses.re_po_state(1, 0.5)  # w = 3/4
-      >>> loss = partial(losses.re_cpo, beta=0.25, sft_weight=0.75)
+      >>> x, one, state = jnp.array([-4.0]), jnp.array([0]), losses.re_po_state(1, 0.5)
+      >>> loss = partial(losses.re_cpo, beta=0.25, sft_weight=0.75)  # h = log 3, as for re_po
       >>> print(*loss(x + jnp.log(3.0), x, one, one == 0, state))
       [0.5623] [0.5250]
     """

@@ -48,8 +48,9 @@ def bradley_terry(
       ValueError: shapes differ, or a hyper-parameter is outside its range.
 
     Example:
-      >>> print(losses.bradley_terry(jnp.log(jnp.array([3.0])), jnp.array([0.0])))  # -log(3/4)
-      [0.2877]
+      >>> loss = partial(losses.bradley_terry, jnp.array([2.0]), jnp.array([1.0]))  # h = 1
+      >>> print(loss(), loss(margin=0.5, temperature=0.5, centering=0.1))  # (1 - 0.5) / 0.5 = 1; 0.1 * 3^2
+      [0.3133] [1.2133]
     """
     positive(temperature=temperature)
     within("label_smoothing", label_smoothing, 0, 0.5)
@@ -82,9 +83,11 @@ def bradley_terry_margin(
       ValueError: shapes differ, temperature is not above 0, or centering is below 0.
 
     Example:
-      >>> w, x = jnp.array([1.0, 1.0]), jnp.array([0.0, 0.0])
-      >>> print(losses.bradley_terry_margin(w, x, jnp.array([1.0, 0.0])))  # log 2; log(1 + exp(-1))
+      >>> w, x, m = jnp.array([2.0, 2.0]), jnp.array([1.0, 1.0]), jnp.array([1.0, 0.5])
+      >>> print(losses.bradley_terry_margin(w, x, m, temperature=0.5))  # log 2; log(1 + exp(-1))
       [0.6931 0.3133]
+      >>> print(losses.bradley_terry_margin(w, x, m, temperature=0.5, centering=0.1))  # 0.1 * 3^2 more
+      [1.5931 1.2133]
     """
     positive(temperature=temperature)
     not_negative(centering=centering)
@@ -112,8 +115,8 @@ def bradley_terry_soft(
       ValueError: shapes differ, or temperature is not above 0.
 
     Example:
-      >>> w, x = jnp.log(jnp.array([3.0, 3.0])), jnp.array([0.0, 0.0])  # h = log 3 is the minimum for p = 3/4
-      >>> print(losses.bradley_terry_soft(w, x, jnp.array([0.75, 1.0])))  # its entropy; -log(3/4)
+      >>> w, x = jnp.log(jnp.array([18.0, 18.0])), jnp.log(jnp.array([2.0, 2.0]))  # h = log 3
+      >>> print(losses.bradley_terry_soft(w, x, jnp.array([0.75, 1.0]), temperature=2.0))
       [0.5623 0.2877]
     """
     positive(temperature=temperature)
@@ -150,8 +153,8 @@ def bradley_terry_sft(
       ValueError: shapes differ, or sft_weight is below 0.
 
     Example:
-      >>> rewards, logps, n = jnp.log(jnp.array([3.0])), jnp.array([-4.0]), jnp.array([2])
-      >>> print(losses.bradley_terry_sft(rewards, jnp.zeros(1), logps, n, sft_weight=0.1))  # log(4/3) + 0.2
+      >>> w, x, n = jnp.log(jnp.array([6.0])), jnp.log(jnp.array([2.0])), jnp.array([2])
+      >>> print(losses.bradley_terry_sft(w, x, jnp.array([-4.0]), n, sft_weight=0.1))  # log(4/3) + 0.1 * 2
       [0.4877]
     """
     not_negative(sft_weight=sft_weight)
@@ -183,7 +186,7 @@ def bradley_terry_regression(
       ValueError: shapes differ, or temperature is not above 0.
 
     Example:
-      >>> print(losses.bradley_terry_regression(jnp.array([1.0, 0.0]), jnp.array([0.0, 0.0])))
+      >>> print(losses.bradley_terry_regression(jnp.array([2.0, 1.0]), jnp.array([1.0, 1.0])))
       [0.0000 50.0000]
     """
     positive(temperature=temperature)

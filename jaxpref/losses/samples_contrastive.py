@@ -84,8 +84,8 @@ def dft(
       ValueError: shapes differ, a list has no sample, or a hyper-parameter is outside its range.
 
     Example:
-      >>> logps, ids = jnp.array([[-1.0, -2.0, -4.0]]), jnp.array([0])  # at the reference all weights are 1
-      >>> print(*losses.dft(logps, logps, ids, ids == 0, losses.dft_state(1)))  # 1 - (2 + 4) / 2
+      >>> logps, ids = jnp.array([[-1.0, -2.0, -4.0]]), jnp.array([0])  # g = 0, and all weights are 1
+      >>> print(*losses.dft(logps, logps / 2, ids, ids == 0, losses.dft_state(1), tau=2.0))  # 1 - (2 + 4) / 2
       [-2.0000] [0.0000]
     """
     positive(tau=tau)

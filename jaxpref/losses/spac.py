@@ -69,10 +69,10 @@ def spac(
       ValueError: shapes differ, or weight or eta is not above 0.
 
     Example:
-      >>> ref, own = jnp.array([-4.0]), jnp.array([[-5.0, -3.0]])  # u_w = log 3, the others 0
-      >>> w = ref + jnp.log(3.0)
-      >>> print(losses.spac(w, ref, ref, ref, own, own, weight=1.0))  # log(4/3) + (log(4/3) + log 2) / 2
-      [0.7781]
+      >>> ref, own = jnp.array([-4.0]), jnp.array([[-5.0, -3.0]])
+      >>> x, now = ref - jnp.log(9.0), own - jnp.log(9.0)  # u_w = 0, the others -log 9
+      >>> print(losses.spac(ref, x, ref, ref, now, own, weight=2.0, eta=2.0))  # 2.5 log(4/3) + log(2) / 2
+      [1.0658]
     """
     positive(weight=weight, eta=eta)
     first, second, own = _ratios(
@@ -114,10 +114,10 @@ def spac_linear(
       ValueError: shapes differ, or weight or eta is not above 0.
 
     Example:
-      >>> ref, own = jnp.array([-4.0]), jnp.array([[-5.0, -3.0]])  # samples became a nat less likely
-      >>> w = ref + jnp.log(3.0)
-      >>> print(losses.spac_linear(w, ref, ref, ref, own - 1, own, weight=1.0))  # log(4/3) - 1
-      [-0.7123]
+      >>> ref, own = jnp.array([-4.0]), jnp.array([[-5.0, -3.0]])
+      >>> x, now = ref - jnp.log(9.0), own - jnp.log(9.0)  # u_w = 0, the others -log 9
+      >>> print(losses.spac_linear(ref, x, ref, ref, now, own, weight=2.0, eta=2.0))  # 2 log(4/3) - log 9
+      [-1.6219]
     """
     positive(weight=weight, eta=eta)
     first, second, own = _ratios(
@@ -147,9 +147,9 @@ def critic_objective(
       [b], of either sign; weight * log 2 where f is constant.
 
     Example:
-      >>> f_w, f_l, f_s = jnp.array([1.0]), jnp.array([0.0]), jnp.array([[0.0, 0.5]])
-      >>> print(critic_objective(f_w, f_l, f_s, weight=1.0))  # 0.25 - 0.5 + log(1 + exp(-1))
-      [0.0633]
+      >>> f_w, f_l, f_s = jnp.array([1.0]), jnp.array([0.5]), jnp.array([[0.0, 0.5]])
+      >>> print(critic_objective(f_w, f_l, f_s, weight=2.0, scale=2.0))  # 0.25 - 0.75 + 2 log(1 + exp(-1))
+      [0.1265]
     """
     return sampled.mean(-1) - (chosen + rejected) / 2 + weight * logistic(scale * (chosen - rejected))
 

@@ -16,15 +16,7 @@ from jaxpref.losses.checks import check_axes, floats, not_negative, positive
 from jaxpref.losses.links import logistic
 from jaxpref.losses.scores import log_ratio, per_token
 
-__all__ = [
-    "activation_weights",
-    "ld_dpo",
-    "log_agreement",
-    "pair_of_ratios",
-    "sparse_po",
-    "token_sum",
-    "wpo",
-]
+__all__ = ["activation_weights", "ld_dpo", "log_agreement", "pair_of_ratios", "sparse_po", "token_sum", "wpo"]
 
 Batch = Float[Array, " b"]
 Tokens = Float[Array, "b r"]
@@ -194,8 +186,8 @@ def sparse_po(
 
     Example:
       >>> none, first, mask = jnp.zeros((1, 2)), jnp.array([[1.0, 0.0]]), jnp.ones((1, 2), bool)
-      >>> loss = partial(losses.sparse_po, none - 1, none - 2, none - 2, none - 2, none, none, mask, mask)
-      >>> print(loss(first, first, none, none, beta=1.0, l1_tokens=0.1))  # 0.3133 + 0.1 * (1 + 1)
+      >>> loss = partial(losses.sparse_po, none - 1, none - 3, none - 2, none - 2, none, none, mask, mask)
+      >>> print(loss(first, first, none, none, beta=0.5, l1_tokens=0.1))  # 0.3133 + 0.1 * (1 + 1)
       [0.5133]
     """
     positive(beta=beta)
@@ -295,10 +287,10 @@ def wpo(
       ValueError: shapes differ, or beta is not above 0.
 
     Example:
-      >>> logps, mask = jnp.array([[-2.0]]), jnp.array([[True]])  # half as likely as expected
-      >>> loss = partial(losses.wpo, logps, logps, logps, logps, mask, mask)
-      >>> print(loss(logps + jnp.log(2.0), logps))  # log(2) / 2
-      [0.3466]
+      >>> w, x, ref, mask = jnp.array([[-1.0]]), jnp.array([[-3.0]]), jnp.array([[-2.0]]), jnp.array([[True]])
+      >>> loss = partial(losses.wpo, w, x, ref, ref, mask, mask, beta=0.5)
+      >>> print(loss(w + jnp.log(2.0), x + jnp.log(2.0)))  # both half as likely as expected: 0.3133 / 4
+      [0.0783]
     """
     positive(beta=beta)
     ratio_w, ratio_l = pair_of_ratios(

@@ -40,7 +40,7 @@ def trajectory_bradley_terry(
       ValueError: shapes differ, a hyper-parameter is outside its range, or link does not allow noise_prob.
 
     Example:
-      >>> w, x = jnp.log(jnp.array([3.0])), jnp.array([0.0])  # -log(3/4); -log(1/4 + 1/2 * 3/4)
+      >>> w, x = jnp.log(jnp.array([6.0])), jnp.log(jnp.array([2.0]))  # -log(3/4); -log(1/4 + 1/2 * 3/4)
       >>> loss = partial(losses.trajectory_bradley_terry, w, x)
       >>> print(loss(), loss(noise_prob=0.5))
       [0.2877] [0.4700]
@@ -81,8 +81,8 @@ def ranking_log_likelihood(
       ValueError: shapes differ, or confidence is not above 0.
 
     Example:
-      >>> weights, better = jnp.array([1.0, 0.0]), jnp.array([[jnp.log(3.0), 5.0], [0.0, 5.0]])
-      >>> print(ranking_log_likelihood(weights, better, jnp.zeros((2, 2))))  # log(3/4) + log(1/2)
+      >>> better, worse = jnp.log(jnp.array([[6.0, 9.0], [2.0, 9.0]])), jnp.log(jnp.array([[2.0, 1.0]] * 2))
+      >>> print(ranking_log_likelihood(jnp.array([1.0, 0.0]), better, worse))  # log(3/4) + log(1/2)
       -0.9808
     """
     positive(confidence=confidence)

@@ -77,8 +77,8 @@ def kto(
       ValueError: shapes differ, beta is not above 0, or a weight is below 0.
 
     Example:
-      >>> ref, labels = jnp.array([-4.0, -4.0]), jnp.array([1, 0])  # z = 0 and u = log 3
-      >>> loss = partial(losses.kto, ref + jnp.log(3.0), ref, labels, ref, ref, labels >= 0)
+      >>> ref, labels = jnp.array([-4.0, -4.0]), jnp.array([1, 0])  # u = log 9, z = log 3
+      >>> loss = partial(losses.kto, ref + jnp.log(9.0), ref, labels, ref + jnp.log(3.0), ref, labels >= 0)
       >>> print(loss(beta=1.0))
       [0.2500 0.7500]
     """
