@@ -129,9 +129,8 @@ def active_preferences(
 
     Example:
       >>> from jaxpref.types import Completions
-      >>> tokens = jnp.arange(6).reshape(3, 2, 1)
-      >>> logps = jnp.array([[-1.0, -1.0], [-3.0, -3.0], [-2.0, -2.0]])  # stage 1: rows 1 and 2
-      >>> sure = jnp.array([[9.0, 0.0], [1.0, 0.0], [4.0, 0.0]])  # stage 2: row 2
+      >>> tokens, logps = jnp.arange(6).reshape(3, 2, 1), -jnp.array([[1.0, 1], [3, 3], [2, 2]])
+      >>> sure = jnp.array([[9.0, 0], [1, 0], [4, 0]])  # stage 1 keeps rows 1 and 2, stage 2 row 2
       >>> columns = {"behaviour_logps": logps, "implicit_rewards": sure}
       >>> batch = Completions(tokens[:, 0], tokens[:, 0] >= 0, tokens, tokens >= 0, columns=columns)
       >>> best = selection.active_preferences(batch, jax.random.key(0), candidates=2, budget=1)

@@ -59,6 +59,16 @@ def merge_chains(graph: RoadGraph, keep: ArrayLike = ()) -> Merged:
     rewards that are sums over arcs: with no choice there is nothing to decide. A dead end with one way back
     becomes a self loop. A finite horizon then counts decisions, not arcs. Ways that end in no kept node are
     dropped.
+
+    Returns:
+      The smaller graph, with the arcs of before that each of its arcs is made of.
+
+    Example:
+      >>> from jaxpref.planning import roads
+      >>> graph, _ = roads.road_graph([0, 0, 1], [1, 2, 2])
+      >>> merged = roads.merge_chains(graph, keep=[2])  # 0 to 1 to 2 becomes one arc
+      >>> print(merged.nodes, merged.summed([1.0, 3.0, 1.0]))
+      [0 2] [2.0000 3.0000]
     """
     tails, heads = np.asarray(graph.tails), np.asarray(graph.heads)
     degrees = np.bincount(tails, minlength=graph.num_nodes)
@@ -124,6 +134,19 @@ def split_degrees(graph: RoadGraph, most: int) -> Split:
 
     Padded neighbours then have `most` columns. Values stay exactly what they are, hard ones and converged
     soft ones, and so do log-probs of routes; a finite horizon counts the free arcs as steps.
+
+    Returns:
+      The larger graph, with the arc of before that each of its arcs is.
+
+    Raises:
+      ValueError: `most` is below 2.
+
+    Example:
+      >>> from jaxpref.planning import roads
+      >>> graph, _ = roads.road_graph([0, 0, 0], [1, 2, 3])
+      >>> split = roads.split_degrees(graph, 2)  # node 4 takes over two of the three arcs
+      >>> print(split.graph.tails, split.graph.heads, split.spread([5.0, 6.0, 7.0]))
+      [0 0 4 4] [1 4 2 3] [5.0000 0.0000 6.0000 7.0000]
     """
     if most < 2:
         raise ValueError(f"split_degrees: expected 2 arcs or more to a node, got {most}")
