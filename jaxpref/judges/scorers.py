@@ -67,7 +67,7 @@ def implicit_reward(
       >>> tuned, start = jnp.log(jnp.array([[0.9, 0.1]])), jnp.log(jnp.array([[0.5, 0.5]]))
       >>> bank, tokens = {"policy": {"logits": tuned}, "initial": {"logits": start}}, jnp.array([[[0], [1]]])
       >>> batch = Completions(tokens[:, 0], tokens[:, 0] >= 0, tokens, tokens >= 0)
-      >>> print(judges.implicit_reward(tabular(prompts=1, vocab=2))(bank, batch))  # log(1.8) and log(0.2) / 10
+      >>> print(judges.implicit_reward(tabular(prompts=1, vocab=2))(bank, batch))  # log(1.8) / 10 first
       [[0.0588 -0.1609]]
     """
     positive(beta=beta)
