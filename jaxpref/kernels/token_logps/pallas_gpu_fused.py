@@ -32,11 +32,24 @@ _MEMORY_REGISTERS = 40
 
 
 def pallas_gpu_fused_fold(head: Head, x: Operands, block: int) -> tuple[fold.Carry, None]:
-    """`block` is not used: tiles are what the registers hold.
+    """The fold over the vocabulary. `block` is not used: tiles are what the registers hold.
+
+    Returns:
+      The carry, `[n, 1]` each, and None: no logits are kept.
 
     Raises:
       ValueError: not on Hopper; inputs other than bfloat16 or float16; a width that 64 does not divide; a
         vocabulary of fewer than 256 tokens, or one that 8 does not divide (the unit that copies take).
+
+    Example:
+      >>> import contextlib
+      >>> from jax.experimental.pallas import mosaic_gpu
+      >>> from jaxpref.kernels.token_logps import linear_token_logps, pallas_gpu
+      >>> able, x = hasattr(mosaic_gpu, "InterpretGPUParams"), jnp.zeros((256, 64), jnp.bfloat16)
+      >>> kernel = "pallas_gpu_fused" if able else "vocab_scan"
+      >>> with pallas_gpu.interpreted() if able else contextlib.nullcontext():
+      ...     print(linear_token_logps(x[:1], x, jnp.array([3]), implementation=kernel))  # -log 256
+      [-5.5452]
     """
     del block
     pallas_gpu.check_device(_NAME, exactly=9)
