@@ -1,4 +1,7 @@
-"""What a device can do, as far as a choice between implementations depends on it. Peaks are the vendors'."""
+"""What a device can do, as far as the choice of an implementation depends on it.
+
+Peaks are the vendors' figures.
+"""
 
 import dataclasses
 

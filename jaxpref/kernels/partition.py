@@ -1,7 +1,7 @@
 """How a kernel's operands lie over the mesh in context.
 
-Kernels with loops over the vocabulary say themselves what each device does (XLA would gather the weights
-anew in every iteration). They read the mesh from `jax.set_mesh`, which `training` enters around every
+Kernels that loop over the vocabulary say explicitly what each device does: XLA would gather the weights
+again in every iteration. They read the mesh from `jax.set_mesh`, which `training` enters around every
 compiled function; with no mesh in context they see one device.
 """
 
@@ -60,7 +60,7 @@ class Partition:
 
 
 def kernels_are_placed() -> bool:
-    """Whether a kernel may be chosen: it is known where its operands lie.
+    """Whether a kernel may be chosen, that is, whether the placement of its operands is known.
 
     With several devices and no mesh in context they may be split in a way that only XLA sees, and XLA cannot
     split a kernel.
@@ -115,7 +115,7 @@ def partition_of(rows: int, vocab: int, embed: int) -> Partition:
 def by_expert(function: Callable[..., Any], experts: Any, *rows: Any) -> Any:
     """`function(expert, *rows)` of each expert with rows of its own.
 
-    On the mesh in context each device does its experts for its rows, and talks to no other.
+    On the mesh in context each device handles its own experts for its own rows, without communication.
 
     Args:
       experts: a tree of arrays `[x, ...]`. rows: trees of arrays `[x, b, ...]`.
@@ -134,6 +134,6 @@ def by_expert(function: Callable[..., Any], experts: Any, *rows: Any) -> Any:
     partition, batched = partition_of(b, x, 1), jax.vmap(function)
     if not partition.splits:
         return batched(experts, *rows)
-    # Left to XLA, a loop that ends when all have ended would ask every device in every iteration.
+    # XLA would end a loop when it has ended for all, and communicate in every iteration to find out.
     both = P(partition.vocab, partition.rows or None)
     return partition.run(batched, (partition.by_word, *[both] * len(rows)), both)(experts, *rows)

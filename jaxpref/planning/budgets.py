@@ -1,4 +1,4 @@
-"""Planners that stop early, and mixtures of them: people whose inference has a budget that is not seen.
+"""Planners that stop early, and mixtures of them: people whose inference has a hidden budget.
 
 Latent inference budgets, Jacob et al. 2024, arXiv:2312.04030 (known to us by its abstract and reviews).
 """
@@ -27,8 +27,8 @@ def budget_logps(
 ) -> Float[Array, "g s a"]:
     """Log-probs of policies that look `budgets` steps ahead: softmax(Q_b / temperature).
 
-    Q_b is what b sweeps of value iteration leave, from `heuristic` at the frontier, so all come out of one
-    run of the longest. Budget 1 sees the rewards of its actions; a large one is the optimal policy, softened.
+    Q_b is the result of b sweeps of value iteration that start from `heuristic`, so one run of the longest
+    gives them all. Budget 1 sees the rewards of its actions; a large one is the optimal policy, softened.
 
     Args:
       budgets: sweeps, 1 or more each.

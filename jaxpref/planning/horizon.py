@@ -64,8 +64,9 @@ def horizon_occupancy(
 ) -> tuple[Float[Array, "h1 s"], Float[Array, "h s a"]]:
     """Probability of each state, and of each state and action, at each time step.
 
-    Terminal states keep who arrived and take no action, so the second sums to P(not ended yet) at each step.
-    Nothing is discounted: weigh step t by `discount**t` for the occupancy that rewards are paid with.
+    Terminal states keep the probability that arrived and no action is taken in them, so the second sums to
+    P(not ended yet) at each step. Nothing is discounted: weigh step t by `discount**t` for the occupancy
+    that discounted rewards go with.
 
     Args:
       start: probabilities of first states.

@@ -230,8 +230,8 @@ def score_by_successors(
 ) -> Scores:
     """Minus `deterministic_regret` with values out of a fixed set of policies (`gpi_values`).
 
-    How the released code of arXiv:2206.02231 and 2310.02456 learns rewards. Its temperature is 0.001, for
-    float64; a softmax in float32 wants 0.01 or more.
+    The released code of arXiv:2206.02231 and 2310.02456 learns rewards this way. Its temperature is 0.001,
+    for float64; a softmax in float32 needs 0.01 or more.
 
     Args:
       successors: `successor_features` of n policies. temperature: of `gpi_values`.

@@ -142,7 +142,7 @@ def check_finite(
     Raises:
       DivergentValues: at a discount of 1, no convergence in `max_sweeps`; where outcomes are certain and
         there is a temperature, with the spectral radius of sum_a P exp(r / temperature): below 1, the sum
-        over all ways to an end has a limit.
+        over all paths to an end has a limit.
 
     Example:
       >>> loop = planning.deterministic_mdp(jnp.array([[0]]), jnp.array([[1.0]]), jnp.array([False]))
@@ -163,7 +163,7 @@ def check_finite(
         weights = np.exp(np.asarray(mdp.rewards, np.float64) / temperature)
         kernel = np.einsum("sa,sat->st", weights, transitions)[np.ix_(going, going)]
         radius = np.abs(np.linalg.eigvals(kernel)).max()
-        why += f"; the spectral radius of the sum over ways is {radius:.4g}, and it must be below 1"
+        why += f"; the spectral radius of the sum over paths is {radius:.4g}, and it must be below 1"
     raise DivergentValues(
         f"values: not finite at discount 1 and temperature {temperature:g}: {why}. Lower the rewards (each "
         "step must cost enough), set a horizon, or a discount below 1"

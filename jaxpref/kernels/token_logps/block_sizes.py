@@ -104,8 +104,8 @@ class Tiles:
 
 
 # Weights are read once for every block of rows: with 1,024 rows in bfloat16, in 0.24 (v5e), 0.16 (v5p) and
-# 0.55 (v6e) of the time that the products take. States up to 4,096 wide stay on chip while the vocabulary
-# goes by. Chosen by arithmetic and compiles, not measured on a chip. States of at most `_NARROW` get twice
+# 0.55 (v6e) of the time that the products take. States up to 4,096 wide stay on chip for all blocks of the
+# vocabulary. Chosen by arithmetic and compiles, not measured on a chip. States of at most `_NARROW` get twice
 # the columns, since their products hide less of the work on the carry: libtpu's schedule has a sixth fewer
 # instructions a column on v6e, 5 % fewer on v5e (width 896).
 TPU_TILES = {

@@ -1,4 +1,4 @@
-"""Which implementation runs: decided from shapes and the machine while tracing, said once, or forced."""
+"""Which implementation runs: decided from shapes and the machine while tracing and logged once, or forced."""
 
 import dataclasses
 import functools
@@ -37,7 +37,7 @@ class Shape:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One way through: a fold, and the gradient that goes with it."""
+    """One implementation: a fold, and the gradient that goes with it."""
 
     name: str
     fold: Callable

@@ -23,7 +23,7 @@ class Operands(NamedTuple):
     reference: tuple[Float[Array, "n e"], Float[Array, "v e"]] | None = None
 
 
-# Of "hidden", "weight" and "bias": only those that somebody asks for, so a frozen head costs no product.
+# Of "hidden", "weight" and "bias": only those that are asked for, so a frozen head costs no product.
 Gradients = dict[str, Array]
 
 

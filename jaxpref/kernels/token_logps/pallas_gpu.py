@@ -2,7 +2,7 @@
 
 XLA reads logits twice, for the maximum and for the sum. Here a warpgroup reads its row once, in the widest
 loads that the row's alignment allows, with several in flight per thread. Every lane of every thread folds
-what it reads itself, with its own maximum, so that threads meet once per row instead of once per block.
+what it reads itself, with its own maximum, so that threads synchronise once per row, not once per block.
 """
 
 import contextlib

@@ -1,9 +1,9 @@
 """TPU kernels: the fold over the vocabulary with logits that only ever exist in on-chip memory.
 
 Both kernels walk a grid (blocks of rows, blocks of the vocabulary[, blocks of the width]). The carry of a
-block of rows is the kernel's output: its block index does not move while the vocabulary goes by, so it stays
-on chip and is written once. Nothing is padded: a tile that hangs over the end of an array holds garbage there
-(NaN, in the worst case), which `where` replaces before anything is summed over it.
+block of rows is the kernel's output: its block index is the same for all blocks of the vocabulary, so it
+stays on chip and is written once. Nothing is padded: a tile that hangs over the end of an array holds
+garbage there (NaN, in the worst case), which `where` replaces before anything is summed over it.
 """
 
 import contextlib

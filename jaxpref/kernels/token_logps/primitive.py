@@ -37,7 +37,7 @@ class Call:
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Static:
-    """Which gradients are wanted, and in which dtypes: among residuals."""
+    """Which gradients are wanted, and in which dtypes; kept among the residuals."""
 
     wanted: tuple[str, ...]
     dtypes: tuple[jnp.dtype, ...]

@@ -1,4 +1,4 @@
-"""Log-probs from logits that exist already: one pass forward, the gradient written over them backward."""
+"""Log-probs from logits that exist already: one pass forward; backward, the gradient takes their place."""
 
 import dataclasses
 from collections.abc import Callable

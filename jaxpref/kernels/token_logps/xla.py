@@ -1,9 +1,9 @@
 """The formulations that XLA compiles well: folds over the vocabulary and the gradients that go with them.
 
 `fold(head, x, block)` gives the carry, and what the gradient wants kept; `gradient(...)` recomputes logits
-block by block, except where they were kept. A gradient's tile has the dtype of the hidden states when it
-meets the other operand: float32 tiles beside bfloat16 weights would make both products slow ones. What a
-gradient accumulates in is float32; the caller casts.
+block by block, except where they were kept. A tile of the gradient is cast to the dtype of the hidden states
+before it is multiplied: float32 tiles beside bfloat16 weights would make both products slow ones. Gradients
+are accumulated in float32; the caller casts them.
 """
 
 from collections.abc import Callable
@@ -168,7 +168,7 @@ def vocab_scan_fold(head: Head, x: Operands, block: int) -> tuple[fold.Carry, Ke
 def vocab_scan_gradient(
     head: Head, x: Operands, found: dict, upstream: dict, kept: Kept, wanted: Wanted, block: int
 ) -> Gradients:
-    """`materialized_gradient` with logits made anew, `block` columns of the vocabulary at a time.
+    """`materialized_gradient` with logits recomputed, `block` columns of the vocabulary at a time.
 
     Returns:
       Each gradient by name: of weights in their dtype, else in float32 or wider.
@@ -237,7 +237,7 @@ def token_scan_fold(
 def token_scan_gradient(
     head: Head, x: Operands, found: dict, upstream: dict, kept: Kept, wanted: Wanted, block: int
 ) -> Gradients:
-    """`materialized_gradient` with logits made anew, `block` tokens at a time.
+    """`materialized_gradient` with logits recomputed, `block` tokens at a time.
 
     Returns:
       Each gradient by name: of hidden states in their dtype, else in float32 or wider.

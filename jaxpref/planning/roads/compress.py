@@ -56,8 +56,8 @@ def merge_chains(graph: RoadGraph, keep: ArrayLike = ()) -> Merged:
     """Contracts every node with one arc out of it, except those of `keep` (origins, destinations).
 
     Values at kept nodes, to kept destinations, and log-probs of routes between them stay what they are for
-    rewards that are sums over arcs: with no choice there is nothing to decide. A dead end with one way back
-    becomes a self loop. A finite horizon then counts decisions, not arcs. Ways that end in no kept node are
+    rewards that are sums over arcs: with no choice there is nothing to decide. A dead end with one arc back
+    becomes a self loop. A finite horizon then counts decisions, not arcs. Paths that end in no kept node are
     dropped.
 
     Returns:

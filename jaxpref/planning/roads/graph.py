@@ -120,7 +120,7 @@ def check_costs(costs: ArrayLike, num_arcs: int) -> NDArray[np.float64]:
     if odd.size:
         raise ValueError(
             f"costs: arc {odd[0]} costs {c[odd[0]]} ({odd.size} such arcs); expected finite numbers of 0 or "
-            "more: with negative ones a cheapest way need not exist"
+            "more: with negative ones a cheapest path need not exist"
         )
     return c
 
@@ -173,7 +173,7 @@ def check_route(
 
 
 def reachable(graph: RoadGraph, destination: int) -> NDArray[np.bool_]:
-    """Which nodes have a way to the destination, itself included. On the host.
+    """Which nodes have a path to the destination, itself included. On the host.
 
     Returns:
       `[n]`, True for those that have.

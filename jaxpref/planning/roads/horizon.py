@@ -1,4 +1,4 @@
-"""Values of receding-horizon planning: soft for some steps, then the cheapest way (arXiv:2305.11290)."""
+"""Values of receding-horizon planning: soft for some steps, then the cheapest path (arXiv:2305.11290)."""
 
 import math
 from collections.abc import Sequence
@@ -27,10 +27,10 @@ def horizon_values(
     horizon: int,
     planner: Planner = sweeps,
 ) -> Pair:
-    """`(v^{H-1}, v^H)`, H of 1 or more: v^0 of the cheapest ways, v^h one soft sweep of v^{h-1}.
+    """`(v^{H-1}, v^H)`, H of 1 or more: v^0 of the cheapest paths, v^h one soft sweep of v^{h-1}.
 
     log pi^H = r + v^{H-1}(end) - v^H(start). Its gradient is a rollout: H steps of pi^H, pi^{H-1}, ...,
-    pi^1, then the cheapest way, counted arc by arc. Values are kept at every sqrt(H)-th level and recomputed
+    pi^1, then the cheapest path, counted arc by arc. Values are kept at every sqrt(H)-th level and recomputed
     between them: O(sqrt(H) n d) memory.
 
     Returns:

@@ -1,4 +1,4 @@
-"""On the host, by scipy: cheapest ways, and whether a partition function is finite."""
+"""On the host, by scipy: cheapest paths, and whether a partition function is finite."""
 
 import functools
 from typing import NamedTuple
@@ -14,7 +14,7 @@ _UNREACHABLE = -1e6
 
 
 class DivergentPartition(ValueError):
-    """Costs so small that the sum over all ways, cycles included, is infinite."""
+    """Costs so small that the sum over all paths, cycles included, is infinite."""
 
     def __init__(self, radius: float) -> None:
         self.radius = radius
@@ -32,7 +32,7 @@ def cheapest(
     costs: ArrayLike,
     destinations: ArrayLike,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Minus the cost of the cheapest way to each destination, and its first arc. On the host.
+    """Minus the cost of the cheapest path to each destination, and its first arc. On the host.
 
     Between arcs with the same ends, the cheaper and then the lower one.
 
@@ -40,7 +40,7 @@ def cheapest(
       costs: `[e]`, or `[e, d]` with a column for each destination.
 
     Returns:
-      Values `[n, d]` in the unit of the costs (-1e6 where there is no way), and arcs `[n, d]` (`e`: none).
+      Values `[n, d]` in the unit of the costs (-1e6 where there is no path), and arcs `[n, d]` (`e`: none).
 
     Raises:
       ValueError: a cost is below 0 or not finite.
@@ -86,7 +86,7 @@ class _Turned(NamedTuple):
 
 @functools.lru_cache(maxsize=2)
 def _turned(num_nodes: int, tails: bytes, heads: bytes) -> _Turned:
-    """Kept, since sorting the arcs takes longer than a cheapest way."""
+    """Kept, since sorting the arcs takes longer than a cheapest path."""
     t, h = np.frombuffer(tails, np.int64), np.frombuffer(heads, np.int64)
     key = h * num_nodes + t
     order = np.argsort(key, kind="stable")
@@ -134,7 +134,7 @@ def spectral_radius(
 
 
 def check_partition(graph: RoadGraph, costs: ArrayLike) -> float:
-    """Checks that the sum over all ways to any destination is finite: the spectral radius is below 1.
+    """Checks that the sum over all paths to any destination is finite: the spectral radius is below 1.
 
     (Removing what leaves the destination can only lower it, so a radius of 1 or more may still have finite
     values: this test is on the safe side.)

@@ -1,4 +1,4 @@
-"""Values of maximum-entropy routes: log of the sum over all ways, swept to convergence."""
+"""Values of maximum-entropy routes: log of the sum over all paths, swept to convergence."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -33,7 +33,7 @@ def solve_soft(
     """Soft sweeps from `start` (None: only the destination has a value) until no value moves by `tolerance`.
 
     Recursive logit, Ziebart's MaxEnt (2008): v = log z with z = A z + e_d. From the values of the cheapest
-    ways (MaxEnt++, arXiv:2305.11290) the start is below the solution too, and finite everywhere. The
+    paths (MaxEnt++, arXiv:2305.11290) the start is below the solution too, and finite everywhere. The
     rounding of the largest value is tolerated on top. Not differentiable: see `soft_values`.
 
     Returns:
@@ -133,13 +133,13 @@ def soft_values(
     max_sweeps: int = 10_000,
     flow_tolerance: float = 1e-6,
 ) -> Float[Array, "n d"]:
-    """v(s) = log of the sum over all ways to each destination of exp(their reward), cycles included.
+    """v(s) = log of the sum over all paths to each destination of exp(their reward), cycles included.
 
     The gradient is the expected counts of arcs under the policy exp(r + v(end) - v(start)), by sweeps of flow
     and in O(n d + e d) memory.
 
     Args:
-      planner: gives the start, the values of the cheapest ways (MaxEnt++); None: start at the destination.
+      planner: gives the start, the values of the cheapest paths (MaxEnt++); None: start at the destination.
 
     Returns:
       `[n, d]`, in the unit of the rewards (nats). NaN where the sweeps did not converge: with costs too small
