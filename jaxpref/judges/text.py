@@ -30,7 +30,8 @@ def rows_on_host(function: Callable[[Completions], np.ndarray], completions: Com
       `[b, n]`, laid out over devices like `completions.prompt_tokens`.
 
     Raises:
-      ValueError: under jit; where more than the rows is split over devices; for a result of another shape.
+      ValueError: under jit; where an axis other than the rows is split over devices; for a result of another
+        shape.
 
     Example:
       >>> from jaxpref.types import Completions
@@ -100,12 +101,12 @@ def text_scorer(check: Callable[[str, str], float], tokenizer: Tokenizer) -> Sco
       [[1.0000 2.0000]]
     """
 
-    def scores(rows: Completions) -> np.ndarray:
-        found = np.zeros(rows.response_mask.shape[:2], np.float32)
-        said = np.asarray(real(rows.response_mask))
-        for i, j in np.argwhere(rows.response_mask.any(-1)):
-            prompt = tokenizer.decode(rows.prompt_tokens[i][rows.prompt_mask[i]].tolist())
-            ids = rows.response_tokens[i, j][said[i, j]].tolist()
+    def scores(part: Completions) -> np.ndarray:
+        found = np.zeros(part.response_mask.shape[:2], np.float32)
+        said = np.asarray(real(part.response_mask))
+        for i, j in np.argwhere(part.response_mask.any(-1)):
+            prompt = tokenizer.decode(part.prompt_tokens[i][part.prompt_mask[i]].tolist())
+            ids = part.response_tokens[i, j][said[i, j]].tolist()
             text = tokenizer.decode(ids[:-1] if ids[-1] == tokenizer.eos_id else ids)
             found[i, j] = _number(check(prompt, text), prompt, text)
         return found

@@ -18,12 +18,12 @@ class Merged:
     """A graph without the nodes that leave no choice."""
 
     graph: RoadGraph
-    nodes: Ints  # [m] number that each node had before, ascending
-    # Offsets `[e + 1]` and arcs of before: arc i is arcs[offsets[i]:offsets[i + 1]].
+    nodes: Ints  # [m] original number of each node, ascending
+    # Offsets `[e + 1]` and original arcs: arc i is made of arcs[offsets[i]:offsets[i + 1]].
     members: tuple[Ints, Ints]
 
     def summed(self, per_arc: ArrayLike) -> np.ndarray:
-        """Costs or features `[e_before, ...]` of arcs summed over merged arcs. Exact for linear costs."""
+        """Costs or features of original arcs, `[e_before, ...]`, summed over merged arcs. Exact for linear costs."""
         offsets, arcs = self.members
         values = np.asarray(per_arc)[arcs]
         return np.add.reduceat(values, offsets[:-1], axis=0)
@@ -36,7 +36,7 @@ class Merged:
         return at
 
     def route(self, arcs: Sequence[int]) -> list[int]:
-        """A route of the graph before, between kept nodes, as merged arcs."""
+        """A route of the original graph, between kept nodes, as merged arcs."""
         offsets, members = self.members
         by_first = {int(members[offsets[i]]): i for i in range(len(offsets) - 1)}
         found, at = [], 0
@@ -61,7 +61,7 @@ def merge_chains(graph: RoadGraph, keep: ArrayLike = ()) -> Merged:
     dropped.
 
     Returns:
-      The smaller graph, with the arcs of before that each of its arcs is made of.
+      The smaller graph, with the original arcs that each of its arcs is made of.
 
     Example:
       >>> from jaxpref.planning import roads
@@ -103,18 +103,18 @@ def merge_chains(graph: RoadGraph, keep: ArrayLike = ()) -> Merged:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-    """A graph whose nodes have few arcs; the first `n` nodes are those of before."""
+    """A graph whose nodes have few arcs; the first `n` nodes are the original ones."""
 
     graph: RoadGraph
-    arcs: Ints  # [e] number that each arc had before, -1 for the free ones inside a node
+    arcs: Ints  # [e] original number of each arc, -1 for the free ones inside a node
 
     def spread(self, per_arc: ArrayLike) -> np.ndarray:
-        """Costs or features `[e_before, ...]` of arcs as those of the split graph: 0 on free arcs."""
+        """Costs or features of original arcs, `[e_before, ...]`, for the split graph: 0 on free arcs."""
         values = np.asarray(per_arc)
         return np.where((self.arcs >= 0).reshape(-1, *[1] * (values.ndim - 1)), values[self.arcs], 0)
 
     def route(self, arcs: Sequence[int]) -> list[int]:
-        """A route of the graph before as arcs of the split graph, free ones included."""
+        """A route of the original graph as arcs of the split graph, free ones included."""
         tails, heads = np.asarray(self.graph.tails), np.asarray(self.graph.heads)
         into = {
             int(heads[i]): int(i) for i in np.flatnonzero(self.arcs < 0)
@@ -136,7 +136,7 @@ def split_degrees(graph: RoadGraph, most: int) -> Split:
     soft ones, and so do log-probs of routes; a finite horizon counts the free arcs as steps.
 
     Returns:
-      The larger graph, with the arc of before that each of its arcs is.
+      The larger graph, with the original number of each of its arcs.
 
     Raises:
       ValueError: `most` is below 2.
