@@ -23,7 +23,7 @@ class Merged:
     members: tuple[Ints, Ints]
 
     def summed(self, per_arc: ArrayLike) -> np.ndarray:
-        """Costs or features of original arcs, `[e_before, ...]`, summed for each merged one; for linear costs."""
+        """Costs or features `[e_before, ...]` of original arcs summed over merged arcs; for linear costs."""
         offsets, arcs = self.members
         values = np.asarray(per_arc)[arcs]
         return np.add.reduceat(values, offsets[:-1], axis=0)
