@@ -12,7 +12,7 @@ from jaxpref.algorithms.inputs import Input
 from jaxpref.metrics import Metrics, weighted_mean
 from jaxpref.types import Completions, Segments
 
-__all__ = ["Labels", "agreement", "data_order", "reported", "reward_metrics"]
+__all__ = ["Labels", "agreement", "data_order", "ends", "labels_of", "reported", "reward_metrics"]
 
 Labels = Literal["index", "scores", "preferences"]  # where the data say which response is better
 
@@ -40,7 +40,7 @@ def reported(
     if sides or any(i.sampled for i in inputs):
         rewards, logps, batch = rewards[:, :2], None if logps is None else logps[:, :2], _first_two(batch)
     elif not soft:
-        labels = "scores" if "scores" in bases else _of_list(batch)
+        labels = "scores" if "scores" in bases else labels_of(batch)
     return reward_metrics(rewards, logps, batch, labels=labels)
 
 
@@ -59,13 +59,13 @@ def reward_metrics(
     compared in longer lists.
 
     Args:
-      labels: where the data's order is; by default in `preferences`, else `scores`, else the index.
+      labels: where the data's order is; by default `labels_of` the batch.
     """
     if rewards.shape[1] == 1:
         given = {"rewards/mean": rewards} | ({} if logps is None else {"logps/mean": logps})
         return {name: weighted_mean(value, batch.response_weights) for name, value in given.items()}
-    order = data_order(batch, labels or _of_list(batch))
-    (best, worst), rows = _ends(rewards, batch, order), batch.weights
+    order = data_order(batch, labels or labels_of(batch))
+    (best, worst), rows = ends(rewards, batch, order), batch.weights
     metrics = {
         "rewards/chosen": weighted_mean(best, rows),
         "rewards/rejected": weighted_mean(worst, rows),
@@ -73,7 +73,7 @@ def reward_metrics(
         "rewards/accuracies": weighted_mean(*agreement(rewards, batch, order)),
     }
     if logps is not None:
-        first, last = _ends(logps, batch, order)
+        first, last = ends(logps, batch, order)
         metrics |= {"logps/chosen": weighted_mean(first, rows), "logps/rejected": weighted_mean(last, rows)}
     return metrics
 
@@ -113,10 +113,11 @@ def _labelled(rewards: Array, logps: Array | None, batch: Completions | Segments
     return metrics
 
 
-def _of_list(batch: Completions | Segments) -> Labels:
+def labels_of(batch: Completions | Segments) -> Labels:
+    """Where the data's order is, if no loss says so: `preferences`, else `scores` of lists, else the index."""
     if batch.preferences is not None:
         return "preferences"
-    return "scores" if "scores" in batch.columns else "index"
+    return "scores" if "scores" in batch.columns and batch.mask.shape[1] > 2 else "index"
 
 
 def _first_two(batch: Completions | Segments) -> Completions | Segments:
@@ -131,7 +132,7 @@ def _wins(difference: Array) -> Array:
     return jnp.where(difference > 0, 1.0, jnp.where(difference == 0, 0.5, 0.0))
 
 
-def _ends(values: Array, batch: Completions | Segments, order: Array) -> tuple[Array, Array]:
+def ends(values: Array, batch: Completions | Segments, order: Array) -> tuple[Array, Array]:
     """Of the best and of the worst response of each row by the data: most and fewest wins among those
     present."""
     won = jnp.where(batch.present[:, None], order, 0).sum(-1)

@@ -55,19 +55,27 @@ def clopper_pearson(successes: float, count: int, better: str = "higher") -> Est
 
 
 def clustered(
-    values: Float[np.ndarray, " n"], groups: Int[np.ndarray, " n"], better: str = "higher"
+    values: Float[np.ndarray, " n"],
+    groups: Int[np.ndarray, " n"],
+    better: str = "higher",
+    *,
+    weights: Float[np.ndarray, " n"] | None = None,
 ) -> Estimate:
-    """A mean whose items come in groups (pairs of one prompt): normal interval with the cluster-robust
-    variance (Liang & Zeger 1986), sum over groups of squared residual sums."""
+    """A (weighted) mean whose items come in groups (pairs of one prompt): normal interval with the cluster-robust
+    variance (Liang & Zeger 1986), sum over groups of squared sums of weighted residuals. Items of weight 0 are
+    not counted, and their values may be anything."""
+    weights = np.ones(len(values)) if weights is None else np.asarray(weights, np.float64)
+    there = weights > 0
+    values, groups, weights = values[there], groups[there], weights[there]
     count = len(values)
     if count == 0:
         return Estimate(float("nan"), float("-inf"), float("inf"), 0, better)
-    mean = float(np.mean(values))
+    mean = float((weights * values).sum() / weights.sum())
     _, index = np.unique(groups, return_inverse=True)
-    sums = np.bincount(index, weights=values - mean)
+    sums = np.bincount(index, weights=weights * (values - mean))
     clusters = len(sums)
     correction = clusters / (clusters - 1) if clusters > 1 else 1.0
-    error = float(np.sqrt(correction * (sums**2).sum()) / count)
+    error = float(np.sqrt(correction * (sums**2).sum()) / weights.sum())
     return Estimate(mean, mean - _Z * error, mean + _Z * error, count, better)
 
 

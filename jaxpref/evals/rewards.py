@@ -4,11 +4,15 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
+from jaxpref.algorithms.reported import agreement, data_order, ends, labels_of
 from jaxpref.data.loader import Loader
 from jaxpref.evals.base import Context, Estimate, Evaluation
 from jaxpref.evals.intervals import clustered
+from jaxpref.types import Completions, Segments
 
 __all__ = ["reward_accuracy"]
 
@@ -21,29 +25,44 @@ def reward_accuracy(
     num_prompts: int | None = None,
     name: str = "held-out pairs",
 ) -> Evaluation:
-    """Share of pairs whose chosen response has the higher reward (ties one half), with a 95 % interval that
+    """Share of pairs that the rewards order as the data do (ties of either one half), with a 95 % interval that
     treats the pairs of one prompt as one cluster; beside it the "longer response wins" baseline on the very
-    same pairs, and the mean margin (nats times the loss's beta)."""
+    same pairs, and the mean margin (nats times the loss's beta). Rows count by their weight.
+
+    The better response of two is the one that the column `preferences` says, else the first. Of longer lists
+    (`scores`, or their order) every pair that the data order is one, and the margin is that of best and worst.
+    """
     table = records()
     if num_prompts is not None:
         table = table.take(np.arange(min(num_prompts, len(table))))
     multiple = context.rows_multiple
     loader = Loader(table, batch_size=-(-batch_size // multiple) * multiple, seed=0, shuffle=False)
-    margins = []
+    parts = []
     for batch in loader.evaluation_batches():
-        rewards = context.fetch(context.rewards(context.put(batch)))
-        margins.append((rewards[:, 0] - rewards[:, 1])[np.asarray(batch.valid)])
-    margin = np.concatenate(margins).astype(np.float64)
-    lengths = table.response_lengths
-    longer = _wins(lengths[:, 0] - lengths[:, 1])
+        rewards = jnp.asarray(context.fetch(context.rewards(context.put(batch))))
+        parts.append([np.asarray(x, np.float64) for x in _compared(rewards, batch)])
+    right, longer, margin, pairs, rows = (np.concatenate(part)[: len(table)] for part in zip(*parts, strict=True))
     return Evaluation(
         name,
         {
-            "reward accuracy": _share(clustered(_wins(margin), table.group)),
-            "longer-response baseline": _share(clustered(longer, table.group, better="")),
-            "reward margin": clustered(margin, table.group),
+            "reward accuracy": _share(clustered(right, table.group, weights=pairs)),
+            "longer-response baseline": _share(clustered(longer, table.group, weights=pairs, better="")),
+            "reward margin": clustered(margin, table.group, weights=rows),
         },
     )
+
+
+def _compared(rewards: Float[Array, "b k"], batch: Completions | Segments) -> tuple[Array, ...]:
+    """Of each row: the share of its pairs that rewards, and lengths, order as the data do, the margin of best and
+    worst; and the weights of the shares (its pairs together) and of the margin."""
+    order = data_order(batch, labels_of(batch))
+    right, weights = agreement(rewards, batch, order)
+    longer, _ = agreement(batch.lengths.astype(jnp.float32), batch, order)
+    pairs = weights.sum((1, 2))
+    total = jnp.where(pairs > 0, pairs, 1)
+    best, worst = ends(rewards, batch, order)
+    right, longer = ((x * weights).sum((1, 2)) / total for x in (right, longer))
+    return right, longer, best - worst, pairs, batch.weights
 
 
 def _share(estimate: Estimate) -> Estimate:
@@ -51,5 +70,3 @@ def _share(estimate: Estimate) -> Estimate:
     return dataclasses.replace(estimate, low=max(estimate.low, 0.0), high=min(estimate.high, 1.0))
 
 
-def _wins(difference: np.ndarray) -> np.ndarray:
-    return np.where(difference > 0, 1.0, np.where(difference == 0, 0.5, 0.0))

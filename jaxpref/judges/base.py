@@ -29,7 +29,22 @@ class Scorer(Protocol):
 
 
 def member_of(bank: Bank, name: str, what: str) -> Params:
-    """Params of a member, with no gradient; ValueError says which members there are."""
+    """Params of a member of the bank, with no gradient.
+
+    Args:
+      what: who asks, for the error.
+
+    Returns:
+      The params.
+
+    Raises:
+      ValueError: no such member; it says which there are.
+
+    Example:
+      >>> from jaxpref.judges.base import member_of
+      >>> print(float(member_of({"judge": jnp.array(2.0)}, "judge", "a judge")))
+      2.0000
+    """
     if not isinstance(bank, Mapping) or name not in bank:
         held = sorted(bank) if isinstance(bank, Mapping) else type(bank).__name__
         raise ValueError(f"{what}: expected a bank with the member {name!r}, got {held}; set `member`")
@@ -37,8 +52,26 @@ def member_of(bank: Bank, name: str, what: str) -> Params:
 
 
 def head_of(policy: Policy, what: str, fits: Callable[[int], bool], wanted: str):
-    """`(params, completions) -> [b, n, m]`, the outputs of a policy's head; ValueError if it has none that
-    fits."""
+    """The outputs of a policy's head, as a function that is compiled once.
+
+    Args:
+      what: who asks, for the error. fits: whether a number of outputs will do. wanted: that number, in words.
+
+    Returns:
+      `(params, completions) -> [b, n, m]`.
+
+    Raises:
+      ValueError: the policy has no head that fits.
+
+    Example:
+      >>> from jaxpref.judges.base import head_of
+      >>> from jaxpref.policies.tabular import tabular
+      >>> read = lambda params, batch, *_: {"embeddings": params[batch]}
+      >>> policy = tabular(prompts=1, vocab=3)._replace(outputs=1, quantities=read)
+      >>> outputs = head_of(policy, "a judge", lambda m: m == 1, "one output")
+      >>> print(outputs(jnp.array([0.0, 1.0, 3.0]), jnp.array([[[2], [1]]])).tolist())
+      [[[3.0], [1.0]]]
+    """
     if policy.quantities is None or not policy.outputs or not fits(policy.outputs):
         raise ValueError(f"{what}: expected a policy whose head has {wanted}, got {policy.outputs}")
     read = policy.quantities

@@ -26,7 +26,7 @@ def follow_up_likelihood(
     eos_id: int | None = None,
     member: str = "judge",
 ) -> Scorer:
-    """Mean log-likelihood of good follow-ups minus that of bad ones, nats (FLR, arXiv:2409.13948).
+    """Mean log-likelihood of good follow-ups minus that of bad ones (FLR, arXiv:2409.13948).
 
     A follow-up is what a user may say after the response ("That helped, thanks"); its log-likelihood is
     teacher-forced and summed over its tokens. The method has 6 categories of about 10 utterances a side: with
@@ -39,6 +39,22 @@ def follow_up_likelihood(
       positive, negative: token ids of each follow-up, without padding; no side may be empty.
       separator: tokens between the response and the follow-up, such as the start of a user's turn.
       eos_id: left out at the end of a response before the conversation goes on; None keeps what is there.
+      member: name in the bank of the model that is asked.
+
+    Returns:
+      A scorer in nats.
+
+    Raises:
+      ValueError: a side is empty, or one of its follow-ups.
+
+    Example:
+      >>> from jaxpref.policies.tabular import tabular
+      >>> from jaxpref.types import Completions
+      >>> scorer = judges.follow_up_likelihood(tabular(prompts=2, vocab=2), positive=[[0]], negative=[[1]])
+      >>> bank = {"judge": {"logits": jnp.array([[1.0, 0.0], [0.0, 3.0]])}}  # after token 0; after token 1
+      >>> tokens = jnp.array([[[0], [1]]])
+      >>> print(scorer(bank, Completions(tokens[:, 0], tokens[:, 0] >= 0, tokens, tokens >= 0)))
+      [[1.0000 -3.0000]]
     """
     for side, utterances in (("positive", positive), ("negative", negative)):
         if not utterances or not all(len(u) for u in utterances):
@@ -67,13 +83,28 @@ def implicit_preference(
 ) -> Scorer:
     """p(yes) / (p(yes) + p(no)) of the next token when asked whether a response is good (arXiv:2502.16182).
 
-    The model reads `before`, prompt, `between`, response, `after`. In (0, 1).
+    The model reads `before`, prompt, `between`, response, `after`.
 
     *Differs from* the released code, which adds up the probabilities of every token that the words encode to,
     so that a space token of its own counts for both: here each answer is one token.
 
     Args:
-      yes_id, no_id: tokens of the two answers. eos_id: as in `follow_up_likelihood`.
+      yes_id, no_id: tokens of the two answers. eos_id, member: as in `follow_up_likelihood`.
+
+    Returns:
+      A scorer in (0, 1).
+
+    Raises:
+      ValueError: the answers are not two different tokens of the vocabulary.
+
+    Example:
+      >>> from jaxpref.policies.tabular import tabular
+      >>> from jaxpref.types import Completions
+      >>> scorer = judges.implicit_preference(tabular(prompts=2, vocab=2), yes_id=0, no_id=1)
+      >>> bank = {"policy": {"logits": jnp.array([[1.0, 0.0], [0.0, 3.0]])}}  # after token 0; after token 1
+      >>> tokens = jnp.array([[[0], [1]]])
+      >>> print(scorer(bank, Completions(tokens[:, 0], tokens[:, 0] >= 0, tokens, tokens >= 0)))
+      [[0.7311 0.0474]]
     """
     if yes_id == no_id or not 0 <= min(yes_id, no_id) <= max(yes_id, no_id) < policy.vocab_size:
         raise ValueError(
@@ -94,8 +125,8 @@ def _answers(
     """`(params, completions) -> [b, k, n]`: log-likelihood of each answer after each response."""
     n, width = len(answers), max(len(a) for a in answers)
     tokens = np.zeros((n, width), np.int32)
-    for row, answer in zip(tokens, answers, strict=True):
-        row[: len(answer)] = answer
+    for line, answer in zip(tokens, answers, strict=True):
+        line[: len(answer)] = answer
     mask = np.arange(width) < np.array([len(a) for a in answers])[:, None]
 
     token_logps = jax.jit(policy.token_logps)

@@ -21,14 +21,24 @@ _Span = tuple[int, int]
 def rows_on_host(function: Callable[[Completions], np.ndarray], completions: Completions) -> Array:
     """`function` of numpy rows, run by each process on the rows that its own devices hold.
 
-    The result is laid out over devices like `completions.prompt_tokens`; what several devices of a process
-    hold is computed once. Reads values: outside jit.
+    What several devices of a process hold is computed once. Reads values: outside jit.
 
     Args:
       function: rows of the record, as numpy, to an array `[rows, n]`; each row by itself.
 
+    Returns:
+      `[b, n]`, laid out over devices like `completions.prompt_tokens`.
+
     Raises:
-      ValueError: under jit; where more than the rows is split over devices; for a result of another shape.
+      ValueError: under jit; where an axis other than the rows is split over devices; for a result of another
+        shape.
+
+    Example:
+      >>> from jaxpref.types import Completions
+      >>> tokens = jnp.array([[[5], [7]]])
+      >>> batch = Completions(tokens[:, 0], tokens[:, 0] > 0, tokens, tokens > 0)
+      >>> print(judges.rows_on_host(lambda rows: np.maximum(rows.response_tokens[..., 0], 6), batch))
+      [[6 7]]
     """
     leaves = jax.tree.leaves(completions)
     if any(isinstance(leaf, Tracer) for leaf in leaves):
@@ -74,14 +84,29 @@ def text_scorer(check: Callable[[str, str], float], tokenizer: Tokenizer) -> Sco
     """`check(prompt text, response text)` of every response, on the host; absent responses score 0.
 
     Text leaves out special tokens, the end of sequence among them. Not under jit.
+
+    Returns:
+      A scorer, in the unit of the check.
+
+    Raises:
+      ValueError: (when it scores) a check that gives no finite number; or as `rows_on_host`.
+
+    Example:
+      >>> from jaxpref.data.tokenizers import characters_tokenizer
+      >>> from jaxpref.types import Completions
+      >>> tokenizer = characters_tokenizer("ab")
+      >>> tokens = np.array([[tokenizer.encode("ab"), tokenizer.encode("bb")]])
+      >>> batch = Completions(tokens[:, 0], tokens[:, 0] >= 0, tokens, tokens >= 0)
+      >>> print(judges.text_scorer(lambda prompt, response: response.count("b"), tokenizer)({}, batch))
+      [[1.0000 2.0000]]
     """
 
-    def scores(rows: Completions) -> np.ndarray:
-        found = np.zeros(rows.response_mask.shape[:2], np.float32)
-        said = np.asarray(real(rows.response_mask))
-        for i, j in np.argwhere(rows.response_mask.any(-1)):
-            prompt = tokenizer.decode(rows.prompt_tokens[i][rows.prompt_mask[i]].tolist())
-            ids = rows.response_tokens[i, j][said[i, j]].tolist()
+    def scores(part: Completions) -> np.ndarray:
+        found = np.zeros(part.response_mask.shape[:2], np.float32)
+        said = np.asarray(real(part.response_mask))
+        for i, j in np.argwhere(part.response_mask.any(-1)):
+            prompt = tokenizer.decode(part.prompt_tokens[i][part.prompt_mask[i]].tolist())
+            ids = part.response_tokens[i, j][said[i, j]].tolist()
             text = tokenizer.decode(ids[:-1] if ids[-1] == tokenizer.eos_id else ids)
             found[i, j] = _number(check(prompt, text), prompt, text)
         return found

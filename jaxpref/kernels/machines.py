@@ -1,4 +1,7 @@
-"""What a device can do, as far as a choice between implementations depends on it. Peaks are the vendors'."""
+"""What a device can do, as far as the choice of an implementation depends on it.
+
+Peaks are the vendors' figures.
+"""
 
 import dataclasses
 
@@ -53,6 +56,17 @@ def current_machine() -> Machine:
     """The device that is compiled for: that of the mesh in context, else the default one.
 
     A kind that is not in the table gets no budget, so nothing large is ever kept on it.
+
+    Returns:
+      The device's figures.
+
+    Example:
+      >>> from jax.sharding import AbstractDevice, AbstractMesh, AxisType, use_abstract_mesh
+      >>> from jaxpref.kernels.machines import current_machine
+      >>> device = AbstractDevice("NVIDIA H200", 132, "gpu")
+      >>> with use_abstract_mesh(AbstractMesh((1,), ("x",), (AxisType.Auto,), abstract_device=device)):
+      ...     print(current_machine().intensity)  # 989e12 / 4.8e12 FLOPs a byte
+      206.0
     """
     device = jax.sharding.get_abstract_mesh().abstract_device
     if device is None:

@@ -1,7 +1,7 @@
 """How a kernel's operands lie over the mesh in context.
 
-Kernels with loops over the vocabulary say themselves what each device does (XLA would gather the weights
-anew in every iteration). They read the mesh from `jax.set_mesh`, which `training` enters around every
+Kernels that loop over the vocabulary say explicitly what each device does: XLA would gather the weights
+again in every iteration. They read the mesh from `jax.set_mesh`, which `training` enters around every
 compiled function; with no mesh in context they see one device.
 """
 
@@ -60,14 +60,38 @@ class Partition:
 
 
 def kernels_are_placed() -> bool:
-    """Whether a kernel may be chosen: it is known where its operands lie. With several devices and no mesh in
-    context they may be split in a way that only XLA sees, and XLA cannot split a kernel."""
+    """Whether a kernel may be chosen, that is, whether the placement of its operands is known.
+
+    With several devices and no mesh in context they may be split in a way that only XLA sees, and XLA cannot
+    split a kernel.
+
+    Returns:
+      True with a mesh in context, and on a single device.
+
+    Example:
+      >>> from jax.sharding import AbstractMesh, AxisType, use_abstract_mesh
+      >>> from jaxpref.kernels.partition import kernels_are_placed
+      >>> with use_abstract_mesh(AbstractMesh((2,), ("data",), (AxisType.Auto,))):
+      ...     print(kernels_are_placed())
+      True
+    """
     return bool(jax.sharding.get_abstract_mesh().axis_names) or jax.device_count() == 1
 
 
 def partition_of(rows: int, vocab: int, embed: int) -> Partition:
-    """Of `[rows, embed]` states and `[vocab, embed]` weights on the mesh in context. A dimension that an
-    axis does not divide stays whole."""
+    """How `[rows, embed]` states and `[vocab, embed]` weights lie on the mesh in context.
+
+    Returns:
+      The axes that split each dimension; one that an axis does not divide stays whole.
+
+    Example:
+      >>> from jax.sharding import AbstractMesh, AxisType, use_abstract_mesh
+      >>> from jaxpref.kernels.partition import partition_of
+      >>> with use_abstract_mesh(AbstractMesh((2, 4), ("data", "tensor"), (AxisType.Auto,) * 2)):
+      ...     parts = partition_of(6, 32, 8), partition_of(6, 33, 8)  # 4 does not divide 33
+      >>> print([(part.row_shards, part.vocab_shards) for part in parts])
+      [(2, 4), (2, 1)]
+    """
     mesh = jax.sharding.get_abstract_mesh()
     sizes = {
         name: size
@@ -88,16 +112,41 @@ def partition_of(rows: int, vocab: int, embed: int) -> Partition:
     )
 
 
+<<<<<<< HEAD
 def each_region(function: Callable[..., Any], params: Any, *rows: Any) -> Any:
     """`function(params, *rows)` for each of `x` regions with its own params and rows.
 
     `params` are `[x, ...]`, `rows` and results `[x, b, ...]`. On the mesh in context each device computes its
     regions for its rows and exchanges nothing with the others.
+=======
+def by_expert(function: Callable[..., Any], experts: Any, *rows: Any) -> Any:
+    """`function(expert, *rows)` of each expert with rows of its own.
+
+    On the mesh in context each device handles its own experts for its own rows, without communication.
+
+    Args:
+      experts: a tree of arrays `[x, ...]`. rows: trees of arrays `[x, b, ...]`.
+
+    Returns:
+      A tree of arrays `[x, b, ...]`.
+
+    Example:
+      >>> from jaxpref.kernels.partition import by_expert
+      >>> experts, rows = jnp.array([1.0, 10.0]), jnp.array([[1.0, 2.0], [3.0, 4.0]])
+      >>> print(by_expert(lambda expert, rows: expert * rows, experts, rows))
+      [[1.0 2.0]
+       [30.0 40.0]]
+>>>>>>> docsc
     """
     x, b = jax.tree.leaves(rows)[0].shape[:2]
     partition, batched = partition_of(b, x, 1), jax.vmap(function)
     if not partition.splits:
+<<<<<<< HEAD
         return batched(params, *rows)
     # Left to XLA, a loop that ends when all have ended would ask every device in every iteration.
+=======
+        return batched(experts, *rows)
+    # XLA would end a loop when it has ended for all, and communicate in every iteration to find out.
+>>>>>>> docsc
     both = P(partition.vocab, partition.rows or None)
     return partition.run(batched, (partition.by_word, *[both] * len(rows)), both)(params, *rows)

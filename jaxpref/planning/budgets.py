@@ -1,4 +1,4 @@
-"""Planners that stop early, and mixtures of them: people whose inference has a budget that is not seen.
+"""Planners that stop early, and mixtures of them: people whose inference has a hidden budget.
 
 Latent inference budgets, Jacob et al. 2024, arXiv:2312.04030 (known to us by its abstract and reviews).
 """
@@ -27,8 +27,26 @@ def budget_logps(
 ) -> Float[Array, "g s a"]:
     """Log-probs of policies that look `budgets` steps ahead: softmax(Q_b / temperature).
 
-    Q_b is what b sweeps of value iteration leave, from `heuristic` at the frontier, so all come out of one
-    run of the longest. Budget 1 sees the rewards of its actions; a large one is the optimal policy, softened.
+    Q_b is the result of b sweeps of value iteration that start from `heuristic`, so one run of the longest
+    gives them all. Budget 1 sees the rewards of its actions; a large one is the optimal policy, softened.
+
+    Args:
+      budgets: sweeps, 1 or more each.
+      temperature: above 0, in the unit of the rewards.
+      heuristic: values beyond the frontier; 0 in terminal states whatever it says.
+
+    Returns:
+      `[g, s, a]`, nats, one table for each budget.
+
+    Raises:
+      ValueError: a budget is below 1.
+
+    Example:
+      >>> successors, ended = jnp.array([[0, 1], [1, 1]]), jnp.array([False, True])  # stay at -2, end at -1
+      >>> mdp = planning.deterministic_mdp(successors, jnp.array([[-2.0, -1.0], [0.0, 0.0]]), ended)
+      >>> logps = planning.budget_logps(mdp, [1, 2])  # Q_1 = (-2, -1), Q_2 = (-3, -1)
+      >>> print(jnp.exp(logps[:, 0, 1]), jax.nn.sigmoid(jnp.array([1.0, 2.0])))
+      [0.7311 0.8808] [0.7311 0.8808]
     """
     depth = max(budgets)
     if min(budgets) < 1:
@@ -45,7 +63,16 @@ def budget_logps(
 
 
 def per_decision(log_prior: LogPrior, step_logps: Steps, mask: Mask) -> Float[Array, "*n t"]:
-    """log sum_b p(b) pi_b(a_t | s_t): a budget is drawn anew for every decision."""
+    """log sum_b p(b) pi_b(a_t | s_t): a budget is drawn anew for every decision.
+
+    Returns:
+      `[*n, t]`, nats, 0 where masked.
+
+    Example:
+      >>> prior, steps = jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([[0.2, 0.8], [0.2, 0.8]]))
+      >>> print(jnp.exp(planning.per_decision(prior, steps, jnp.array([True, True]))))
+      [0.5000 0.5000]
+    """
     mixed = jax.nn.logsumexp(log_prior[..., None, :] + step_logps, -1)
     return jnp.where(mask, mixed, 0)
 
@@ -54,6 +81,14 @@ def per_trajectory(log_prior: LogPrior, step_logps: Steps, mask: Mask) -> Float[
     """log p(a_t | steps before it): one budget for the whole trajectory, inferred as it goes.
 
     Its sum over steps is log sum_b p(b) prod_t pi_b(a_t | s_t).
+
+    Returns:
+      `[*n, t]`, nats, 0 where masked.
+
+    Example:
+      >>> prior, steps = jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([[0.2, 0.8], [0.2, 0.8]]))
+      >>> print(jnp.exp(planning.per_trajectory(prior, steps, jnp.array([True, True]))))  # then 0.34 / 0.5
+      [0.5000 0.6800]
     """
     kept = jnp.where(mask[..., None], step_logps, 0)
     after = jax.nn.logsumexp(log_prior[..., None, :] + kept.cumsum(-2), -1)
@@ -62,6 +97,16 @@ def per_trajectory(log_prior: LogPrior, step_logps: Steps, mask: Mask) -> Float[
 
 
 def budget_posterior(log_prior: LogPrior, step_logps: Steps, mask: Mask) -> LogPrior:
-    """log p(budget | trajectory), one budget for all of it. Its mean less the prior is the slope of the
-    log-likelihood in the prior's logits."""
+    """log p(budget | trajectory), one budget for all of it.
+
+    Its mean less the prior is the slope of the log-likelihood in the prior's logits.
+
+    Returns:
+      `[*n, g]`, nats, normalised.
+
+    Example:
+      >>> prior, steps = jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([[0.2, 0.8], [0.2, 0.8]]))
+      >>> print(jnp.exp(planning.budget_posterior(prior, steps, jnp.array([True, True]))))  # 1 : 16
+      [0.0588 0.9412]
+    """
     return jax.nn.log_softmax(log_prior + jnp.where(mask[..., None], step_logps, 0).sum(-2), -1)

@@ -12,7 +12,7 @@ __all__ = ["horizon_occupancy", "horizon_values"]
 def horizon_values(
     mdp: TabularMDP, horizon: int, temperature: float = 0.0, *, final: Float[Array, " s"] | float = 0.0
 ) -> tuple[Float[Array, "h1 s"], Float[Array, "h s a"], Float[Array, "h s a"]]:
-    """Optimal values `V [horizon + 1, s]`, `Q [horizon, s, a]` and policies `[horizon, s, a]`, by time step.
+    """Optimal values and policies of each time step, for a known number of steps.
 
     Backward: Q_t = r + discount * E V_{t+1}, V_t = max_a Q_t, or temperature * logsumexp(Q_t / temperature):
     the finite-horizon maximum causal entropy recursion (Ziebart 2010). `V[horizon]` is `final` (0 by default)
@@ -22,8 +22,18 @@ def horizon_values(
     Differs from the recursion in `imitation`, which has rewards of states only; with r(s, a) = r(s) the two
     are the same, its last values being log(number of actions) + r.
 
+    Returns:
+      `V [horizon + 1, s]` and `Q [horizon, s, a]` in the unit of the rewards, and policies `[horizon, s, a]`.
+
     Raises:
       ValueError: horizon below 1, or temperature below 0.
+
+    Example:
+      >>> successors, ended = jnp.array([[0, 1], [1, 1]]), jnp.array([False, True])  # stay at -2, end at -6
+      >>> mdp = planning.deterministic_mdp(successors, jnp.array([[-2.0, -6.0], [0.0, 0.0]]), ended)
+      >>> v, q, policies = planning.horizon_values(mdp, 2)  # with two steps left, stay twice
+      >>> print(v[:, 0], policies[:, 0, 0])
+      [-4.0000 -2.0000 0.0000] [1.0000 1.0000]
     """
     if horizon < 1 or temperature < 0:
         raise ValueError(
@@ -52,10 +62,24 @@ def horizon_values(
 def horizon_occupancy(
     mdp: TabularMDP, policies: Float[Array, "h s a"], start: Float[Array, " s"]
 ) -> tuple[Float[Array, "h1 s"], Float[Array, "h s a"]]:
-    """Probability of each state `[h + 1, s]`, and of each state and action `[h, s, a]`, at each time step.
+    """Probability of each state, and of each state and action, at each time step.
 
-    Terminal states keep who arrived and take no action, so the second sums to P(not ended yet) at each step.
-    Nothing is discounted: weigh step t by `discount**t` for the occupancy that rewards are paid with.
+    Terminal states keep the probability that arrived and no action is taken in them, so the second sums to
+    P(not ended yet) at each step. Nothing is discounted: weigh step t by `discount**t` for the occupancy
+    that discounted rewards go with.
+
+    Args:
+      start: probabilities of first states.
+
+    Returns:
+      Probabilities of states `[h + 1, s]`, and of states and actions `[h, s, a]`.
+
+    Example:
+      >>> successors, ended = jnp.array([[0, 1], [1, 1]]), jnp.array([False, True])
+      >>> mdp = planning.deterministic_mdp(successors, jnp.zeros((2, 2)), ended)
+      >>> states, _ = planning.horizon_occupancy(mdp, jnp.full((2, 2, 2), 0.5), jnp.array([1.0, 0.0]))
+      >>> print(states[:, 0])  # half of what is left ends at each step
+      [1.0000 0.5000 0.2500]
     """
 
     def ahead(state: Array, policy: Array) -> tuple[Array, tuple[Array, Array]]:

@@ -13,7 +13,18 @@ __all__ = ["gpi_values", "random_successors", "successor_features"]
 
 
 def successor_features(world: World, policy: Policy) -> Float[Array, "s m"]:
-    """Expected discounted sum of features from each state: the policy's values are `psi @ weights`."""
+    """Expected discounted sum of features from each state: the policy's values are `psi @ weights`.
+
+    Returns:
+      `psi [s, m]`, in the units of the features.
+
+    Example:
+      >>> successors, ended = jnp.array([[0, 1], [1, 1]]), jnp.array([False, True])
+      >>> mdp = planning.deterministic_mdp(successors, jnp.ones((2, 2)), ended)
+      >>> world = planning.World(mdp, mdp.rewards[..., None], jnp.ones(1), jnp.array([1.0, 0.0]))
+      >>> print(planning.successor_features(world, jnp.full((2, 2), 0.5))[:, 0])  # two steps on average
+      [2.0000 0.0000]
+    """
 
     def of_feature(feature: Float[Array, "s a"]) -> Float[Array, " s"]:
         return policy_values(world.mdp._replace(rewards=feature), policy)
@@ -24,11 +35,19 @@ def successor_features(world: World, policy: Policy) -> Float[Array, "s m"]:
 def gpi_values(
     weights: Float[Array, " m"], successors: Float[Array, "n s m"], *, temperature: float = 0.0
 ) -> Float[Array, " s"]:
-    """Generalised policy improvement: in each state the best of `n` policies' values, at most V*.
+    """Generalised policy improvement: in each state the best of `n` policies' values.
 
     V(s) = sum_i softmax_i(v_i(s) / temperature) v_i(s), v_i = psi_i @ weights; temperature 0: the maximum,
     which is V* if a policy that is optimal for `weights` is among them. As in the released code of
     arXiv:2206.02231.
+
+    Returns:
+      `[s]`, in the unit of the rewards, at most V*.
+
+    Example:
+      >>> psi = jnp.array([[[-1.0], [0.0]], [[-3.0], [0.0]]])  # two policies, two states, one feature
+      >>> print(planning.gpi_values(jnp.array([2.0]), psi))
+      [-2.0000 0.0000]
     """
     each = successors @ weights
     if temperature == 0:
@@ -48,8 +67,19 @@ def random_successors(
 
     Args:
       typical: sign and size of each weight: those drawn are |z| times it, z standard normal. None: z itself,
-        where many policies walk some loop for ever.
-      max_sweeps: of value iteration, after which a policy is what it is.
+        under which many policies walk some loop for ever.
+      max_sweeps: of value iteration; the policy of the last one counts.
+
+    Returns:
+      `[num_policies, s, m]`, in the units of the features.
+
+    Example:
+      >>> successors, ended = jnp.array([[0, 1], [1, 1]]), jnp.array([False, True])
+      >>> mdp = planning.deterministic_mdp(successors, -jnp.ones((2, 2)), ended)
+      >>> world = planning.World(mdp, mdp.rewards[..., None], jnp.ones(1), jnp.array([1.0, 0.0]))
+      >>> psi = planning.random_successors(world, num_policies=2, typical=[1.0])  # all of them end at once
+      >>> print(psi[..., 0].tolist())
+      [[-1.0000, 0.0000], [-1.0000, 0.0000]]
     """
     drawn = jax.random.normal(jax.random.key(seed), (num_policies, world.features.shape[-1]))
     if typical is not None:

@@ -43,10 +43,20 @@ def deterministic_mdp(
     terminal: Bool[Array, " s"],
     discount: float = 1.0,
 ) -> TabularMDP:
-    """A world whose actions have one outcome each, given as the number of the next state.
+    """A world whose actions have one outcome each, given as the number of the next state. Host side.
+
+    Returns:
+      The process, with transitions of 0 and 1.
 
     Raises:
-      ValueError: a successor is no state, or the shapes do not fit. Host side.
+      ValueError: a successor is no state, the shapes do not fit, or the discount is not in (0, 1].
+
+    Example:
+      >>> successors, ended = jnp.array([[0, 1], [1, 1]]), jnp.array([False, True])
+      >>> mdp = planning.deterministic_mdp(successors, jnp.array([[-2.0, -1.0], [0.0, 0.0]]), ended)
+      >>> print(mdp.transitions[0])  # in state 0, action 0 stays and action 1 ends
+      [[1.0000 0.0000]
+       [0.0000 1.0000]]
     """
     after, ends = np.asarray(successors), np.asarray(terminal)
     states = len(after)
@@ -66,13 +76,26 @@ def deterministic_mdp(
 def values(
     mdp: TabularMDP, temperature: float = 0.0, *, tolerance: float = 1e-6, max_sweeps: int = 10_000
 ) -> tuple[Float[Array, " s"], Float[Array, "s a"], Policy]:
-    """Optimal `V [s]`, `Q [s, a]` and policy; with a temperature those of maximum-entropy control.
+    """Optimal values and policy; with a temperature those of maximum-entropy control.
 
     V = max_a Q, or temperature * logsumexp(Q / temperature); ties of the hard policy share alike. Sweeps stop
-    when no value moves by more than `tolerance`, relative to the largest; a sweep limit that is met first
-    leaves what it has (an improper world has no finite values). Gradients with respect to rewards are exact:
+    when no value moves by more than `tolerance`, relative to the largest; after `max_sweeps` the values so
+    far are used (an improper world has no finite ones). Gradients with respect to rewards are exact:
     at the fixed point the values are linear in them with the occupancy of the policy as slope (envelope
     theorem), so the last step solves that linear system. Second derivatives are not those of the values.
+
+    Returns:
+      `V [s]` and `Q [s, a]` in the unit of the rewards, and the policy `[s, a]`.
+
+    Raises:
+      ValueError: `temperature` is below 0.
+
+    Example:
+      >>> successors, ended = jnp.array([[0, 1], [1, 1]]), jnp.array([False, True])  # stay at -2, end at -1
+      >>> mdp = planning.deterministic_mdp(successors, jnp.array([[-2.0, -1.0], [0.0, 0.0]]), ended)
+      >>> v, q, policy = planning.values(mdp)
+      >>> print(v, q[0], policy[0])
+      [-1.0000 0.0000] [-3.0000 -1.0000] [0.0000 1.0000]
     """
     if temperature < 0:
         raise ValueError(f"values: expected a temperature of 0 or more, got {temperature}")
@@ -95,6 +118,14 @@ def sweep_residuals(mdp: TabularMDP, temperature: float = 0.0, *, sweeps: int) -
 
     A discount below 1 bounds it by discount^sweep times the first one. Where it does not fall, some loop is
     worth more than 0.
+
+    Returns:
+      `[sweeps]`, in the unit of the rewards, 0 or more.
+
+    Example:
+      >>> loop = planning.deterministic_mdp(jnp.array([[0]]), jnp.array([[1.0]]), jnp.array([False]), 0.5)
+      >>> print(planning.sweep_residuals(loop, sweeps=3))
+      [1.0000 0.5000 0.2500]
     """
 
     return _residuals(mdp, temperature, hard=temperature == 0, sweeps=sweeps)
@@ -105,10 +136,21 @@ def check_finite(
 ) -> None:
     """Host side: the values that `values` would find exist. Below a discount of 1 they always do.
 
+    Returns:
+      Nothing.
+
     Raises:
       DivergentValues: at a discount of 1, no convergence in `max_sweeps`; where outcomes are certain and
         there is a temperature, with the spectral radius of sum_a P exp(r / temperature): below 1, the sum
-        over all ways to an end has a limit.
+        over all paths to an end has a limit.
+
+    Example:
+      >>> loop = planning.deterministic_mdp(jnp.array([[0]]), jnp.array([[1.0]]), jnp.array([False]))
+      >>> try:
+      ...     planning.check_finite(loop, max_sweeps=100)  # 1 for ever, not discounted
+      ... except planning.DivergentValues as error:
+      ...     print("no state is terminal" in str(error))
+      True
     """
     if mdp.discount < 1:
         return
@@ -121,7 +163,7 @@ def check_finite(
         weights = np.exp(np.asarray(mdp.rewards, np.float64) / temperature)
         kernel = np.einsum("sa,sat->st", weights, transitions)[np.ix_(going, going)]
         radius = np.abs(np.linalg.eigvals(kernel)).max()
-        why += f"; the spectral radius of the sum over ways is {radius:.4g}, and it must be below 1"
+        why += f"; the spectral radius of the sum over paths is {radius:.4g}, and it must be below 1"
     raise DivergentValues(
         f"values: not finite at discount 1 and temperature {temperature:g}: {why}. Lower the rewards (each "
         "step must cost enough), set a horizon, or a discount below 1"
@@ -131,28 +173,76 @@ def check_finite(
 def policy_values(
     mdp: TabularMDP, policy: Policy, *, bonus: Float[Array, " s"] | float = 0.0
 ) -> Float[Array, " s"]:
-    """Values `[s]` of a policy by a linear solve; `bonus` is earned in each state as well (an entropy)."""
+    """Values of a policy by a linear solve: (1 - discount P) V = r + bonus.
+
+    Args:
+      bonus: earned in each state as well (an entropy).
+
+    Returns:
+      `V [s]`, in the unit of the rewards; 0 in terminal states.
+
+    Example:
+      >>> successors, ended = jnp.array([[0, 1], [1, 1]]), jnp.array([False, True])  # stay at -2, end at -1
+      >>> mdp = planning.deterministic_mdp(successors, jnp.array([[-2.0, -1.0], [0.0, 0.0]]), ended)
+      >>> print(planning.policy_values(mdp, jnp.full((2, 2), 0.5)))  # V = (V - 2 - 1) / 2
+      [-3.0000 0.0000]
+    """
     kernel = _kernel(mdp, policy)
     earned = jnp.where(mdp.terminal, 0, (policy * mdp.rewards).sum(-1) + bonus)
     return jnp.linalg.solve(jnp.eye(len(kernel), dtype=kernel.dtype) - mdp.discount * kernel, earned)
 
 
 def occupancy(mdp: TabularMDP, policy: Policy, start: Float[Array, " s"]) -> Float[Array, "s a"]:
-    """Expected discounted number of times that each action is taken, `[s, a]`; none in terminal states."""
+    """Expected discounted number of times that each action is taken.
+
+    Args:
+      start: probabilities of first states.
+
+    Returns:
+      `[s, a]`, 0 or more, and 0 in terminal states.
+
+    Example:
+      >>> successors, ended = jnp.array([[0, 1], [1, 1]]), jnp.array([False, True])
+      >>> mdp = planning.deterministic_mdp(successors, jnp.zeros((2, 2)), ended)
+      >>> print(planning.occupancy(mdp, jnp.full((2, 2), 0.5), jnp.array([1.0, 0.0])))  # two visits to 0
+      [[1.0000 1.0000]
+       [0.0000 0.0000]]
+    """
     kernel = _kernel(mdp, policy)
     visits = jnp.linalg.solve(jnp.eye(len(kernel), dtype=kernel.dtype) - mdp.discount * kernel.T, start)
     return jnp.where(mdp.terminal, 0, visits)[:, None] * policy
 
 
 def advantages(v: Float[Array, " s"], q: Float[Array, "s a"]) -> Float[Array, "s a"]:
-    """`Q - V`: 0 or less for optimal values, and temperature * log policy for soft ones."""
+    """Q - V: by how much an action is better than the state.
+
+    Returns:
+      `[s, a]`: 0 or less for optimal values, and temperature * log policy for soft ones.
+
+    Example:
+      >>> print(planning.advantages(jnp.array([-1.0]), jnp.array([[-3.0, -1.0]])))
+      [[-2.0000 0.0000]]
+    """
     return q - v[:, None]
 
 
 def scaled_return(mdp: TabularMDP, policy: Policy, start: Float[Array, " s"]) -> Float[Array, ""]:
-    """(V of the policy - V of the uniform one) / (V* - V of the uniform one), by `start`: 1 is optimal.
+    """(V of the policy - V of the uniform one) / (V* - V of the uniform one), weighted by `start`.
 
-    arXiv:2206.02231, Sec. 5; negative below uniform.
+    arXiv:2206.02231, Sec. 5.
+
+    Args:
+      start: probabilities of first states.
+
+    Returns:
+      A scalar, at most 1: 1 for an optimal policy, 0 for the uniform one, negative below it.
+
+    Example:
+      >>> successors, ended = jnp.array([[0, 1], [1, 1]]), jnp.array([False, True])  # stay at -2, end at -1
+      >>> mdp = planning.deterministic_mdp(successors, jnp.array([[-2.0, -1.0], [0.0, 0.0]]), ended)
+      >>> policy = jnp.array([[0.25, 0.75], [0.5, 0.5]])  # worth -5/3; the uniform one -3, the best -1
+      >>> print(float(planning.scaled_return(mdp, policy, jnp.array([1.0, 0.0]))))
+      0.6667
     """
     uniform = jnp.full_like(policy, 1 / policy.shape[-1])
     best, *_ = values(mdp)

@@ -25,7 +25,17 @@ class World(NamedTuple):
 
 
 def with_weights(world: World, weights: Float[Array, " m"]) -> TabularMDP:
-    """The world's decision process with rewards of other weights; differentiable in them."""
+    """The world's decision process with rewards of other weights; differentiable in them.
+
+    Returns:
+      The process, with rewards `features @ weights`.
+
+    Example:
+      >>> mdp = planning.deterministic_mdp(jnp.array([[0]]), jnp.array([[3.0]]), jnp.array([False]), 0.9)
+      >>> world = planning.World(mdp, jnp.array([[[1.0, 2.0]]]), jnp.array([1.0, 1.0]), jnp.ones(1))
+      >>> print(planning.with_weights(world, jnp.array([2.0, -1.0])).rewards)  # 2 * 1 - 1 * 2
+      [[0.0000]]
+    """
     return world.mdp._replace(rewards=world.features @ weights)
 
 
@@ -33,6 +43,16 @@ def state_action_features(world: World) -> World:
     """The same world with a feature for each action of each state, so that weights are a table of rewards.
 
     Terminal states have features of 0: what is done in them is worth 0 whatever the weights.
+
+    Returns:
+      The world, with `m = s a` features and its rewards as weights, state by state.
+
+    Example:
+      >>> successors, ended = jnp.array([[0, 1], [1, 1]]), jnp.array([False, True])
+      >>> mdp = planning.deterministic_mdp(successors, jnp.array([[-2.0, -1.0], [0.0, 0.0]]), ended)
+      >>> world = planning.World(mdp, mdp.rewards[..., None], jnp.ones(1), jnp.array([1.0, 0.0]))
+      >>> print(planning.state_action_features(world).weights)
+      [-2.0000 -1.0000 0.0000 0.0000]
     """
     states, actions = world.mdp.rewards.shape
     kept = ~np.asarray(world.mdp.terminal)
@@ -43,7 +63,17 @@ def state_action_features(world: World) -> World:
 
 
 def optimal_policy(mdp: TabularMDP) -> Policy:
-    """Plans: the policy `[s, a]` that is best for the rewards of `mdp`; ties share alike."""
+    """Plans: the policy that is best for the rewards of `mdp`; ties share alike.
+
+    Returns:
+      Probabilities of actions `[s, a]`.
+
+    Example:
+      >>> successors, ended = jnp.array([[0, 1], [1, 1]]), jnp.array([False, True])  # stay at -1, end at -2
+      >>> mdp = planning.deterministic_mdp(successors, jnp.array([[-1.0, -2.0], [0.0, 0.0]]), ended)
+      >>> print(planning.optimal_policy(mdp)[0])  # whoever stays has to end later
+      [0.0000 1.0000]
+    """
     return values(mdp)[2]
 
 
@@ -51,6 +81,15 @@ def greedy_policy(mdp: TabularMDP) -> Policy:
     """Does not plan: in each state the actions with the largest reward of `mdp`; ties share alike.
 
     The right reading of a table of advantages (arXiv:2310.02456).
+
+    Returns:
+      Probabilities of actions `[s, a]`.
+
+    Example:
+      >>> successors, ended = jnp.array([[0, 1], [1, 1]]), jnp.array([False, True])  # stay at -1, end at -2
+      >>> mdp = planning.deterministic_mdp(successors, jnp.array([[-1.0, -2.0], [0.0, 0.0]]), ended)
+      >>> print(planning.greedy_policy(mdp)[0])
+      [1.0000 0.0000]
     """
     best = mdp.rewards >= mdp.rewards.max(-1, keepdims=True)
     return best / best.sum(-1, keepdims=True)

@@ -1,4 +1,7 @@
-"""Which responses make a pair, and which prompts and pairs are worth a label."""
+"""Which responses make a pair, and which prompts and pairs are worth a label.
+
+A row is a prompt of the batch (axis `b`) with its responses and columns.
+"""
 
 from jaxpref.selection.acquisition import active_preferences as active_preferences
 from jaxpref.selection.acquisition import bald as bald

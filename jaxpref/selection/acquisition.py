@@ -6,6 +6,7 @@ for. Scores are `[b]`, higher is sooner.
 
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,22 @@ __all__ = [
 
 
 def top_rows(completions: Completions, scores: Float[Array, " b"], budget: int) -> Completions:
-    """The `budget` rows with the largest scores, best first; padding comes last."""
+    """The `budget` rows with the largest scores, best first; padding comes last.
+
+    Returns:
+      A record of `budget` rows. Of equal scores the first row comes first.
+
+    Raises:
+      ValueError: `budget` is not in [1, b].
+
+    Example:
+      >>> from jaxpref.types import Completions
+      >>> tokens = jnp.arange(3).reshape(3, 1, 1)  # three prompts with one response each
+      >>> batch = Completions(tokens[:, 0], tokens[:, 0] >= 0, tokens, tokens >= 0)
+      >>> best = selection.top_rows(batch, jnp.array([0.5, 2.0, 1.0]), budget=2)
+      >>> print(best.response_tokens.ravel())
+      [1 2]
+    """
     b = scores.shape[0]
     if not 1 <= budget <= b:
         raise ValueError(f"budget: expected 1 to {b} rows, got {budget}")
@@ -39,13 +55,25 @@ def top_rows(completions: Completions, scores: Float[Array, " b"], budget: int) 
 def predictive_entropy(
     logps: Float[Array, "b n"], *, entropy_sign: int = 1, where: Bool[Array, "b n"] | None = None
 ) -> Float[Array, " b"]:
-    """-(1/n) sum_n log pi(y_n|x), nats: entropy of a policy's answers, from n of its samples.
+    """-(1/n) sum_n log pi(y_n|x): entropy of a policy's answers, estimated from n of its samples.
 
     Stage 1 of APL (arXiv:2402.08114). *Differs from* oat's code, which keeps the prompts of the *lowest*
     entropy: `entropy_sign=-1`.
 
     Args:
-      logps: at temperature 1, summed over tokens. entropy_sign: 1 or -1.
+      logps: nats, at temperature 1, summed over tokens.
+      entropy_sign: 1, or -1 for minus the entropy.
+      where: samples that count; None counts all.
+
+    Returns:
+      `[b]`, nats, 0 or more for log-probs of tokens (0 or less with `entropy_sign=-1`).
+
+    Raises:
+      ValueError: `entropy_sign` is neither 1 nor -1.
+
+    Example:
+      >>> print(selection.predictive_entropy(jnp.array([[-1.0, -3.0], [-0.5, -0.5]])))
+      [2.0000 0.5000]
     """
     if entropy_sign not in (1, -1):
         raise ValueError(f"entropy_sign: expected 1 (uncertain prompts first) or -1, got {entropy_sign}")
@@ -57,6 +85,16 @@ def margins(values: Float[Array, "b k"], where: Bool[Array, "b k"] | None = None
 
     Large: the policy is sure of the pair (labelled first in APL, arXiv:2402.08114). Small: it is not
     (labelled first in arXiv:2406.17312, as `-margins(...)`). The two papers disagree.
+
+    Args:
+      where: responses that count; None counts all.
+
+    Returns:
+      `[b]`, in the unit of `values`, 0 or more.
+
+    Example:
+      >>> print(selection.margins(jnp.array([[1.0, 4.0, 2.0], [3.0, 3.0, 3.0]])))
+      [3.0000 0.0000]
     """
     where = jnp.ones(values.shape, bool) if where is None else where
     high = jnp.where(where, values, -jnp.inf).max(-1)
@@ -75,12 +113,29 @@ def active_preferences(
 ) -> Completions:
     """Active preference learning: uncertain prompts, and among them the pairs the policy is surest of.
 
-    Muldrew et al. 2024, arXiv:2402.08114. The record holds the columns `behaviour_logps` and `by`; it
-    becomes one of `budget` rows.
+    Muldrew et al. 2024, arXiv:2402.08114. The record holds the columns `behaviour_logps` and `by`.
 
     Args:
       candidates: rows that stage 1 keeps, by `predictive_entropy`. budget: rows that stage 2 keeps of them.
+      by: column whose `margins` stage 2 ranks by.
+      entropy_sign: as in `predictive_entropy`.
       largest: False keeps the smallest margins (arXiv:2406.17312).
+
+    Returns:
+      A record of `budget` rows, best first.
+
+    Raises:
+      ValueError: `candidates` is below `budget`, either is not in [1, b], or a column is missing.
+
+    Example:
+      >>> from jaxpref.types import Completions
+      >>> tokens, logps = jnp.arange(6).reshape(3, 2, 1), -jnp.array([[1.0, 1], [3, 3], [2, 2]])
+      >>> sure = jnp.array([[9.0, 0], [1, 0], [4, 0]])  # stage 1 keeps rows 1 and 2, stage 2 row 2
+      >>> columns = {"behaviour_logps": logps, "implicit_rewards": sure}
+      >>> batch = Completions(tokens[:, 0], tokens[:, 0] >= 0, tokens, tokens >= 0, columns=columns)
+      >>> best = selection.active_preferences(batch, jax.random.key(0), candidates=2, budget=1)
+      >>> print(best.response_tokens[..., 0])
+      [[4 5]]
     """
     del key
     if candidates < budget:
@@ -94,9 +149,20 @@ def active_preferences(
 
 
 def bald(probabilities: Float[Array, "e n"]) -> Float[Array, " n"]:
-    """H(mean p) - mean H(p) over an ensemble of e, nats, 0 to log 2: what its members disagree about.
+    """H(mean p) - mean H(p) over an ensemble of e: what its members disagree about.
 
-    Houlsby et al. 2011, arXiv:1112.5745. Members that agree give 0 however unsure each is.
+    H(p) = -p log p - (1 - p) log(1 - p). Houlsby et al. 2011, arXiv:1112.5745. Members that agree give 0,
+    however unsure each of them is.
+
+    Args:
+      probabilities: of the first response of a pair, by each member, in [0, 1].
+
+    Returns:
+      `[n]`, nats, in [0, log 2].
+
+    Example:
+      >>> print(selection.bald(jnp.array([[1.0, 0.5], [0.0, 0.5]])))  # log 2, and members that agree
+      [0.6931 0.0000]
     """
 
     def entropy(p: Array) -> Array:
@@ -113,7 +179,18 @@ def standardised(features: Float[Array, "n d"]) -> Float[Array, "n d"]:
 
 
 def neighbour_distances(features: Float[Array, "n d"], neighbours: int) -> Float[Array, " n"]:
-    """Distance of each point to its `neighbours`-th nearest other point; n passes over `[n, d]`."""
+    """Distance of each point to its `neighbours`-th nearest other point; n passes over `[n, d]`.
+
+    Returns:
+      `[n]`, Euclidean, in the unit of the features.
+
+    Raises:
+      ValueError: `neighbours` is not in [1, n - 1].
+
+    Example:
+      >>> print(selection.neighbour_distances(jnp.array([[0.0], [1.0], [3.0]]), 1))
+      [1.0000 1.0000 2.0000]
+    """
     n = features.shape[0]
     if not 1 <= neighbours < n:
         raise ValueError(f"neighbours: expected 1 to {n - 1} of a pool of {n}, got {neighbours}")
@@ -153,30 +230,26 @@ def balpm(
       neighbours, entropy_weight, dimension: released code's k = 13, beta = .01, d = 1.
 
     Returns:
-      Rows of the pool, in the order picked.
+      Indices of the points, in the order picked.
+
+    Raises:
+      ValueError: shapes do not fit, or a number is out of its range.
+
+    Example:
+      >>> unsure, pool = jnp.array([0.003, 0.002, 0.001, 0.0]), jnp.array([[0.0], [1.0], [8.0], [9.0]])
+      >>> print(selection.balpm(unsure, pool, budget=2, neighbours=1))  # 1 lies beside 0
+      [0 2]
     """
     n = features.shape[0]
     check_axes(uncertainty=(uncertainty, "n"), features=(features, "n d"))
     not_negative(entropy_weight=entropy_weight)
     if not 1 <= budget <= n or not dimension > 0 or not guard > 0:
-        raise ValueError(
-            f"balpm: expected a budget of 1 to {n}, dimension and guard above 0, got {budget}, {dimension} "
-            f"and {guard}"
-        )
+        given = f"{budget}, {dimension} and {guard}"
+        raise ValueError(f"balpm: expected a budget of 1 to {n}, dimension and guard above 0, got {given}")
     points = standardised(features)
     radius = neighbour_distances(points, neighbours)
-    given = jnp.zeros(n, bool) if labelled is None else labelled
-
-    def near(i: Array) -> Array:
-        squares = ((points - points[i][None]) ** 2).sum(-1)
-        # The k-th neighbour itself counts, whichever way its distance was rounded.
-        return (squares <= (radius * (1 + 1e-5)) ** 2).astype(uncertainty.dtype)
-
-    def add(i: Array, count: Array) -> Array:
-        return count + jnp.where(given[i], near(i), 0)
-
-    start = jnp.zeros(n, uncertainty.dtype)
-    count = start if labelled is None else jax.lax.fori_loop(0, n, add, start)
+    near = _near(points, radius, uncertainty.dtype)
+    taken, count = _labelled(labelled, near, n, uncertainty.dtype)
 
     def pick(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], Array]:
         count, taken = carry
@@ -184,4 +257,29 @@ def balpm(
         chosen = jnp.argmax(jnp.where(taken, -math.inf, uncertainty + entropy_weight * entropy))
         return (count + near(chosen), taken.at[chosen].set(True)), chosen
 
-    return jax.lax.scan(pick, (count, given), None, length=budget)[1]
+    return jax.lax.scan(pick, (count, taken), None, length=budget)[1]
+
+
+def _near(points: Array, radius: Array, dtype: jnp.dtype) -> Callable[[Array], Array]:
+    """For point i, 1 at each point that counts it among its neighbours, else 0."""
+
+    def near(i: Array) -> Array:
+        squares = ((points - points[i][None]) ** 2).sum(-1)
+        # The k-th neighbour itself counts, whichever way its distance was rounded.
+        return (squares <= (radius * (1 + 1e-5)) ** 2).astype(dtype)
+
+    return near
+
+
+def _labelled(
+    labelled: Array | None, near: Callable[[Array], Array], n: int, dtype: jnp.dtype
+) -> tuple[Array, Array]:
+    """Points that have a label, and how many of them each point has in its neighbourhood."""
+    count = jnp.zeros(n, dtype)
+    if labelled is None:
+        return jnp.zeros(n, bool), count
+
+    def add(i: Array, count: Array) -> Array:
+        return count + jnp.where(labelled[i], near(i), 0)
+
+    return labelled, jax.lax.fori_loop(0, n, add, count)

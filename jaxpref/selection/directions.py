@@ -23,6 +23,18 @@ def directions_near(
 
     Args:
       target: any vector but 0. max_angle: radians, in [0, pi / 2].
+
+    Returns:
+      `num` vectors of length 1.
+
+    Raises:
+      ValueError: `max_angle` is out of its range, or `num` below 1.
+
+    Example:
+      >>> near = selection.directions_near(jnp.array([3.0, 4.0]), jax.random.key(0), num=2, max_angle=0.0)
+      >>> print(near)
+      [[0.6000 0.8000]
+       [0.6000 0.8000]]
     """
     if not 0 <= max_angle <= math.pi / 2 or num < 1:
         raise ValueError(
@@ -43,6 +55,17 @@ def best_along(
     """Index of the response with the largest target . ratings, the first of equals.
 
     The choice of DPA (arXiv:2402.18571) when it makes data by rejection sampling, and of RPS.
+
+    Args:
+      where: responses that may be chosen; None allows all.
+
+    Returns:
+      `[b]`, in [0, k).
+
+    Example:
+      >>> ratings = jnp.array([[[1.0, 0.0], [0.0, 1.0]]])  # 0.2 and 0.8 along the target
+      >>> print(selection.best_along(ratings, jnp.array([0.2, 0.8])))
+      [1]
     """
     values = ratings @ target
     return jnp.argmax(values if where is None else jnp.where(where, values, -jnp.inf), -1)
@@ -55,7 +78,24 @@ def direction_text(
     form: str = "maximize weighted rating = {terms}",
 ) -> str:
     """A direction in words, as DPA's models read it (arXiv:2402.18571): weights are round(100 v) of the unit
-    vector v. Its authors advise a weight of helpfulness of at least 71."""
+    vector v.
+
+    Its authors advise a weight of helpfulness of at least 71.
+
+    Args:
+      names: of the attributes, in the order of the vector.
+      form: text with `{terms}` where the weighted attributes go.
+
+    Returns:
+      The text.
+
+    Raises:
+      ValueError: the vector is 0, or does not have one number for each name.
+
+    Example:
+      >>> print(selection.direction_text([3.0, 4.0]))
+      maximize weighted rating = helpfulness*60 + verbosity*80
+    """
     norm = math.sqrt(sum(float(x) ** 2 for x in direction))
     if len(direction) != len(names) or not norm > 0:
         raise ValueError(

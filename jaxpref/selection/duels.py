@@ -45,6 +45,17 @@ def fit_duels(
       differences: x_i - x_j of each duel. wins: 1 where i won, 0 where j did, or a probability.
       where: False for duels that did not happen, so that a history of fixed size can be filled.
       ridge: above 0; the Gaussian prior's precision. steps: of Newton, from `start` or 0.
+
+    Returns:
+      The estimate and its precision, ridge + sum of sigmoid' x x^T over the duels.
+
+    Raises:
+      ValueError: `ridge` is not above 0.
+
+    Example:
+      >>> fit = selection.fit_duels(jnp.array([[2.0]]), jnp.array([0.5]))  # a draw: sigmoid'(0) = 1/4
+      >>> print(fit.theta, fit.precision)
+      [0.0000] [[2.0000]]
     """
     positive(ridge=ridge)
     happened = jnp.ones(wins.shape, differences.dtype) if where is None else where.astype(differences.dtype)
@@ -75,6 +86,19 @@ def thompson_duel(arms: Arms, fit: DuelFit, key: PRNGKey, *, scale: float = 1.0)
 
     Args:
       scale: of the posterior's standard deviation; 0 duels the greedy arm with itself.
+
+    Returns:
+      Numbers of the two arms, which may be the same.
+
+    Raises:
+      ValueError: `scale` is below 0.
+
+    Example:
+      >>> from jaxpref.selection.duels import DuelFit
+      >>> fit = DuelFit(theta=jnp.array([0.0, 1.0]), precision=jnp.eye(2))
+      >>> first, second = selection.thompson_duel(jnp.eye(2), fit, jax.random.key(0), scale=0.0)
+      >>> print(int(first), int(second))
+      1 1
     """
     not_negative(scale=scale)
     noise = jax.random.normal(key, (arms.shape[1], 2), arms.dtype)
@@ -94,6 +118,20 @@ def ucb_duel(arms: Arms, fit: DuelFit, key: PRNGKey, *, width: float = 2.0) -> D
     Args:
       width: 0 or more; confidence in standard deviations. With little of it the greedy arm meets itself and
         nothing is learned any more (in the toy of the tests 1 does, 2 does not).
+
+    Returns:
+      Numbers of the greedy arm and of its challenger, which may be the same.
+
+    Raises:
+      ValueError: `width` is below 0.
+
+    Example:
+      >>> from jaxpref.selection.duels import DuelFit
+      >>> precision = jnp.diag(jnp.array([100.0, 100.0, 0.01]))  # little is known about arm 2
+      >>> fit = DuelFit(theta=jnp.array([1.0, 0.5, 0.0]), precision=precision)
+      >>> first, second = selection.ucb_duel(jnp.eye(3), fit, jax.random.key(0))
+      >>> print(int(first), int(second))
+      0 2
     """
     del key
     not_negative(width=width)
@@ -113,6 +151,19 @@ def colstim(
     Args:
       width: of the challenger, as in `ucb_duel`. noise: factor of the perturbation.
       truncate: noise is cut to [-truncate, truncate].
+
+    Returns:
+      Numbers of the two arms, which may be the same.
+
+    Raises:
+      ValueError: `width` or `noise` is below 0, or `truncate` not above 0.
+
+    Example:
+      >>> from jaxpref.selection.duels import DuelFit
+      >>> fit, key = DuelFit(theta=jnp.array([1.0, 0.5, 0.0]), precision=jnp.eye(3)), jax.random.key(0)
+      >>> unperturbed = selection.colstim(jnp.eye(3), fit, key, width=2.0, noise=0.0)
+      >>> print(unperturbed == selection.ucb_duel(jnp.eye(3), fit, key, width=2.0))
+      True
     """
     not_negative(width=width, noise=noise)
     positive(truncate=truncate)

@@ -30,6 +30,16 @@ def take_responses(completions: Completions, index: Int[Array, "b n"]) -> Comple
     """The responses `index` of each row, in that order: tokens, log-probs, preferences and columns alike.
 
     Columns that say how responses 0 and 1 compare, `margins` and `pair_preferences`, are left out.
+
+    Returns:
+      A record of n responses to each prompt.
+
+    Example:
+      >>> from jaxpref.types import Completions
+      >>> tokens = jnp.arange(3).reshape(1, 3, 1)  # one prompt with three responses
+      >>> batch = Completions(tokens[:, 0], tokens[:, 0] >= 0, tokens, tokens >= 0)
+      >>> print(selection.take_responses(batch, jnp.array([[2, 0]])).response_tokens[..., 0])
+      [[2 0]]
     """
 
     def taken(array: Array) -> Array:
@@ -56,12 +66,34 @@ def take_responses(completions: Completions, index: Int[Array, "b n"]) -> Comple
 
 
 def take_rows(completions: Completions, rows: Int[Array, " n"]) -> Completions:
-    """Some rows, in the order given; a row may come more than once."""
+    """Some rows, in the order given; a row may come more than once.
+
+    Returns:
+      A record of n rows.
+
+    Example:
+      >>> from jaxpref.types import Completions
+      >>> tokens = jnp.arange(2).reshape(2, 1, 1)  # two prompts with one response each
+      >>> batch = Completions(tokens[:, 0], tokens[:, 0] >= 0, tokens, tokens >= 0)
+      >>> print(selection.take_rows(batch, jnp.array([1, 1, 0])).response_tokens.ravel())
+      [1 1 0]
+    """
     return jax.tree.map(lambda array: array[rows], completions)
 
 
 def drop_rows(completions: Completions, keep: Bool[Array, " b"]) -> Completions:
-    """Rows that are not kept become padding: their `response_mask` is False. Shapes stay."""
+    """Rows that are not kept become padding: their `response_mask` is False. Shapes stay.
+
+    Returns:
+      A record of the same shapes.
+
+    Example:
+      >>> from jaxpref.types import Completions
+      >>> tokens = jnp.arange(2).reshape(2, 1, 1)  # two prompts with one response each
+      >>> batch = Completions(tokens[:, 0], tokens[:, 0] >= 0, tokens, tokens >= 0)
+      >>> print(selection.drop_rows(batch, jnp.array([True, False])).valid)
+      [ True False]
+    """
     mask = completions.response_mask & keep[:, None, None]
     return dataclasses.replace(completions, response_mask=mask)
 
@@ -73,6 +105,19 @@ def append_responses(first: Completions, second: Completions) -> Completions:
     (`reference_logps`, columns) is left out. So are `preferences`, since nobody compared the two sides; those
     between responses 0 and 1 of `first` stay, as the column `pair_preferences`. Columns of rows are those of
     `first`, then those that only `second` has.
+
+    Returns:
+      A record of k + l responses to each prompt.
+
+    Raises:
+      ValueError: the two have different numbers of rows.
+
+    Example:
+      >>> from jaxpref.types import Completions
+      >>> one, two = jnp.array([[[1, 2]]]), jnp.array([[[3]]])  # responses of two tokens and of one
+      >>> sides = [Completions(t[:, 0], t[:, 0] > 0, t, t > 0) for t in (one, two)]
+      >>> print(selection.append_responses(*sides).response_tokens.tolist())
+      [[[1, 2], [3, 0]]]
     """
     if len(first.prompt_tokens) != len(second.prompt_tokens):
         raise ValueError(
@@ -106,12 +151,33 @@ def append_responses(first: Completions, second: Completions) -> Completions:
 
 
 def responses_exist(completions: Completions) -> Bool[Array, "b k"]:
-    """False for absent responses: those without a scored token."""
+    """Which responses exist: absent ones have no scored token.
+
+    Returns:
+      `[b, k]`, False for absent responses.
+
+    Example:
+      >>> from jaxpref.selection.gather import responses_exist
+      >>> from jaxpref.types import Completions
+      >>> tokens = jnp.array([[[5], [0]]])  # the second response has no token
+      >>> print(responses_exist(Completions(tokens[:, 0], tokens[:, 0] > 0, tokens, tokens > 0)))
+      [[ True False]]
+    """
     return completions.response_mask.any(-1)
 
 
 def same_responses(completions: Completions, i: int = 0, j: int = 1) -> Bool[Array, " b"]:
-    """True where responses i and j have the same scored tokens."""
+    """Which rows have the same scored tokens in responses i and j.
+
+    Returns:
+      `[b]`, True where they are the same.
+
+    Example:
+      >>> from jaxpref.types import Completions
+      >>> tokens = jnp.array([[[5], [5]], [[5], [6]]])
+      >>> print(selection.same_responses(Completions(tokens[:, 0], tokens[:, 0] > 0, tokens, tokens > 0)))
+      [ True False]
+    """
     mask, tokens = completions.response_mask, completions.response_tokens
     differ = (mask[:, i] != mask[:, j]) | (mask[:, i] & (tokens[:, i] != tokens[:, j]))
     return ~differ.any(-1)
@@ -154,7 +220,25 @@ def _widened(completions: Completions, r: int) -> Completions:
 
 
 def values_of(completions: Completions, by: str | None) -> Float[Array, "b k"]:
-    """How good each response is: the column `by`, or its mean win rate against the other ones that exist."""
+    """How good each response is: the column `by`, or its mean win rate against the other ones that exist.
+
+    Args:
+      by: name of a column `[b, k]`; None takes the mean over j != i of `preferences[:, i, j]`.
+
+    Returns:
+      `[b, k]`, higher is better; win rates lie in [0, 1]. What it holds for absent responses does not matter.
+
+    Raises:
+      ValueError: the record has no such column, or one of another shape, or no preferences.
+
+    Example:
+      >>> from jaxpref.selection.gather import values_of
+      >>> from jaxpref.types import Completions
+      >>> tokens, p = jnp.ones((1, 2, 1), int), jnp.array([[[0.5, 0.9], [0.1, 0.5]]])
+      >>> batch = Completions(tokens[:, 0], tokens[:, 0] > 0, tokens, tokens > 0, preferences=p)
+      >>> print(values_of(batch, None))
+      [[0.9000 0.1000]]
+    """
     if by is not None:
         if by not in completions.columns:
             raise ValueError(

@@ -42,7 +42,22 @@ __all__ = [
 
 
 def soft_pair(completions: Completions, key: PRNGKey) -> Completions:
-    """Two responses in the order they came, with their preferences, for losses of `pair_preferences`."""
+    """Two responses in the order they came, with their preferences, for losses of `pair_preferences`.
+
+    Returns:
+      The record; rows whose two responses are the same become padding.
+
+    Raises:
+      ValueError: the record does not hold two responses, or has no preferences.
+
+    Example:
+      >>> from jaxpref.types import Completions
+      >>> tokens, p = jnp.arange(2).reshape(1, 2, 1), jnp.array([[[0.5, 0.2], [0.8, 0.5]]])
+      >>> batch = Completions(tokens[:, 0], tokens[:, 0] >= 0, tokens, tokens >= 0, preferences=p)
+      >>> pair = selection.soft_pair(batch, jax.random.key(0))
+      >>> print(pair.response_tokens[..., 0], pair.preferences[:, 0, 1])
+      [[0 1]] [0.2000]
+    """
     del key
     _preference_of_two(completions, "soft_pair")
     return drop_rows(completions, ~same_responses(completions) & completions.valid)
@@ -52,6 +67,16 @@ def random_pair(completions: Completions, key: PRNGKey) -> Completions:
     """Two different responses that exist, at random and in random order: not labelled yet.
 
     For more than two samples to a prompt, before `two_samples` (online BPO, arXiv:2406.12168).
+
+    Returns:
+      A record of two responses to each prompt.
+
+    Example:
+      >>> from jaxpref.types import Completions
+      >>> tokens = jnp.array([[[1], [0], [2]]])  # the response in the middle is absent
+      >>> batch = Completions(tokens[:, 0], tokens[:, 0] > 0, tokens, tokens > 0)
+      >>> print(sorted(selection.random_pair(batch, jax.random.key(0)).response_tokens.ravel().tolist()))
+      [1, 2]
     """
     exist = responses_exist(completions)
     noise = jnp.where(exist, jax.random.uniform(key, exist.shape), -1.0)
@@ -66,6 +91,19 @@ def two_samples(completions: Completions, key: PRNGKey, *, break_ties: bool = Fa
 
     Args:
       break_ties: by a coin; otherwise tied rows are dropped.
+
+    Returns:
+      A record of pairs, chosen first.
+
+    Raises:
+      ValueError: the record does not hold two responses, or has no preferences.
+
+    Example:
+      >>> from jaxpref.types import Completions
+      >>> tokens, p = jnp.arange(2).reshape(1, 2, 1), jnp.array([[[0.5, 0.2], [0.8, 0.5]]])
+      >>> batch = Completions(tokens[:, 0], tokens[:, 0] >= 0, tokens, tokens >= 0, preferences=p)
+      >>> print(selection.two_samples(batch, jax.random.key(0)).response_tokens[..., 0])
+      [[1 0]]
     """
     p = _preference_of_two(completions, "two_samples")
     wins = p > 0.5
@@ -76,21 +114,63 @@ def two_samples(completions: Completions, key: PRNGKey, *, break_ties: bool = Fa
 
 
 def two_samples_drawn(completions: Completions, key: PRNGKey) -> Completions:
-    """Of two responses, the first is chosen with probability P(0 beats 1): a label as one rater gives it."""
+    """Of two responses, the first is chosen with probability P(0 beats 1): a label as one rater gives it.
+
+    Returns:
+      A record of pairs, chosen first.
+
+    Raises:
+      ValueError: the record does not hold two responses, or has no preferences.
+
+    Example:
+      >>> from jaxpref.types import Completions
+      >>> tokens, p = jnp.arange(2).reshape(1, 2, 1), jnp.array([[[0.5, 0.0], [1.0, 0.5]]])
+      >>> batch = Completions(tokens[:, 0], tokens[:, 0] >= 0, tokens, tokens >= 0, preferences=p)
+      >>> print(selection.two_samples_drawn(batch, jax.random.key(0)).response_tokens[..., 0])
+      [[1 0]]
+    """
     p = _preference_of_two(completions, "two_samples_drawn")
     first = jnp.where(jax.random.bernoulli(key, p), 0, 1)
     return _pair(completions, first, 1 - first)
 
 
 def best_of(completions: Completions, key: PRNGKey, *, by: str | None = None) -> Completions:
-    """The best response alone, the first one of equals: what best-of-n imitates."""
+    """The best response alone, the first one of equals: what best-of-n imitates.
+
+    Returns:
+      A record of one response to each prompt.
+
+    Raises:
+      ValueError: as `values_of`, if `by` is no column `[b, k]` or there are no preferences.
+
+    Example:
+      >>> from jaxpref.types import Completions
+      >>> tokens, columns = jnp.arange(3).reshape(1, 3, 1), {"scores": jnp.array([[1.0, 3.0, 2.0]])}
+      >>> batch = Completions(tokens[:, 0], tokens[:, 0] >= 0, tokens, tokens >= 0, columns=columns)
+      >>> print(selection.best_of(batch, jax.random.key(0), by="scores").response_tokens[..., 0])
+      [[1]]
+    """
     del key
     best = _largest(values_of(completions, by), responses_exist(completions))
     return take_responses(completions, best[:, None])
 
 
 def max_min(completions: Completions, key: PRNGKey, *, by: str | None = None) -> Completions:
-    """The best response against the worst (iterative DPO, arXiv:2405.07863)."""
+    """The best response against the worst (iterative DPO, arXiv:2405.07863).
+
+    Returns:
+      A record of pairs, chosen first.
+
+    Raises:
+      ValueError: as `values_of`, if `by` is no column `[b, k]` or there are no preferences.
+
+    Example:
+      >>> from jaxpref.types import Completions
+      >>> tokens, columns = jnp.arange(3).reshape(1, 3, 1), {"scores": jnp.array([[1.0, 3.0, 2.0]])}
+      >>> batch = Completions(tokens[:, 0], tokens[:, 0] >= 0, tokens, tokens >= 0, columns=columns)
+      >>> print(selection.max_min(batch, jax.random.key(0), by="scores").response_tokens[..., 0])
+      [[1 0]]
+    """
     del key
     values, exist = values_of(completions, by), responses_exist(completions)
     best, worst = _largest(values, exist), _largest(-values, exist)
@@ -102,6 +182,19 @@ def max_min_rated(completions: Completions, key: PRNGKey) -> Completions:
 
     Wu et al. 2024, arXiv:2405.00675, as released: the mean of P(i beats j) over all responses to the prompt,
     the response itself (one half) among them.
+
+    Returns:
+      A record of pairs, chosen first, with the column `scores` `[b, 2]` in [0, 1].
+
+    Raises:
+      ValueError: the record has no preferences.
+
+    Example:
+      >>> from jaxpref.types import Completions
+      >>> tokens, p = jnp.arange(2).reshape(1, 2, 1), jnp.array([[[0.5, 0.1], [0.9, 0.5]]])
+      >>> batch = Completions(tokens[:, 0], tokens[:, 0] >= 0, tokens, tokens >= 0, preferences=p)
+      >>> print(selection.max_min_rated(batch, jax.random.key(0)).columns["scores"])  # (0.9 + 0.5) / 2
+      [[0.7000 0.3000]]
     """
     if completions.preferences is None:
         raise ValueError("max_min_rated: the record has no preferences; judge it first")
@@ -111,7 +204,21 @@ def max_min_rated(completions: Completions, key: PRNGKey) -> Completions:
 
 
 def max_random(completions: Completions, key: PRNGKey, *, by: str | None = None) -> Completions:
-    """The best response against any worse one (RLHF workflow, arXiv:2405.07863)."""
+    """The best response against any worse one (RLHF workflow, arXiv:2405.07863).
+
+    Returns:
+      A record of pairs, chosen first.
+
+    Raises:
+      ValueError: as `values_of`, if `by` is no column `[b, k]` or there are no preferences.
+
+    Example:
+      >>> from jaxpref.types import Completions
+      >>> tokens, columns = jnp.arange(3).reshape(1, 3, 1), {"scores": jnp.array([[3.0, 3.0, 2.0]])}
+      >>> batch = Completions(tokens[:, 0], tokens[:, 0] >= 0, tokens, tokens >= 0, columns=columns)
+      >>> print(selection.max_random(batch, jax.random.key(0), by="scores").response_tokens[..., 0])
+      [[0 2]]
+    """
     values, best, worse = _best(completions, by)
     other = _largest(jax.random.uniform(key, values.shape), worse)
     return _pair(completions, best, other, worse.any(-1))
@@ -128,6 +235,20 @@ def max_target(
 
     Args:
       sigmas: 0 or more (paper: 2).
+
+    Returns:
+      A record of pairs, chosen first.
+
+    Raises:
+      ValueError: `sigmas` is below 0; or as `values_of`.
+
+    Example:
+      >>> from jaxpref.types import Completions
+      >>> tokens, columns = jnp.arange(4).reshape(1, 4, 1), {"scores": jnp.array([[1.0, 2.0, 6.0, 3.0]])}
+      >>> batch = Completions(tokens[:, 0], tokens[:, 0] >= 0, tokens, tokens >= 0, columns=columns)
+      >>> pair = selection.max_target(batch, jax.random.key(0), sigmas=0.0)  # the mean is 3
+      >>> print(pair.response_tokens[..., 0])
+      [[2 3]]
     """
     del key
     not_negative(sigmas=sigmas)
@@ -158,6 +279,20 @@ def divpo(
     Args:
       fraction: in [0, 0.5], so that no bad response is better than a good one (values from .1 are usual).
       diversity: column, higher is more diverse. None: -log pi(y), of the column `behaviour_logps`.
+
+    Returns:
+      A record of pairs, chosen first.
+
+    Raises:
+      ValueError: `fraction` is out of its range; or as `values_of`.
+
+    Example:
+      >>> from jaxpref.types import Completions
+      >>> scores, logps = jnp.array([[10.0, 9.0, 0.0, 1.0]]), jnp.array([[-1.0, -5.0, -9.0, -2.0]])
+      >>> tokens, columns = jnp.arange(4).reshape(1, 4, 1), {"scores": scores, "behaviour_logps": logps}
+      >>> batch = Completions(tokens[:, 0], tokens[:, 0] >= 0, tokens, tokens >= 0, columns=columns)
+      >>> print(selection.divpo(batch, jax.random.key(0), fraction=0.2).response_tokens[..., 0])
+      [[1 3]]
     """
     del key
     if not 0 <= fraction <= 0.5:
@@ -188,6 +323,20 @@ def ranked_pairs(
 
     Args:
       places: pairs of places in the ranking, from 0, better first; None takes all k (k - 1) / 2.
+
+    Returns:
+      A record of `b n` pairs, chosen first.
+
+    Raises:
+      ValueError: a place is not in [0, k), or the better place does not come first; or as `values_of`.
+
+    Example:
+      >>> from jaxpref.types import Completions
+      >>> tokens, columns = jnp.arange(3).reshape(1, 3, 1), {"scores": jnp.array([[1.0, 3.0, 2.0]])}
+      >>> batch = Completions(tokens[:, 0], tokens[:, 0] >= 0, tokens, tokens >= 0, columns=columns)
+      >>> pairs = selection.ranked_pairs(batch, jax.random.key(0), by="scores")
+      >>> print(pairs.response_tokens[..., 0].tolist())
+      [[1, 2], [1, 0], [2, 0]]
     """
     del key
     b, k = completions.response_mask.shape[:2]

@@ -34,6 +34,17 @@ def fit_routing(
     Args:
       quadratic: squares of the counts too (no products of different features).
       ridge: 0 or more; penalty on coefficients of counts scaled to [-1, 1].
+
+    Returns:
+      The fitted coefficients, in units of the scores for each instance.
+
+    Raises:
+      ValueError: shapes do not fit, or `ridge` is below 0.
+
+    Example:
+      >>> fit = selection.fit_routing(jnp.array([[0.0], [1.0], [2.0]]), jnp.array([1.0, 3.0, 5.0]))
+      >>> print(float(fit.intercept), fit.linear, fit.quadratic)
+      1.0000 [2.0000] [0.0000]
     """
     check_axes(counts=(counts, "n f"), scores=(scores, "n"))
     not_negative(ridge=ridge)
@@ -54,7 +65,17 @@ def fit_routing(
 
 
 def routing_score(model: Routing, counts: Float[Array, "n f"]) -> Float[Array, " n"]:
-    """Predicted score of a mix."""
+    """Predicted score of a mix: intercept + linear . counts + quadratic . counts^2.
+
+    Returns:
+      `[n]`, in the unit of the scores that were fitted.
+
+    Example:
+      >>> from jaxpref.selection.routing import routing_score
+      >>> model = selection.Routing(jnp.array(1.0), jnp.array([2.0]), jnp.array([0.5]))
+      >>> print(routing_score(model, jnp.array([[0.0], [2.0]])))  # 1, and 1 + 4 + 2
+      [1.0000 7.0000]
+    """
     return model.intercept + counts @ model.linear + counts**2 @ model.quadratic
 
 
@@ -64,14 +85,38 @@ def routing_gains(
     """What each instance adds to the predicted score of a mix with these counts (0): f(c + x) - f(c).
 
     For a linear fit that is the sum of the coefficients of its features, whatever the counts are.
+
+    Args:
+      features: 1 where an instance has the feature, else 0.
+
+    Returns:
+      `[n]`, in the unit of the scores that were fitted.
+
+    Example:
+      >>> model = selection.Routing(jnp.array(0.0), jnp.array([2.0, -1.0]), jnp.zeros(2))
+      >>> print(selection.routing_gains(model, jnp.array([[1.0, 0.0], [1.0, 1.0]])))
+      [2.0000 1.0000]
     """
     start = jnp.zeros(features.shape[1], features.dtype) if counts is None else counts
     return features @ model.linear + (features**2 + 2 * start[None] * features) @ model.quadratic
 
 
 def route(gains: Float[Array, " n"], budget: float) -> Bool[Array, " n"]:
-    """True for instances that go to a human: the share `budget` of the largest gains, rounded to the nearest
-    number; the first of equals. 0 sends none and 1 sends all, so the mix is then one kind of label."""
+    """Which instances go to a human: the share `budget` of the largest gains, the first of equals.
+
+    The number is rounded to the nearest one. 0 sends none and 1 sends all, so the mix is then one kind of
+    label.
+
+    Returns:
+      `[n]`, True for instances that go to a human.
+
+    Raises:
+      ValueError: `budget` is not in [0, 1].
+
+    Example:
+      >>> print(selection.route(jnp.array([0.1, 0.9, 0.5, 0.2]), 0.5))
+      [False  True  True False]
+    """
     if not 0 <= budget <= 1:
         raise ValueError(f"budget: expected a share in [0, 1], got {budget}")
     n = gains.shape[0]

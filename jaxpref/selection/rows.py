@@ -31,10 +31,23 @@ _SUMS_OF_TOKENS = ("behaviour_logps",)
 
 
 def hybrid(recorded: Completions, samples: Completions) -> Completions:
-    """The recorded pair in front, chosen first, and the policy's own samples behind it: `[b, 2 + s]`.
+    """The recorded pair in front, chosen first, and the policy's own samples behind it.
 
     HyPO (arXiv:2406.01462) and SPAC (arXiv:2406.04274) learn from both. See `append_responses` for what
     becomes of columns.
+
+    Returns:
+      A record of 2 + s responses to each prompt.
+
+    Raises:
+      ValueError: `recorded` does not hold two responses; or as `append_responses`.
+
+    Example:
+      >>> from jaxpref.types import Completions
+      >>> pair, sample = jnp.array([[[5], [6]]]), jnp.array([[[7]]])
+      >>> sides = [Completions(t[:, 0], t[:, 0] > 0, t, t > 0) for t in (pair, sample)]
+      >>> print(selection.hybrid(*sides).response_tokens[..., 0])
+      [[5 6 7]]
     """
     if recorded.response_tokens.shape[1] != 2:
         raise ValueError(
@@ -51,6 +64,19 @@ def offline_and_self(completions: Completions, key: PRNGKey, *, sample: int = 2)
 
     Args:
       sample: which response is the policy's own (2 after a recorded pair, 1 after a single response).
+
+    Returns:
+      A record of pairs, the recorded response first.
+
+    Raises:
+      ValueError: `sample` is not in [1, k).
+
+    Example:
+      >>> from jaxpref.types import Completions
+      >>> tokens = jnp.arange(3).reshape(1, 3, 1)  # chosen, rejected, sample
+      >>> batch = Completions(tokens[:, 0], tokens[:, 0] >= 0, tokens, tokens >= 0)
+      >>> print(selection.offline_and_self(batch, jax.random.key(0)).response_tokens[..., 0])
+      [[0 2]]
     """
     del key
     return _fixed_pair(completions, 0, sample, "sample")
@@ -62,6 +88,20 @@ def refined_vs_original(
     """A refinement against what it was made from: pairs that differ little (SPaR, arXiv:2412.11605).
 
     Dropped where nothing was changed, and where `preferences` are given and do not favour the refinement.
+
+    Returns:
+      A record of pairs, the refinement first.
+
+    Raises:
+      ValueError: `original` and `refined` are not two different responses in [0, k).
+
+    Example:
+      >>> from jaxpref.types import Completions
+      >>> tokens = jnp.array([[[5], [6]], [[5], [5]]])  # nothing was changed in the second row
+      >>> batch = Completions(tokens[:, 0], tokens[:, 0] > 0, tokens, tokens > 0)
+      >>> pairs = selection.refined_vs_original(batch, jax.random.key(0))
+      >>> print(pairs.response_tokens[0, :, 0], pairs.valid)
+      [6 5] [ True False]
     """
     del key
     pair = _fixed_pair(completions, refined, original, "original, refined")
@@ -78,6 +118,16 @@ def step_siblings(completions: Completions, key: PRNGKey) -> Completions:
     not a difference (likelihood terms, averages by length). Rows are dropped where a response has nothing but
     the prefix. `reference_logps` and `behaviour_logps` are left out, being sums over more tokens; known
     columns of tokens become 0 where nothing is scored any more.
+
+    Returns:
+      A record of the same shapes, with fewer tokens scored.
+
+    Example:
+      >>> from jaxpref.types import Completions
+      >>> tokens = jnp.array([[[1, 2, 3], [1, 2, 4]]])
+      >>> batch = Completions(tokens[:, 0], tokens[:, 0] > 0, tokens, tokens > 0)
+      >>> print(selection.step_siblings(batch, jax.random.key(0)).response_mask.astype(int).tolist())
+      [[[0, 0, 1], [0, 0, 1]]]
     """
     del key
     tokens, mask = completions.response_tokens, completions.response_mask
@@ -98,6 +148,20 @@ def versus(completions: Completions, key: PRNGKey, *, num_opponents: int = 1) ->
 
     What policy gradients against an opponent learn from (Nash-MD, arXiv:2312.00886): the opponents'
     responses are judged and go no further. Opponents that do not exist are left out of the mean.
+
+    Returns:
+      A record of k - num_opponents responses, with `win_rates` in [0, 1].
+
+    Raises:
+      ValueError: the record has no preferences, or `num_opponents` is not in [1, k - 1].
+
+    Example:
+      >>> from jaxpref.types import Completions
+      >>> tokens = jnp.arange(3).reshape(1, 3, 1)
+      >>> p = jnp.array([[[0.5, 0.6, 0.9], [0.4, 0.5, 0.3], [0.1, 0.7, 0.5]]])
+      >>> batch = Completions(tokens[:, 0], tokens[:, 0] >= 0, tokens, tokens >= 0, preferences=p)
+      >>> print(selection.versus(batch, jax.random.key(0)).columns["win_rates"])  # against response 2
+      [[0.9000 0.3000]]
     """
     del key
     if completions.preferences is None:
@@ -109,8 +173,8 @@ def versus(completions: Completions, key: PRNGKey, *, num_opponents: int = 1) ->
     there = responses_exist(completions)[:, None, own:]
     wins = jnp.where(there, completions.preferences[:, :own, own:], 0).sum(-1)
     win_rates = wins / jnp.maximum(there.sum(-1), 1)
-    rows = jnp.broadcast_to(jnp.arange(own), (len(completions.valid), own))
-    kept = take_responses(completions, rows)
+    index = jnp.broadcast_to(jnp.arange(own), (len(completions.valid), own))
+    kept = take_responses(completions, index)
     return dataclasses.replace(kept, columns=kept.columns | {"win_rates": win_rates})
 
 
@@ -125,7 +189,21 @@ def margin_between(
     """Drops pairs whose margin |value_0 - value_1| is not in [low, high].
 
     A large `low` keeps sure pairs (DNO, arXiv:2404.03715, keeps large margins); a small `high` keeps the
-    ones that are hard to tell. `by` as in `selection.pairs`; an implicit reward is a column like any other.
+    ones that are hard to tell apart. `by` as in `selection.pairs`; an implicit reward is a column like any
+    other.
+
+    Returns:
+      A record of the same shapes, in which rows that were dropped are padding.
+
+    Raises:
+      ValueError: not 0 <= low <= high, or no pairs; or as `values_of`.
+
+    Example:
+      >>> from jaxpref.types import Completions
+      >>> tokens, columns = jnp.ones((2, 2, 1), int), {"scores": jnp.array([[3.0, 1.0], [3.0, 2.5]])}
+      >>> batch = Completions(tokens[:, 0], tokens[:, 0] > 0, tokens, tokens > 0, columns=columns)
+      >>> print(selection.margin_between(batch, jax.random.key(0), low=1.0).valid)  # margins 2 and 0.5
+      [ True False]
     """
     del key
     if not 0 <= low <= high:
@@ -149,6 +227,19 @@ def margin_fraction(
 
     Args:
       fraction: in (0, 1].
+
+    Returns:
+      A record of the same shapes, in which rows that were dropped are padding.
+
+    Raises:
+      ValueError: `fraction` is out of its range, or no pairs; or as `values_of`.
+
+    Example:
+      >>> from jaxpref.types import Completions
+      >>> tokens, columns = jnp.ones((2, 2, 1), int), {"scores": jnp.array([[3.0, 1.0], [3.0, 2.5]])}
+      >>> batch = Completions(tokens[:, 0], tokens[:, 0] > 0, tokens, tokens > 0, columns=columns)
+      >>> print(selection.margin_fraction(batch, jax.random.key(0), largest=False).valid)
+      [False  True]
     """
     del key
     if not 0 < fraction <= 1:

@@ -8,125 +8,25 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from toys import scored_table_policy
+from every_method import SGD, B, algorithm_of, batch_of, responses_of, small_transformer
 
 from jaxpref import losses
 from jaxpref.algorithms import offline
-from jaxpref.algorithms.inputs import Input, inputs_of
+from jaxpref.algorithms.inputs import Input
 from jaxpref.algorithms.quantities import mismatched
-from jaxpref.losses.multi import raco
 from jaxpref.methods import METHODS
 from jaxpref.metrics import to_floats
-from jaxpref.models.sizes import tiny
 from jaxpref.policies.tabular import tabular
-from jaxpref.policies.transformer import transformer
-from jaxpref.types import Completions, check_completions
+from jaxpref.types import Completions
 
 KEY = jax.random.key(0)
-B, R, V = 4, 5, 11
-SGD = partial(optax.sgd, 0.1)
-
-
-KINDS = {"f": jnp.float32, "i": jnp.int32, "b": bool}
-
-
-def _policy(outputs: int = 0):
-    return transformer(
-        sizes=tiny(vocab=V, embed=8, heads=2, kv_heads=1, layers=1, mlp=16), outputs=outputs, eos_id=1
-    )
-
-
-def _batch(k: int = 2, b: int = B, seed: int = 0) -> Completions:
-    rng = np.random.default_rng(seed)
-    lengths = rng.integers(2, R + 1, (b, k))
-    p = rng.uniform(0.1, 0.9, (b, k, k))
-    columns = {
-        "scores": rng.uniform(0.05, 0.95, (b, k)),
-        "labels": rng.integers(0, 2, (b, k)),
-        "ratings": rng.normal(size=(b, k, 4)),
-        "margins": rng.normal(size=b),
-        "annotators": np.zeros(b, int),
-        "example_ids": np.arange(b),
-        "prompt_embeddings": rng.normal(size=(b, 3)),
-        "signs": rng.choice([-1.0, 1.0], (b, 2)),
-        "degrees": rng.integers(0, 4, b),
-        "densities": rng.gamma(1.0, 1.0, (b, k)),
-        "step_ids": np.minimum(np.arange(R) // 2, 2) * np.ones((b, k, 1), int),
-        "step_weights": np.ones((b, k, R)),
-        "token_rewards": rng.gamma(1.0, 1.0, (b, k, R)),
-        "token_weights": rng.uniform(size=(b, k, R)),
-        "segment_mask": np.arange(R) < 2 * np.ones((b, k, 1), int),
-        "image_free_logps": -rng.gamma(2.0, 2.0, (b, k)),
-        "win_rates": rng.uniform(size=(b, k)),
-        "behaviour_logps": -rng.gamma(2.0, 2.0, (b, k)),
-        "behaviour_token_logps": -rng.gamma(2.0, 2.0, (b, k, R)),
-        "behaviour_values": rng.normal(size=(b, k, R)),
-        "kl_weights": rng.uniform(size=(b, k, R)),
-    }
-    more = np.random.default_rng([seed, 1])  # later columns, so that the batch itself stays what it was
-    columns |= {
-        "generator_logps": -more.gamma(2.0, 2.0, (b, k)),
-        "returns": more.normal(size=(b, k)),
-        "best_returns": more.gamma(1.0, 1.0, (b, k)),
-        "log_density_ratios": more.normal(size=(b, k, R)),
-        **{f"{name}_values": more.normal(size=(b, k, R)) for name in ("action", "state", "next")},
-    }
-    columns["scores"][:, ::-1].sort(-1)  # response 0 is the best
-    batch = Completions(
-        jnp.asarray(rng.integers(2, V, (b, 3))),
-        jnp.ones((b, 3), bool),
-        jnp.asarray(rng.integers(2, V, (b, k, R))),
-        jnp.asarray(np.arange(R) < lengths[..., None]),
-        preferences=jnp.asarray((p + 1 - p.swapaxes(1, 2)) / 2, jnp.float32),
-        columns={n: jnp.asarray(x, KINDS[x.dtype.kind]) for n, x in columns.items()},
-    )
-    check_completions(batch)
-    return batch
-
-
-def _features(params, batch):
-    """Two features of each response that move with the params."""
-    weight = params["logits"][:2].mean(-1)
-    return {"features": jnp.tile(weight[None, None], (*batch.lengths.shape, 2)) * batch.lengths[..., None]}
-
-
-def _algorithm(method, **arguments):
-    bases = {i.base for i in inputs_of(method.loss)}
-    outputs = (
-        1
-        if bases & {"rewards", "values"}
-        else (2 if method.name == "odin" else 4)
-        if "embeddings" in bases
-        else 0
-    )
-    kl = bases & {"forward_kl", "reverse_kl"}
-    objectives = "signs" in bases
-    return scored_table_policy(V, outputs), partial(
-        offline,
-        loss=method.loss,
-        optimizer=SGD,
-        reference="initial" if method.reference or kl else None,
-        loss_state=method.state,
-        features=_features if "features" in bases else None,
-        combine=partial(raco, weights=(0.5, 0.5)) if objectives else None,
-        **arguments,
-    )
-
-
-def _responses(method) -> int:
-    sides = [i.response for i in inputs_of(method.loss)]
-    if any(i.sampled for i in inputs_of(method.loss)):
-        return 4
-    if all(i is None for i in sides):
-        return 3
-    return max(i for i in sides if i is not None) + 1
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
 def test_every_loss_trains_through_the_same_rule(method):
     """Traced with shapes alone: every input is found, and a step gives a state like the one it got."""
-    policy, build = _algorithm(method)
-    algorithm, batch = build(policy), _batch(max(_responses(method), 2))
+    policy, build = algorithm_of(method)
+    algorithm, batch = build(policy), batch_of(max(responses_of(method), 2))
     state = jax.eval_shape(algorithm.init, jax.eval_shape(policy.init, KEY))
     after, metrics = jax.eval_shape(algorithm.step, state, batch, KEY)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
@@ -160,7 +60,7 @@ def test_names_of_self_samples_are_read():
 
 
 def test_statistics_and_heads_come_from_one_pass_and_are_right():
-    policy, batch = _policy(outputs=3), _batch()
+    policy, batch = small_transformer(outputs=3), batch_of()
     params = policy.init(KEY)
     other = policy.init(jax.random.key(1))
     read = jax.jit(policy.quantities, static_argnums=2)
@@ -179,7 +79,7 @@ def test_statistics_and_heads_come_from_one_pass_and_are_right():
 
 
 def test_a_reward_model_learns_through_the_same_rule():
-    policy, batch = _policy(outputs=1), _batch(b=8, seed=1)  # no pair of it is the same response twice
+    policy, batch = small_transformer(outputs=1), batch_of(b=8, seed=1)  # no pair is the same twice
     algorithm = offline(
         policy, loss=losses.bradley_terry, optimizer=partial(optax.adam, 5e-3), reference=None
     )
@@ -198,11 +98,11 @@ def test_a_reward_model_learns_through_the_same_rule():
 
 
 def test_the_wrong_head_is_an_error():
-    policy = _policy(outputs=4)
+    policy = small_transformer(outputs=4)
     algorithm = offline(policy, loss=losses.bradley_terry, optimizer=SGD, reference=None)
     state = algorithm.init(policy.init(KEY))
     with pytest.raises(ValueError, match="head has 4 outputs"):
-        algorithm.evaluate(state, _batch(), KEY)
+        algorithm.evaluate(state, batch_of(), KEY)
 
 
 TABLE = tabular(prompts=3, vocab=5)

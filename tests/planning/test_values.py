@@ -136,11 +136,11 @@ def corridor(rewards, discount=1.0):
 
 
 def test_values_that_have_no_limit_are_named():
-    """Going round costs c: the sum over ways is geometric with ratio exp(-c / temperature)."""
+    """Going round costs c: the sum over paths is geometric with ratio exp(-c / temperature)."""
     check_finite(corridor(-0.1), 0.5)
     check_finite(corridor(0.5, discount=0.9), 0.5)
     check_finite(corridor(0.0))  # hard: nothing to gain by going round
-    with pytest.raises(DivergentValues, match=r"spectral radius of the sum over ways is 1\.221"):
+    with pytest.raises(DivergentValues, match=r"spectral radius of the sum over paths is 1\.221"):
         check_finite(corridor(0.1), 0.5)
     with pytest.raises(DivergentValues, match=r"temperature 0: some loop is worth repeating\. Lower"):
         check_finite(corridor(0.1))

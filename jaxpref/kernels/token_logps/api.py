@@ -14,7 +14,7 @@ from jaxpref.kernels.token_logps.primitive import Call, scores
 from jaxpref.kernels.token_logps.reference import logits_scores, reference_scores
 from jaxpref.kernels.token_logps.rows import ROW_IMPLEMENTATIONS, RowCall, row_scores
 
-__all__ = ["Rows", "check_shapes", "linear_logits", "linear_token_logps", "token_logps"]
+__all__ = ["Rows", "linear_logits", "linear_token_logps", "token_logps"]
 
 Statistics = dict[str, Array]
 
@@ -67,7 +67,7 @@ def linear_token_logps(
     implementation=None,
     block=None,
 ):
-    """`log softmax(cap(hidden @ unembedding.T + bias) / temperature)[targets]` in nats, float32 or wider.
+    """`log softmax(cap(hidden @ unembedding.T + bias) / temperature)[targets]`, float32 or wider.
 
     The logits are float32 whatever the inputs (a sum of 256 bfloat16 log-probs is off by most of a nat), and
     but for the implementations `reference` and `materialized` they never exist all at once. Gradients flow to
@@ -85,33 +85,30 @@ def linear_token_logps(
       implementation: a name from `IMPLEMENTATIONS`; None decides from shapes and machine (`dispatch`).
       block: size of the implementation's blocks; None takes `block_sizes`.
 
-    A target outside `[0, v)` gives NaN, unless `where` is False there; one whose logit is -inf gives -inf.
+    Returns:
+      `[*rows]`, nats, 0 or less (with `statistics`, a pair of that and the dict). A target outside `[0, v)`
+      gives NaN, unless `where` is False there; one whose logit is -inf gives -inf.
 
     Raises:
       ValueError: shapes disagree, or a name is unknown or cannot run here.
+
+    Example:
+      >>> from jaxpref.kernels.token_logps import linear_token_logps
+      >>> hidden, unembedding = jnp.array([[1.0]]), jnp.log(jnp.array([[0.25], [0.75]]))
+      >>> print(linear_token_logps(hidden, unembedding, jnp.array([1])))  # log(0.75)
+      [-0.2877]
     """
-    check_shapes("linear_token_logps", hidden, unembedding, targets)
-    vocab, embed = unembedding.shape
-    if bias is not None and bias.shape != (vocab,):
-        raise ValueError(f"linear_token_logps: bias {bias.shape}; expected one entry a token, ({vocab},)")
+    vocab = _check_operands(hidden, unembedding, targets, bias)
     _check_statistics(statistics, reference is not None)
     if reference is not None:
         _check_reference(reference, targets.shape, vocab)
-    for name, value in (("soft_cap", soft_cap), ("temperature", temperature)):
-        if value is not None and not value > 0:
-            raise ValueError(f"linear_token_logps: {name}={value}; expected a positive number")
-    head = Head(soft_cap, temperature, statistics)
-    kept = Rows(targets, where, vocab)
+    _check_positive(soft_cap=soft_cap, temperature=temperature)
+    head, kept = Head(soft_cap, temperature, statistics), Rows(targets, where, vocab)
     pair = None
     if reference is not None and set(statistics) & set(KL):
         pair = (kept.flat(jax.lax.stop_gradient(reference[0])), jax.lax.stop_gradient(reference[1]))
     x = Operands(kept.flat(hidden), unembedding, kept.targets, bias, pair)
-    if implementation == "reference":
-        return kept.results(reference_scores(head, x), statistics)
-    partition = partition_of(len(kept.targets), vocab, embed)
-    shape = Shape(len(kept.targets) // partition.row_shards, vocab // partition.vocab_shards, embed)
-    plan = plan_for(shape, statistics, implementation=implementation, block=block)
-    return kept.results(scores(Call(head, plan, partition), x), statistics)
+    return kept.results(_scores(head, x, implementation, block), statistics)
 
 
 def token_logps(
@@ -122,11 +119,23 @@ def token_logps(
     statistics: tuple[str, ...] = (),
     implementation: Literal["xla", "pallas_tpu", "pallas_gpu", "reference"] | None = None,
 ):
-    """`log softmax(logits)[targets]` in nats, float32 or wider, of logits that exist already.
+    """`log softmax(logits)[targets]`, float32 or wider, of logits that exist already.
 
     Backward, the gradient takes the place of the logits where XLA may reuse them. `where`, `statistics` (but
-    for KL), out-of-range targets and the form of the result: as `linear_token_logps`, which needs far less
-    memory and is the one to use where the logits come from a matmul.
+    for KL) and out-of-range targets: as `linear_token_logps`, which needs far less memory and is the one to
+    use where the logits come from a matmul.
+
+    Returns:
+      `[*rows]`, nats, 0 or less; with `statistics`, a pair of that and `{name: [*rows]}`.
+
+    Raises:
+      ValueError: shapes disagree, or a name is unknown or cannot run here.
+
+    Example:
+      >>> from jaxpref.kernels.token_logps import token_logps
+      >>> logps, found = token_logps(jnp.zeros((1, 4)), jnp.array([2]), statistics=("entropy",))
+      >>> print(logps, found["entropy"])  # log 4 both times
+      [-1.3863] [1.3863]
     """
     if logits.shape[:-1] != targets.shape:
         raise ValueError(f"token_logps: logits {logits.shape} and targets {targets.shape} do not fit")
@@ -146,8 +155,21 @@ def token_logps(
 def linear_logits(
     hidden: Float[Array, "*rows d"], unembedding: Float[Array, "v d"], *, soft_cap: float | None = None
 ) -> Float[Array, "*rows v"]:
-    """`cap(hidden @ unembedding.T)`, float32 or wider: what `linear_token_logps` takes the softmax of, for
-    those who need all of it (a sampler needs the last position's)."""
+    """`cap(hidden @ unembedding.T)`: what `linear_token_logps` takes the softmax of.
+
+    For those who need all of it, as a sampler does for the last position.
+
+    Args:
+      soft_cap: `cap(x) = soft_cap * tanh(x / soft_cap)`; None is identity.
+
+    Returns:
+      `[*rows, v]`, float32 or wider.
+
+    Example:
+      >>> from jaxpref.kernels.token_logps import linear_logits
+      >>> print(linear_logits(jnp.array([[1.0, 2.0]]), jnp.array([[3.0, 4.0], [0.0, 1.0]])))
+      [[11.0 2.0]]
+    """
     flat = Head(soft_cap).logits(hidden.reshape(-1, hidden.shape[-1]), unembedding)
     return flat.reshape(*hidden.shape[:-1], -1)
 
@@ -159,6 +181,17 @@ def check_shapes(name: str, hidden: Array, unembedding: Array, targets: Array) -
             f"{name}: hidden {hidden.shape}, unembedding {unembedding.shape} and targets {targets.shape} do "
             "not fit; expected [..., d], [v, d] and [...]"
         )
+
+
+def _scores(head: Head, x: Operands, implementation: str | None, block: int | None) -> dict[str, Array]:
+    """By the implementation that is asked for, or one that fits the machine."""
+    if implementation == "reference":
+        return reference_scores(head, x)
+    rows, (vocab, embed) = len(x.targets), x.weight.shape
+    partition = partition_of(rows, vocab, embed)
+    shape = Shape(rows // partition.row_shards, vocab // partition.vocab_shards, embed)
+    plan = plan_for(shape, head.statistics, implementation=implementation, block=block)
+    return scores(Call(head, plan, partition), x)
 
 
 class Rows:
@@ -191,6 +224,21 @@ class Rows:
 
         logps = result("logps")
         return (logps, {name: result(name) for name in statistics}) if statistics else logps
+
+
+def _check_operands(hidden: Array, unembedding: Array, targets: Array, bias: Array | None) -> int:
+    """The size of the vocabulary."""
+    check_shapes("linear_token_logps", hidden, unembedding, targets)
+    vocab = unembedding.shape[0]
+    if bias is not None and bias.shape != (vocab,):
+        raise ValueError(f"linear_token_logps: bias {bias.shape}; expected one entry a token, ({vocab},)")
+    return vocab
+
+
+def _check_positive(**given: float | None) -> None:
+    for name, value in given.items():
+        if value is not None and not value > 0:
+            raise ValueError(f"linear_token_logps: {name}={value}; expected a positive number")
 
 
 def _check_statistics(statistics: tuple[str, ...], has_reference: bool) -> None:

@@ -52,7 +52,18 @@ BLOCKS = {
 
 
 def blocks_for(machine: Machine, *, rows: int, vocab: int) -> Blocks:
-    """The table's entry, made equal in size and small enough that one tile of logits fits `TILE_BYTES`."""
+    """The table's entry, made equal in size and small enough that one tile of logits fits `TILE_BYTES`.
+
+    Returns:
+      Block sizes: columns of the vocabulary, and tokens.
+
+    Example:
+      >>> from jaxpref.kernels.machines import CPU
+      >>> from jaxpref.kernels.token_logps.block_sizes import blocks_for
+      >>> blocks = blocks_for(CPU, rows=8, vocab=4096)  # 4,096 columns in two blocks of 2,048
+      >>> print(blocks.vocab, blocks.tokens)
+      2048 8
+    """
     entry = BLOCKS.get(machine.kind) or BLOCKS.get(machine.platform) or BLOCKS["other"]
     columns = max(min(entry.vocab, TILE_BYTES // (4 * rows)), _LANES)
     tokens = max(min(entry.tokens, TILE_BYTES // (4 * vocab)), 1)
@@ -60,8 +71,19 @@ def blocks_for(machine: Machine, *, rows: int, vocab: int) -> Blocks:
 
 
 def balanced(total: int, block: int, *, multiple: int = _LANES) -> int:
-    """As many blocks as `block` gives, but of nearly equal size: 50,257 in blocks of 4,096 leaves no small
-    tail (13 of 3,968, the last 2,641)."""
+    """A block size that gives as many blocks as `block`, but of nearly equal size.
+
+    Args:
+      multiple: the size is a multiple of it, or `total`.
+
+    Returns:
+      The size, at most `total`.
+
+    Example:
+      >>> from jaxpref.kernels.token_logps.block_sizes import balanced
+      >>> print(balanced(50_257, 4096))  # 13 blocks, as with 4,096, and no small tail: the last has 2,641
+      3968
+    """
     if block >= total:
         return total
     even = math.ceil(total / math.ceil(total / block))
@@ -82,8 +104,8 @@ class Tiles:
 
 
 # Weights are read once for every block of rows: with 1,024 rows in bfloat16, in 0.24 (v5e), 0.16 (v5p) and
-# 0.55 (v6e) of the time that the products take. States up to 4,096 wide stay on chip while the vocabulary
-# goes by. Chosen by arithmetic and compiles, not measured on a chip. States of at most `_NARROW` get twice
+# 0.55 (v6e) of the time that the products take. States up to 4,096 wide stay on chip for all blocks of the
+# vocabulary. Chosen by arithmetic and compiles, not measured on a chip. States of at most `_NARROW` get twice
 # the columns, since their products hide less of the work on the carry: libtpu's schedule has a sixth fewer
 # instructions a column on v6e, 5 % fewer on v5e (width 896).
 TPU_TILES = {
@@ -114,8 +136,24 @@ def _vmem(tiles: Tiles, sizes: tuple[int, int]) -> int:
 def tpu_tiles(
     machine: Machine, *, rows: int, vocab: int, width: int, sizes: tuple[int, int], block: int = 0
 ) -> Tiles:
-    """The table's entry cut to these shapes and, where operands are wide, to its VMEM. `block`: columns that
-    the user asked for, rounded up to whole lanes; they are kept while anything else can shrink."""
+    """The table's entry cut to these shapes and, where operands are wide, to its VMEM.
+
+    Args:
+      sizes: bytes of an entry of the states and of the weights.
+      block: columns that the user asked for, rounded up to whole lanes; they are kept while anything else can
+        shrink. 0: none asked for.
+
+    Returns:
+      Tiles of the fused kernel.
+
+    Example:
+      >>> from jaxpref.kernels.machines import MACHINES
+      >>> from jaxpref.kernels.token_logps.block_sizes import tpu_tiles
+      >>> machine, shape = MACHINES["TPU v5 lite"], {"rows": 512, "vocab": 32_768, "width": 2048}
+      >>> tiles = tpu_tiles(machine, **shape, sizes=(2, 2), block=300)  # columns: 3 x 128
+      >>> print(tiles.rows, tiles.vocab, tiles.width)
+      512 384 2048
+    """
     entry = TPU_TILES.get(machine.kind) or TPU_TILES["tpu"]
     if width <= _NARROW:
         entry = dataclasses.replace(entry, vocab=2 * entry.vocab)

@@ -1,4 +1,4 @@
-"""Which implementation runs: decided from shapes and the machine while tracing, said once, or forced."""
+"""Which implementation runs: decided from shapes and the machine while tracing and logged once, or forced."""
 
 import dataclasses
 import functools
@@ -37,7 +37,7 @@ class Shape:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One way through: a fold, and the gradient that goes with it."""
+    """One implementation: a fold, and the gradient that goes with it."""
 
     name: str
     fold: Callable
@@ -141,8 +141,21 @@ def plan_for(
 ) -> Plan:
     """Steps for this shape on the machine in context.
 
+    Args:
+      implementation: a name from `IMPLEMENTATIONS` but `reference`, for both steps; None decides.
+      block: size of the blocks; None takes `block_sizes`.
+
+    Returns:
+      The step where no gradient is wanted, and the one where one is.
+
     Raises:
       ValueError: no implementation of that name, or it cannot run here or give these statistics.
+
+    Example:
+      >>> from jaxpref.kernels.token_logps.dispatch import Shape, plan_for
+      >>> plan = plan_for(Shape(rows=8, vocab=100, embed=16), implementation="vocab_scan", block=50)
+      >>> print(plan.training.name, plan.training.fold_block, plan.training.reason)
+      vocab_scan 50 asked for
     """
     machine = current_machine()
     if implementation is not None:

@@ -39,7 +39,16 @@ LOWEST = -1e30
 
 
 def start(rows: int, statistics: tuple[str, ...], dtype: jnp.dtype) -> Carry:
-    """A fold over nothing. Sums are relative to `top`, the largest logit so far."""
+    """The carry of a fold over nothing. Sums are relative to `top`, the largest logit so far.
+
+    Returns:
+      `[rows, 1]` arrays by name: `top` of `LOWEST`, and sums of 0.
+
+    Example:
+      >>> from jaxpref.kernels.token_logps import fold
+      >>> print(sorted(fold.start(2, ("entropy",), jnp.float32)))
+      ['entropy', 'target', 'top', 'total']
+    """
     zero, lowest = jnp.zeros((rows, 1), dtype), jnp.full((rows, 1), LOWEST, dtype)
     carry = {"top": lowest, "total": zero, "target": zero}
     for name in ("entropy", "log_sum_p2", "reverse_kl", "forward_kl"):
@@ -51,7 +60,18 @@ def start(rows: int, statistics: tuple[str, ...], dtype: jnp.dtype) -> Carry:
 
 
 def rebased(carry: Carry, top: Array, reference_top: Array | None = None) -> Carry:
-    """The same sums relative to other tops."""
+    """The same sums relative to other tops.
+
+    Returns:
+      The new carry.
+
+    Example:
+      >>> from jaxpref.kernels.token_logps import fold
+      >>> logits = jnp.log(jnp.array([[1.0, 3.0]]))
+      >>> carry = fold.add(fold.start(1, (), logits.dtype), logits, logits[:, 1:])
+      >>> print(fold.rebased(carry, jnp.zeros((1, 1)))["total"])  # 1 + 3
+      [[4.0]]
+    """
     shift = carry["top"] - top
     scale = jnp.exp(shift)
     moved = {"top": top, "total": carry["total"] * scale, "target": carry["target"]}
@@ -90,7 +110,21 @@ def add(
     picked: Float[Array, "n 1"],
     reference_logits: Float[Array, "n c"] | None = None,
 ) -> Carry:
-    """The fold with one more block. `picked`: the target's logit where it is in this block, else 0."""
+    """The fold with one more block of logits.
+
+    Args:
+      picked: the target's logit where it is in this block, else 0.
+
+    Returns:
+      The new carry.
+
+    Example:
+      >>> from jaxpref.kernels.token_logps import fold
+      >>> logits = jnp.log(jnp.array([[1.0, 3.0]]))
+      >>> carry = fold.add(fold.start(1, (), logits.dtype), logits, logits[:, 1:])
+      >>> print(carry["top"], carry["total"])  # log 3, and (1 + 3) / 3
+      [[1.0986]] [[1.3333]]
+    """
     top = jnp.maximum(carry["top"], jnp.max(logits, axis=1, keepdims=True))
     reference_top = None
     if reference_logits is not None:
@@ -117,7 +151,19 @@ def add(
 
 
 def merge_devices(carry: Carry, axis_name: str) -> Carry:
-    """The fold over the whole vocabulary from those over its parts, one on each device of a mesh axis."""
+    """The fold over the whole vocabulary from those over its parts, one on each device of a mesh axis.
+
+    Returns:
+      The same carry on each device.
+
+    Example:
+      >>> from jaxpref.kernels.token_logps import fold
+      >>> one = lambda logits: fold.add(fold.start(1, (), logits.dtype), logits, jnp.zeros((1, 1)))
+      >>> merged = lambda logits: fold.finish(fold.merge_devices(one(logits), "tensor"))["logsumexp"]
+      >>> parts = jnp.log(jnp.array([[[1.0]], [[3.0]]]))  # `vmap` stands in for two devices; log 4 on both
+      >>> print(jax.vmap(merged, axis_name="tensor")(parts).ravel())
+      [1.3863 1.3863]
+    """
     reference_top = None
     if "reference_top" in carry:
         reference_top = jax.lax.pmax(carry["reference_top"], axis_name)
@@ -127,7 +173,18 @@ def merge_devices(carry: Carry, axis_name: str) -> Carry:
 
 
 def finish(carry: Carry) -> dict[str, Array]:
-    """`logps`, `logsumexp` and whatever else the fold was started with, each `[n, 1]`."""
+    """Log-probs and statistics at the end of a fold.
+
+    Returns:
+      `logps`, `logsumexp`, `top1` and whatever else the fold was started with, each `[n, 1]` (`STATISTICS`).
+
+    Example:
+      >>> from jaxpref.kernels.token_logps import fold
+      >>> logits = jnp.log(jnp.array([[1.0, 3.0]]))
+      >>> found = fold.finish(fold.add(fold.start(1, (), logits.dtype), logits, logits[:, 1:]))
+      >>> print(jnp.exp(found["logps"]), jnp.exp(found["logsumexp"]), found["top1"])
+      [[0.7500]] [[4.0000]] [[ True]]
+    """
     total, log_total = carry["total"], jnp.log(carry["total"])
     found = {
         # Not target - logsumexp: for large logits that would round twice at their size.
@@ -159,7 +216,21 @@ def logits_gradient(
 ) -> Float[Array, "n c"]:
     """Gradient with respect to a block of logits, from what `finish` found and the `[n, 1]` gradients of it.
 
-    The reference's logits are constants. Rows whose upstream gradients are 0 get exactly 0.
+    The reference's logits are constants.
+
+    Args:
+      hits: True at the target's column.
+
+    Returns:
+      `[n, c]`. Rows whose upstream gradients are 0 get exactly 0.
+
+    Example:
+      >>> from jaxpref.kernels.token_logps import fold
+      >>> logits = jnp.log(jnp.array([[1.0, 3.0]]))
+      >>> found = fold.finish(fold.add(fold.start(1, (), logits.dtype), logits, logits[:, 1:]))
+      >>> hits, upstream = jnp.array([[False, True]]), {"logps": jnp.ones((1, 1))}
+      >>> print(fold.logits_gradient(found, upstream, logits, hits))  # (0, 1) - (1/4, 3/4)
+      [[-0.2500 0.2500]]
     """
     log_p = logits - found["logsumexp"]
     p = jnp.exp(log_p)

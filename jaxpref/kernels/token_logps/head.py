@@ -23,7 +23,7 @@ class Operands(NamedTuple):
     reference: tuple[Float[Array, "n e"], Float[Array, "v e"]] | None = None
 
 
-# Of "hidden", "weight" and "bias": only those that somebody asks for, so a frozen head costs no product.
+# Of "hidden", "weight" and "bias": only those that are asked for, so a frozen head costs no product.
 Gradients = dict[str, Array]
 
 
@@ -65,6 +65,14 @@ def products(hidden: Float[Array, "n d"], weight: Float[Array, "c d"]) -> Float[
 
     float32 inputs are multiplied as float32: the default of TPUs and GPUs would round them first. Narrower
     ones are exact as they are, whatever precision the user made the default (Mosaic refuses more).
+
+    Returns:
+      `[n, c]`, float32 or wider.
+
+    Example:
+      >>> from jaxpref.kernels.token_logps.head import products
+      >>> print(products(jnp.array([[1.0, 2.0]], jnp.bfloat16), jnp.array([[3.0, 4.0]])))
+      [[11.0]]
     """
     exact = jax.lax.Precision.HIGHEST if hidden.dtype == jnp.float32 else jax.lax.Precision.DEFAULT
     return jax.lax.dot_general(
@@ -77,13 +85,32 @@ def products(hidden: Float[Array, "n d"], weight: Float[Array, "c d"]) -> Float[
 
 
 def part(x: Array, begin: Array | int, size: int) -> Array:
-    """`size` entries of axis 0 from `begin` on; the array itself where that is all of it."""
+    """`size` entries of axis 0 from `begin` on.
+
+    Returns:
+      The slice; the array itself where that is all of it.
+
+    Example:
+      >>> from jaxpref.kernels.token_logps.head import part
+      >>> print(part(jnp.arange(5), 1, 2))
+      [1 2]
+    """
     return x if x.shape[0] == size else jax.lax.dynamic_slice_in_dim(x, begin, size)
 
 
 def over_blocks(total: int, block: int, body: Callable[[T, Array | int, int], T], carry: T) -> T:
-    """`body(carry, begin, size)` over consecutive blocks; the last, smaller one is a program of its own, so
-    nothing is ever padded or masked."""
+    """`body(carry, begin, size)` over consecutive blocks.
+
+    The last, smaller one is a program of its own, so nothing is ever padded or masked.
+
+    Returns:
+      The last carry.
+
+    Example:
+      >>> from jaxpref.kernels.token_logps.head import over_blocks
+      >>> print(int(over_blocks(10, 4, lambda carry, begin, size: carry + size**2, 0)))  # 16 + 16 + 4
+      36
+    """
     full, tail = divmod(total, block)
     if full == 1:
         carry = body(carry, 0, block)
@@ -93,12 +120,31 @@ def over_blocks(total: int, block: int, body: Callable[[T, Array | int, int], T]
 
 
 def pick(logits: Float[Array, "n c"], targets: Int[Array, " n"]) -> Float[Array, "n 1"]:
-    """The target's logit where it lies in this block, 0 elsewhere; `targets` count from the block's start."""
+    """The target's logit where it lies in this block, 0 elsewhere; `targets` count from the block's start.
+
+    Returns:
+      `[n, 1]`.
+
+    Example:
+      >>> from jaxpref.kernels.token_logps.head import pick
+      >>> logits = jnp.array([[5.0, 6.0], [7.0, 8.0]])
+      >>> print(pick(logits, jnp.array([1, 2])).ravel())  # the second target lies beyond the block
+      [6.0 0.0]
+    """
     inside = (targets >= 0) & (targets < logits.shape[1])
     picked = jnp.take_along_axis(logits, targets[:, None], 1, mode="clip")
     return jnp.where(inside[:, None], picked, 0)
 
 
 def hits(targets: Int[Array, " n"], size: int) -> Array:
-    """True at the target's column, `[n, size]`."""
+    """Where the targets are; one outside of `[0, size)` is nowhere.
+
+    Returns:
+      `[n, size]`, True at the target's column.
+
+    Example:
+      >>> from jaxpref.kernels.token_logps.head import hits
+      >>> print(hits(jnp.array([1, 3]), 3).astype(int).tolist())
+      [[0, 1, 0], [0, 0, 0]]
+    """
     return jnp.arange(size, dtype=targets.dtype)[None] == targets[:, None]

@@ -46,7 +46,7 @@ def linear_summed_loss(
     soft_cap: float | None = None,
     examples: int | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, "b k r"]]:
-    """(sum of `loss` over examples, log-probs of tokens): `linear_token_logps` and then `loss`, exactly.
+    """The sum of `loss` over examples, and log-probs: `linear_token_logps` and then `loss`, exactly.
 
     Args:
       loss: `(token_logps [c, k, r], data of those c examples) -> sum of their losses`; an example's loss may
@@ -56,7 +56,20 @@ def linear_summed_loss(
       examples: how many are done at a time, so `examples k r` rows of logits exist at once; None takes about
         as many rows as `block_sizes` has for tokens.
 
-    The log-probs returned are for metrics: no gradient flows through them.
+    Returns:
+      The sum, and the log-probs `[b, k, r]` in nats, for metrics: no gradient flows through them.
+
+    Raises:
+      ValueError: shapes disagree, or `data` is differentiated.
+
+    Example:
+      >>> from jaxpref.kernels.token_logps import linear_summed_loss
+      >>> loss = lambda logps, weights: -(weights * logps.sum((1, 2))).sum()
+      >>> hidden, unembedding = jnp.ones((1, 1, 1, 1)), jnp.log(jnp.array([[0.25], [0.75]]))
+      >>> targets, weights, where = jnp.array([[[1]]]), jnp.array([2.0]), jnp.ones((1, 1, 1), bool)
+      >>> total, logps = linear_summed_loss(loss, hidden, unembedding, targets, weights, where=where)
+      >>> print(float(total), logps.ravel())  # -2 log(0.75), log(0.75)
+      0.5754 [-0.2877]
     """
     if targets.ndim != 3:
         raise ValueError(f"linear_summed_loss: targets {targets.shape}; expected [b, k, r]")

@@ -2,7 +2,7 @@
 
 XLA reads logits twice, for the maximum and for the sum. Here a warpgroup reads its row once, in the widest
 loads that the row's alignment allows, with several in flight per thread. Every lane of every thread folds
-what it reads itself, with its own maximum, so that threads meet once per row instead of once per block.
+what it reads itself, with its own maximum, so that threads synchronise once per row, not once per block.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from jaxpref.kernels.token_logps import fold
 from jaxpref.kernels.token_logps.head import Head, Operands, pick
 from jaxpref.kernels.token_logps.xla import token_scan_fold
 
-__all__ = ["check_device", "interpret_params", "interpreted", "pallas_gpu_fold", "row_fold"]
+__all__ = ["interpreted", "pallas_gpu_fold", "row_fold"]
 
 _THREADS = 128  # of a warpgroup
 _LOAD_BYTES = 16  # widest load of one thread
@@ -37,8 +37,24 @@ _interpret: Any = None
 
 @contextlib.contextmanager
 def interpreted(**options: Any) -> Iterator[None]:
-    """Kernels traced inside run on any platform, in Pallas' interpreter of GPUs (jax 0.11.2 and later) with
-    these options."""
+    """Kernels traced inside run on any platform, in Pallas' interpreter of GPUs (jax 0.11.2 and later).
+
+    Args:
+      options: of `plgpu.InterpretGPUParams`.
+
+    Returns:
+      A context.
+
+    Example:
+      >>> import contextlib
+      >>> from jax.experimental.pallas import mosaic_gpu
+      >>> from jaxpref.kernels.token_logps import pallas_gpu, token_logps
+      >>> able = hasattr(mosaic_gpu, "InterpretGPUParams")  # jax 0.11.2 and later
+      >>> with pallas_gpu.interpreted() if able else contextlib.nullcontext():
+      ...     kernel = "pallas_gpu" if able else "xla"
+      ...     print(token_logps(jnp.zeros((1, 256)), jnp.array([3]), implementation=kernel))  # -log 256
+      [-5.5452]
+    """
     global _interpret
     before, _interpret = _interpret, plgpu.InterpretGPUParams(**options)  # pyright: ignore[reportAttributeAccessIssue]
     try:
@@ -53,9 +69,10 @@ def interpret_params() -> Any:
 
 
 def check_device(name: str, *, exactly: int | None = None) -> None:
-    """
+    """Checks that the device compiled for can run these kernels, or that they are interpreted.
+
     Raises:
-      ValueError: the device that is compiled for is no GPU of compute capability 9 or later (or `exactly`).
+      ValueError: it is no GPU of compute capability 9 or later (or `exactly`).
     """
     machine = current_machine()
     able = machine.capability == exactly if exactly else machine.capability >= 9
@@ -73,10 +90,29 @@ def row_fold(
     *,
     in_flight: int = IN_FLIGHT,
 ) -> fold.Carry:
-    """The fold over rows of logits, in float32; nothing is padded or copied. A target outside `[0, v)` adds
-    nothing. `in_flight`: bytes that one thread loads at a time.
+    """The fold over rows of logits, in float32; nothing is padded or copied.
 
     Rows of fewer than 128 logits, which would leave threads idle, and float64 logits are folded by XLA.
+
+    Args:
+      targets: one outside `[0, v)` adds nothing.
+      in_flight: bytes that one thread loads at a time.
+
+    Returns:
+      The carry, `[n, 1]` each.
+
+    Raises:
+      ValueError: the device compiled for is no GPU of compute capability 9 or later.
+
+    Example:
+      >>> from jax.sharding import AbstractDevice, AbstractMesh, AxisType, use_abstract_mesh
+      >>> from jaxpref.kernels.token_logps.pallas_gpu import row_fold
+      >>> device, shapes = AbstractDevice("NVIDIA H200", 132, "gpu"), ((2, 512), (2,))
+      >>> logits, targets = map(jax.ShapeDtypeStruct, shapes, (jnp.bfloat16, jnp.int32))
+      >>> with use_abstract_mesh(AbstractMesh((1,), ("x",), (AxisType.Auto,), abstract_device=device)):
+      ...     carry = jax.eval_shape(partial(row_fold, ("entropy",)), logits, targets)
+      >>> print({name: (x.shape, str(x.dtype)) for name, x in carry.items() if name == "entropy"})
+      {'entropy': ((2, 1), 'float32')}
     """
     check_device("pallas_gpu")
     rows, vocab = logits.shape
@@ -159,7 +195,24 @@ def _add(carry: fold.Carry, blocks: list[Array]) -> fold.Carry:
 
 
 def pallas_gpu_fold(head: Head, x: Operands, block: int) -> tuple[fold.Carry, None]:
-    """Blocks of `block` tokens: XLA's product, a float32 tile of logits, and one read of it by `row_fold`."""
+    """Blocks of `block` tokens: XLA's product, a float32 tile of logits, and one read of it by `row_fold`.
+
+    Returns:
+      The carry, `[n, 1]` each, and None: no logits are kept.
+
+    Raises:
+      ValueError: the device compiled for is no GPU of compute capability 9 or later.
+
+    Example:
+      >>> import contextlib
+      >>> from jax.experimental.pallas import mosaic_gpu
+      >>> from jaxpref.kernels.token_logps import linear_token_logps, pallas_gpu
+      >>> able = hasattr(mosaic_gpu, "InterpretGPUParams")  # jax 0.11.2 and later
+      >>> x, kernel = jnp.zeros((256, 2)), "pallas_gpu" if able else "vocab_scan"
+      >>> with pallas_gpu.interpreted() if able else contextlib.nullcontext():
+      ...     print(linear_token_logps(x[:1], x, jnp.array([3]), implementation=kernel))  # -log 256
+      [-5.5452]
+    """
     check_device("pallas_gpu")
 
     def fold_rows(head: Head, x: Operands) -> fold.Carry:

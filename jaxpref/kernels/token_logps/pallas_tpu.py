@@ -1,9 +1,9 @@
 """TPU kernels: the fold over the vocabulary with logits that only ever exist in on-chip memory.
 
 Both kernels walk a grid (blocks of rows, blocks of the vocabulary[, blocks of the width]). The carry of a
-block of rows is the kernel's output: its block index does not move while the vocabulary goes by, so it stays
-on chip and is written once. Nothing is padded: a tile that hangs over the end of an array holds garbage there
-(NaN, in the worst case), which `where` replaces before anything is summed over it.
+block of rows is the kernel's output: its block index is the same for all blocks of the vocabulary, so it
+stays on chip and is written once. Nothing is padded: a tile that hangs over the end of an array holds
+garbage there (NaN, in the worst case), which `where` replaces before anything is summed over it.
 """
 
 import contextlib
@@ -38,7 +38,18 @@ _interpret: Any = False
 def interpreted(how: Any = True) -> Iterator[None]:
     """Kernels traced inside run on any platform, in Pallas' interpreter: for tests.
 
-    `how`: True, or `pltpu.InterpretParams(...)`, which can poison memory that was never written.
+    Args:
+      how: True, or `pltpu.InterpretParams(...)`, which can poison memory that was never written.
+
+    Returns:
+      A context.
+
+    Example:
+      >>> from jaxpref.kernels.token_logps import token_logps
+      >>> from jaxpref.kernels.token_logps.pallas_tpu import interpreted
+      >>> with interpreted():
+      ...     print(token_logps(jnp.zeros((1, 4)), jnp.array([2]), implementation="pallas_tpu"))  # -log 4
+      [-1.3863]
     """
     global _interpret
     before, _interpret = _interpret, how
@@ -137,6 +148,21 @@ def pallas_tpu_fold(head: Head, x: Operands, block: int) -> tuple[fold.Carry, No
     `block` columns a tile, rounded up to 128; 0 takes `block_sizes.TPU_TILES`. Targets may lie outside
     `[0, v)`. bfloat16 operands are multiplied as such, float32 ones as float32; float32 weights beside
     bfloat16 states are rounded tile by tile.
+
+    Returns:
+      The carry, `[n, 1]` each, and None: no logits are kept.
+
+    Raises:
+      ValueError: not on a TPU, or operands of another dtype than bfloat16 and float32.
+
+    Example:
+      >>> from jaxpref.kernels.token_logps import fold, pallas_tpu
+      >>> from jaxpref.kernels.token_logps.head import Head, Operands
+      >>> x = Operands(jnp.ones((1, 1)), jnp.log(jnp.array([[0.25], [0.75]])), jnp.array([1]))
+      >>> with pallas_tpu.interpreted():
+      ...     carry, _ = pallas_tpu.pallas_tpu_fold(Head(), x, 0)
+      >>> print(jnp.exp(fold.finish(carry)["logps"]))
+      [[0.7500]]
     """
     (rows, width), vocab = x.hidden.shape, x.weight.shape[0]
     for name, dtype in (("hidden", x.hidden.dtype), ("weight", x.weight.dtype)):
@@ -188,7 +214,21 @@ def _row_kernel(statistics: tuple[str, ...], vocab: int, targets, logits, carry)
 def row_fold(
     statistics: tuple[str, ...], logits: Float[Array, "n v"], targets: Int[Array, " n"]
 ) -> fold.Carry:
-    """Carry of logits that exist already, which are read once. Targets may lie outside `[0, v)`."""
+    """Carry of logits that exist already, which are read once. Targets may lie outside `[0, v)`.
+
+    Returns:
+      The carry, `[n, 1]` each.
+
+    Raises:
+      ValueError: not on a TPU, or float64 logits.
+
+    Example:
+      >>> from jaxpref.kernels.token_logps import fold, pallas_tpu
+      >>> with pallas_tpu.interpreted():
+      ...     carry = pallas_tpu.row_fold((), jnp.log(jnp.array([[1.0, 3.0]])), jnp.array([1]))
+      >>> print(jnp.exp(fold.finish(carry)["logps"]))
+      [[0.7500]]
+    """
     rows, vocab = logits.shape
     if logits.dtype.itemsize > 4:
         raise ValueError(f"pallas_tpu computes in float32, too little for {logits.dtype}; use xla")

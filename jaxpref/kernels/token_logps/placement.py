@@ -12,8 +12,21 @@ __all__ = ["gathered", "gradient_specs", "local_targets", "operand_specs", "summ
 
 
 def gathered(x: Operands, partition: Partition) -> Operands:
-    """Weights in the dtype they are multiplied in, where they are about to travel between devices: they
-    are gathered once, before any loop."""
+    """Weights in the dtype they are multiplied in, where they are about to travel between devices.
+
+    They are gathered once, before any loop.
+
+    Returns:
+      The operands; the same ones where no axis splits rows.
+
+    Example:
+      >>> from jaxpref.kernels.partition import Partition
+      >>> from jaxpref.kernels.token_logps.head import Operands
+      >>> from jaxpref.kernels.token_logps.placement import gathered
+      >>> x = Operands(jnp.ones((2, 1), jnp.bfloat16), jnp.ones((3, 1)), jnp.array([0, 1]))
+      >>> print(gathered(x, Partition()).weight.dtype, gathered(x, Partition(rows=("data",))).weight.dtype)
+      float32 bfloat16
+    """
     if not partition.rows:
         return x
     reference = x.reference
@@ -23,7 +36,21 @@ def gathered(x: Operands, partition: Partition) -> Operands:
 
 
 def operand_specs(x: Operands, partition: Partition) -> Operands:
-    """Rows split, the vocabulary split, widths whole."""
+    """How operands enter a kernel: rows split, the vocabulary split, widths whole.
+
+    Returns:
+      A `PartitionSpec` for each operand that there is.
+
+    Example:
+      >>> from jax.sharding import PartitionSpec as P
+      >>> from jaxpref.kernels.partition import Partition
+      >>> from jaxpref.kernels.token_logps.head import Operands
+      >>> from jaxpref.kernels.token_logps.placement import operand_specs
+      >>> x = Operands(jnp.ones((2, 1)), jnp.ones((4, 1)), jnp.array([0, 1]))
+      >>> specs = operand_specs(x, Partition(rows=("data",), vocab="tensor"))
+      >>> print(specs.weight == P("tensor"), specs.hidden == P(("data",)), specs.bias)
+      True True None
+    """
     by_row, by_word = partition.by_row, partition.by_word
     specs: list[Any] = [by_row, by_word, by_row, None, None]
     if x.bias is not None:
@@ -34,7 +61,20 @@ def operand_specs(x: Operands, partition: Partition) -> Operands:
 
 
 def local_targets(x: Operands, partition: Partition) -> Operands:
-    """Targets counted from the start of this device's part of the vocabulary."""
+    """Targets counted from the start of this device's part of the vocabulary.
+
+    Returns:
+      The operands; the same ones where no axis splits the vocabulary.
+
+    Example:
+      >>> from jaxpref.kernels.partition import Partition
+      >>> from jaxpref.kernels.token_logps.head import Operands
+      >>> from jaxpref.kernels.token_logps.placement import local_targets
+      >>> x = lambda weight: Operands(jnp.ones((1, 1)), weight, jnp.array([4]))
+      >>> here = lambda weight: local_targets(x(weight), Partition(vocab="tensor")).targets
+      >>> print(jax.vmap(here, axis_name="tensor")(jnp.ones((2, 3, 1))).ravel())  # two devices of 3 tokens
+      [4 1]
+    """
     if partition.vocab is None:
         return x
     begin = jax.lax.axis_index(partition.vocab) * x.weight.shape[0]
@@ -42,7 +82,19 @@ def local_targets(x: Operands, partition: Partition) -> Operands:
 
 
 def gradient_specs(partition: Partition, wanted: tuple[str, ...]) -> dict[str, Any]:
-    """How `summed_over_devices` leaves them."""
+    """How `summed_over_devices` leaves the gradients.
+
+    Returns:
+      A `PartitionSpec` for each of `wanted`.
+
+    Example:
+      >>> from jax.sharding import PartitionSpec as P
+      >>> from jaxpref.kernels.partition import Partition
+      >>> from jaxpref.kernels.token_logps.placement import gradient_specs
+      >>> specs = gradient_specs(Partition(rows=("fsdp",), vocab="tensor", embed="fsdp"), ("weight",))
+      >>> print(specs == {"weight": P("tensor", "fsdp")})
+      True
+    """
     specs = {
         "hidden": partition.by_row,
         "weight": P(partition.vocab, partition.embed),
@@ -52,7 +104,18 @@ def gradient_specs(partition: Partition, wanted: tuple[str, ...]) -> dict[str, A
 
 
 def summed_over_devices(gradients: Gradients, partition: Partition) -> Gradients:
-    """Each device's part of the sums: of hidden states over the vocabulary's parts, of the rest over rows."""
+    """Each device's part of the sums: of hidden states over the vocabulary's parts, of the rest over rows.
+
+    Returns:
+      The gradients, with the columns of weights that this device stores.
+
+    Example:
+      >>> from jaxpref.kernels.partition import Partition
+      >>> from jaxpref.kernels.token_logps.placement import summed_over_devices
+      >>> total = lambda bias: summed_over_devices({"bias": bias}, Partition(rows=("data",)))["bias"]
+      >>> print(jax.vmap(total, axis_name="data")(jnp.array([[1.0], [2.0]])).ravel())  # on two devices
+      [3.0 3.0]
+    """
     out = dict(gradients)
     if "hidden" in out and partition.vocab:
         out["hidden"] = jax.lax.psum(out["hidden"], partition.vocab)

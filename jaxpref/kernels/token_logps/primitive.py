@@ -22,7 +22,7 @@ from jaxpref.kernels.token_logps.placement import (
     summed_over_devices,
 )
 
-__all__ = ["Call", "Static", "cotangents", "given_upstream", "is_primal", "scores", "values_and_wanted"]
+__all__ = ["Call", "Static", "scores"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Call:
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Static:
-    """Which gradients are wanted, and in which dtypes: among residuals."""
+    """Which gradients are wanted, and in which dtypes; kept among the residuals."""
 
     wanted: tuple[str, ...]
     dtypes: tuple[jnp.dtype, ...]
@@ -86,7 +86,21 @@ def _backward(
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def scores(call: Call, x: Operands) -> dict[str, Array]:
-    """`logps` and the statistics of `call.head`, each `[n, 1]`."""
+    """Log-probs and the statistics of `call.head`, differentiable in hidden states, weights and bias.
+
+    Returns:
+      `logps` in nats and each statistic by name, `[n, 1]`.
+
+    Example:
+      >>> from jaxpref.kernels.partition import Partition
+      >>> from jaxpref.kernels.token_logps.dispatch import Shape, plan_for
+      >>> from jaxpref.kernels.token_logps.head import Head, Operands
+      >>> from jaxpref.kernels.token_logps.primitive import Call, scores
+      >>> x = Operands(jnp.ones((1, 1)), jnp.log(jnp.array([[0.25], [0.75]])), jnp.array([1]))
+      >>> call = Call(Head(), plan_for(Shape(rows=1, vocab=2, embed=1)), Partition())
+      >>> print(jnp.exp(scores(call, x)["logps"]))
+      [[0.7500]]
+    """
     call.plan.announce(call.plan.scoring)
     return _forward(call, call.plan.scoring, x)[0]
 

@@ -10,7 +10,18 @@ __all__ = ["reference_scores"]
 
 
 def reference_scores(head: Head, x: Operands) -> dict[str, Array]:
-    """`logps` and the statistics of `head`, each `[n, 1]`, through full `[n, v]` arrays."""
+    """Log-probs and the statistics of `head`, through full `[n, v]` arrays.
+
+    Returns:
+      `logps` in nats and each statistic by name, `[n, 1]`.
+
+    Example:
+      >>> from jaxpref.kernels.token_logps.head import Head, Operands
+      >>> from jaxpref.kernels.token_logps.reference import reference_scores
+      >>> x = Operands(jnp.ones((1, 1)), jnp.log(jnp.array([[0.25], [0.75]])), jnp.array([1]))
+      >>> print(jnp.exp(reference_scores(Head(), x)["logps"]))
+      [[0.7500]]
+    """
     logits = head.logits(x.hidden, x.weight, x.bias)
     return logits_scores(head.statistics, logits, x.targets, _reference_logits(head, x))
 

@@ -1,4 +1,4 @@
-"""Log-probs from logits that exist already: one pass forward, the gradient written over them backward."""
+"""Log-probs from logits that exist already: one pass forward; backward, the gradient takes their place."""
 
 import dataclasses
 from collections.abc import Callable
@@ -70,7 +70,17 @@ def _choice() -> str:
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def row_scores(call: RowCall, logits: Array, targets: Array) -> dict[str, Array]:
-    """`logps` and the statistics of `call`, each `[n, 1]`, of `[n, v]` logits."""
+    """Log-probs and the statistics of `call`, of `[n, v]` logits; differentiable in them.
+
+    Returns:
+      `logps` in nats and each statistic by name, `[n, 1]`.
+
+    Example:
+      >>> from jaxpref.kernels.token_logps.rows import RowCall, row_scores
+      >>> found = row_scores(RowCall(("entropy",)), jnp.zeros((1, 4)), jnp.array([2]))
+      >>> print(found["logps"], found["entropy"])  # log 4 both times
+      [[-1.3863]] [[1.3863]]
+    """
     if call.fold is _xla:
         return fold.finish(_xla(call.statistics, logits, targets))
     rows, vocab = logits.shape

@@ -1,9 +1,9 @@
 """The formulations that XLA compiles well: folds over the vocabulary and the gradients that go with them.
 
 `fold(head, x, block)` gives the carry, and what the gradient wants kept; `gradient(...)` recomputes logits
-block by block, except where they were kept. A gradient's tile has the dtype of the hidden states when it
-meets the other operand: float32 tiles beside bfloat16 weights would make both products slow ones. What a
-gradient accumulates in is float32; the caller casts.
+block by block, except where they were kept. A tile of the gradient is cast to the dtype of the hidden states
+before it is multiplied: float32 tiles beside bfloat16 weights would make both products slow ones. Gradients
+are accumulated in float32; the caller casts them.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,6 @@ from jaxpref.kernels.token_logps.head import Gradients, Head, Operands, hits, ov
 __all__ = [
     "materialized_fold",
     "materialized_gradient",
-    "put",
     "token_scan_fold",
     "token_scan_gradient",
     "vocab_scan_fold",
@@ -96,6 +95,19 @@ def _products(x: Operands, delta: Array, wanted: Wanted) -> Gradients:
 
 
 def materialized_fold(head: Head, x: Operands, block: int) -> tuple[fold.Carry, Kept]:
+    """The fold over all logits at once. `block` is not used.
+
+    Returns:
+      The carry, and the logits `[n, v]` of the policy and of the reference, kept for the gradient.
+
+    Example:
+      >>> from jaxpref.kernels.token_logps import fold, xla
+      >>> from jaxpref.kernels.token_logps.head import Head, Operands
+      >>> x = Operands(jnp.ones((1, 1)), jnp.log(jnp.array([[0.25], [0.75]])), jnp.array([1]))
+      >>> carry, (logits, _) = xla.materialized_fold(Head(), x, 0)
+      >>> print(jnp.exp(logits), jnp.exp(fold.finish(carry)["logps"]))
+      [[0.2500 0.7500]] [[0.7500]]
+    """
     del block
     logits, reference_logits = _both(head, x)
     carry = fold.start(len(x.targets), head.statistics, logits.dtype)
@@ -105,6 +117,23 @@ def materialized_fold(head: Head, x: Operands, block: int) -> tuple[fold.Carry, 
 def materialized_gradient(
     head: Head, x: Operands, found: dict, upstream: dict, kept: Kept, wanted: Wanted, block: int
 ) -> Gradients:
+    """Gradients of what is `wanted` ("hidden", "weight", "bias") from the logits kept. `block` is not used.
+
+    Args:
+      found: of `fold.finish`. upstream: gradients of it, `[n, 1]` each.
+
+    Returns:
+      Each gradient by name, in float32 or wider.
+
+    Example:
+      >>> from jaxpref.kernels.token_logps import fold, xla
+      >>> from jaxpref.kernels.token_logps.head import Head, Operands
+      >>> x = Operands(jnp.ones((1, 1)), jnp.log(jnp.array([[0.25], [0.75]])), jnp.array([1]))
+      >>> carry, kept = xla.materialized_fold(Head(), x, 0)
+      >>> given = (fold.finish(carry), {"logps": jnp.ones((1, 1))}, kept, ("weight",), 0)
+      >>> print(xla.materialized_gradient(Head(), x, *given)["weight"].ravel())  # (0, 1) - (1/4, 3/4)
+      [-0.2500 0.2500]
+    """
     del block
     return _products(x, _delta(head, x, found, upstream, kept), wanted)
 
@@ -113,6 +142,20 @@ def materialized_gradient(
 
 
 def vocab_scan_fold(head: Head, x: Operands, block: int) -> tuple[fold.Carry, Kept]:
+    """The fold over blocks of `block` columns of the vocabulary.
+
+    Returns:
+      The carry, and None: no logits are kept.
+
+    Example:
+      >>> from jaxpref.kernels.token_logps import fold, xla
+      >>> from jaxpref.kernels.token_logps.head import Head, Operands
+      >>> x = Operands(jnp.ones((1, 1)), jnp.log(jnp.array([[0.25], [0.75]])), jnp.array([1]))
+      >>> carry, _ = xla.vocab_scan_fold(Head(), x, 1)
+      >>> print(jnp.exp(fold.finish(carry)["logps"]))
+      [[0.7500]]
+    """
+
     def body(carry: fold.Carry, begin: Array | int, size: int) -> fold.Carry:
         columns = _columns(x, begin, size)
         logits, reference_logits = _both(head, columns)
@@ -125,6 +168,20 @@ def vocab_scan_fold(head: Head, x: Operands, block: int) -> tuple[fold.Carry, Ke
 def vocab_scan_gradient(
     head: Head, x: Operands, found: dict, upstream: dict, kept: Kept, wanted: Wanted, block: int
 ) -> Gradients:
+    """`materialized_gradient` with logits recomputed, `block` columns of the vocabulary at a time.
+
+    Returns:
+      Each gradient by name: of weights in their dtype, else in float32 or wider.
+
+    Example:
+      >>> from jaxpref.kernels.token_logps import fold, xla
+      >>> from jaxpref.kernels.token_logps.head import Head, Operands
+      >>> x = Operands(jnp.ones((1, 1)), jnp.log(jnp.array([[0.25], [0.75]])), jnp.array([1]))
+      >>> carry, kept = xla.vocab_scan_fold(Head(), x, 1)
+      >>> given = (fold.finish(carry), {"logps": jnp.ones((1, 1))}, kept, ("weight",), 1)
+      >>> print(xla.vocab_scan_gradient(Head(), x, *given)["weight"].ravel())  # (0, 1) - (1/4, 3/4)
+      [-0.2500 0.2500]
+    """
     del kept
 
     def body(carry: Gradients, begin: Array | int, size: int) -> Gradients:
@@ -151,7 +208,22 @@ def vocab_scan_gradient(
 def token_scan_fold(
     head: Head, x: Operands, block: int, fold_rows: Callable[[Head, Operands], fold.Carry] | None = None
 ) -> tuple[fold.Carry, Kept]:
-    """`fold_rows` folds one block; a kernel may."""
+    """The fold over all logits of `block` tokens at a time.
+
+    Args:
+      fold_rows: folds one block, as a kernel may; None takes `materialized_fold`.
+
+    Returns:
+      The carry, and None: no logits are kept.
+
+    Example:
+      >>> from jaxpref.kernels.token_logps import fold, xla
+      >>> from jaxpref.kernels.token_logps.head import Head, Operands
+      >>> x = Operands(jnp.ones((2, 1)), jnp.log(jnp.array([[0.25], [0.75]])), jnp.array([0, 1]))
+      >>> carry, _ = xla.token_scan_fold(Head(), x, 1)
+      >>> print(jnp.exp(fold.finish(carry)["logps"]).ravel())
+      [0.2500 0.7500]
+    """
 
     def body(carry: fold.Carry, begin: Array | int, size: int) -> fold.Carry:
         rows = _rows(x, begin, size)
@@ -165,6 +237,20 @@ def token_scan_fold(
 def token_scan_gradient(
     head: Head, x: Operands, found: dict, upstream: dict, kept: Kept, wanted: Wanted, block: int
 ) -> Gradients:
+    """`materialized_gradient` with logits recomputed, `block` tokens at a time.
+
+    Returns:
+      Each gradient by name: of hidden states in their dtype, else in float32 or wider.
+
+    Example:
+      >>> from jaxpref.kernels.token_logps import fold, xla
+      >>> from jaxpref.kernels.token_logps.head import Head, Operands
+      >>> x = Operands(jnp.ones((2, 1)), jnp.log(jnp.array([[0.25], [0.75]])), jnp.array([1, 1]))
+      >>> carry, kept = xla.token_scan_fold(Head(), x, 1)
+      >>> given = (fold.finish(carry), {"logps": jnp.ones((2, 1))}, kept, ("weight",), 1)
+      >>> print(xla.token_scan_gradient(Head(), x, *given)["weight"].ravel())  # twice (0, 1) - (1/4, 3/4)
+      [-0.5000 0.5000]
+    """
     del kept
 
     def body(carry: Gradients, begin: Array | int, size: int) -> Gradients:

@@ -1,7 +1,7 @@
 """Planning on road graphs: hard and soft values to a batch of destinations, in log space.
 
 Nodes are states, arcs are actions, a destination is absorbing. Values are sums of rewards (minus costs) over
-the way to the destination: of the best way, or log sum exp over all ways. Arrays are `[n, d]`, nodes by
+the path to the destination: of the best path, or log sum exp over all paths. Arrays are `[n, d]`, nodes by
 destinations: a sweep then gathers whole rows.
 """
 

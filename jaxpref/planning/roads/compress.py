@@ -18,12 +18,12 @@ class Merged:
     """A graph without the nodes that leave no choice."""
 
     graph: RoadGraph
-    nodes: Ints  # [m] number that each node had before, ascending
-    # Offsets `[e + 1]` and arcs of before: arc i is arcs[offsets[i]:offsets[i + 1]].
+    nodes: Ints  # [m] original number of each node, ascending
+    # Offsets `[e + 1]` and original arcs: arc i is made of arcs[offsets[i]:offsets[i + 1]].
     members: tuple[Ints, Ints]
 
     def summed(self, per_arc: ArrayLike) -> np.ndarray:
-        """Costs or features `[e_before, ...]` of arcs summed over merged arcs. Exact for linear costs."""
+        """Costs or features `[e_before, ...]` of original arcs summed over merged arcs; for linear costs."""
         offsets, arcs = self.members
         values = np.asarray(per_arc)[arcs]
         return np.add.reduceat(values, offsets[:-1], axis=0)
@@ -36,7 +36,7 @@ class Merged:
         return at
 
     def route(self, arcs: Sequence[int]) -> list[int]:
-        """A route of the graph before, between kept nodes, as merged arcs."""
+        """A route of the original graph, between kept nodes, as merged arcs."""
         offsets, members = self.members
         by_first = {int(members[offsets[i]]): i for i in range(len(offsets) - 1)}
         found, at = [], 0
@@ -56,9 +56,19 @@ def merge_chains(graph: RoadGraph, keep: ArrayLike = ()) -> Merged:
     """Contracts every node with one arc out of it, except those of `keep` (origins, destinations).
 
     Values at kept nodes, to kept destinations, and log-probs of routes between them stay what they are for
-    rewards that are sums over arcs: with no choice there is nothing to decide. A dead end with one way back
-    becomes a self loop. A finite horizon then counts decisions, not arcs. Ways that end in no kept node are
+    rewards that are sums over arcs: with no choice there is nothing to decide. A dead end with one arc back
+    becomes a self loop. A finite horizon then counts decisions, not arcs. Paths that end in no kept node are
     dropped.
+
+    Returns:
+      The smaller graph, with the original arcs that each of its arcs is made of.
+
+    Example:
+      >>> from jaxpref.planning import roads
+      >>> graph, _ = roads.road_graph([0, 0, 1], [1, 2, 2])
+      >>> merged = roads.merge_chains(graph, keep=[2])  # 0 to 1 to 2 becomes one arc
+      >>> print(merged.nodes, merged.summed([1.0, 3.0, 1.0]))
+      [0 2] [2.0000 3.0000]
     """
     tails, heads = np.asarray(graph.tails), np.asarray(graph.heads)
     degrees = np.bincount(tails, minlength=graph.num_nodes)
@@ -93,18 +103,18 @@ def merge_chains(graph: RoadGraph, keep: ArrayLike = ()) -> Merged:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-    """A graph whose nodes have few arcs; the first `n` nodes are those of before."""
+    """A graph whose nodes have few arcs; the first `n` nodes are the original ones."""
 
     graph: RoadGraph
-    arcs: Ints  # [e] number that each arc had before, -1 for the free ones inside a node
+    arcs: Ints  # [e] original number of each arc, -1 for the free ones inside a node
 
     def spread(self, per_arc: ArrayLike) -> np.ndarray:
-        """Costs or features `[e_before, ...]` of arcs as those of the split graph: 0 on free arcs."""
+        """Costs or features of original arcs, `[e_before, ...]`, for the split graph: 0 on free arcs."""
         values = np.asarray(per_arc)
         return np.where((self.arcs >= 0).reshape(-1, *[1] * (values.ndim - 1)), values[self.arcs], 0)
 
     def route(self, arcs: Sequence[int]) -> list[int]:
-        """A route of the graph before as arcs of the split graph, free ones included."""
+        """A route of the original graph as arcs of the split graph, free ones included."""
         tails, heads = np.asarray(self.graph.tails), np.asarray(self.graph.heads)
         into = {
             int(heads[i]): int(i) for i in np.flatnonzero(self.arcs < 0)
@@ -124,6 +134,19 @@ def split_degrees(graph: RoadGraph, most: int) -> Split:
 
     Padded neighbours then have `most` columns. Values stay exactly what they are, hard ones and converged
     soft ones, and so do log-probs of routes; a finite horizon counts the free arcs as steps.
+
+    Returns:
+      The larger graph, with the original number of each of its arcs.
+
+    Raises:
+      ValueError: `most` is below 2.
+
+    Example:
+      >>> from jaxpref.planning import roads
+      >>> graph, _ = roads.road_graph([0, 0, 0], [1, 2, 3])
+      >>> split = roads.split_degrees(graph, 2)  # node 4 takes over two of the three arcs
+      >>> print(split.graph.tails, split.graph.heads, split.spread([5.0, 6.0, 7.0]))
+      [0 0 4 4] [1 4 2 3] [5.0000 0.0000 6.0000 7.0000]
     """
     if most < 2:
         raise ValueError(f"split_degrees: expected 2 arcs or more to a node, got {most}")

@@ -34,7 +34,7 @@ class RoadGraph:
 def road_graph(
     tails: ArrayLike, heads: ArrayLike, num_nodes: int | None = None, *, self_loops: bool = False
 ) -> tuple[RoadGraph, NDArray[np.int64]]:
-    """`(graph, order)`: arc `i` of the graph is arc `order[i]` of the lists given. On the host.
+    """A graph of arcs sorted by source, and the order that sorts them. On the host.
 
     Arcs with the same ends are kept apart. Arcs of one source keep their order.
 
@@ -42,8 +42,17 @@ def road_graph(
       num_nodes: by default one more than the largest number.
       self_loops: allows arcs from a node to itself; they cost the partition function and never help a route.
 
+    Returns:
+      `(graph, order)`: arc `i` of the graph is arc `order[i]` of the lists given.
+
     Raises:
       ValueError: the lists differ in length, hold no integers, a number is no node, or there is a self loop.
+
+    Example:
+      >>> from jaxpref.planning import roads
+      >>> graph, order = roads.road_graph([1, 0, 0], [2, 1, 2])
+      >>> print(graph.tails, graph.heads, order)
+      [0 0 1] [1 2 2] [1 2 0]
     """
     t, h = np.asarray(tails), np.asarray(heads)
     if t.ndim != 1 or t.shape != h.shape or not len(t):
@@ -71,6 +80,15 @@ def padded(graph: RoadGraph) -> RoadGraph:
     """The graph with both layouts. On the host.
 
     *Differs from* padding with -1: padding is arc `e`, which gathers with a fill value take for no arc.
+
+    Returns:
+      The same graph with `out_arcs` and `neighbours`, `[n, v]` with v the largest out-degree.
+
+    Example:
+      >>> from jaxpref.planning import roads
+      >>> graph, _ = roads.road_graph([0, 0, 1], [1, 2, 2])
+      >>> print(roads.padded(graph).out_arcs.tolist())  # 3: no arc
+      [[0, 1], [2, 3], [3, 3]]
     """
     tails, n, e = np.asarray(graph.tails), graph.num_nodes, graph.num_arcs
     degrees = np.bincount(tails, minlength=n)
@@ -82,7 +100,19 @@ def padded(graph: RoadGraph) -> RoadGraph:
 
 
 def check_costs(costs: ArrayLike, num_arcs: int) -> NDArray[np.float64]:
-    """The costs `[e]` as float64; raises ValueError where one is negative, not finite or missing."""
+    """Checks that every arc has a finite cost of 0 or more. On the host.
+
+    Returns:
+      The costs `[e]` as float64.
+
+    Raises:
+      ValueError: a cost is negative, not finite or missing.
+
+    Example:
+      >>> from jaxpref.planning import roads
+      >>> print(roads.check_costs([1, 0], num_arcs=2))
+      [1.0000 0.0000]
+    """
     c = np.asarray(costs, np.float64)
     if c.shape != (num_arcs,):
         raise ValueError(f"costs: expected one for each of {num_arcs} arcs, got shape {c.shape}")
@@ -90,7 +120,7 @@ def check_costs(costs: ArrayLike, num_arcs: int) -> NDArray[np.float64]:
     if odd.size:
         raise ValueError(
             f"costs: arc {odd[0]} costs {c[odd[0]]} ({odd.size} such arcs); expected finite numbers of 0 or "
-            "more: with negative ones a cheapest way need not exist"
+            "more: with negative ones a cheapest path need not exist"
         )
     return c
 
@@ -101,11 +131,20 @@ def check_route(
     destination: int | None = None,
     name: str = "route",
 ) -> int:
-    """The destination of a route, given as arcs.
+    """Checks a route, given as arcs. On the host.
+
+    Returns:
+      Its destination, the node in which the last arc ends.
 
     Raises:
       ValueError: no arc, an arc that the graph does not have, one that does not start where the last one
         ended, a destination that is visited before the end, or an end that is not `destination`.
+
+    Example:
+      >>> from jaxpref.planning import roads
+      >>> graph, _ = roads.road_graph([0, 0, 1], [1, 2, 2])
+      >>> print(roads.check_route(graph, [0, 2]))  # 0 to 1 to 2
+      2
     """
     a = np.asarray(arcs)
     if a.ndim != 1 or not len(a) or a.dtype.kind not in "iu":
@@ -134,7 +173,17 @@ def check_route(
 
 
 def reachable(graph: RoadGraph, destination: int) -> NDArray[np.bool_]:
-    """True for the nodes that have a way to the destination, itself included `[n]`. On the host."""
+    """Which nodes have a path to the destination, itself included. On the host.
+
+    Returns:
+      `[n]`, True for those that have.
+
+    Example:
+      >>> from jaxpref.planning import roads
+      >>> graph, _ = roads.road_graph([0, 0, 1], [1, 2, 2])
+      >>> print(roads.reachable(graph, 1))
+      [ True  True False]
+    """
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import breadth_first_order
 

@@ -1,4 +1,4 @@
-"""Cheapest ways to a batch of destinations, differentiable in the rewards (counts on the cheapest way)."""
+"""Cheapest paths to a batch of destinations, differentiable in the rewards (counts on the cheapest path)."""
 
 from collections.abc import Callable
 from functools import partial
@@ -13,7 +13,7 @@ from jaxpref.planning.roads.graph import RoadGraph
 from jaxpref.planning.roads.host import cheapest
 from jaxpref.planning.roads.sweep import UNREACHABLE, Arcs, arcs_of, as_columns, pinned
 
-__all__ = ["Planner", "dijkstra", "follow", "hard_values", "sweeps"]
+__all__ = ["Planner", "dijkstra", "hard_values", "sweeps"]
 
 # (graph, rewards [e, #d], destinations [d]) -> values [n, d] and the arc to take at each node (`e`: none).
 Planner = Callable[[RoadGraph, Array, Array], tuple[Array, Array]]
@@ -22,10 +22,20 @@ Planner = Callable[[RoadGraph, Array, Array], tuple[Array, Array]]
 def sweeps(
     graph: RoadGraph, rewards: Float[Array, "e #d"], destinations: Int[Array, " d"]
 ) -> tuple[Float[Array, "n d"], Int[Array, "n d"]]:
-    """Max-plus sweeps until nothing moves: as many as the cheapest way of most arcs has arcs, and one.
+    """Max-plus sweeps until no value changes: one more than the longest of the cheapest paths has arcs.
 
     Ties go to the arc whose end was settled first, then to the lowest arc, so that following the arcs always
     ends, also where costs are 0 or lost in rounding.
+
+    Returns:
+      Values of the best paths (`UNREACHABLE` where there is none), and the arc to take (`e`: none).
+
+    Example:
+      >>> from jaxpref.planning import roads
+      >>> graph, _ = roads.road_graph([0, 0, 1], [1, 2, 2])
+      >>> v, arc = roads.sweeps(graph, -jnp.array([[1.0], [3.0], [1.0]]), jnp.array([2]))
+      >>> print(v[:, 0], arc[:, 0])  # 0 to 1 to 2 costs less than 0 to 2
+      [-2.0000 -1.0000 0.0000] [0 2 3]
     """
     arcs, (n, d, e) = arcs_of(graph, rewards), (graph.num_nodes, len(destinations), graph.num_arcs)
 
@@ -37,7 +47,7 @@ def sweeps(
 
     start = pinned(jnp.full((n, d), UNREACHABLE, rewards.dtype), destinations)
     carry = (start, jnp.zeros((n, d), jnp.int32), jnp.int32(1), jnp.bool_(True))
-    # A cheapest way has fewer than n arcs; more sweeps can only be rewards above 0 on a cycle.
+    # A cheapest path has fewer than n arcs; more sweeps can only be rewards above 0 on a cycle.
     v, settled, *_ = jax.lax.while_loop(lambda c: c[3] & (c[2] <= n), body, carry)
     return v, _first(arcs, v, settled, destinations, e)
 
@@ -63,7 +73,18 @@ def _first(arcs: Arcs, v: Array, settled: Array, destinations: Array, e: int) ->
 def dijkstra(
     graph: RoadGraph, rewards: Float[Array, "e #d"], destinations: Int[Array, " d"]
 ) -> tuple[Float[Array, "n d"], Int[Array, "n d"]]:
-    """The same by scipy's Dijkstra on the host: O(e log n) whatever the diameter. On one process."""
+    """The same as `sweeps` by scipy's Dijkstra on the host: O(e log n) whatever the diameter. On one process.
+
+    Returns:
+      Values of the best paths (`UNREACHABLE` where there is none), and the arc to take (`e`: none).
+
+    Example:
+      >>> from jaxpref.planning import roads
+      >>> graph, _ = roads.road_graph([0, 0, 1], [1, 2, 2])
+      >>> v, arc = roads.dijkstra(graph, -jnp.array([[1.0], [3.0], [1.0]]), jnp.array([2]))
+      >>> print(v[:, 0], arc[:, 0])
+      [-2.0000 -1.0000 0.0000] [0 2 3]
+    """
     n, d = graph.num_nodes, len(destinations)
 
     def call(*given: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -82,14 +103,14 @@ def follow(
 ) -> Float[Array, "e *d"]:
     """How often each arc is passed if `starts` set out from each node and follow `arc` (`e`: stay).
 
-    By path doubling: log2 n steps, however long the ways are.
+    By path doubling: log2 n steps, however long the paths are.
     """
     n, d = arc.shape
     columns = jnp.broadcast_to(jnp.arange(d), (n, d))
     onwards = jnp.append(jnp.asarray(graph.heads), n)[arc]
 
     def body(carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        # visits: by ways of fewer than 2^i arcs; place: where a way of 2^i arcs leads, n where it ended.
+        # visits: by paths of fewer than 2^i arcs; place: where a path of 2^i arcs leads, n where it ended.
         visits, place = carry
         visits = visits.at[place, columns].add(visits, mode="drop")
         return visits, place.at[place, columns].get(mode="fill", fill_value=n)
@@ -103,11 +124,24 @@ def follow(
 def hard_values(
     graph: RoadGraph, rewards: Float[Array, "e *d"], destinations: Int[Array, " d"], planner: Planner = sweeps
 ) -> Float[Array, "n d"]:
-    """v(s) = reward of the best way to each destination, `UNREACHABLE` where there is none.
+    """v(s) = reward of the best path to each destination.
 
     Rewards are 0 or less, the same for all destinations (`[e]`) or not (`[e, d]`). The gradient is the
-    counts of arcs on the best way (envelope theorem), a subgradient at ties, which are broken in a fixed
+    counts of arcs on the best path (envelope theorem), a subgradient at ties, which are broken in a fixed
     order.
+
+    Args:
+      planner: finds the paths: `sweeps`, or `dijkstra` on the host.
+
+    Returns:
+      `[n, d]`, 0 or less, in the unit of the rewards; `UNREACHABLE` where there is no path.
+
+    Example:
+      >>> from jaxpref.planning import roads
+      >>> (graph, _), rewards = roads.road_graph([0, 0, 1], [1, 2, 2]), -jnp.array([1.0, 3.0, 1.0])
+      >>> value = lambda rewards: roads.hard_values(graph, rewards, jnp.array([2]))[0, 0]
+      >>> print(float(value(rewards)), jax.grad(value)(rewards))  # over arcs 0 and 2
+      -2.0000 [1.0000 0.0000 1.0000]
     """
     return planner(graph, as_columns(rewards), destinations)[0]
 

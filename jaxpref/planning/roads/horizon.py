@@ -1,4 +1,4 @@
-"""Values of receding-horizon planning: soft for some steps, then the cheapest way (arXiv:2305.11290)."""
+"""Values of receding-horizon planning: soft for some steps, then the cheapest path (arXiv:2305.11290)."""
 
 import math
 from collections.abc import Sequence
@@ -27,11 +27,21 @@ def horizon_values(
     horizon: int,
     planner: Planner = sweeps,
 ) -> Pair:
-    """`(v^{H-1}, v^H)`, H of 1 or more: v^0 of the cheapest ways, v^h one soft sweep of v^{h-1}.
+    """`(v^{H-1}, v^H)`, H of 1 or more: v^0 of the cheapest paths, v^h one soft sweep of v^{h-1}.
 
     log pi^H = r + v^{H-1}(end) - v^H(start). Its gradient is a rollout: H steps of pi^H, pi^{H-1}, ...,
-    pi^1, then the cheapest way, counted arc by arc. Values are kept at every sqrt(H)-th level and made again
+    pi^1, then the cheapest path, counted arc by arc. Values are kept at every sqrt(H)-th level and recomputed
     between them: O(sqrt(H) n d) memory.
+
+    Returns:
+      Both values `[n, d]`, in the unit of the rewards.
+
+    Example:
+      >>> from jaxpref.planning import roads
+      >>> (graph, _), rewards = roads.road_graph([0, 0, 1], [1, 2, 2]), -jnp.array([1.0, 3.0, 1.0])
+      >>> before, after = roads.horizon_values(graph, rewards, jnp.array([2]), 1)
+      >>> print(before[:, 0], after[:, 0])  # -1.6867 = log(exp(-2) + exp(-3))
+      [-2.0000 -1.0000 0.0000] [-1.6867 -1.0000 0.0000]
     """
     return _values(graph, rewards, destinations, horizon, planner, False)
 
@@ -43,9 +53,20 @@ def stationary_horizon_values(
     horizon: int,
     planner: Planner = sweeps,
 ) -> Pair:
-    """The same values; their gradient rolls out pi^H for all H steps, and is not that of the likelihood.
+    """The values of `horizon_values` with another gradient: it rolls out pi^H for all H steps.
 
-    The simpler reading of the paper's Algorithm 1 (UNVERIFIED). Right for H = 1 and in the limit.
+    That is not the gradient of the likelihood, but the simpler reading of the paper's Algorithm 1
+    (UNVERIFIED). Right for H = 1 and in the limit.
+
+    Returns:
+      Both values `[n, d]`, in the unit of the rewards.
+
+    Example:
+      >>> from jaxpref.planning import roads
+      >>> (graph, _), rewards = roads.road_graph([0, 0, 1], [1, 2, 2]), -jnp.array([1.0, 3.0, 1.0])
+      >>> value = lambda rewards: roads.stationary_horizon_values(graph, rewards, jnp.array([2]), 1)[1][0, 0]
+      >>> print(float(value(rewards)), jax.grad(value)(rewards))  # pi^1 takes arc 0 with sigmoid(1)
+      -1.6867 [0.7311 0.2689 0.7311]
     """
     return _values(graph, rewards, destinations, horizon, planner, True)
 
@@ -57,7 +78,18 @@ def horizon_values_autodiff(
     horizon: int,
     planner: Planner = sweeps,
 ) -> Pair:
-    """The same values with the gradient of autodiff through the sweeps: O(H n d) memory."""
+    """The values of `horizon_values` with the gradient of autodiff through the sweeps: O(H n d) memory.
+
+    Returns:
+      Both values `[n, d]`, in the unit of the rewards.
+
+    Example:
+      >>> from jaxpref.planning import roads
+      >>> (graph, _), rewards = roads.road_graph([0, 0, 1], [1, 2, 2]), -jnp.array([1.0, 3.0, 1.0])
+      >>> value = lambda rewards: roads.horizon_values_autodiff(graph, rewards, jnp.array([2]), 1)[1][0, 0]
+      >>> print(float(value(rewards)), jax.grad(value)(rewards))  # pi^1 takes arc 0 with sigmoid(1)
+      -1.6867 [0.7311 0.2689 0.7311]
+    """
     before, after = horizon_stack(graph, rewards, destinations, (horizon,), planner)
     return before[0], after[0]
 
@@ -72,6 +104,16 @@ def horizon_stack(
     """`(v^{h-1}, v^h)` of several horizons, 1 or more each, out of one run of the longest.
 
     The gradient is autodiff's through the sweeps, in O(H n d) memory.
+
+    Returns:
+      Both values `[g, n, d]`, in the unit of the rewards, g horizons in the order given.
+
+    Example:
+      >>> from jaxpref.planning import roads
+      >>> (graph, _), rewards = roads.road_graph([0, 0, 1], [1, 2, 2]), -jnp.array([1.0, 3.0, 1.0])
+      >>> before, after = roads.horizon_stack(graph, rewards, jnp.array([2]), (1, 2))
+      >>> print(before[:, 0, 0], after[:, 0, 0])  # nothing changes after one step: the graph has one choice
+      [-2.0000 -1.6867] [-1.6867 -1.6867]
     """
     first: Any = hard_values(graph, rewards, destinations, planner)
     step = jax.checkpoint(lambda v: soft_sweep(graph, rewards, v, destinations))

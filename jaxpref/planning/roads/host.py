@@ -1,4 +1,4 @@
-"""On the host, by scipy: cheapest ways, and whether a partition function is finite."""
+"""On the host, by scipy: cheapest paths, and whether a partition function is finite."""
 
 import functools
 from typing import NamedTuple
@@ -14,7 +14,7 @@ _UNREACHABLE = -1e6
 
 
 class DivergentPartition(ValueError):
-    """Costs so small that the sum over all ways, cycles included, is infinite."""
+    """Costs so small that the sum over all paths, cycles included, is infinite."""
 
     def __init__(self, radius: float) -> None:
         self.radius = radius
@@ -32,10 +32,24 @@ def cheapest(
     costs: ArrayLike,
     destinations: ArrayLike,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Minus the cost of the cheapest way to each destination, and its first arc (`e`: none), both `[n, d]`.
+    """Minus the cost of the cheapest path to each destination, and its first arc. On the host.
 
-    Costs are `[e]`, or `[e, d]` with a column for each destination. Between arcs with the same ends, the
-    cheaper and then the lower one. Raises ValueError for costs below 0.
+    Between arcs with the same ends, the cheaper and then the lower one.
+
+    Args:
+      costs: `[e]`, or `[e, d]` with a column for each destination.
+
+    Returns:
+      Values `[n, d]` in the unit of the costs (-1e6 where there is no path), and arcs `[n, d]` (`e`: none).
+
+    Raises:
+      ValueError: a cost is below 0 or not finite.
+
+    Example:
+      >>> from jaxpref.planning import roads
+      >>> v, arc = roads.cheapest(np.array([0, 0, 1]), np.array([1, 2, 2]), 3, [1.0, 3.0, 1.0], [2])
+      >>> print(v[:, 0], arc[:, 0])
+      [-2.0000 -1.0000 0.0000] [0 2 3]
     """
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import dijkstra
@@ -72,7 +86,7 @@ class _Turned(NamedTuple):
 
 @functools.lru_cache(maxsize=2)
 def _turned(num_nodes: int, tails: bytes, heads: bytes) -> _Turned:
-    """Kept, since sorting the arcs takes longer than a cheapest way."""
+    """Kept, since sorting the arcs takes longer than a cheapest path."""
     t, h = np.frombuffer(tails, np.int64), np.frombuffer(heads, np.int64)
     key = h * num_nodes + t
     order = np.argsort(key, kind="stable")
@@ -89,6 +103,18 @@ def spectral_radius(
 
     The 1 keeps two-way streets, whose A has -radius as an eigenvalue too, from swinging. The estimate comes
     from below on slow graphs.
+
+    Returns:
+      The eigenvalue, 0 or more.
+
+    Raises:
+      ValueError: a cost is below 0, not finite or missing.
+
+    Example:
+      >>> from jaxpref.planning import roads
+      >>> street, _ = roads.road_graph([0, 1], [1, 0])
+      >>> print(roads.spectral_radius(street, [1.0, 3.0]))  # exp(-(1 + 3) / 2)
+      0.1353
     """
     from scipy.sparse import csr_array
 
@@ -108,10 +134,24 @@ def spectral_radius(
 
 
 def check_partition(graph: RoadGraph, costs: ArrayLike) -> float:
-    """The spectral radius; raises `DivergentPartition` (a ValueError) where it is 1 or more.
+    """Checks that the sum over all paths to any destination is finite: the spectral radius is below 1.
 
-    Below 1, the sum over all ways to any destination is finite. (Removing what leaves the destination can
-    only lower it, so a radius of 1 or more may still have finite values: this test is on the safe side.)
+    (Removing what leaves the destination can only lower it, so a radius of 1 or more may still have finite
+    values: this test is on the safe side.)
+
+    Returns:
+      The largest row sum of A (`spectral_radius`) if that is below 1, since it bounds the radius; else the
+      radius.
+
+    Raises:
+      DivergentPartition: (a ValueError) the radius is 1 or more.
+      ValueError: a cost is below 0, not finite or missing.
+
+    Example:
+      >>> from jaxpref.planning import roads
+      >>> street, _ = roads.road_graph([0, 1], [1, 0])
+      >>> print(roads.check_partition(street, [1.0, 3.0]))  # exp(-1) bounds exp(-2)
+      0.3679
     """
     c = check_costs(costs, graph.num_arcs)
     rows = np.bincount(np.asarray(graph.tails), np.exp(-c), graph.num_nodes)

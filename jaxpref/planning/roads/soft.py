@@ -1,4 +1,4 @@
-"""Values of maximum-entropy routes: log of the sum over all ways, swept to convergence."""
+"""Values of maximum-entropy routes: log of the sum over all paths, swept to convergence."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from jaxpref.planning.roads.graph import RoadGraph
 from jaxpref.planning.roads.hard import Planner, sweeps
 from jaxpref.planning.roads.sweep import UNREACHABLE, Arcs, arcs_of, as_columns, pinned, soft_step
 
-__all__ = ["Solved", "flows", "soft_values", "solve_soft"]
+__all__ = ["Solved", "soft_values", "solve_soft"]
 
 
 class Solved(NamedTuple):
@@ -33,8 +33,18 @@ def solve_soft(
     """Soft sweeps from `start` (None: only the destination has a value) until no value moves by `tolerance`.
 
     Recursive logit, Ziebart's MaxEnt (2008): v = log z with z = A z + e_d. From the values of the cheapest
-    ways (MaxEnt++, arXiv:2305.11290) the start is below the solution too, and finite everywhere. The
+    paths (MaxEnt++, arXiv:2305.11290) the start is below the solution too, and finite everywhere. The
     rounding of the largest value is tolerated on top. Not differentiable: see `soft_values`.
+
+    Returns:
+      Values `[n, d]`, the number of sweeps, the largest change of the last one, and whether they converged.
+
+    Example:
+      >>> from jaxpref.planning import roads
+      >>> (graph, _), rewards = roads.road_graph([0, 0, 1], [1, 2, 2]), -jnp.array([1.0, 3.0, 1.0])
+      >>> solved = roads.solve_soft(graph, rewards, jnp.array([2]))
+      >>> print(solved.values[:, 0], bool(solved.converged))  # -1.6867 = log(exp(-2) + exp(-3))
+      [-1.6867 -1.0000 0.0000] True
     """
     arcs = arcs_of(graph, jax.lax.stop_gradient(rewards))
     if start is None:
@@ -123,14 +133,24 @@ def soft_values(
     max_sweeps: int = 10_000,
     flow_tolerance: float = 1e-6,
 ) -> Float[Array, "n d"]:
-    """v(s) = log of the sum over all ways to each destination of exp(their reward), cycles included.
+    """v(s) = log of the sum over all paths to each destination of exp(their reward), cycles included.
 
-    NaN where the sweeps did not converge: with costs too small there is no finite sum (`check_partition`
-    says so by name on the host). The gradient is the expected counts of arcs under the policy exp(r + v(end)
-    - v(start)), by sweeps of flow and in O(n d + e d) memory.
+    The gradient is the expected counts of arcs under the policy exp(r + v(end) - v(start)), by sweeps of flow
+    and in O(n d + e d) memory.
 
     Args:
-      planner: gives the start, the values of the cheapest ways (MaxEnt++); None: start at the destination.
+      planner: gives the start, the values of the cheapest paths (MaxEnt++); None: start at the destination.
+
+    Returns:
+      `[n, d]`, in the unit of the rewards (nats). NaN where the sweeps did not converge: with costs too small
+      there is no finite sum (`check_partition` raises an error for them, on the host).
+
+    Example:
+      >>> from jaxpref.planning import roads
+      >>> (graph, _), rewards = roads.road_graph([0, 0, 1], [1, 2, 2]), -jnp.array([1.0, 3.0, 1.0])
+      >>> value = lambda rewards: roads.soft_values(graph, rewards, jnp.array([2]))[0, 0]
+      >>> print(float(value(rewards)), jax.grad(value)(rewards))  # arc 0 is taken with sigmoid(1)
+      -1.6867 [0.7311 0.2689 0.7311]
     """
     return _solved(graph, rewards, destinations, planner, tolerance, max_sweeps)
 

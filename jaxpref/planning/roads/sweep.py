@@ -47,11 +47,33 @@ class Arcs(NamedTuple):
 
 
 def as_columns(rewards: Float[Array, "e *d"]) -> Float[Array, "e #d"]:
-    """Rewards `[e]`, the same for all destinations, or `[e, d]`."""
+    """Rewards with an axis of destinations, if they had none.
+
+    Returns:
+      `[e, 1]` of rewards that are the same for all destinations (`[e]`); `[e, d]` as they are.
+
+    Example:
+      >>> from jaxpref.planning.roads.sweep import as_columns
+      >>> print(as_columns(jnp.array([-1.0, -3.0])).tolist())
+      [[-1.0], [-3.0]]
+    """
     return rewards[:, None] if rewards.ndim == 1 else rewards
 
 
 def arcs_of(graph: RoadGraph, rewards: Float[Array, "e *d"]) -> Arcs:
+    """Rewards and ends of arcs in the layout that the graph has.
+
+    Returns:
+      `Arcs`, of arcs one after another (`[e]`) or in padded rows (`[n, v]`).
+
+    Example:
+      >>> from jaxpref.planning import roads
+      >>> from jaxpref.planning.roads.sweep import arcs_of
+      >>> graph, _ = roads.road_graph([0, 0, 1], [1, 2, 2])
+      >>> arcs = arcs_of(graph, -jnp.array([1.0, 3.0, 1.0]))
+      >>> print(arcs.ahead(jnp.array([[-2.0], [-1.0], [0.0]]))[:, 0])  # -1 - 1, -3 - 0, -1 - 0
+      [-2.0000 -3.0000 -1.0000]
+    """
     heads = jnp.asarray(graph.heads if graph.neighbours is None else graph.neighbours)
     return Arcs(graph, gathered(as_columns(rewards), graph, _NO_ARC), heads)
 
@@ -76,5 +98,16 @@ def soft_sweep(
     v: Float[Array, "n d"],
     destinations: Int[Array, " d"],
 ) -> Float[Array, "n d"]:
-    """v(s) <- log sum over arcs of exp(reward + v(end)), 0 at the destination; differentiable in both."""
+    """v(s) <- log sum over arcs of exp(reward + v(end)), 0 at the destination; differentiable in both.
+
+    Returns:
+      The new values `[n, d]`.
+
+    Example:
+      >>> from jaxpref.planning import roads
+      >>> (graph, _), rewards = roads.road_graph([0, 0, 1], [1, 2, 2]), -jnp.array([1.0, 3.0, 1.0])
+      >>> v = jnp.array([[-2.0], [-1.0], [0.0]])
+      >>> print(roads.soft_sweep(graph, rewards, v, jnp.array([2]))[:, 0])  # log(exp(-2) + exp(-3)) first
+      [-1.6867 -1.0000 0.0000]
+    """
     return soft_step(arcs_of(graph, rewards), v, destinations)
