@@ -114,7 +114,8 @@ def _labelled(rewards: Array, logps: Array | None, batch: Completions | Segments
 
 
 def labels_of(batch: Completions | Segments) -> Labels:
-    """Where the data's order is, if no loss says so: `preferences`, else `scores` of lists, else the index."""
+    """Where the data's order is, if no loss says so: `preferences`, else `scores` of lists, else the
+    index."""
     if batch.preferences is not None:
         return "preferences"
     return "scores" if "scores" in batch.columns and batch.mask.shape[1] > 2 else "index"

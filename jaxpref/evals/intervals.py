@@ -61,9 +61,9 @@ def clustered(
     *,
     weights: Float[np.ndarray, " n"] | None = None,
 ) -> Estimate:
-    """A (weighted) mean whose items come in groups (pairs of one prompt): normal interval with the cluster-robust
-    variance (Liang & Zeger 1986), sum over groups of squared sums of weighted residuals. Items of weight 0 are
-    not counted, and their values may be anything."""
+    """A (weighted) mean whose items come in groups (pairs of one prompt): normal interval with the
+    cluster-robust variance (Liang & Zeger 1986), sum over groups of squared sums of weighted residuals. Items
+    of weight 0 are not counted, and their values may be anything."""
     weights = np.ones(len(values)) if weights is None else np.asarray(weights, np.float64)
     there = weights > 0
     values, groups, weights = values[there], groups[there], weights[there]

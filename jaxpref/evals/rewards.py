@@ -25,13 +25,13 @@ def reward_accuracy(
     num_prompts: int | None = None,
     name: str = "held-out pairs",
 ) -> Evaluation:
-    """Share of pairs that the rewards order as the data do (ties of either one half), with a 95 % interval that
-    treats the pairs of one prompt as one cluster; beside it the "longer response wins" baseline on the very
-    same pairs, and the mean margin (nats times the loss's beta). Rows count by their weight.
+    """Share of pairs that the rewards order as the data do (ties of either one half), with a 95 % interval
+    that treats the pairs of one prompt as one cluster; beside it the "longer response wins" baseline on the
+    very same pairs, and the mean margin (nats times the loss's beta). Rows count by their weight.
 
     The better response of two is the one that the column `preferences` says, else the first. Of longer lists
-    (`scores`, or their order) every pair that the data order is one, and the margin is that of best and worst.
-    """
+    (`scores`, or their order) every pair that the data order is one, and the margin is that of best and
+    worst."""
     table = records()
     if num_prompts is not None:
         table = table.take(np.arange(min(num_prompts, len(table))))
@@ -41,7 +41,8 @@ def reward_accuracy(
     for batch in loader.evaluation_batches():
         rewards = jnp.asarray(context.fetch(context.rewards(context.put(batch))))
         parts.append([np.asarray(x, np.float64) for x in _compared(rewards, batch)])
-    right, longer, margin, pairs, rows = (np.concatenate(part)[: len(table)] for part in zip(*parts, strict=True))
+    columns = [np.concatenate(part)[: len(table)] for part in zip(*parts, strict=True)]
+    right, longer, margin, pairs, rows = columns
     return Evaluation(
         name,
         {
@@ -53,8 +54,8 @@ def reward_accuracy(
 
 
 def _compared(rewards: Float[Array, "b k"], batch: Completions | Segments) -> tuple[Array, ...]:
-    """Of each row: the share of its pairs that rewards, and lengths, order as the data do, the margin of best and
-    worst; and the weights of the shares (its pairs together) and of the margin."""
+    """Of each row: the share of its pairs that rewards, and lengths, order as the data do, the margin of best
+    and worst; and the weights of the shares (its pairs together) and of the margin."""
     order = data_order(batch, labels_of(batch))
     right, weights = agreement(rewards, batch, order)
     longer, _ = agreement(batch.lengths.astype(jnp.float32), batch, order)
@@ -68,5 +69,3 @@ def _compared(rewards: Float[Array, "b k"], batch: Completions | Segments) -> tu
 def _share(estimate: Estimate) -> Estimate:
     """A normal interval of few pairs may leave [0, 1]; a share cannot."""
     return dataclasses.replace(estimate, low=max(estimate.low, 0.0), high=min(estimate.high, 1.0))
-
-

@@ -92,7 +92,7 @@ def text_scorer(check: Callable[[str, str], float], tokenizer: Tokenizer) -> Sco
       ValueError: (when it scores) a check that gives no finite number; or as `rows_on_host`.
 
     Example:
-      >>> from jaxpref.data.tokenizers import characters_tokenizer
+      >>> from jaxpref.data.text.tokenizers import characters_tokenizer
       >>> from jaxpref.types import Completions
       >>> tokenizer = characters_tokenizer("ab")
       >>> tokens = np.array([[tokenizer.encode("ab"), tokenizer.encode("bb")]])

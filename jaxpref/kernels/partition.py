@@ -112,41 +112,29 @@ def partition_of(rows: int, vocab: int, embed: int) -> Partition:
     )
 
 
-<<<<<<< HEAD
 def each_region(function: Callable[..., Any], params: Any, *rows: Any) -> Any:
     """`function(params, *rows)` for each of `x` regions with its own params and rows.
 
-    `params` are `[x, ...]`, `rows` and results `[x, b, ...]`. On the mesh in context each device computes its
-    regions for its rows and exchanges nothing with the others.
-=======
-def by_expert(function: Callable[..., Any], experts: Any, *rows: Any) -> Any:
-    """`function(expert, *rows)` of each expert with rows of its own.
-
-    On the mesh in context each device handles its own experts for its own rows, without communication.
+    On the mesh in context each device computes its regions for its rows and exchanges nothing with the
+    others.
 
     Args:
-      experts: a tree of arrays `[x, ...]`. rows: trees of arrays `[x, b, ...]`.
+      params: a tree of arrays `[x, ...]`. rows: trees of arrays `[x, b, ...]`.
 
     Returns:
       A tree of arrays `[x, b, ...]`.
 
     Example:
-      >>> from jaxpref.kernels.partition import by_expert
-      >>> experts, rows = jnp.array([1.0, 10.0]), jnp.array([[1.0, 2.0], [3.0, 4.0]])
-      >>> print(by_expert(lambda expert, rows: expert * rows, experts, rows))
+      >>> from jaxpref.kernels.partition import each_region
+      >>> params, rows = jnp.array([1.0, 10.0]), jnp.array([[1.0, 2.0], [3.0, 4.0]])
+      >>> print(each_region(lambda scale, row: scale * row, params, rows))
       [[1.0 2.0]
        [30.0 40.0]]
->>>>>>> docsc
     """
     x, b = jax.tree.leaves(rows)[0].shape[:2]
     partition, batched = partition_of(b, x, 1), jax.vmap(function)
     if not partition.splits:
-<<<<<<< HEAD
         return batched(params, *rows)
     # Left to XLA, a loop that ends when all have ended would ask every device in every iteration.
-=======
-        return batched(experts, *rows)
-    # XLA would end a loop when it has ended for all, and communicate in every iteration to find out.
->>>>>>> docsc
     both = P(partition.vocab, partition.rows or None)
     return partition.run(batched, (partition.by_word, *[both] * len(rows)), both)(params, *rows)
