@@ -91,6 +91,31 @@ def test_exact_collection_gives_the_expected_gradient():
     np.testing.assert_allclose(-moved, jax.grad(objective)(state.params["logits"]), atol=1e-6)
 
 
+def test_exact_collection_weighs_lists_by_their_probability():
+    """A list loss too is a mean over tuples of responses, each with its probability."""
+
+    def squares(logps, scores, where):
+        return jnp.where(where, logps * scores, 0).sum(-1)
+
+    rewards = jnp.array([[0.3, 1.0, 2.0], [0.5, -1.0, 0.1]])
+
+    def scored(everyone, batch):
+        return rewards[batch.prompt_tokens[:, 0][:, None], batch.response_tokens[..., 0]]
+
+    algorithm = _online(
+        loss=squares, exact=True, judge=None, build=None, scorer=lambda: scored, reference=None
+    )
+    state = _state(algorithm)
+    logps = np.asarray(jax.nn.log_softmax(state.params["logits"]), np.float64)
+    terms = logps * np.asarray(rewards)
+    p = np.exp(logps)
+    expected = np.mean([2 * (p[x] * terms[x]).sum() for x in range(2)])
+    _, metrics = _update(algorithm, state, _prompts(0, 1), jax.random.key(0))
+    assert float(metrics["loss"].value) == pytest.approx(expected, rel=1e-5)
+    uniform = np.mean([2 * terms[x].mean() for x in range(2)])
+    assert abs(uniform - expected) > 0.05, "what a mean that ignores the weights would give"
+
+
 def test_exact_hybrid_collection_gives_the_gradient_of_dpo_and_the_kl():
     """HyPO: each recorded pair meets all pairs of samples; weights of the records stay."""
     loss = partial(losses.hypo, beta=0.5, kl_weight=0.3)

@@ -1,6 +1,7 @@
 """Intervals against closed forms and simulation; evaluators on policies whose answers are known."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -123,6 +124,29 @@ def test_reward_accuracy_counts_ties_as_one_half_and_no_padding(sign, accuracy):
     lengths = _held_out().response_lengths
     expected = np.mean(np.sign(lengths[:, 0] - lengths[:, 1]) / 2 + 0.5)
     assert evaluation.metrics["longer-response baseline"].mean == pytest.approx(expected)
+
+
+def test_reward_accuracy_follows_the_data_and_their_weights():
+    """Pairs that the data call equal are one half, P < 1/2 makes the second response the better one, and a row
+    counts by its weight."""
+    n = 6
+    p = np.array([0.9, 0.5, 0.2, 1.0, 0.5, 0.6], np.float32)
+    rewards = np.array([[2.0, 1], [3, 1], [0, 4], [1, 2], [0, 9], [5, 5]], np.float32)
+    records = _held_out().take(np.arange(n))
+    preferences = np.full((n, 2, 2), 0.5, np.float32)
+    preferences[:, 0, 1], preferences[:, 1, 0] = p, 1 - p
+    weights = np.array([1, 0, 2, 1, 1, 0.5], np.float32)
+
+    def given(batch):
+        return jnp.asarray(rewards)[batch.columns["example_ids"] % n]
+
+    plain = records.with_column("preferences", preferences)
+    for table, w in ((plain, np.ones(n)), (plain.with_column("weights", weights), weights)):
+        source = partial(lambda table: table, table)
+        found = reward_accuracy(_context(_oracle(True), given), records=source, batch_size=4).metrics
+        assert found["reward accuracy"].mean == pytest.approx(np.average([1, 0.5, 1, 0, 0.5, 0.5], weights=w))
+        assert found["reward margin"].mean == pytest.approx(np.average([1, 2, 4, -1, -9, 0], weights=w))
+        assert found["reward accuracy"].count == (w > 0).sum()
 
 
 def test_worth_of_a_table_on_a_bandit():

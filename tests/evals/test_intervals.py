@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxpref.evals.intervals import clopper_pearson, paired_bootstrap
+from jaxpref.evals.intervals import clopper_pearson, clustered, paired_bootstrap
 
 
 @pytest.mark.parametrize(
@@ -61,3 +61,14 @@ def test_paired_bootstrap_covers():
         estimate = paired_bootstrap(wins[0], wins[1], num_resamples=400)
         covered += estimate.low <= 0 <= estimate.high
     assert 0.91 < covered / 300 < 0.98
+
+
+def test_a_weight_is_that_many_copies_within_a_group():
+    rng = np.random.default_rng(3)
+    values, groups, copies = rng.normal(size=30), np.arange(30) // 2, rng.integers(0, 4, 30)
+    copied = clustered(np.repeat(values, copies), np.repeat(groups, copies))
+    unwanted = np.where(copies == 0, np.nan, values)
+    weighted = clustered(unwanted, groups, weights=copies)
+    assert (weighted.mean, weighted.low) == pytest.approx((copied.mean, copied.low), rel=1e-12)
+    scaled = clustered(unwanted, groups, weights=0.01 * copies)
+    assert (scaled.mean, scaled.low) == pytest.approx((copied.mean, copied.low), rel=1e-12)
