@@ -127,8 +127,8 @@ def test_reward_accuracy_counts_ties_as_one_half_and_no_padding(sign, accuracy):
 
 
 def test_reward_accuracy_follows_the_data_and_their_weights():
-    """Pairs that the data call equal are one half, P < 1/2 makes the second response the better one, and a row
-    counts by its weight."""
+    """Pairs that the data call equal are one half, P < 1/2 makes the second response the better one, and rows
+    count by their weight."""
     n = 6
     p = np.array([0.9, 0.5, 0.2, 1.0, 0.5, 0.6], np.float32)
     rewards = np.array([[2.0, 1], [3, 1], [0, 4], [1, 2], [0, 9], [5, 5]], np.float32)

@@ -1,0 +1,196 @@
+"""Arrays beside the params: not trained, not copied, not saved, and not exchanged in silence."""
+
+import dataclasses
+import json
+import pathlib
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from toys import scored_table_policy
+
+from jaxpref import losses
+from jaxpref.algorithms import offline, online, sft
+from jaxpref.config import override
+from jaxpref.data.text.synthetic import arithmetic_demonstrations, arithmetic_pairs, arithmetic_tokenizer
+from jaxpref.evals import reward_accuracy
+from jaxpref.experiment import Experiment, MeshShape, Stage
+from jaxpref.judges import reward_judge
+from jaxpref.policies.base import Model, whole
+from jaxpref.selection import two_samples
+from jaxpref.training.constants import fingerprint
+from jaxpref.training.models import random_model
+from jaxpref.training.run import train
+
+VOCAB = 24
+SGD = partial(optax.sgd, learning_rate=0.5)
+
+
+OTHER = {"time", "tokens_per_second", "mfu", "stage", "split", "metrics", "evaluator"}
+
+
+def quiet(text: str) -> None:
+    pass
+
+
+def base(seed: int = 0) -> Model:
+    logits = np.random.default_rng(seed).normal(size=(VOCAB, VOCAB)).astype(np.float32)
+    return Model({"base": logits}, {"base": ("vocab", None)})
+
+
+def adapted(*, seed: int = 0):
+    """A table of logits: a frozen base, and what is learnt on top of it."""
+    table = scored_table_policy(VOCAB)
+
+    def logits(params):
+        return {"logits": params["base"] + params["change"]}
+
+    return table._replace(
+        init=lambda key: {"change": jnp.zeros((VOCAB, VOCAB))},
+        token_logps=lambda params, batch: table.token_logps(logits(params), batch),
+        quantities=None,
+        axes=lambda: {"change": (None, None)},
+        constants=partial(base, seed),
+    )
+
+
+def plain(*, seed: int = 0):
+    """The same table, trained as a whole."""
+    return scored_table_policy(VOCAB)._replace(
+        init=lambda key: {"logits": jnp.asarray(base(seed).params["base"])}
+    )
+
+
+def experiment(policy, *, steps: int = 4) -> Experiment:
+    held_out = partial(arithmetic_pairs, num_examples=16, part="held_out")
+    stage = partial(Stage, num_steps=steps, batch_size=8, checkpoint_every=2, evaluate_every=2)
+    return Experiment(
+        name="constants",
+        policy=policy,
+        tokenizer=arithmetic_tokenizer,
+        stages=(
+            stage(
+                name="sft",
+                algorithm=partial(sft, optimizer=SGD),
+                train=partial(arithmetic_demonstrations, num_examples=32),
+            ),
+            stage(
+                name="dpo",
+                algorithm=partial(offline, loss=losses.dpo, optimizer=SGD),
+                train=partial(arithmetic_pairs, num_examples=32),
+                evaluation=held_out,
+                evaluators=(partial(reward_accuracy, records=held_out, batch_size=8),),
+            ),
+        ),
+        mesh=MeshShape(1, 1, 1),
+        best_metric=None,
+    )
+
+
+def rows(directory: pathlib.Path, name: str = "metrics.jsonl") -> list[dict]:
+    return [json.loads(line) for line in (directory / name).read_text().splitlines()]
+
+
+def saved_bytes(directory: pathlib.Path, stage: str, step: int) -> int:
+    return sum(
+        f.stat().st_size for f in (directory / "checkpoints" / stage / str(step)).rglob("*") if f.is_file()
+    )
+
+
+def test_training_on_top_of_a_frozen_base_is_training_the_sum(one_device, tmp_path):
+    """Under SGD the change of the whole table is the change on top of the base, in every stage, pass and
+    evaluator."""
+    frozen = train(experiment(adapted), tmp_path / "frozen", log=quiet)
+    free = train(experiment(plain), tmp_path / "free", log=quiet)
+    assert set(frozen.params) == {"change"}
+    np.testing.assert_allclose(
+        frozen.params["change"] + base().params["base"], free.params["logits"], atol=1e-5
+    )
+    assert float(jnp.abs(frozen.params["change"]).max()) > 0.01
+    for name in ("metrics.jsonl", "evaluations.jsonl"):
+        for a, b in zip(rows(tmp_path / "frozen", name), rows(tmp_path / "free", name), strict=True):
+            for key in set(a) - {
+                "time",
+                "tokens_per_second",
+                "mfu",
+                "stage",
+                "split",
+                "metrics",
+                "evaluator",
+            }:
+                assert a[key] == pytest.approx(b[key], rel=1e-4, abs=1e-5), key
+            for key, estimate in a.get("metrics", {}).items():
+                assert estimate["mean"] == pytest.approx(b["metrics"][key]["mean"], rel=1e-4, abs=1e-5), key
+
+
+def test_a_run_goes_on_beside_the_same_constants_only(one_device, tmp_path):
+    once = train(experiment(adapted), tmp_path / "once", log=quiet)
+    train(experiment(adapted, steps=2), tmp_path / "twice", log=quiet)
+    with pytest.raises(ValueError, match=r"written beside other models of the names \['policy'\]"):
+        train(experiment(partial(adapted, seed=1)), tmp_path / "twice", allow_changes=True, log=quiet)
+    again = train(experiment(adapted), tmp_path / "twice", allow_changes=True, log=quiet)
+    np.testing.assert_array_equal(again.params["change"], once.params["change"])
+
+
+def judged(policy, *, judge) -> Experiment:
+    """Online DPO under a reward model with random weights."""
+    given = experiment(policy)
+    game = dataclasses.replace(
+        given.stages[1],
+        name="game",
+        algorithm=partial(
+            online,
+            loss=losses.dpo,
+            optimizer=SGD,
+            draws=({"policy": 1.0},) * 2,
+            max_tokens=4,
+            judge=partial(reward_judge, judge()),
+            models={"judge": partial(random_model, policy=judge)},
+            build=two_samples,
+        ),
+        evaluators=(),
+    )
+    return dataclasses.replace(given, stages=(game,))
+
+
+def test_a_judge_is_in_no_checkpoint(one_device, tmp_path):
+    """The state that moves has the policy, its reference and the optimizer; the judge's fingerprint stands
+    for it."""
+    from jaxpref.models.sizes import tiny
+    from jaxpref.policies.transformer import transformer
+
+    small = partial(tiny, vocab=VOCAB, embed=8, layers=1, heads=1, kv_heads=1, mlp=8)
+    large = partial(tiny, vocab=VOCAB, embed=64, layers=1, heads=1, kv_heads=1, mlp=64)
+    judge = partial(transformer, sizes=large, outputs=1, eos_id=2)
+    policy = partial(transformer, sizes=small, eos_id=2)
+    given = override(judged(policy, judge=judge), {"stages.game.num_steps": "2"})
+    train(given, tmp_path, log=quiet)
+    model = random_model(policy=judge)
+    judge_bytes = sum(x.nbytes for x in jax.tree.leaves(model.params))
+    own_bytes = sum(x.nbytes for x in jax.tree.leaves(jax.eval_shape(policy().init, jax.random.key(0))))
+    assert judge_bytes > 10 * own_bytes
+    assert saved_bytes(tmp_path, "game", 2) < judge_bytes / 2
+    meta = json.loads((tmp_path / "checkpoints" / "game" / "2" / "meta" / "metadata").read_text())
+    assert meta["constants"] == {"judge": fingerprint(model.params)}
+
+
+def test_fingerprints_tell_names_types_shapes_and_values_apart():
+    given = {"a": np.arange(6, dtype=np.float32), "b": np.zeros((2, 0))}
+    assert fingerprint(given) == fingerprint({"b": np.zeros((2, 0)), "a": np.arange(6, dtype=np.float32)})
+    other = [
+        {"a": np.arange(6, dtype=np.float32)},
+        given | {"a": np.arange(6, dtype=np.int32)},
+        given | {"a": np.arange(6, dtype=np.float32).reshape(2, 3)},
+        given | {"a": np.arange(6, dtype=np.float32) + np.float32(1e-6)},
+        {"c": given["a"], "b": given["b"]},
+    ]
+    assert len({fingerprint(x) for x in [given, *other]}) == 6
+
+
+def test_an_array_is_trained_or_constant():
+    with pytest.raises(ValueError, match=r"both have \['base'\]"):
+        whole({"base": 1}, {"policy": {"base": 2}})
+    assert whole({"x": 1}, {"judge": {"x": 2}}) == {"x": 1}
