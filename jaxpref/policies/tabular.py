@@ -58,7 +58,8 @@ def tabular(
     tree = ResponseTree(vocab, length, eos_id, pad_id)
     _check_size(prompts, tree)
     known = _known_features(features, prompts, vocab, length)
-    table = SoftmaxTable(prompts, tree, known, initial, param_dtype)
+    given = None if initial is None else np.asarray(initial, np.float64)
+    table = SoftmaxTable(prompts, tree, known, given, param_dtype)
     drawn = sampler(Decoder(table.prefill, table.step), eos_id=eos_id, pad_id=pad_id)
 
     def sample(
@@ -85,12 +86,12 @@ class SoftmaxTable:
     prompts: int
     tree: ResponseTree
     features: Float[np.ndarray, "x v f"] | None  # None: every logit is a parameter
-    initial: Any  # of the one array of params; None: standard normal
+    initial: Float[np.ndarray, "*shape"] | None  # of the one array of params; None: standard normal
     param_dtype: str
 
     def __post_init__(self) -> None:
-        given = None if self.initial is None else np.shape(self.initial)
-        if given is not None and given != self.shape:
+        given = self.shape if self.initial is None else self.initial.shape
+        if given != self.shape:
             raise ValueError(f"tabular.initial: expected {self.name} of shape {self.shape}, got {given}")
 
     @property
@@ -110,7 +111,7 @@ class SoftmaxTable:
             raise ValueError("tabular.param_dtype: float64 needs 64-bit types; set JAX_ENABLE_X64=1")
         if self.initial is None:
             return {self.name: jax.random.normal(key, self.shape, dtype)}
-        return {self.name: jnp.asarray(np.asarray(self.initial, np.float64), dtype)}
+        return {self.name: jnp.asarray(self.initial, dtype)}
 
     def logits(self, params: Params) -> Float[Array, "x n v"]:
         free = params[self.name]
