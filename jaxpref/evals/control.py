@@ -77,7 +77,7 @@ class Episodes(NamedTuple):
 
 
 def play(
-    worlds: Sequence[World],
+    worlds: list[World],
     act: Callable[[np.ndarray, int], np.ndarray],
     *,
     seeds: Sequence[int],
