@@ -8,7 +8,7 @@ from functools import partial
 
 from jaxpref.algorithms import sft
 from jaxpref.algorithms.optimizers import adamw, warmup_cosine
-from jaxpref.data.synthetic import (
+from jaxpref.data.text.synthetic import (
     arithmetic_demonstrations,
     arithmetic_pairs,
     arithmetic_tokenizer,

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxpref.data.demonstrations import demonstrations
+from jaxpref.data.behaviour.demonstrations import demonstrations
 from jaxpref.environments import gridworld, object_features
 from jaxpref.planning import values
 

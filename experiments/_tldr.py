@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from jaxpref.data import Records, Tokenizer
-from jaxpref.data.jsonl_columns import jsonl_labelled
 from jaxpref.data.prepare import jsonl_pairs
 from jaxpref.data.sources import json_lines
+from jaxpref.data.text.jsonl_columns import jsonl_labelled
 
 PROMPT = "SUBREDDIT: r/{subreddit}\n\nTITLE: {title}\n\nPOST: {post}\n\nTL;DR:"
 PROMPT_LENGTH = 512  # tokens, as in the released code

@@ -53,7 +53,7 @@ from jaxpref import losses
 from jaxpref.algorithms import online
 from jaxpref.algorithms.bank import copied
 from jaxpref.algorithms.optimizers import adamw, restarted, warmup_cosine
-from jaxpref.data.synthetic import arithmetic_tokenizer
+from jaxpref.data.text.synthetic import arithmetic_tokenizer
 from jaxpref.evals import sampled_kl
 from jaxpref.experiment import Experiment, Tournament
 from jaxpref.selection import two_samples

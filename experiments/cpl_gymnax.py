@@ -37,7 +37,7 @@ from jaxpref import losses
 from jaxpref.algorithms import preference_iql, sft
 from jaxpref.algorithms.optimizers import adamw, warmup_constant
 from jaxpref.data import SegmentRecords
-from jaxpref.data.scored_segments import better_half, one_off_pairs
+from jaxpref.data.behaviour.scored_segments import better_half, one_off_pairs
 from jaxpref.environments.gymnax import gymnax_pendulum
 from jaxpref.environments.rollouts import regret_segments
 from jaxpref.evals import compiled_returns

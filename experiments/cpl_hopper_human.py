@@ -31,7 +31,7 @@ from _control import imitation_then, preferences
 from jaxpref import losses
 from jaxpref.algorithms import sft
 from jaxpref.algorithms.optimizers import adamw, constant
-from jaxpref.data.robot_preferences import robot_preferences
+from jaxpref.data.behaviour.robot_preferences import robot_preferences
 from jaxpref.environments.gymnasium import gymnasium_world
 from jaxpref.evals import control_returns
 from jaxpref.experiment import Experiment

@@ -44,8 +44,8 @@ from jaxpref import losses
 from jaxpref.algorithms import preference_iql, sft
 from jaxpref.algorithms.optimizers import adamw, warmup_constant
 from jaxpref.data import SegmentRecords
+from jaxpref.data.behaviour.scored_segments import better_half, one_off_pairs
 from jaxpref.data.cache import cached_segments
-from jaxpref.data.scored_segments import better_half, one_off_pairs
 from jaxpref.environments.metaworld import arm_world, scored_segments
 from jaxpref.evals import control_returns
 from jaxpref.experiment import Experiment

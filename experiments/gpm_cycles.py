@@ -26,7 +26,7 @@ from typing import Any
 from jaxpref import losses
 from jaxpref.algorithms import offline
 from jaxpref.algorithms.optimizers import adamw, warmup_cosine
-from jaxpref.data.cycles import cyclic_pairs, items_tokenizer
+from jaxpref.data.text.cycles import cyclic_pairs, items_tokenizer
 from jaxpref.evals import reward_accuracy
 from jaxpref.experiment import Experiment, Stage
 from jaxpref.models.sizes import tiny

@@ -51,8 +51,8 @@ from jaxpref import losses
 from jaxpref.algorithms import offline
 from jaxpref.algorithms.optimizers import adamw, constant
 from jaxpref.data import SegmentRecords
-from jaxpref.data.human_delivery import CONDITIONS, delivery_board, human_delivery
-from jaxpref.data.simulated import simulated_comparisons
+from jaxpref.data.behaviour.human_delivery import CONDITIONS, delivery_board, human_delivery
+from jaxpref.data.behaviour.simulated import simulated_comparisons
 from jaxpref.environments.delivery import FEATURES, delivery
 from jaxpref.evals import learned_weights, planned_return
 from jaxpref.evals.planned import learned_rewards

@@ -46,8 +46,8 @@ import numpy as np
 from jaxpref import losses
 from jaxpref.algorithms import online
 from jaxpref.algorithms.optimizers import adamw, warmup_cosine
-from jaxpref.data.actions import action_pairs, actions_tokenizer
 from jaxpref.data.loader import Loader
+from jaxpref.data.text.actions import action_pairs, actions_tokenizer
 from jaxpref.evals.base import Context, Estimate, Evaluation
 from jaxpref.experiment import Experiment, Stage
 from jaxpref.policies.tabular import enumerated, tabular

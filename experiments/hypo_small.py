@@ -41,7 +41,7 @@ import numpy as np
 from jaxpref import losses
 from jaxpref.algorithms import offline, online
 from jaxpref.data import Records
-from jaxpref.data.synthetic import arithmetic_tokenizer
+from jaxpref.data.text.synthetic import arithmetic_tokenizer
 from jaxpref.evals import sampled_kl
 from jaxpref.experiment import Experiment
 

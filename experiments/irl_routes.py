@@ -9,8 +9,8 @@ H soft steps are followed by the cheapest way (RHIP). H = 0 is the structured pe
 likelihood; 1 is Bayesian IRL's likelihood at its mode; infinity is MaxEnt IRL. None of them is how these
 drivers choose.
 
-With `regions`, every box of the country has weights of its own for the routes that end there (experts by
-place). `latent_budgets` is about other drivers: they know all costs, and how far ahead each one plans is
+With `regions`, every box of the country has weights of its own for the routes that end there.
+`latent_budgets` is about other drivers: they know all costs, and how far ahead each one plans is
 what is learnt.
 
 Paper     Barnes et al. (2024), arXiv:2305.11290 (RHIP); Ziebart et al. (2008) (MaxEnt); Jacob, Gupta &
@@ -64,8 +64,8 @@ import numpy as np
 from jaxpref.algorithms import sft
 from jaxpref.algorithms.optimizers import adamw, warmup_cosine
 from jaxpref.data import SegmentRecords
-from jaxpref.data.roads import Roads, boxes, csv_roads, csv_routes, liechtenstein_roads
-from jaxpref.data.routes import by_region, route_records
+from jaxpref.data.roads.networks import Roads, boxes, csv_roads, csv_routes, liechtenstein_roads
+from jaxpref.data.roads.routes import by_region, route_records
 from jaxpref.environments.drivers import horizon_ways, perceived_ways
 from jaxpref.evals import budget_shares, route_choice
 from jaxpref.experiment import Experiment, Stage
@@ -108,7 +108,7 @@ def experiment(
     """Costs by features, by maximum likelihood of whole routes (by their excess cost with horizon 0).
 
     Args:
-      regions: with more than 1, as many boxes of nodes, each an expert with weights of its own for the routes
+      regions: with more than 1, as many boxes of nodes, each with weights of its own for the routes
         that end there; a mesh splits them by `mesh.tensor`.
     """
     driven = partial(demonstrations, data_root=data_root, noise=noise, trips=trips, seed=seed)

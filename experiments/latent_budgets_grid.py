@@ -31,7 +31,7 @@ from typing import Any
 
 from jaxpref.algorithms import sft
 from jaxpref.algorithms.optimizers import adamw, constant
-from jaxpref.data.simulated import simulated_agents
+from jaxpref.data.behaviour.simulated import simulated_agents
 from jaxpref.environments import delivery
 from jaxpref.evals import budget_shares
 from jaxpref.experiment import Experiment, Stage

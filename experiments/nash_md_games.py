@@ -36,7 +36,7 @@ from typing import Any
 
 from jaxpref import games
 from jaxpref.algorithms import matrix_game
-from jaxpref.data.actions import action_pairs, actions_tokenizer
+from jaxpref.data.text.actions import action_pairs, actions_tokenizer
 from jaxpref.environments import dice, rock_paper_scissors
 from jaxpref.experiment import Experiment, Stage
 from jaxpref.policies.tabular import tabular

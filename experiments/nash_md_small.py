@@ -60,9 +60,8 @@ from jaxpref import losses
 from jaxpref.algorithms import online, sft
 from jaxpref.algorithms.bank import averaged
 from jaxpref.algorithms.draws import Draws, nash_md
-from jaxpref.data import Records
-from jaxpref.data.boundary import Example, encode_example
-from jaxpref.data.synthetic import arithmetic_demonstrations, arithmetic_tokenizer, check_arithmetic
+from jaxpref.data import Example, Records, encode_example
+from jaxpref.data.text.synthetic import arithmetic_demonstrations, arithmetic_tokenizer, check_arithmetic
 from jaxpref.environments.fitted import fitted_rewards
 from jaxpref.evals import generation, sampled_kl
 from jaxpref.experiment import Experiment, Stage, Tournament

@@ -44,7 +44,7 @@ from jaxpref import losses
 from jaxpref.algorithms import online
 from jaxpref.algorithms.bank import copied
 from jaxpref.algorithms.draws import xpo as policy_and_reference
-from jaxpref.data.synthetic import arithmetic_tokenizer
+from jaxpref.data.text.synthetic import arithmetic_tokenizer
 from jaxpref.evals import sampled_kl
 from jaxpref.experiment import Experiment, Tournament
 from jaxpref.selection import max_min, max_min_rated, offline_and_self, soft_pair, two_samples

@@ -22,7 +22,7 @@ from functools import partial
 from jaxpref import losses
 from jaxpref.algorithms import offline, sft
 from jaxpref.algorithms.optimizers import adamw, warmup_cosine
-from jaxpref.data.synthetic import (
+from jaxpref.data.text.synthetic import (
     arithmetic_demonstrations,
     arithmetic_pairs,
     arithmetic_tokenizer,

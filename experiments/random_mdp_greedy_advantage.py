@@ -43,7 +43,7 @@ from typing import Any
 from jaxpref import losses
 from jaxpref.algorithms import offline
 from jaxpref.algorithms.optimizers import adamw, constant
-from jaxpref.data.simulated import simulated_comparisons
+from jaxpref.data.behaviour.simulated import simulated_comparisons
 from jaxpref.environments import varied_delivery
 from jaxpref.evals import planned_return, value_sweeps
 from jaxpref.experiment import Experiment, Stage

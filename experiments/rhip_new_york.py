@@ -28,8 +28,8 @@ import numpy as np
 from jaxpref.algorithms import sft
 from jaxpref.algorithms.optimizers import adamw, constant
 from jaxpref.data import SegmentRecords
-from jaxpref.data.roads import Roads, new_york_graph
-from jaxpref.data.routes import route_records
+from jaxpref.data.roads.networks import Roads, new_york_graph
+from jaxpref.data.roads.routes import route_records
 from jaxpref.environments.drivers import perceived_ways
 from jaxpref.evals import route_choice
 from jaxpref.experiment import Experiment, Stage

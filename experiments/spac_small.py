@@ -36,7 +36,7 @@ import _arithmetic as base
 from jaxpref import losses
 from jaxpref.algorithms import offline, online
 from jaxpref.algorithms.bank import copied
-from jaxpref.data.synthetic import arithmetic_tokenizer
+from jaxpref.data.text.synthetic import arithmetic_tokenizer
 from jaxpref.evals import sampled_kl
 from jaxpref.experiment import Experiment
 

@@ -40,7 +40,7 @@ from jaxpref import losses
 from jaxpref.algorithms import offline, online, spac
 from jaxpref.algorithms.bank import copied
 from jaxpref.algorithms.optimizers import adamw, constant
-from jaxpref.data.actions import action_pairs, actions_tokenizer
+from jaxpref.data.text.actions import action_pairs, actions_tokenizer
 from jaxpref.environments import uncovered_bandit
 from jaxpref.evals import bandit_policy
 from jaxpref.experiment import Experiment, Stage

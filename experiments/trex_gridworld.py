@@ -53,8 +53,8 @@ from jaxpref import losses
 from jaxpref.algorithms import bayesian_rex, offline
 from jaxpref.algorithms.optimizers import adamw, constant
 from jaxpref.data import SegmentRecords
-from jaxpref.data.demonstrations import demonstrations
-from jaxpref.data.rankings import ranked_pairs
+from jaxpref.data.behaviour.demonstrations import demonstrations
+from jaxpref.data.behaviour.rankings import ranked_pairs
 from jaxpref.evals import posterior_returns, reward_recovery
 from jaxpref.experiment import Experiment, Stage
 from jaxpref.planning import values

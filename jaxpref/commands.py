@@ -16,13 +16,13 @@ import numpy as np
 from jaxpref import config
 from jaxpref.experiment import Experiment, Tournament, smoke, smoke_tournament
 from jaxpref.training import distributed, sharding
+from jaxpref.training.collect import compiled_evaluation
 from jaxpref.training.evaluation import evaluations, held_out_loader, held_out_pass, summary
-from jaxpref.training.loop import trained_state
 from jaxpref.training.params import trained_params
 from jaxpref.training.prepared import prepare_experiment, with_prepared
 from jaxpref.training.run import setting_of
 from jaxpref.training.run import train as run_training
-from jaxpref.training.step import compiled_evaluation
+from jaxpref.training.state import trained_state
 from jaxpref.training.tournament import play, write_tournament
 from jaxpref.types import Prompts
 
@@ -220,7 +220,7 @@ def sample(options: Options) -> int:
     for i, row in enumerate(padded):
         tokens[i, : len(row)], mask[i, : len(row)] = row, True
     out = policy.sample(
-        params,
+        setting.whole(params),
         sharding.put_whole(Prompts(jnp.asarray(tokens), jnp.asarray(mask)), setting.mesh),
         jax.random.key(options.seed),
         num_samples=options.num_samples,

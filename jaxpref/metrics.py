@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-__all__ = ["Mean", "Metrics", "masked_mean", "merge", "summed", "to_floats"]
+__all__ = ["Mean", "Metrics", "merge", "summed", "to_floats", "weighted_mean"]
 
 
 @jax.tree_util.register_dataclass
@@ -29,16 +29,23 @@ class Mean:
 Metrics = dict[str, Mean]
 
 
-def masked_mean(
-    values: Float[Array, "*shape"], where: Bool[Array, "*shape"] | Float[Array, "*shape"] | None = None
+def weighted_mean(
+    values: Float[Array, "..."],  # the shape of `weights`, and then `rest`
+    weights: Bool[Array, "*shape"] | Float[Array, "*shape"] | None = None,
 ) -> Mean:
-    """Mean of `values` where `where` is True (everywhere if None), or weighted by it (weights of 0 or more);
-    masked values may be anything, NaN too."""
-    if where is None:
+    """Mean of `values` with `weights` of 0 or more: the one mean of losses, metrics and evaluators.
+
+    Values of weight 0 may be anything, NaN too. `rest` are axes that stay, such as objectives.
+
+    Args:
+      weights: True is 1, and None means that all weigh 1.
+    """
+    if weights is None:
         return Mean(values.sum(), jnp.float32(values.size))
-    if where.dtype == bool:
-        return Mean(jnp.where(where, values, 0).sum(), where.sum().astype(jnp.float32))
-    return Mean(jnp.where(where > 0, where * values, 0).sum(), where.sum())
+    weights = weights.astype(jnp.float32) if weights.dtype == bool else weights
+    axes = tuple(range(weights.ndim))
+    spread = weights.reshape(weights.shape + (1,) * (values.ndim - weights.ndim))
+    return Mean(jnp.where(spread > 0, spread * values, 0).sum(axes), weights.sum())
 
 
 def summed(values: Float[Array, "..."]) -> Mean:

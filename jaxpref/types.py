@@ -12,6 +12,7 @@ import dataclasses
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
@@ -39,7 +40,7 @@ COLUMNS = {
     "margins": ("b", "by how much response 0 is better than response 1"),
     "annotators": ("b", "who judged, from 0"),
     "example_ids": ("b", "row of the records, from 0; every batch has it"),
-    "weights": ("b", "of the row in every mean, 0 or more; 1 without this column"),
+    "weights": ("b", "of the row in every mean over its responses, 0 or more; 1 without this column"),
     "win_rates": ("b k", "P(response beats its opponents), in [0, 1]"),
     "drawn": ("b k", "True for drawn responses, False for recorded ones beside them"),
     "on_policy": ("b k", "True where the policy alone drew the response; absent if it nowhere does"),
@@ -76,15 +77,35 @@ class _Responses:
         return self.mask.sum(-1)
 
     @property
-    def valid(self) -> Bool[Array, " b"]:
-        """False for rows that only pad the batch (some response has nothing scored)."""
-        return self.mask.any(-1).all(-1)
+    def present(self) -> Bool[Array, "b k"]:
+        """True for responses with something scored; lists may be of different lengths."""
+        return self.mask.any(-1)
 
     @property
-    def weights(self) -> Bool[Array, " b"] | Float[Array, " b"]:
-        """Weight of each row in a mean: `valid`, times the column `weights` where there is one."""
+    def real(self) -> Bool[Array, " b"]:
+        """False for rows that only pad the batch: nothing in them is scored."""
+        return self.present.any(-1)
+
+    @property
+    def response_weights(self) -> Float[Array, "b k"]:
+        """Weight of each response in a mean: that of its row (column `weights`, else 1) if present, else
+        0."""
+        present = self.present.astype(jnp.float32)
         given = self.columns.get("weights")
-        return self.valid if given is None else given * self.valid
+        return present if given is None else given[:, None] * present
+
+    @property
+    def weights(self) -> Float[Array, " b"]:
+        """Weight of each row in a mean: its column `weights`, else 1; 0 where of several responses fewer than
+        two are present, because nothing can be compared there."""
+        k = self.mask.shape[1]
+        enough = self.present.sum(-1) >= min(2, k)
+        return jnp.where(enough, self.response_weights.max(-1), 0)
+
+    @property
+    def valid(self) -> Bool[Array, " b"]:
+        """Rows that count: those of a positive weight."""
+        return self.weights > 0
 
 
 @jax.tree_util.register_dataclass
@@ -210,6 +231,10 @@ def _check_column(name: str, value: np.ndarray, sizes: dict[str, int]) -> None:
         raise ValueError(f"column labels: expected 0 (undesirable) or 1 (desirable), got {odd}")
     if name in ("annotators", "example_ids") and (value < 0).any():
         raise ValueError(f"column {name}: expected ids from 0, got {value.min()}")
+    if name == "weights" and (value < 0).any():
+        raise ValueError(
+            f"column weights: expected 0 or more, got {value.min()} in row {np.flatnonzero(value < 0)[0]}"
+        )
     if value.dtype.kind == "f" and name != "ratings" and not np.isfinite(value).all():
         raise ValueError(f"column {name}: row {np.argwhere(~np.isfinite(value))[0][0]} is not finite")
 

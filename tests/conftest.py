@@ -83,8 +83,8 @@ def data_root() -> pathlib.Path:
 def few_pairs(data_root: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A root with 250 dialogues of each real file of pairs, one at least of which is dropped for its prompts,
     and the real small model. Reading all dialogues takes 15 seconds; exhaustive tests of tests/data do."""
-    from jaxpref.data.boundary import Drop
-    from jaxpref.data.pairs import hh_pair
+    from jaxpref.data.text.boundary import Drop
+    from jaxpref.data.text.pairs import hh_pair
 
     def dropped(line: bytes) -> bool:
         row = json.loads(line)

@@ -21,11 +21,7 @@ _LONG = {  # what is still to be made shorter
     "algorithms/preference_iql.py:preference_iql",
     "algorithms/spac.py:spac",
     "cli.py:_parser",
-    "data/boundary.py:encode_example",
-    "data/human_delivery.py:human_delivery",
     "kernels/token_logps/pallas_gpu_fused.py:_kernel",
-    "losses/tokenwise.py:sparse_po",
-    "training/loop.py:run_stage",
 }
 HEAVY = ("tensorflow", "seqio", "tensorflow_datasets", "torch")
 

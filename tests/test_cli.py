@@ -8,7 +8,7 @@ import pytest
 from launch import TINY, here, run
 
 from jaxpref import cli
-from jaxpref.data.synthetic import arithmetic_tokenizer
+from jaxpref.data.text.synthetic import arithmetic_tokenizer
 from jaxpref.types import Prompts
 
 COMMANDS = [

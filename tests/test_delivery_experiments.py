@@ -7,8 +7,8 @@ import pytest
 from launch import smoke_run
 
 from jaxpref import config
-from jaxpref.data.human_delivery import write_human_delivery
-from jaxpref.data.simulated import simulated_comparisons
+from jaxpref.data.behaviour.human_delivery import write_human_delivery
+from jaxpref.data.behaviour.simulated import simulated_comparisons
 from jaxpref.environments.delivery import BOARD, delivery
 from jaxpref.planning import values
 

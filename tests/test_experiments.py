@@ -131,7 +131,7 @@ def test_grids_smoke(tmp_path, file, stage):
 
 @pytest.mark.slow
 def test_routes_smoke(tmp_path, data_root):
-    """The real roads of Liechtenstein, an expert by region on each device; the map is in the page."""
+    """The real roads of Liechtenstein, a region on each device; the map is in the page."""
     knobs = (f"data_root={data_root}", "trips=40", "horizon=2", "regions=8")
     printed = _smoke("irl_routes.py", tmp_path, *knobs, tensor=8)
     assert "costs  3/3 routes: nll" in printed

@@ -13,7 +13,7 @@ import pytest
 
 from jaxpref.algorithms.base import Model
 from jaxpref.data import Records, bytes_tokenizer
-from jaxpref.data.boundary import encode_example
+from jaxpref.data.text.boundary import encode_example
 from jaxpref.experiment import MeshShape, smoke
 from jaxpref.models.sizes import tiny
 from jaxpref.training.run import train

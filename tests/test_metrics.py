@@ -4,23 +4,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxpref.metrics import Mean, masked_mean, merge, summed, to_floats
+from jaxpref.metrics import Mean, merge, summed, to_floats, weighted_mean
 
 
 def test_merging_unequal_parts_is_exact():
     values, where = jnp.arange(10.0), jnp.arange(10) % 3 > 0
-    whole = masked_mean(values, where)
-    parts = merge({"x": masked_mean(values[:3], where[:3])}, {"x": masked_mean(values[3:], where[3:])})
+    whole = weighted_mean(values, where)
+    parts = merge({"x": weighted_mean(values[:3], where[:3])}, {"x": weighted_mean(values[3:], where[3:])})
     assert parts["x"].value == whole.value
     np.testing.assert_allclose(whole.value, np.mean([v for v in range(10) if v % 3]))
 
 
 def test_masked_values_may_be_anything():
-    assert masked_mean(jnp.array([1.0, jnp.nan]), jnp.array([True, False])).value == 1
+    assert weighted_mean(jnp.array([1.0, jnp.nan]), jnp.array([True, False])).value == 1
 
 
 def test_nothing_counted_is_zero_and_sums_add_up():
-    assert masked_mean(jnp.ones(2), jnp.zeros(2, bool)).value == 0
+    assert weighted_mean(jnp.ones(2), jnp.zeros(2, bool)).value == 0
     tokens = {"num_tokens": summed(jnp.array([3, 4]))}
     assert to_floats(merge(tokens, tokens)) == {"num_tokens": 14.0}
 

@@ -20,7 +20,7 @@ from jaxpref.data import bytes_tokenizer, characters_tokenizer, encode_example
 from jaxpref.data.loader import Loader
 from jaxpref.data.records import Records
 from jaxpref.losses.tokenwise import log_agreement
-from jaxpref.metrics import masked_mean, to_floats
+from jaxpref.metrics import to_floats, weighted_mean
 from jaxpref.models import sizes
 from jaxpref.models.rope import frequencies
 from jaxpref.models.scoring import token_logps
@@ -107,7 +107,7 @@ def test_ipo_mean_where_policy_and_reference_agree():
 
 def test_padding_enters_no_mean():
     """Defect 10: sums over padding in reported means. Masked values may be anything."""
-    mean = masked_mean(jnp.array([1.0, 3.0, jnp.nan]), jnp.array([True, True, False]))
+    mean = weighted_mean(jnp.array([1.0, 3.0, jnp.nan]), jnp.array([True, True, False]))
     assert mean.value == 2
     batch = pairs([0, 1], [0, 1], [1, 2])
     padded = jax.tree.map(lambda a: jnp.concatenate([a, jnp.zeros_like(a)]), batch)

@@ -38,7 +38,7 @@ import numpy as np
 from jaxpref import games, losses
 from jaxpref.algorithms import online
 from jaxpref.algorithms.optimizers import adamw, warmup_cosine
-from jaxpref.data.actions import action_pairs, actions_tokenizer
+from jaxpref.data.text.actions import action_pairs, actions_tokenizer
 from jaxpref.environments.trees import two_token_tree
 from jaxpref.evals import Context, Estimate, Evaluation
 from jaxpref.experiment import Experiment, Stage

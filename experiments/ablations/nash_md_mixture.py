@@ -39,7 +39,7 @@ from jaxpref import losses
 from jaxpref.algorithms import online
 from jaxpref.algorithms.draws import nash_md
 from jaxpref.algorithms.optimizers import adamw, warmup_cosine
-from jaxpref.data.actions import action_pairs, actions_tokenizer
+from jaxpref.data.text.actions import action_pairs, actions_tokenizer
 from jaxpref.evals import Context, Estimate, Evaluation
 from jaxpref.experiment import Experiment, Stage
 from jaxpref.games.equilibria import beta_fixed_point

@@ -12,10 +12,10 @@ from jaxtyping import Array, Float, Int
 from numpy.typing import ArrayLike
 
 from jaxpref import losses
-from jaxpref.algorithms.base import Algorithm, num_tokens
+from jaxpref.algorithms.base import NONE, Algorithm, Constants, num_tokens
 from jaxpref.algorithms.demonstrated import demonstrated, first_states
 from jaxpref.algorithms.inputs import bind
-from jaxpref.algorithms.update import apply_gradient
+from jaxpref.algorithms.optimizers import apply_gradient
 from jaxpref.losses.checks import not_negative, positive
 from jaxpref.losses.imitation import gail_rewards
 from jaxpref.metrics import Mean, Metrics
@@ -25,7 +25,7 @@ from jaxpref.policies.planned import paid
 from jaxpref.policies.reward_functions import RewardFunction
 from jaxpref.types import Params, PRNGKey, Segments
 
-__all__ = ["AdversarialState", "adversarial"]
+__all__ = ["AdversarialState", "Imitation", "adversarial"]
 
 
 @jax.tree_util.register_dataclass
@@ -39,9 +39,84 @@ class AdversarialState:
     opt_state: optax.OptState  # of the discriminator
 
     @property
-    def bank(self) -> dict[str, Params]:
+    def everyone(self) -> dict[str, Params]:
         """What evaluators may ask for by name."""
-        return {"discriminator": self.discriminator}
+        return {"policy": self.params, "discriminator": self.discriminator}
+
+
+@dataclasses.dataclass(frozen=True)
+class Imitation:
+    """The game of a discriminator against a policy in a finite world, exactly."""
+
+    world: TabularMDP
+    reward: RewardFunction  # the discriminator
+    loss: Callable[..., Array]
+    earns: Callable[..., Array]
+    start: Float[np.ndarray, " s"] | None  # None: the batch's first states
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """States and actions."""
+        states, actions = self.world.rewards.shape
+        return states, actions
+
+    def rewards(self, discriminator: Params) -> Float[Array, "s a"]:
+        """The discriminator as a table: its logit for GAIL, r for AIRL."""
+        return jnp.broadcast_to(self.reward.rewards(discriminator), self.shape)
+
+    def demonstrated(self, batch: Segments) -> Float[Array, "s a"]:
+        """The expert's occupancy, of total 1."""
+        states, actions = self.shape
+        return demonstrated(batch, states=states, actions=actions, discount=self.world.discount)
+
+    def learner(self, params: Params, batch: Segments) -> tuple[Float[Array, "s a"], Float[Array, "s a"]]:
+        """The learner's occupancy, of total 1, and its log-probs."""
+        logps = jax.nn.log_softmax(params["logits"], -1)
+        begun = first_states(batch, states=self.shape[0]) if self.start is None else self.start
+        world = paid(self.world, jnp.zeros_like(logps))
+        visits = occupancy(world, jnp.exp(logps), jnp.asarray(begun, logps.dtype))
+        return visits / visits.sum(), logps
+
+    def discriminator_loss(
+        self,
+        discriminator: Params,
+        expert: Float[Array, "s a"],
+        learner: Float[Array, "s a"],
+        logps: Float[Array, "s a"],
+    ) -> Float[Array, ""]:
+        """The mean of `loss` over all pairs of an expert's and a learner's state and action."""
+        x, n = self.rewards(discriminator).reshape(-1), expert.size
+        sides = {"expert": lambda y: jnp.repeat(y, n), "learner": lambda y: jnp.tile(y, n)}
+        offered = {f"{side}_rewards": spread(x) for side, spread in sides.items()}
+        offered |= {f"{side}_generator_logps": spread(logps.reshape(-1)) for side, spread in sides.items()}
+        weights = jnp.repeat(expert.reshape(-1), n) * jnp.tile(learner.reshape(-1), n)
+        return (weights * bind(self.loss, offered)).sum()
+
+    def improved(
+        self, logps: Float[Array, "s a"], discriminator: Params, *, step_size: float, temperature: float
+    ) -> Float[Array, "s a"]:
+        """Soft policy improvement, pi exp(step_size Q), Q exact."""
+        rewards = self.rewards(discriminator)
+        earned = bind(self.earns, {"rewards": rewards, "logps": logps}) - temperature * logps
+        terminal = self.world.terminal
+        v = jnp.where(terminal, 0, policy_values(paid(self.world, earned), jnp.exp(logps)))
+        q = earned + self.world.discount * paid(self.world, earned).transitions @ v
+        logits = jax.nn.log_softmax(logps + step_size * q, -1)
+        return jnp.where(terminal[:, None], logps, logits)
+
+    def measured(
+        self, params: Params, discriminator: Params, batch: Segments
+    ) -> tuple[Metrics, tuple[Array, Array, Array]]:
+        """Metrics, and what the discriminator sees: both occupancies and the policy's log-probs."""
+        expert, (mine, logps) = self.demonstrated(batch), self.learner(params, batch)
+        values = {
+            "loss": self.discriminator_loss(discriminator, expert, mine, logps),
+            "occupancy/distance": jnp.abs(expert - mine).sum() / 2,
+            "nll": -(expert * logps).sum(),
+            "entropy": -(mine * logps).sum(),
+        }
+        metrics: Metrics = {name: Mean(value, jnp.float32(1)) for name, value in values.items()}
+        return metrics | {"num_tokens": num_tokens(batch)}, (expert, mine, logps)
 
 
 def adversarial(
@@ -89,80 +164,49 @@ def adversarial(
     """
     positive(step_size=step_size)
     not_negative(temperature=temperature)
-    mdp, reward, transform = world(), rewards(), optimizer()
-    states, actions = mdp.rewards.shape
-    given = jax.eval_shape(policy.init, jax.random.key(0))
-    if jax.tree.map(lambda x: x.shape, given) != {"logits": (states, actions)}:
-        raise ValueError(
-            f"adversarial: expected a policy with params {{'logits': [{states}, {actions}]}}, got "
-            f"{jax.tree.map(lambda x: list(x.shape), given)}; use policies.states.state_table"
-        )
     if discriminator_steps < 1:
         raise ValueError(f"adversarial.discriminator_steps: expected 1 or more, got {discriminator_steps}")
     first = None if start is None else np.asarray(start(), np.float32)
+    game, transform = Imitation(world(), rewards(), loss, earns, first), optimizer()
+    states, actions = game.shape
+    _check_table(policy, states, actions)
 
-    def table(found: Params) -> Float[Array, "s a"]:
-        return jnp.broadcast_to(reward.rewards(found), (states, actions))
-
-    def learner(params: Params, batch: Segments) -> tuple[Float[Array, "s a"], Float[Array, "s a"]]:
-        """Occupancy of total 1, and log-probs."""
-        logps = jax.nn.log_softmax(params["logits"], -1)
-        begun = first_states(batch, states=states) if first is None else first
-        found = occupancy(paid(mdp, jnp.zeros_like(logps)), jnp.exp(logps), jnp.asarray(begun, logps.dtype))
-        return found / found.sum(), logps
-
-    def criticised(found: Params, expert: Array, mine: Array, logps: Array) -> Array:
-        x, n = table(found).reshape(-1), states * actions
-        sides = {"expert": lambda y: jnp.repeat(y, n), "learner": lambda y: jnp.tile(y, n)}
-        offered = {f"{side}_rewards": spread(x) for side, spread in sides.items()}
-        offered |= {f"{side}_generator_logps": spread(logps.reshape(-1)) for side, spread in sides.items()}
-        weights = jnp.repeat(expert.reshape(-1), n) * jnp.tile(mine.reshape(-1), n)
-        return (weights * bind(loss, offered)).sum()
-
-    def measured(state: AdversarialState, batch: Segments) -> tuple[Metrics, tuple[Array, Array, Array]]:
-        expert = demonstrated(batch, states=states, actions=actions, discount=mdp.discount)
-        mine, logps = learner(state.params, batch)
-        values = {
-            "loss": criticised(state.discriminator, expert, mine, logps),
-            "occupancy/distance": jnp.abs(expert - mine).sum() / 2,
-            "nll": -(expert * logps).sum(),
-            "entropy": -(mine * logps).sum(),
-        }
-        one = jnp.float32(1)
-        metrics: Metrics = {name: Mean(value, one) for name, value in values.items()}
-        return metrics | {"num_tokens": num_tokens(batch)}, (expert, mine, logps)
-
-    def init(params: Params) -> AdversarialState:
-        found = reward.init(jax.random.key(0))
-        return AdversarialState(jnp.int32(0), params, found, transform.init(found))
+    def init(params: Params, constants: Constants = NONE, key: PRNGKey | None = None) -> AdversarialState:
+        discriminator = game.reward.init(jax.random.key(0) if key is None else key)
+        return AdversarialState(jnp.int32(0), params, discriminator, transform.init(discriminator))
 
     def step(state: AdversarialState, batch: Segments, key: PRNGKey) -> tuple[AdversarialState, Metrics]:
-        metrics, seen = measured(state, batch)
+        metrics, seen = game.measured(state.params, state.discriminator, batch)
 
         def sharpen(carry: tuple[Params, Any], _: None):
-            slope = jax.grad(criticised)(carry[0], *seen)
-            found, opt_state, more = apply_gradient(transform, carry[0], carry[1], slope)
-            return (found, opt_state), more
+            slope = jax.grad(game.discriminator_loss)(carry[0], *seen)
+            discriminator, opt_state, more = apply_gradient(transform, carry[0], carry[1], slope)
+            return (discriminator, opt_state), more
 
-        (found, opt_state), more = jax.lax.scan(
+        (discriminator, opt_state), more = jax.lax.scan(
             sharpen, (state.discriminator, state.opt_state), None, length=discriminator_steps
         )
-        logps = seen[2]
-        earned = bind(earns, {"rewards": table(found), "logps": logps}) - temperature * logps
-        world_now = paid(mdp, earned)
-        v = jnp.where(mdp.terminal, 0, policy_values(world_now, jnp.exp(logps)))
-        q = earned + mdp.discount * world_now.transitions @ v
-        logits = jax.nn.log_softmax(logps + step_size * q, -1)
-        logits = jnp.where(mdp.terminal[:, None], logps, logits)
-        new = AdversarialState(state.step + 1, {"logits": logits}, found, opt_state)
+        logits = game.improved(seen[2], discriminator, step_size=step_size, temperature=temperature)
+        new = AdversarialState(state.step + 1, {"logits": logits}, discriminator, opt_state)
         return new, metrics | jax.tree.map(lambda x: x[-1], more)
 
     def evaluate(state: AdversarialState, batch: Segments, key: PRNGKey) -> Metrics:
-        return measured(state, batch)[0]
+        return game.measured(state.params, state.discriminator, batch)[0]
 
     def rewarded(state: AdversarialState, batch: Segments) -> Float[Array, "b k"]:
         """What the discriminator's rewards say of each segment, undiscounted."""
-        return jnp.where(batch.mask, table(state.discriminator)[batch.observations, batch.actions], 0).sum(-1)
+        table = game.rewards(state.discriminator)
+        return jnp.where(batch.mask, table[batch.observations, batch.actions], 0).sum(-1)
 
     flops = 4.0 * states**3 + 2.0 * discriminator_steps * (states * actions) ** 2
     return Algorithm(init, step, evaluate, lambda batch: flops, rewarded)
+
+
+def _check_table(policy: Policy, states: int, actions: int) -> None:
+    shapes = jax.tree.map(lambda x: x.shape, jax.eval_shape(policy.init, jax.random.key(0)))
+    if shapes != {"logits": (states, actions)}:
+        raise ValueError(
+            f"adversarial: expected a policy with params {{'logits': [{states}, {actions}]}}, got "
+            f"{jax.tree.map(list, shapes, is_leaf=lambda x: isinstance(x, tuple))}; use "
+            "policies.states.state_table"
+        )

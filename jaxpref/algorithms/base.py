@@ -1,7 +1,8 @@
 """What an algorithm is: pure functions of a state, in optax's sense. One host loop runs them all."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -9,9 +10,13 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from jaxpref.metrics import Mean, Metrics, summed
+from jaxpref.policies.base import Model, whole
 from jaxpref.types import Completions, Params, PRNGKey, Segments
 
-__all__ = ["Algorithm", "Model", "TrainState", "num_tokens"]
+__all__ = ["NONE", "Algorithm", "Constants", "Model", "TrainState", "num_tokens"]
+
+Constants = Mapping[str, Params]  # what is not trained, by name
+NONE: Constants = MappingProxyType({})
 
 
 @jax.tree_util.register_dataclass
@@ -25,6 +30,16 @@ class TrainState:
     bank: dict[str, Params] = dataclasses.field(default_factory=dict)  # other policies; see `algorithms.bank`
     loss_state: Any = None  # what a loss carries from step to step, if it does
     memory: Any = None  # records of earlier steps, where an algorithm keeps some
+    # What is not trained and not saved: judges and critics by name, and "policy": what the policy itself
+    # adds to its params (`policies.base.whole`).
+    constants: dict[str, Params] = dataclasses.field(default_factory=dict)
+
+    @property
+    def everyone(self) -> dict[str, Params]:
+        """The params of every model by name, the trained policy among them."""
+        own = {"policy": self.params} | self.bank
+        others = {name: value for name, value in self.constants.items() if name != "policy"}
+        return {name: whole(value, self.constants) for name, value in own.items()} | others
 
 
 class Algorithm(NamedTuple):
@@ -33,23 +48,16 @@ class Algorithm(NamedTuple):
     A state must have the fields `step` (int32 scalar) and `params` (the policy that is evaluated, saved and
     handed to the next stage); the loop never looks further. `collect`, where there is one, runs before
     `step` (and `evaluate`) on every batch, may touch the host, and returns what they eat, with metrics of its
-    own. `models` loads params of other models that `init` takes as a second argument and keeps in the state.
-    """
+    own. `constants` loads the params of models that are not trained. A state that has them holds them in its
+    field `constants`: the loop neither donates nor saves that field, only its fingerprint."""
 
-    init: Callable[..., Any]  # (params[, models]) -> state
+    init: Callable[..., Any]  # (params, constants, key) -> state; both may be left out where there are none
     step: Callable[[Any, Any, PRNGKey], tuple[Any, Metrics]]
     evaluate: Callable[[Any, Any, PRNGKey], Metrics]  # the metrics of `step` with no update
     flops: Callable[[Any], float]  # model FLOPs of one step on such a batch, from shapes alone
     rewards: Callable[[Any, Any], Float[Array, "b k"]]  # implicit (or learned) rewards of a batch's responses
     collect: Callable[[Any, Any, PRNGKey], tuple[Any, Metrics]] | None = None
-    models: Callable[[], dict[str, "Model"]] | None = None
-
-
-class Model(NamedTuple):
-    """A trained model from elsewhere: a judge, a critic, a stronger policy."""
-
-    params: Params  # host arrays
-    axes: Any  # logical axis names, as `Policy.axes()`
+    constants: Callable[[], dict[str, Model]] | None = None
 
 
 def num_tokens(batch: Completions | Segments) -> Mean:

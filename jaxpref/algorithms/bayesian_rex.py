@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from jaxpref.algorithms.reported import reward_metrics
 from jaxpref.algorithms.reward_posterior import RewardPosterior, reward_posterior
 from jaxpref.losses.checks import positive
 from jaxpref.losses.trajectories import ranking_log_likelihood, trajectory_bradley_terry
-from jaxpref.metrics import Mean, Metrics, masked_mean
+from jaxpref.metrics import Mean, Metrics, weighted_mean
 from jaxpref.policies.base import Policy
 from jaxpref.types import Params, PRNGKey, Segments
 
@@ -70,7 +71,7 @@ class RewardChain:
     width: float
     confidence: float
 
-    def init(self, params: Params) -> TrainState:
+    def init(self, params: Params, constants: Any = None, key: PRNGKey | None = None) -> TrainState:
         bank = {
             "draws": {"weights": jnp.zeros((self.draws, self.size), params["weights"].dtype)},
             "map": {"weights": jnp.zeros_like(params["weights"])},
@@ -84,8 +85,8 @@ class RewardChain:
         """Of one vector of weights."""
         found = self.scores(params["weights"], batch)
         losses = trajectory_bradley_terry(self.confidence * found[:, 0], self.confidence * found[:, 1])
-        metrics = {"loss": masked_mean(losses, batch.weights), "num_tokens": num_tokens(batch)}
-        return metrics | reward_metrics(found, None, batch, labelled=False)
+        metrics = {"loss": weighted_mean(losses, batch.weights), "num_tokens": num_tokens(batch)}
+        return metrics | reward_metrics(found, None, batch, labels="index")
 
     def moved(self, start: Float[Array, " m"], batch: Segments, key: PRNGKey) -> RewardPosterior:
         """The chain from `start` on, given what the batch says."""

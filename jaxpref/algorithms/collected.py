@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from jaxpref.algorithms.draws import Draws, alternatives, members, table
-from jaxpref.metrics import Metrics, masked_mean
+from jaxpref.metrics import Metrics, weighted_mean
 from jaxpref.policies.base import Policy
 from jaxpref.policies.tabular import enumerated
 from jaxpref.selection import hybrid
@@ -77,7 +77,7 @@ def _record(batch: Completions, drawn: Samples, weights: Array, names: tuple[str
     return dataclasses.replace(
         completions,
         # A row that pads the batch stays one.
-        response_mask=completions.response_mask & batch.valid[:, None, None],
+        response_mask=completions.response_mask & batch.real[:, None, None],
         reference_logps=None,
         columns=_of_rows(batch) | known,
     )
@@ -123,7 +123,9 @@ def enumerator(policy: Policy, draws: Draws) -> DrawRecords:
                 "behaviour_token_logps": drawn,
                 "ended": jnp.ones(drawn.shape[:-1], bool),
                 "drawn": jnp.ones(drawn.shape[:-1], bool),
-                "weights": jnp.exp(drawn.sum((-1, -2))) / len(choices) * batch.weights[:, None],
+                "weights": jnp.exp(drawn.sum((-1, -2)))
+                / len(choices)
+                * batch.response_weights.max(-1)[:, None],
             }
             if "policy" in names:
                 known["on_policy"] = jnp.broadcast_to(_on_policy(full, names), drawn.shape[:-1])
@@ -140,7 +142,7 @@ def enumerator(policy: Policy, draws: Draws) -> DrawRecords:
             repeated(batch.prompt_tokens),
             repeated(batch.prompt_mask),
             flat[0],
-            flat[1] & repeated(batch.valid)[:, None, None],
+            flat[1] & repeated(batch.real)[:, None, None],
             columns={name: repeated(value) for name, value in _of_rows(batch).items()} | flat[2],
         )
 
@@ -191,19 +193,14 @@ def drawn_metrics(record: Completions, *, contested: bool) -> Metrics:
     """What the draws were like. Scores and win rates are of the policy's own responses (of all drawn ones, if
     it draws none by itself), the latter against responses of others, if there are any (`contested`)."""
     whose = record.columns["on_policy" if "on_policy" in record.columns else "drawn"]
-    own = _weighted(record, whose & record.response_mask.any(-1))
+    own = whose * record.response_weights
     metrics = {
-        "response_length": masked_mean(record.lengths.astype(jnp.float32), own),
-        "ended": masked_mean(record.columns["ended"].astype(jnp.float32), own),
+        "response_length": weighted_mean(record.lengths.astype(jnp.float32), own),
+        "ended": weighted_mean(record.columns["ended"].astype(jnp.float32), own),
     }
     if "scores" in record.columns:
-        metrics["objective/scores"] = masked_mean(record.columns["scores"], own)
+        metrics["objective/scores"] = weighted_mean(record.columns["scores"], own)
     if record.preferences is not None and contested:
-        others = ~record.columns["on_policy"] & record.response_mask.any(-1)
-        against = own[:, :, None] * others[:, None]
-        metrics["objective/win_rate"] = masked_mean(record.preferences, against)
+        against = own[:, :, None] * (~record.columns["on_policy"] & record.present)[:, None]
+        metrics["objective/win_rate"] = weighted_mean(record.preferences, against)
     return metrics
-
-
-def _weighted(record: Completions, where: Array) -> Array:
-    return where * jnp.asarray(record.weights, jnp.float32)[:, None]

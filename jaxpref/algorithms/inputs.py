@@ -10,15 +10,28 @@ no other loss has needed.
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from jaxtyping import Array
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
 
 from jaxpref.kernels.token_logps import KL, STATISTICS
 from jaxpref.types import Completions
 
-__all__ = ["QUANTITIES", "SIDES", "Input", "bind", "check_loss", "fed", "inputs_of", "loss_name", "recorded"]
+__all__ = [
+    "QUANTITIES",
+    "SIDES",
+    "Input",
+    "bind",
+    "check_loss",
+    "fed",
+    "inputs_of",
+    "loss_name",
+    "recorded",
+    "row_weights",
+]
 
 SAMPLED = "sampled"  # prefix of responses 2 and on, [b, s]
 SIDES = {
@@ -33,6 +46,8 @@ SIDES = {
 
 TOKEN_QUANTITIES = ("token_logps", *STATISTICS)
 HEAD_QUANTITIES = ("rewards", "embeddings", "values")
+# Of a response; an absent one has zeros here.
+_OF_RESPONSES = {"logps", "mismatched_logps", *TOKEN_QUANTITIES, *HEAD_QUANTITIES}
 QUANTITIES = {
     "logps": "log-prob of a response, summed over scored tokens (nats) [b, k]",
     "token_logps": "log-prob of each scored token, 0 elsewhere (nats) [b, k, r]",
@@ -43,8 +58,8 @@ QUANTITIES = {
     "mismatched_logps": "log-prob of the next row's response after this row's prompt (nats), constant [b, k]",
     "lengths": "scored tokens [b, k]",
     "mask": "True on scored tokens [b, k, r]",
-    "where": "True for responses with a scored token [b, k]",
-    "valid": "True for rows that are not padding [b]",
+    "where": "True for responses with a scored token and a weight above 0 [b, k]",
+    "valid": "True for rows that count: all that the loss reads is there, with a weight above 0 [b]",
     "pair_preferences": "P(response 0 beats response 1) of the records [b]",
     "preferences": "P(i beats j) of the records [b, k, k]",
     "key": "a random key, another one each step",
@@ -119,13 +134,31 @@ def check_loss(loss: Callable[..., Any], *, reference: str | None, heads: bool, 
             raise ValueError(f"loss {name} needs {missing}: the policy lacks {what}")
 
 
-def recorded(batch: Completions) -> dict[str, Array]:
+def row_weights(inputs: Sequence[Input], batch: Completions) -> Float[Array, " b"]:
+    """Weight of each row in the mean of a loss with these inputs: 0 where something that it reads is absent.
+
+    A loss reads the responses it names (chosen, rejected, sampled ones), or all of them. One that names
+    `where` or `mask` knows which are absent, and needs two to compare."""
+    k = batch.mask.shape[1]
+    named = {i.response for i in inputs if i.response is not None}
+    named |= set(range(2, k)) if any(i.sampled for i in inputs) else set()
+    all_of = {i.base for i in inputs if i.response is None and not i.sampled}
+    if all_of & _OF_RESPONSES and not all_of & {"where", "mask"}:
+        named = set(range(k))
+    if not named:
+        return batch.weights
+    there = batch.present[:, np.array(sorted(n for n in named if n < k), int)].all(-1)
+    return jnp.where(there, batch.response_weights.max(-1), 0)
+
+
+def recorded(batch: Completions, inputs: Sequence[Input] = ()) -> dict[str, Array]:
     """What a batch itself offers: the quantities that need no policy, and its columns."""
+    where = batch.response_weights > 0
     offered = {
         "lengths": batch.lengths,
-        "mask": batch.mask,
-        "where": batch.mask.any(-1),
-        "valid": batch.valid,
+        "mask": batch.mask & where[..., None],
+        "where": where,
+        "valid": row_weights(inputs, batch) > 0,
         **batch.columns,
     }
     if batch.preferences is not None:

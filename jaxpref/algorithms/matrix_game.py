@@ -14,7 +14,7 @@ from jaxpref import games
 from jaxpref.algorithms.base import Algorithm, num_tokens
 from jaxpref.algorithms.inputs import bind, loss_name
 from jaxpref.environments.base import Game
-from jaxpref.metrics import Mean, Metrics, masked_mean
+from jaxpref.metrics import Mean, Metrics, weighted_mean
 from jaxpref.policies.base import Policy
 from jaxpref.types import Completions, Params, PRNGKey
 
@@ -95,7 +95,7 @@ class Dynamics:
     step_size: Callable[..., Any]
     bound: Callable[..., Any] | None
 
-    def init(self, params: Params) -> MatrixGameState:
+    def init(self, params: Params, constants: Any = None, key: PRNGKey | None = None) -> MatrixGameState:
         kl = self.to_equilibrium(params).mean()
         return MatrixGameState(jnp.int32(0), params, jnp.exp(_log_policy(params)), kl)
 
@@ -106,7 +106,7 @@ class Dynamics:
     def measure(self, state: MatrixGameState, batch: Completions) -> Metrics:
         log_pi = _log_policy(state.params)
         p, ref = _held(self.game.preferences, log_pi), _held(np.log(self.game.reference), log_pi)
-        gap = masked_mean(games.duality_gap(p, log_pi, ref, self.tau))
+        gap = weighted_mean(games.duality_gap(p, log_pi, ref, self.tau))
         measured = {
             "exploitability": games.exploitability(p, log_pi),
             "average/exploitability": games.exploitability(p, jnp.log(state.average)),
@@ -114,7 +114,7 @@ class Dynamics:
             "kl/reference": games.kl_divergence(log_pi, ref),
         }
         metrics = {"loss": gap, "duality_gap": gap, "num_tokens": num_tokens(batch)}
-        metrics |= {name: masked_mean(values) for name, values in measured.items()}
+        metrics |= {name: weighted_mean(values) for name, values in measured.items()}
         return metrics | ({} if self.bound is None else {"kl/bound": Mean(state.bound, jnp.float32(1))})
 
     def step(

@@ -12,7 +12,8 @@ from numpy.typing import ArrayLike
 
 from jaxpref.algorithms.base import Algorithm, TrainState, num_tokens
 from jaxpref.algorithms.demonstrated import demonstrated, first_states
-from jaxpref.algorithms.update import accumulated_gradient, apply_gradient
+from jaxpref.algorithms.objective import accumulated_gradient
+from jaxpref.algorithms.optimizers import apply_gradient
 from jaxpref.losses.checks import within
 from jaxpref.losses.conjugates import reverse_kl_divergence
 from jaxpref.metrics import Mean, Metrics
@@ -63,7 +64,7 @@ def occupancy_matching(
     every = _every_step(states, actions, horizon or 1)
     matching = Matching(policy.token_logps, every, mdp, divergence, horizon, arrivals, smoothing, first)
 
-    def init(params: Params) -> TrainState:
+    def init(params: Params, constants: Any = None, key: PRNGKey | None = None) -> TrainState:
         return TrainState(jnp.int32(0), params, transform.init(params))
 
     def step(state: TrainState, batch: Segments, key: PRNGKey) -> tuple[TrainState, Metrics]:

@@ -2,27 +2,25 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import jax
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from jaxpref.algorithms.bank import Rule
-from jaxpref.algorithms.base import Algorithm, Model, TrainState
-from jaxpref.algorithms.collected import behind, drawn_metrics, enumerator, sampler, with_values
+from jaxpref.algorithms.base import Algorithm, TrainState
+from jaxpref.algorithms.collected import enumerator, sampler
+from jaxpref.algorithms.collector import Builder, Collector
 from jaxpref.algorithms.draws import Draws, alternatives, members
 from jaxpref.algorithms.inputs import inputs_of
 from jaxpref.algorithms.offline import offline
 from jaxpref.judges import Judge, Scorer
 from jaxpref.metrics import Metrics
-from jaxpref.policies.base import Policy
-from jaxpref.types import Completions, Params, PRNGKey
+from jaxpref.policies.base import Model, Policy
+from jaxpref.types import Completions, PRNGKey
 
-__all__ = ["online"]
-
-Builder = Callable[[Completions, PRNGKey], Completions]
+__all__ = ["online", "passes"]
 
 
 def online(
@@ -66,9 +64,10 @@ def online(
       build: what to learn from out of the k responses (`jaxpref.selection`); by default all of them, in the
         order drawn, or for hybrid records the recorded responses and then those drawn.
       hybrid: put the responses of the records in front of those drawn: HyPO, SPAC, SPIN.
-      models: other models that join the bank under these names, such as a trained "judge".
-      temperature, top_k, top_p: of drawing, applied to the mixture. Log-probs are always at temperature 1.
-      epochs, minibatches: passes over what was drawn, and updates in each (PPO: 1 and 8). The schedule of the
+      models: other models that are not trained, by name, such as a trained "judge"; draws and judges may name
+      them. temperature, top_k, top_p: of drawing, applied to the mixture. Log-probs are always at temperature
+      1. epochs, minibatches: passes over what was drawn, and updates in each (PPO: 1 and 8). The schedule of
+      the
         optimizer counts updates; the bank counts steps.
       exact: in place of drawing, take every tuple of responses with its probability: exact expected gradients
         for tabular policies. A batch of b prompts becomes b n^k rows.
@@ -93,59 +92,55 @@ def online(
         if exact
         else sampler(policy, draws, max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p)
     )
-    judging, scoring = judge and judge(), scorer and scorer()
-    critic = any(i.base == "behaviour_values" for i in inputs_of(loss))
-    report, joined = jax.jit(partial(drawn_metrics, contested=_contested(draws))), jax.jit(behind)
-    value = jax.jit(lambda params, record: with_values(policy, params, record))
-    built = jax.jit(build) if build is not None else None
-
-    def init(params: Params, models: Mapping[str, Params] | None = None) -> TrainState:
-        state = inner.init(params)
-        return dataclasses.replace(state, bank=state.bank | dict(models or {}))
-
-    def collect(state: TrainState, batch: Completions, key: PRNGKey) -> tuple[Completions, Metrics]:
-        everyone = {"policy": state.params} | state.bank
-        draw_key, build_key = jax.random.split(key)
-        record = draw(everyone, batch, draw_key, state.step)
-        if hybrid:
-            record = joined(batch, record)
-        if critic:
-            record = value(state.params, record)
-        if scoring is not None:
-            scores = scoring(everyone, record)
-            record = dataclasses.replace(record, columns=record.columns | {"scores": scores})
-        if judging is not None:
-            record = dataclasses.replace(record, preferences=judging(everyone, record))
-        metrics = report(record)
-        return record if built is None else built(record, build_key), metrics
+    critic = policy if any(i.base == "behaviour_values" for i in inputs_of(loss)) else None
+    collect = Collector(
+        draw,
+        hybrid=hybrid,
+        critic=critic,
+        scorer=scorer and scorer(),
+        judge=judge and judge(),
+        build=build,
+        contested=_contested(draws),
+    )
 
     def step(state: TrainState, batch: Completions, key: PRNGKey) -> tuple[TrainState, Metrics]:
         if epochs == minibatches == 1:
             return inner.step(state, batch, key)
-        rows = batch.response_tokens.shape[0]
-        if rows % minibatches:
-            raise ValueError(f"minibatches={minibatches} does not divide a batch of {rows} rows")
-        order_key, update_key = jax.random.split(key)
-        orders = jax.vmap(lambda k: jax.random.permutation(k, rows))(jax.random.split(order_key, epochs))
-
-        def update(now: TrainState, given: tuple[Array, PRNGKey]) -> tuple[TrainState, Metrics]:
-            part = jax.tree.map(lambda x: x[given[0]], batch)
-            # The bank moves once a step, at its end.
-            held = dataclasses.replace(now, step=state.step, bank=state.bank)
-            return inner.step(held, part, given[1])
-
-        parts = orders.reshape(epochs * minibatches, -1)
-        new, metrics = jax.lax.scan(update, state, (parts, jax.random.split(update_key, len(parts))))
-        return new, jax.tree.map(lambda x: x.sum(0), metrics)
+        return passes(inner.step, state, batch, key, epochs=epochs, minibatches=minibatches)
 
     def flops(batch: Completions) -> float:
         return len(members(draws)) * policy.flops(batch) + epochs * inner.flops(batch)
 
-    def rewards(state: TrainState, batch: Completions) -> Float[Array, "b k"]:
-        return inner.rewards(state, batch)
-
     loaded = None if not models else lambda: {name: load() for name, load in models.items()}
-    return Algorithm(init, step, inner.evaluate, flops, rewards, collect, loaded)
+    return inner._replace(step=step, flops=flops, collect=collect, constants=loaded)
+
+
+def passes(
+    update: Callable[[TrainState, Completions, PRNGKey], tuple[TrainState, Metrics]],
+    state: TrainState,
+    batch: Completions,
+    key: PRNGKey,
+    *,
+    epochs: int,
+    minibatches: int,
+) -> tuple[TrainState, Metrics]:
+    """`epochs` passes of `update` over a batch, each in an order of its own and in `minibatches` equal parts.
+
+    The bank moves once, at the end. Metrics are merged over all updates.
+    """
+    rows = batch.mask.shape[0]
+    if rows % minibatches:
+        raise ValueError(f"minibatches={minibatches} does not divide a batch of {rows} rows")
+    order_key, update_key = jax.random.split(key)
+    orders = jax.vmap(lambda k: jax.random.permutation(k, rows))(jax.random.split(order_key, epochs))
+
+    def one(now: TrainState, given: tuple[Array, PRNGKey]) -> tuple[TrainState, Metrics]:
+        part = jax.tree.map(lambda x: x[given[0]], batch)
+        return update(dataclasses.replace(now, step=state.step, bank=state.bank), part, given[1])
+
+    parts = orders.reshape(epochs * minibatches, -1)
+    new, metrics = jax.lax.scan(one, state, (parts, jax.random.split(update_key, len(parts))))
+    return new, jax.tree.map(lambda x: x.sum(0), metrics)
 
 
 def _contested(draws: Draws) -> bool:

@@ -12,8 +12,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
+from jaxpref.metrics import Mean, Metrics
+from jaxpref.types import Params
+
 __all__ = [
     "adamw",
+    "apply_gradient",
     "constant",
     "gaussian_log_prior",
     "laplace_log_prior",
@@ -141,3 +145,15 @@ def gaussian_log_prior(params: Any, *, scale: float = 1.0) -> Array:
 def laplace_log_prior(params: Any, *, scale: float = 1.0) -> Array:
     """Independent Laplace params with scale `scale` (mean absolute value), up to a constant, nats."""
     return -sum((jnp.abs(x / scale).sum() for x in jax.tree.leaves(params)), jnp.zeros(()))
+
+
+def apply_gradient(
+    optimizer: optax.GradientTransformation, params: Params, opt_state: optax.OptState, gradient: Params
+) -> tuple[Params, optax.OptState, Metrics]:
+    """Optimizer update; adds `grad_norm` (before any clipping) and `learning_rate` where it is injected."""
+    updates, opt_state = optimizer.update(gradient, opt_state, params)
+    metrics = {"grad_norm": Mean(optax.tree.norm(gradient), jnp.float32(1))}
+    hyperparams = optax.tree.get(opt_state, "hyperparams", {})
+    if "learning_rate" in hyperparams:
+        metrics["learning_rate"] = Mean(jnp.float32(hyperparams["learning_rate"]), jnp.float32(1))
+    return optax.apply_updates(params, updates), opt_state, metrics

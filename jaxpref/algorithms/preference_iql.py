@@ -9,17 +9,17 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from jaxpref.algorithms.base import Algorithm, num_tokens
+from jaxpref.algorithms.base import NONE, Algorithm, Constants, num_tokens
+from jaxpref.algorithms.optimizers import apply_gradient
 from jaxpref.algorithms.reported import reward_metrics
-from jaxpref.algorithms.update import apply_gradient
 from jaxpref.losses.checks import positive, within
 from jaxpref.losses.links import logistic
-from jaxpref.metrics import Mean, Metrics, masked_mean
+from jaxpref.metrics import Mean, Metrics, weighted_mean
 from jaxpref.policies.base import Policy
 from jaxpref.policies.perceptron import checked_sizes, perceptron, perceptron_init
 from jaxpref.types import Params, PRNGKey, Segments
 
-__all__ = ["PreferenceIQLState", "preference_iql"]
+__all__ = ["ImplicitQ", "PreferenceIQLState", "preference_iql"]
 
 
 @jax.tree_util.register_dataclass
@@ -35,6 +35,71 @@ class PreferenceIQLState:
     critics: dict[str, Params]  # "q_0", "q_1": values of actions; "v": of observations
     critics_opt_state: optax.OptState
     targets: dict[str, Params]  # slow copies of the two q
+
+
+@dataclasses.dataclass(frozen=True)
+class ImplicitQ:
+    """The three objectives of preference-based implicit Q-learning, each a pure function of its params.
+
+    A step of a segment weighs as its row does (`Segments.response_weights`).
+    """
+
+    policy: Policy
+    discount: float
+    expectile: float
+    temperature: float
+    largest_weight: float
+
+    def rewards(self, reward: Params, batch: Segments) -> Float[Array, "b k t"]:
+        """r(s, a) of each step, 0 where there is none."""
+        return jnp.where(batch.mask, perceptron(reward, _pairs(batch))[..., 0], 0)
+
+    def reward_loss(self, reward: Params, batch: Segments) -> tuple[Array, Metrics]:
+        """Cross entropy of the preferences and the difference of summed rewards, nats."""
+        if batch.preferences is None or batch.mask.shape[1] != 2:
+            raise ValueError("preference_iql: expected pairs of segments with preferences")
+        sums = self.rewards(reward, batch).sum(-1)
+        p, margin = batch.preferences[:, 0, 1], sums[:, 0] - sums[:, 1]
+        mean = weighted_mean(p * logistic(margin) + (1 - p) * logistic(-margin), batch.weights)
+        return mean.value, {"reward/loss": mean} | reward_metrics(sums, None, batch)
+
+    def critic_loss(
+        self, critics: Params, targets: Params, reward: Params, batch: Segments
+    ) -> tuple[Array, tuple[Metrics, Array]]:
+        """Expectile regression of v on the smaller target q, and regression of both q on r + discount * v of
+        the next observation; with it the advantages, the smaller target q minus v."""
+        q = [perceptron(targets[name], _pairs(batch))[..., 0] for name in ("q_0", "q_1")]
+        v = perceptron(critics["v"], batch.observations)[..., 0]
+        advantage = jax.lax.stop_gradient(jnp.minimum(*q)) - v
+        asymmetric = jnp.where(advantage > 0, self.expectile, 1 - self.expectile) * advantage**2
+        goal = self.rewards(reward, batch)[..., :-1] + self.discount * v[..., 1:]
+        errors = [
+            perceptron(critics[name], _pairs(batch))[..., :-1, 0] - jax.lax.stop_gradient(goal)
+            for name in ("q_0", "q_1")
+        ]
+        steps = _step_weights(batch)
+        v_mean = weighted_mean(asymmetric, steps)
+        # Steps whose next observation is in the segment.
+        q_mean = weighted_mean(errors[0] ** 2 + errors[1] ** 2, steps[..., 1:])
+        metrics = {"critic/v_loss": v_mean, "critic/q_loss": q_mean}
+        return v_mean.value + q_mean.value, (metrics, jax.lax.stop_gradient(advantage))
+
+    def actor_loss(
+        self, params: Params, batch: Segments, advantage: Float[Array, "b k t"]
+    ) -> tuple[Array, Metrics]:
+        """Imitation with the weight min(exp(advantage / temperature), largest_weight), nats a step."""
+        often = jnp.minimum(jnp.exp(advantage / self.temperature), self.largest_weight)
+        steps = _step_weights(batch)
+        mean = weighted_mean(-often * self.policy.token_logps(params, batch), steps)
+        return mean.value, {"loss": mean, "actor/weight": weighted_mean(often, steps)}
+
+
+def _pairs(batch: Segments) -> Float[Array, "b k t i"]:
+    return jnp.concatenate([batch.observations, batch.actions], -1)
+
+
+def _step_weights(batch: Segments) -> Float[Array, "b k t"]:
+    return batch.mask * batch.response_weights[..., None]
 
 
 def preference_iql(
@@ -58,7 +123,7 @@ def preference_iql(
     (Kostrikov et al. 2021, arXiv:2110.06169) improves the actor on the same segments: v is an expectile of
     the smaller target q, q regresses on r + discount * v of the next observation, and the actor imitates with
     the weight min(exp((q - v) / temperature), largest_weight). The last step of a segment has no next
-    observation and teaches q nothing; nothing is terminal.
+    observation and teaches q nothing; nothing is terminal (`ImplicitQ`).
 
     Defaults are those of the baseline "P-IQL" of arXiv:2310.13639's released code, as transcribed, but for
     `target_rate` and `largest_weight`, which are customary.
@@ -76,51 +141,11 @@ def preference_iql(
         raise ValueError(f"reward_steps: expected 1 or more, got {reward_steps}")
     pair_sizes = checked_sizes((observation_size + action_size, *hidden, 1))
     state_sizes = checked_sizes((observation_size, *hidden, 1))
+    objectives = ImplicitQ(policy, discount, expectile, temperature, largest_weight)
     transform = optimizer()
 
-    def joined(batch: Segments) -> Float[Array, "b k t i"]:
-        return jnp.concatenate([batch.observations, batch.actions], -1)
-
-    def rewards_of(params: Params, batch: Segments) -> Float[Array, "b k t"]:
-        return jnp.where(batch.mask, perceptron(params, joined(batch))[..., 0], 0)
-
-    def explained(params: Params, batch: Segments) -> tuple[Array, Metrics]:
-        if batch.preferences is None or batch.mask.shape[1] != 2:
-            raise ValueError("preference_iql: expected pairs of segments with preferences")
-        sums = rewards_of(params, batch).sum(-1)
-        p, margin = batch.preferences[:, 0, 1], sums[:, 0] - sums[:, 1]
-        mean = masked_mean(p * logistic(margin) + (1 - p) * logistic(-margin), batch.weights)
-        return mean.value, {"reward/loss": mean} | reward_metrics(sums, None, batch, labelled=False)
-
-    def advantages(critics: Params, targets: Params, batch: Segments) -> tuple[Array, Array]:
-        """The smaller target q minus v, and v."""
-        q = [perceptron(targets[name], joined(batch))[..., 0] for name in ("q_0", "q_1")]
-        v = perceptron(critics["v"], batch.observations)[..., 0]
-        return jax.lax.stop_gradient(jnp.minimum(*q)) - v, v
-
-    def evaluated(
-        critics: Params, targets: Params, reward: Params, batch: Segments
-    ) -> tuple[Array, tuple[Metrics, Array]]:
-        advantage, v = advantages(critics, targets, batch)
-        asymmetric = jnp.where(advantage > 0, expectile, 1 - expectile) * advantage**2
-        goal = rewards_of(reward, batch)[..., :-1] + discount * v[..., 1:]
-        followed = batch.mask[..., 1:]  # steps whose next observation is in the segment
-        errors = [
-            perceptron(critics[name], joined(batch))[..., :-1, 0] - jax.lax.stop_gradient(goal)
-            for name in ("q_0", "q_1")
-        ]
-        v_mean = masked_mean(asymmetric, batch.mask)
-        q_mean = masked_mean(errors[0] ** 2 + errors[1] ** 2, followed)
-        metrics = {"critic/v_loss": v_mean, "critic/q_loss": q_mean}
-        return v_mean.value + q_mean.value, (metrics, jax.lax.stop_gradient(advantage))
-
-    def imitated(params: Params, batch: Segments, advantage: Array) -> tuple[Array, Metrics]:
-        weights = jnp.minimum(jnp.exp(advantage / temperature), largest_weight)
-        mean = masked_mean(-weights * policy.token_logps(params, batch), batch.mask)
-        return mean.value, {"loss": mean, "actor/weight": masked_mean(weights, batch.mask)}
-
-    def init(params: Params) -> PreferenceIQLState:
-        keys = jax.random.split(jax.random.key(0), 4)
+    def init(params: Params, constants: Constants = NONE, key: PRNGKey | None = None) -> PreferenceIQLState:
+        keys = jax.random.split(jax.random.key(0) if key is None else key, 4)
         reward = perceptron_init(keys[0], pair_sizes)
         critics = {f"q_{i}": perceptron_init(keys[1 + i], pair_sizes) for i in range(2)}
         critics["v"] = perceptron_init(keys[3], state_sizes)
@@ -128,50 +153,61 @@ def preference_iql(
         started = (transform.init(params), reward, transform.init(reward), critics, transform.init(critics))
         return PreferenceIQLState(jnp.int32(0), params, *started, targets)
 
-    def learn(
-        loss: Callable[..., Any], params: Params, opt_state: Any, *more: Any
-    ) -> tuple[Params, Any, Any, Array]:
-        gradient, aux = jax.grad(loss, has_aux=True)(params, *more)
-        params, opt_state, found = apply_gradient(transform, params, opt_state, gradient)
-        return params, opt_state, aux, found["grad_norm"].value
-
     def step(state: PreferenceIQLState, batch: Segments, key: PRNGKey) -> tuple[PreferenceIQLState, Metrics]:
         del key
-        first = state.step < reward_steps
-        *reward, of_reward, norm_r = learn(explained, state.reward, state.reward_opt_state, batch)
-        *critics, (of_critics, advantage), norm_c = learn(
-            evaluated, state.critics, state.critics_opt_state, state.targets, state.reward, batch
-        )
-        *actor, of_actor, norm_a = learn(imitated, state.params, state.opt_state, batch, advantage)
-        moved = {
-            name: jax.tree.map(lambda new, old: old + target_rate * (new - old), critics[0][name], old)
+        moved, metrics = _learned(objectives, transform, state, batch)
+        targets = {
+            name: jax.tree.map(lambda new, old: old + target_rate * (new - old), moved.critics[name], old)
             for name, old in state.targets.items()
         }
-        before = ((state.reward, state.reward_opt_state), (state.critics, state.critics_opt_state))
-        reward = _either(first, tuple(reward), before[0])
-        critics = _either(first, before[1], tuple(critics))
-        actor = _either(first, (state.params, state.opt_state), tuple(actor))
-        targets = _either(first, state.targets, moved)
-        new = PreferenceIQLState(
-            state.step + 1, actor[0], actor[1], reward[0], reward[1], critics[0], critics[1], targets
+        # First the reward alone, then all the others.
+        first = state.step < reward_steps
+        rest = dataclasses.replace(
+            moved, reward=state.reward, reward_opt_state=state.reward_opt_state, targets=targets
         )
-        # Of all three, whichever moves: the loop stops where one is not finite.
-        norm = jnp.linalg.norm(jnp.stack([norm_r, norm_c, norm_a]))
-        more = {"grad_norm": Mean(norm, jnp.float32(1)), "num_tokens": num_tokens(batch)}
-        return new, of_reward | of_critics | of_actor | more
+        alone = dataclasses.replace(state, reward=moved.reward, reward_opt_state=moved.reward_opt_state)
+        new = jax.tree.map(lambda a, b: jnp.where(first, a, b), alone, rest)
+        return dataclasses.replace(new, step=state.step + 1), metrics
 
     def evaluate(state: PreferenceIQLState, batch: Segments, key: PRNGKey) -> Metrics:
         del key
-        _, of_reward = explained(state.reward, batch)
-        _, (of_critics, advantage) = evaluated(state.critics, state.targets, state.reward, batch)
-        _, of_actor = imitated(state.params, batch, advantage)
+        _, of_reward = objectives.reward_loss(state.reward, batch)
+        _, (of_critics, advantage) = objectives.critic_loss(state.critics, state.targets, state.reward, batch)
+        _, of_actor = objectives.actor_loss(state.params, batch, advantage)
         return of_reward | of_critics | of_actor | {"num_tokens": num_tokens(batch)}
 
     def rewards(state: PreferenceIQLState, batch: Segments) -> Float[Array, "b k"]:
-        return rewards_of(state.reward, batch).sum(-1)
+        return objectives.rewards(state.reward, batch).sum(-1)
 
     return Algorithm(init, step, evaluate, lambda batch: 3 * policy.flops(batch), rewards)
 
 
-def _either(first: Array, yes: Any, no: Any) -> Any:
-    return jax.tree.map(lambda a, b: jnp.where(first, a, b), yes, no)
+def _learned(
+    objectives: ImplicitQ,
+    transform: optax.GradientTransformation,
+    state: PreferenceIQLState,
+    batch: Segments,
+) -> tuple[PreferenceIQLState, Metrics]:
+    """All three one update on; targets and step as they were."""
+
+    def learn(loss: Callable[..., Any], params: Params, opt_state: Any, *more: Any):
+        gradient, aux = jax.grad(loss, has_aux=True)(params, *more)
+        params, opt_state, found = apply_gradient(transform, params, opt_state, gradient)
+        return params, opt_state, aux, found["grad_norm"].value
+
+    reward, reward_opt_state, of_reward, norm_r = learn(
+        objectives.reward_loss, state.reward, state.reward_opt_state, batch
+    )
+    critics, critics_opt_state, (of_critics, advantage), norm_c = learn(
+        objectives.critic_loss, state.critics, state.critics_opt_state, state.targets, state.reward, batch
+    )
+    params, opt_state, of_actor, norm_a = learn(
+        objectives.actor_loss, state.params, state.opt_state, batch, advantage
+    )
+    # Of all three, whichever moves: the loop stops where one is not finite.
+    norm = jnp.linalg.norm(jnp.stack([norm_r, norm_c, norm_a]))
+    more = {"grad_norm": Mean(norm, jnp.float32(1)), "num_tokens": num_tokens(batch)}
+    new = PreferenceIQLState(
+        state.step, params, opt_state, reward, reward_opt_state, critics, critics_opt_state, state.targets
+    )
+    return new, of_reward | of_critics | of_actor | more

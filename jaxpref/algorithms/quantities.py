@@ -33,7 +33,7 @@ class Source:
 
     def of_policy(self, params: Params, bank: Mapping[str, Params], batch: Completions) -> dict[str, Any]:
         """Quantities under the policy, and what the batch holds."""
-        found = recorded(batch)
+        found = recorded(batch, self.inputs)
         against = bank.get(self.reference or "") if self._wants(*KL, reference=False) else None
         found |= self._computed(params, batch, reference=False, against=against)
         if self.features is not None:

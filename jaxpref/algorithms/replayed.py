@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -41,14 +42,14 @@ def replayed(
     """
     inner = algorithm(policy, microbatches=microbatches)
 
-    def init(params: Params, *models: dict[str, Params]) -> TrainState:
+    def init(params: Params, *more: Any) -> TrainState:
         empty = Completions(
             jnp.zeros((1, prompt_length), jnp.int32),
             jnp.zeros((1, prompt_length), bool),
             jnp.zeros((1, num_responses, response_length), jnp.int32),
             jnp.zeros((1, num_responses, response_length), bool),
         )
-        return dataclasses.replace(inner.init(params, *models), memory=empty_replay(empty, capacity))
+        return dataclasses.replace(inner.init(params, *more), memory=empty_replay(empty, capacity))
 
     def kept(batch: Completions) -> Completions:
         return Completions(

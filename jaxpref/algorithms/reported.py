@@ -1,13 +1,47 @@
 """What is reported of a batch: TRL's metric names, for pairs, labelled responses and lists."""
 
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
-from jaxpref.metrics import Metrics, masked_mean
+from jaxpref.algorithms.inputs import Input
+from jaxpref.metrics import Metrics, weighted_mean
 from jaxpref.types import Completions, Segments
 
-__all__ = ["reward_metrics"]
+__all__ = ["Labels", "agreement", "data_order", "reported", "reward_metrics"]
+
+Labels = Literal["index", "scores", "preferences"]  # where the data say which response is better
+
+
+def reported(
+    rewards: Float[Array, "b k"],
+    logps: Float[Array, "b k"] | None,
+    batch: Completions | Segments,
+    inputs: Sequence[Input],
+) -> Metrics:
+    """`reward_metrics` as they are meant for a loss with these inputs.
+
+    A loss that names chosen and rejected responses is about those two. Drawn responses have an order only
+    where the loss names it.
+    """
+    rewards = jax.lax.stop_gradient(rewards)
+    logps = None if logps is None else jax.lax.stop_gradient(logps)
+    bases, sides = {i.base for i in inputs}, {i.response for i in inputs} - {None}
+    if "labels" in bases:
+        return _labelled(rewards, logps, batch)
+    if "drawn" in batch.columns and not sides and not any(i.sampled for i in inputs):
+        return {"rewards/mean": weighted_mean(rewards, batch.response_weights)}
+    soft = batch.preferences is not None and bool(bases & {"preferences", "pair_preferences"})
+    labels: Labels = "preferences" if soft else "index"
+    if sides or any(i.sampled for i in inputs):
+        rewards, logps, batch = rewards[:, :2], None if logps is None else logps[:, :2], _first_two(batch)
+    elif not soft:
+        labels = "scores" if "scores" in bases else _of_list(batch)
+    return reward_metrics(rewards, logps, batch, labels=labels)
 
 
 def reward_metrics(
@@ -15,71 +49,93 @@ def reward_metrics(
     logps: Float[Array, "b k"] | None,
     batch: Completions | Segments,
     *,
-    labelled: bool,
+    labels: Labels | None = None,
 ) -> Metrics:
-    """`rewards/*` and, where there are log-probs, `logps/*`; none carries a gradient.
+    """`rewards/*` and, where there are log-probs, `logps/*` of the batch, each row by its weight.
 
-    `labelled`: chosen are the responses labelled 1, rejected those labelled 0, and there are no pairs to be
-    accurate about. Else, for two responses, response 0 is the chosen one. Longer lists are compared pair by
-    pair by their column `scores`, or by their order without one; `rewards/chosen` is of the best response,
-    and `rewards/rejected` of the worst. Ties of rewards count one half in accuracies (in TRL as wrong).
+    `rewards/chosen` is of the response that the data say is best, `rewards/rejected` of the worst, and
+    `rewards/accuracies` the share of pairs that the rewards order as the data do. Ties of rewards count one
+    half (in TRL as wrong). Ties of the data count one half where there are two responses, and are not
+    compared in longer lists.
+
+    Args:
+      labels: where the data's order is; by default in `preferences`, else `scores`, else the index.
     """
-    rewards = jax.lax.stop_gradient(rewards)
-    logps = None if logps is None else jax.lax.stop_gradient(logps)
-    where = batch.mask.any(-1)
-    if labelled:
-        chosen, rejected = where & (batch.columns["labels"] == 1), where & (batch.columns["labels"] == 0)
-        metrics = {
-            "rewards/chosen": masked_mean(rewards, chosen),
-            "rewards/rejected": masked_mean(rewards, rejected),
-        }
-        if logps is not None:
-            metrics["logps/chosen"] = masked_mean(logps, chosen)
-            metrics["logps/rejected"] = masked_mean(logps, rejected)
-        return metrics
     if rewards.shape[1] == 1:
-        metrics = {"rewards/mean": masked_mean(rewards, where)}
-        return metrics if logps is None else metrics | {"logps/mean": masked_mean(logps, where)}
-    if rewards.shape[1] == 2:
-        best, worst, rows = rewards[:, 0], rewards[:, 1], batch.weights
-        accuracies, ordered = _wins(best - worst), rows
-    else:
-        best, worst, accuracies, ordered, rows = _list(rewards, batch, where)
+        given = {"rewards/mean": rewards} | ({} if logps is None else {"logps/mean": logps})
+        return {name: weighted_mean(value, batch.response_weights) for name, value in given.items()}
+    order = data_order(batch, labels or _of_list(batch))
+    (best, worst), rows = _ends(rewards, batch, order), batch.weights
     metrics = {
-        "rewards/chosen": masked_mean(best, rows),
-        "rewards/rejected": masked_mean(worst, rows),
-        "rewards/margins": masked_mean(best - worst, rows),
-        "rewards/accuracies": masked_mean(accuracies, ordered),
+        "rewards/chosen": weighted_mean(best, rows),
+        "rewards/rejected": weighted_mean(worst, rows),
+        "rewards/margins": weighted_mean(best - worst, rows),
+        "rewards/accuracies": weighted_mean(*agreement(rewards, batch, order)),
     }
     if logps is not None:
-        first, last = (logps[:, 0], logps[:, 1]) if rewards.shape[1] == 2 else _ends(logps, batch, where)
-        metrics |= {"logps/chosen": masked_mean(first, rows), "logps/rejected": masked_mean(last, rows)}
+        first, last = _ends(logps, batch, order)
+        metrics |= {"logps/chosen": weighted_mean(first, rows), "logps/rejected": weighted_mean(last, rows)}
     return metrics
+
+
+def data_order(batch: Completions | Segments, labels: Labels) -> Float[Array, "b k k"]:
+    """1 where the data say that response i is better than j, 0 where it is worse, one half for ties."""
+    b, k = batch.mask.shape[:2]
+    if labels == "preferences" and batch.preferences is not None:
+        return _wins(batch.preferences - 0.5)
+    scores = -jnp.arange(k, dtype=jnp.float32)
+    scores = batch.columns["scores"] if labels == "scores" else jnp.broadcast_to(scores, (b, k))
+    return _wins(scores[:, :, None] - scores[:, None])
+
+
+def agreement(
+    rewards: Float[Array, "b k"], batch: Completions | Segments, order: Float[Array, "b k k"]
+) -> tuple[Float[Array, "b k k"], Float[Array, "b k k"]]:
+    """Whether rewards order each pair of responses as the data do, and the weight of each pair in a mean."""
+    wins = _wins(rewards[:, :, None] - rewards[:, None])
+    both = batch.present[:, :, None] & batch.present[:, None]
+    compared = both & (order == 1)
+    if rewards.shape[1] == 2:
+        tied = (order == 0.5) & both & jnp.triu(jnp.ones((2, 2), bool), 1)[None]
+        wins, compared = jnp.where(tied, 0.5, wins), compared | tied
+    return wins, compared * batch.weights[:, None, None]
+
+
+def _labelled(rewards: Array, logps: Array | None, batch: Completions | Segments) -> Metrics:
+    """Chosen are the responses labelled 1, rejected those labelled 0: there are no pairs to be accurate
+    about."""
+    labels, metrics = batch.columns["labels"], {}
+    for side, label in (("chosen", 1), ("rejected", 0)):
+        weights = batch.response_weights * (labels == label)
+        metrics[f"rewards/{side}"] = weighted_mean(rewards, weights)
+        if logps is not None:
+            metrics[f"logps/{side}"] = weighted_mean(logps, weights)
+    return metrics
+
+
+def _of_list(batch: Completions | Segments) -> Labels:
+    if batch.preferences is not None:
+        return "preferences"
+    return "scores" if "scores" in batch.columns else "index"
+
+
+def _first_two(batch: Completions | Segments) -> Completions | Segments:
+    names = ("response_tokens", "response_mask") if isinstance(batch, Completions) else ("step_mask",)
+    first = {name: getattr(batch, name)[:, :2] for name in names}
+    if batch.preferences is not None:
+        first["preferences"] = batch.preferences[:, :2, :2]
+    return dataclasses.replace(batch, **first)
 
 
 def _wins(difference: Array) -> Array:
     return jnp.where(difference > 0, 1.0, jnp.where(difference == 0, 0.5, 0.0))
 
 
-def _scores(batch: Completions | Segments) -> Float[Array, "b k"]:
-    b, k = batch.lengths.shape
-    return batch.columns.get("scores", jnp.broadcast_to(-jnp.arange(k, dtype=jnp.float32), (b, k)))
-
-
-def _ends(values: Array, batch: Completions | Segments, where: Bool[Array, "b k"]) -> tuple[Array, Array]:
-    """Of the best and of the worst response of each list."""
-    scores = _scores(batch)
-    best = jnp.argmax(jnp.where(where, scores, -jnp.inf), -1)[:, None]
-    worst = jnp.argmin(jnp.where(where, scores, jnp.inf), -1)[:, None]
+def _ends(values: Array, batch: Completions | Segments, order: Array) -> tuple[Array, Array]:
+    """Of the best and of the worst response of each row by the data: most and fewest wins among those
+    present."""
+    won = jnp.where(batch.present[:, None], order, 0).sum(-1)
+    best = jnp.argmax(jnp.where(batch.present, won, -jnp.inf), -1)[:, None]
+    worst = jnp.argmin(jnp.where(batch.present, won, jnp.inf)[:, ::-1], -1)[:, None]
+    worst = values.shape[1] - 1 - worst
     return jnp.take_along_axis(values, best, 1)[:, 0], jnp.take_along_axis(values, worst, 1)[:, 0]
-
-
-def _list(rewards: Array, batch: Completions | Segments, where: Array) -> tuple[Array, ...]:
-    scores, rows = _scores(batch), where.sum(-1) >= 2
-    better = (scores[:, :, None] > scores[:, None]) & where[:, :, None] & where[:, None]
-    return (
-        *_ends(rewards, batch, where),
-        _wins(rewards[:, :, None] - rewards[:, None]),
-        better,
-        rows,
-    )

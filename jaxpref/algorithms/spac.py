@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,20 +12,56 @@ from jaxtyping import Array, Float, Int
 
 from jaxpref import losses
 from jaxpref.algorithms.bank import copied
-from jaxpref.algorithms.base import Algorithm, TrainState
-from jaxpref.algorithms.collected import DrawRecords, behind, drawn_metrics, enumerator, sampler
+from jaxpref.algorithms.base import NONE, Algorithm, Constants, TrainState
+from jaxpref.algorithms.collected import enumerator, sampler
+from jaxpref.algorithms.collector import Collector
 from jaxpref.algorithms.inputs import fed
+from jaxpref.algorithms.objective import accumulated_gradient
 from jaxpref.algorithms.offline import offline
-from jaxpref.algorithms.update import accumulated_gradient, apply_gradient
+from jaxpref.algorithms.optimizers import apply_gradient
 from jaxpref.losses.checks import positive
 from jaxpref.losses.spac import policy_step
-from jaxpref.metrics import Mean, Metrics, masked_mean
+from jaxpref.metrics import Mean, Metrics, weighted_mean
 from jaxpref.policies.base import Policy
 from jaxpref.policies.tabular import enumerated
 from jaxpref.selection.gather import take_responses
 from jaxpref.types import Completions, Params, PRNGKey, Prompts
 
-__all__ = ["SpacState", "spac"]
+__all__ = ["Critic", "SpacState", "climbed", "spac"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Critic:
+    """A critic f in [0, bound] of responses: `bound` times the sigmoid of a policy's one head output."""
+
+    policy: Policy
+    loss: Callable[..., Any]  # of chosen, rejected and sampled rewards, before the sigmoid
+    bound: float
+
+    def rewards(self, params: Params, batch: Completions) -> Float[Array, "b k"]:
+        """Head outputs: f before its sigmoid."""
+        assert self.policy.quantities is not None
+        return self.policy.quantities(params, batch, ("embeddings",), None)["embeddings"][..., 0]
+
+    def value(self, params: Params, batch: Completions) -> Float[Array, "b k"]:
+        """f of each response."""
+        return self.bound * jax.nn.sigmoid(self.rewards(params, batch))
+
+    def __call__(self, params: Params, batch: Completions) -> tuple[Mean, tuple[Metrics, None]]:
+        """The critic's loss on recorded pairs (responses 0 and 1) and samples (the others), with metrics."""
+        rewards = self.rewards(params, batch)
+        mean = weighted_mean(fed(self.loss, {"rewards": rewards}, {}), batch.weights)
+        f = self.bound * jax.nn.sigmoid(jax.lax.stop_gradient(rewards))
+        parts = {"chosen": f[:, 0], "rejected": f[:, 1], "sampled": f[:, 2:].mean(1)}
+        metrics = {f"critic/{name}": weighted_mean(part, batch.weights) for name, part in parts.items()}
+        return mean, ({"critic/loss": mean} | metrics, None)
+
+    def judged(self, params: Params, batch: Completions) -> Completions:
+        """The samples alone, with f as their column `scores`."""
+        rows, k = batch.response_tokens.shape[:2]
+        drawn = take_responses(batch, jnp.broadcast_to(jnp.arange(2, k), (rows, k - 2)))
+        scores = jax.lax.stop_gradient(self.value(params, drawn))
+        return dataclasses.replace(drawn, columns=drawn.columns | {"scores": scores})
 
 
 @jax.tree_util.register_dataclass
@@ -38,6 +75,16 @@ class SpacState:
     bank: dict[str, Params]  # "previous": the policy that the present round starts from
     critic: Params
     critic_opt_state: optax.OptState
+
+    @property
+    def leader(self) -> TrainState:
+        """The policy alone."""
+        return TrainState(self.step, self.params, self.opt_state, self.bank)
+
+    @property
+    def everyone(self) -> dict[str, Params]:
+        """The params of every policy by name."""
+        return self.leader.everyone
 
 
 def spac(
@@ -77,19 +124,12 @@ def spac(
       mirror: take previous * exp(eta f) itself, for tables with `length=1`; a step is then a round, and
         `optimizer` and `round_steps` have no effect.
     """
+    _check(policy, critic_steps, round_steps, num_samples, mirror)
     positive(weight=weight, eta=eta, bound=bound, scale=scale)
-    if min(critic_steps, round_steps, num_samples) < 1:
-        raise ValueError(
-            "spac: critic_steps, round_steps and num_samples count from 1, got "
-            f"{critic_steps}, {round_steps} and {num_samples}"
-        )
-    judged_by = critic()
-    if judged_by.quantities is None or judged_by.outputs != 1:
-        raise ValueError("spac: the critic needs one head output; build it with outputs=1")
-    if mirror and policy.enumerate is None:
-        raise ValueError("spac: mirror=True needs all responses; use a tabular policy")
-    objective = partial(losses.spac_critic, weight=weight, bound=bound, scale=scale)
-    inner = offline(
+    follower_of = Critic(
+        _critic(critic), partial(losses.spac_critic, weight=weight, bound=bound, scale=scale), bound
+    )
+    leader_step = offline(
         policy,
         loss=partial(losses.reinforce, beta=1 / eta, baseline=bound / 2),
         optimizer=optimizer,
@@ -97,81 +137,74 @@ def spac(
         bank={"previous": partial(copied, every=1 if mirror else round_steps)},
         microbatches=microbatches,
     )
-    transform = critic_optimizer()
-    draws = ({"policy": 1.0},) * num_samples
-    draw: DrawRecords = enumerator(policy, draws) if exact else sampler(policy, draws, max_tokens=max_tokens)
-    joined, report = jax.jit(behind), jax.jit(partial(drawn_metrics, contested=False))
+    transform, draws = critic_optimizer(), ({"policy": 1.0},) * num_samples
+    draw = enumerator(policy, draws) if exact else sampler(policy, draws, max_tokens=max_tokens)
 
-    def raw(params: Params, batch: Completions) -> Float[Array, "b k"]:
-        assert judged_by.quantities is not None
-        return judged_by.quantities(params, batch, ("embeddings",), None)["embeddings"][..., 0]
-
-    def value(params: Params, batch: Completions) -> Float[Array, "b k"]:
-        return bound * jax.nn.sigmoid(raw(params, batch))
-
-    def criticised(params: Params, batch: Completions) -> tuple[Mean, tuple[Metrics, None]]:
-        rewards = raw(params, batch)
-        mean = masked_mean(fed(objective, {"rewards": rewards}, {}), batch.weights)
-        f = bound * jax.nn.sigmoid(jax.lax.stop_gradient(rewards))
-        parts = {"chosen": f[:, 0], "rejected": f[:, 1], "sampled": f[:, 2:].mean(1)}
-        metrics = {f"critic/{name}": masked_mean(part, batch.weights) for name, part in parts.items()}
-        return mean, ({"critic/loss": mean} | metrics, None)
-
-    def own(params: Params, batch: Completions) -> Completions:
-        """The policy's samples, with what the critic says of them."""
-        rows, k = batch.response_tokens.shape[:2]
-        drawn = take_responses(batch, jnp.broadcast_to(jnp.arange(2, k), (rows, k - 2)))
-        scores = jax.lax.stop_gradient(value(params, drawn))
-        return dataclasses.replace(drawn, columns=drawn.columns | {"scores": scores})
-
-    def leader(state: SpacState) -> TrainState:
-        return TrainState(state.step, state.params, state.opt_state, state.bank)
-
-    def init(params: Params) -> SpacState:
-        start = inner.init(params)
-        follower = _from(judged_by.init(jax.random.key(0)), params)
+    def init(params: Params, constants: Constants = NONE, key: PRNGKey | None = None) -> SpacState:
+        start = leader_step.init(params, constants, key)
+        fresh = follower_of.policy.init(jax.random.key(0) if key is None else key)
+        follower = _from(fresh, params)
         return SpacState(
             start.step, start.params, start.opt_state, start.bank, follower, transform.init(follower)
         )
 
-    def collect(state: SpacState, batch: Completions, key: PRNGKey) -> tuple[Completions, Metrics]:
-        record = joined(batch, draw({"policy": state.params}, batch, key, state.step))
-        return record, report(record)
-
     def step(state: SpacState, batch: Completions, key: PRNGKey) -> tuple[SpacState, Metrics]:
         def improve(carry, _):
-            gradient, (metrics, _) = accumulated_gradient(criticised, carry[0], batch, microbatches)
+            gradient, (metrics, _) = accumulated_gradient(follower_of, carry[0], batch, microbatches)
             params, opt_state, _ = apply_gradient(transform, carry[0], carry[1], gradient)
             return (params, opt_state), metrics
 
-        follower, found = jax.lax.scan(
+        follower, seen = jax.lax.scan(
             improve, (state.critic, state.critic_opt_state), None, length=critic_steps
         )
+        samples = follower_of.judged(follower[0], batch)
         if mirror:
-            metrics = inner.evaluate(leader(state), own(follower[0], batch), key)
-            done, params = state.step + 1, climbed(state.params, follower[0])
-            new = TrainState(done, params, state.opt_state, {"previous": params})
+            metrics = leader_step.evaluate(state.leader, samples, key)
+            params = climbed(policy, follower_of, state.params, follower[0], eta)
+            new = TrainState(state.step + 1, params, state.opt_state, {"previous": params})
         else:
-            new, metrics = inner.step(leader(state), own(follower[0], batch), key)
-        last = jax.tree.map(lambda x: x[-1], found)
+            new, metrics = leader_step.step(state.leader, samples, key)
+        last = jax.tree.map(lambda x: x[-1], seen)
         return SpacState(new.step, new.params, new.opt_state, new.bank, *follower), metrics | last
 
-    def climbed(params: Params, follower: Params) -> Params:
-        logits = params["logits"]
-        if logits.ndim != 2:
-            raise ValueError(f"spac: mirror=True needs a table with length=1, got logits {logits.shape}")
-        numbers = jnp.arange(len(logits), dtype=jnp.int32)[:, None]
-        every = enumerated(policy, Prompts(numbers, jnp.ones(numbers.shape, bool)))
-        return {"logits": policy_step(jax.nn.log_softmax(logits, -1), value(follower, every), eta)}
-
     def evaluate(state: SpacState, batch: Completions, key: PRNGKey) -> Metrics:
-        metrics = inner.evaluate(leader(state), own(state.critic, batch), key)
-        return metrics | criticised(state.critic, batch)[1][0]
+        metrics = leader_step.evaluate(state.leader, follower_of.judged(state.critic, batch), key)
+        return metrics | follower_of(state.critic, batch)[1][0]
 
     def flops(batch: Completions) -> float:
-        return 5 * policy.flops(batch) + (3 * critic_steps + 1) * judged_by.flops(batch)
+        return 5 * policy.flops(batch) + (3 * critic_steps + 1) * follower_of.policy.flops(batch)
 
-    return Algorithm(init, step, evaluate, flops, lambda state, batch: value(state.critic, batch), collect)
+    def rewards(state: SpacState, batch: Completions) -> Float[Array, "b k"]:
+        return follower_of.value(state.critic, batch)
+
+    return Algorithm(init, step, evaluate, flops, rewards, Collector(draw, hybrid=True))
+
+
+def climbed(policy: Policy, critic: Critic, params: Params, follower: Params, eta: float) -> Params:
+    """The table proportional to pi exp(eta f): a round of the policy, solved."""
+    logits = params["logits"]
+    if logits.ndim != 2:
+        raise ValueError(f"spac: mirror=True needs a table with length=1, got logits {logits.shape}")
+    numbers = jnp.arange(len(logits), dtype=jnp.int32)[:, None]
+    every = enumerated(policy, Prompts(numbers, jnp.ones(numbers.shape, bool)))
+    return {"logits": policy_step(jax.nn.log_softmax(logits, -1), critic.value(follower, every), eta)}
+
+
+def _check(policy: Policy, critic_steps: int, round_steps: int, num_samples: int, mirror: bool) -> None:
+    if min(critic_steps, round_steps, num_samples) < 1:
+        raise ValueError(
+            "spac: critic_steps, round_steps and num_samples count from 1, got "
+            f"{critic_steps}, {round_steps} and {num_samples}"
+        )
+    if mirror and policy.enumerate is None:
+        raise ValueError("spac: mirror=True needs all responses; use a tabular policy")
+
+
+def _critic(build: Callable[[], Policy]) -> Policy:
+    policy = build()
+    if policy.quantities is None or policy.outputs != 1:
+        raise ValueError("spac: the critic needs one head output; build it with outputs=1")
+    return policy
 
 
 def _from(fresh: Params, params: Params) -> Params:

@@ -1,16 +1,19 @@
 """Supervised fine-tuning: token negative log-likelihood of the given responses."""
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
 from jaxpref import losses
-from jaxpref.algorithms.base import Algorithm, TrainState, num_tokens
-from jaxpref.algorithms.update import accumulated_gradient, apply_gradient
-from jaxpref.metrics import Mean, Metrics, masked_mean
-from jaxpref.policies.base import Policy
+from jaxpref.algorithms.base import NONE, Algorithm, Constants, TrainState, num_tokens
+from jaxpref.algorithms.objective import accumulated_gradient
+from jaxpref.algorithms.optimizers import apply_gradient
+from jaxpref.metrics import Mean, Metrics, weighted_mean
+from jaxpref.policies.base import Policy, whole
 from jaxpref.types import Completions, Params, PRNGKey
 
 __all__ = ["sft"]
@@ -19,42 +22,46 @@ __all__ = ["sft"]
 def sft(
     policy: Policy, *, optimizer: Callable[[], optax.GradientTransformation], microbatches: int = 1
 ) -> Algorithm:
-    """Maximum likelihood of every response of a record (nats per scored token, over the global batch).
+    """Maximum likelihood of every response of a record (nats per scored token, over the global batch, each by
+    its row's weight).
 
     To imitate the chosen responses of pairs, give it records of those alone (`data.chosen_only`).
     """
     transform = optimizer()
 
-    def loss(params: Params, batch: Completions) -> tuple[Mean, tuple[Metrics, None]]:
-        token_logps = policy.token_logps(params, batch)
-        tokens = batch.mask.sum().astype(jnp.float32)
-        nll = losses.sft(token_logps.sum(-1).reshape(-1)).sum()
+    def loss(
+        params: Params, batch: Completions, constants: Mapping[str, Params]
+    ) -> tuple[Mean, tuple[Metrics, None]]:
+        logps = policy.token_logps(whole(params, constants), batch).sum(-1)
+        lengths = batch.lengths.astype(jnp.float32)
+        total = weighted_mean(losses.sft(logps.reshape(-1)), batch.response_weights.reshape(-1)).total
         # A mean over tokens: microbatches and hosts with other numbers of tokens weigh as they should.
-        mean = Mean(nll, tokens)
-        lengths = batch.lengths
+        mean = Mean(total, weighted_mean(lengths, batch.response_weights).total)
         metrics = {
             "loss": mean,
-            "logps/chosen": masked_mean(token_logps.sum(-1), lengths > 0),
-            "response_length": masked_mean(lengths.astype(jnp.float32), lengths > 0),
+            "logps/chosen": weighted_mean(logps, batch.response_weights),
+            "response_length": weighted_mean(lengths, batch.response_weights),
             "num_tokens": num_tokens(batch),
         }
         return mean, (metrics, None)
 
-    def init(params: Params) -> TrainState:
-        return TrainState(jnp.int32(0), params, transform.init(params))
+    def init(params: Params, constants: Constants = NONE, key: PRNGKey | None = None) -> TrainState:
+        return TrainState(jnp.int32(0), params, transform.init(params), constants=dict(constants))
 
     def step(state: TrainState, batch: Completions, key: PRNGKey) -> tuple[TrainState, Metrics]:
         del key
-        gradient, (metrics, _) = accumulated_gradient(loss, state.params, batch, microbatches)
+        of_part = partial(loss, constants=state.constants)
+        gradient, (metrics, _) = accumulated_gradient(of_part, state.params, batch, microbatches)
         params, opt_state, more = apply_gradient(transform, state.params, state.opt_state, gradient)
-        return TrainState(state.step + 1, params, opt_state), metrics | more
+        new = dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state)
+        return new, metrics | more
 
     def evaluate(state: TrainState, batch: Completions, key: PRNGKey) -> Metrics:
         del key
-        return loss(state.params, batch)[1][0]
+        return loss(state.params, batch, state.constants)[1][0]
 
     def rewards(state: TrainState, batch: Completions) -> Float[Array, "b k"]:
         """A likelihood has no reward of its own: the log-prob (nats) stands in."""
-        return policy.token_logps(state.params, batch).sum(-1)
+        return policy.token_logps(whole(state.params, state.constants), batch).sum(-1)
 
     return Algorithm(init, step, evaluate, lambda batch: 3 * policy.flops(batch), rewards)

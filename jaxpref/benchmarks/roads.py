@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from jaxpref.benchmarks.machine import facts, measured_bandwidth
 from jaxpref.benchmarks.timing import timed
-from jaxpref.data.roads import new_york_graph
+from jaxpref.data.roads.networks import new_york_graph
 from jaxpref.planning import roads
 from jaxpref.planning.roads import RoadGraph
 from jaxpref.planning.roads.sweep import arcs_of, soft_step

@@ -18,7 +18,7 @@ def cache_root() -> Path:
 
 
 def cached_records(kind: str, fingerprint: str, make: Callable[[Path], None]) -> Records:
-    """Records under their fingerprint: loaded where they exist, otherwise written by `make(directory)`.
+    """Loads the records of a fingerprint, after `make(directory)` has written them if they are not there yet.
 
     Processes of one machine that want the same records wait for the one that makes them. Raises ValueError
     where the directory holds something made from other arguments.
@@ -38,9 +38,10 @@ def cached_records(kind: str, fingerprint: str, make: Callable[[Path], None]) ->
 
 
 def cached_segments(name: str, make: Callable[[], SegmentRecords]) -> SegmentRecords:
-    """Segments that take long to collect: loaded where they exist, otherwise made and kept.
+    """Loads segments that take long to collect, after `make()` has collected them if they are not there yet.
 
-    `name` says all that they depend on. Processes of one machine wait for the one that makes them.
+    `name` must state everything that they depend on. Processes of one machine wait for the one that collects
+    them.
     """
     path = cache_root() / "segments" / f"{name}.npz"
     with _only_one(path.with_suffix(".lock")):

@@ -1,4 +1,4 @@
-"""TensorFlow, SeqIO and TFDS, imported when they are needed and kept off the accelerator."""
+"""Imports TensorFlow, SeqIO and TFDS when they are needed, and keeps them off the accelerator."""
 
 import os
 from types import ModuleType
@@ -14,7 +14,7 @@ class Stack(NamedTuple):
 
 
 def tensorflow_stack() -> Stack:
-    """Imports the three; raises ImportError that says what to do where one is missing."""
+    """Imports the three; raises ImportError with the remedy where one is missing."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # its start-up lines bury our own output
     try:
         import seqio

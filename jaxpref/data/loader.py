@@ -34,7 +34,7 @@ class Loader:
     """Deterministic, sharded, bucketed batches; the position is the step number and nothing else.
 
     Global batch `s` is positions `[s * batch_size, (s + 1) * batch_size)` of an endless sequence of
-    permutations of the rows, one per epoch, each seeded by `(seed, epoch)`: every row comes once an epoch,
+    permutations of the rows, one per epoch, each seeded by `(seed, epoch)`: every row occurs once per epoch,
     and a batch may straddle two. So resuming at any step costs one permutation of `n` rows (about 15 ms a
     million, paid once per epoch anyway), however many batches came before. The order does not depend on
     the number of processes: process `i` of `m` gets the `i`-th contiguous slice of each global batch.
@@ -83,7 +83,7 @@ class Loader:
 
     @property
     def steps_per_epoch(self) -> float:
-        """Steps in which every row comes once."""
+        """Steps in which every row occurs once; may be a fraction."""
         return len(self.records) / self.batch_size
 
     @property
@@ -116,7 +116,7 @@ class Loader:
         return self._rows(self.indices(step))
 
     def evaluation_batches(self) -> Iterator[Any]:
-        """One pass in table order; the last batch is filled up with rows whose masks are False.
+        """Yields one pass in table order; the last batch is filled up with rows whose masks are False.
 
         Every process yields the same number of batches of `batch_size / process_count` rows.
         """

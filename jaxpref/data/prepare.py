@@ -1,7 +1,7 @@
-"""From a data set to records: SeqIO reads and encodes once, training reads the result ever after.
+"""From a data set to records: SeqIO reads and encodes it once, and training reads the result.
 
-The functions that return `Records` are what experiments name. Each makes its records on first use, in a
-cache directory (`$JAXPREF_CACHE`, default `~/.cache/jaxpref`) under a key of all its arguments, the tokenizer
+Experiments name the functions that return `Records`. Each makes its records on first use, in a cache
+directory (`$JAXPREF_CACHE`, default `~/.cache/jaxpref`) under a key of all its arguments, the tokenizer
 and the source's checksum; after that it loads them, without TensorFlow.
 """
 
@@ -14,15 +14,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jaxpref.data.boundary import Example
 from jaxpref.data.cache import cached_records
-from jaxpref.data.dialogue import Template
-from jaxpref.data.encoding import Encoding, fingerprint
 from jaxpref.data.lazy import tensorflow_stack
-from jaxpref.data.records import Records, concatenate
+from jaxpref.data.records import Example, Records, concatenate
 from jaxpref.data.records_io import load_records, write_records
-from jaxpref.data.sources import SourceFile, hh_source, source_of
-from jaxpref.data.tokenizers import Tokenizer
+from jaxpref.data.sources import SourceFile, source_of
+from jaxpref.data.text.dialogue import Template
+from jaxpref.data.text.encoding import Encoding, fingerprint
+from jaxpref.data.text.hh_files import hh_source
+from jaxpref.data.text.tokenizers import Tokenizer
 
 __all__ = ["chosen_only", "head", "hh_pairs", "jsonl_pairs", "mixture_pairs", "prepare", "prepared", "split"]
 
@@ -40,15 +40,15 @@ def prepare(
     """Writes the records of SeqIO tasks (one after the other) or of a mixture, and loads them.
 
     Args:
-      source: Names from `jaxpref.data.tasks`.
+      source: Names from `jaxpref.data.text.tasks`.
       num_examples: Rows to take; needed for a mixture, which has no end.
       seed: Of the mixture's draws.
       metadata: Further entries of the manifest.
 
     Prints progress to stderr. Drops (by reason) and truncations go into the manifest; of a mixture they are
-    those of the rows read, which are a few more than the rows taken. Errors as `records_io.write_records`.
+    those of the rows read, which are a few more than the rows taken. Raises as `records_io.write_records`.
     """
-    from jaxpref.data import tasks
+    from jaxpref.data.text import tasks
 
     names = [source] if isinstance(source, str) else list(source)
     parts = [task for name in names for task in tasks.details(name)]
@@ -97,7 +97,7 @@ def hh_pairs(
 ) -> Records:
     """Anthropic HH pairs (arXiv:2204.05862), chosen first; rows are grouped by their first human turn.
 
-    `data_root=None` downloads the public files; otherwise see `sources.hh_source`, also for the errors.
+    `data_root=None` downloads the public files; otherwise see `hh_files.hh_source`, also for the errors.
     Lengths in tokens, see `boundary.encode_example`; `template=None` keeps HH's own form.
     """
     encoding = Encoding(
@@ -107,7 +107,7 @@ def hh_pairs(
     loaded = tokenizer()
 
     def names() -> list[str]:
-        from jaxpref.data import tasks
+        from jaxpref.data.text import tasks
 
         return [
             tasks.hh_task(data_root=data_root, subset=s, split=split, tokenizer=loaded, encoding=encoding)
@@ -139,7 +139,7 @@ def jsonl_pairs(
     source, loaded = source_of(path), tokenizer()
 
     def names() -> list[str]:
-        from jaxpref.data import tasks
+        from jaxpref.data.text import tasks
 
         return [tasks.jsonl_task(path=path, tokenizer=loaded, encoding=encoding)]
 
@@ -156,9 +156,9 @@ def mixture_pairs(
 ) -> Records:
     """`num_examples` rows of several tables, each in proportion to its rate, without TensorFlow.
 
-    Every table is gone through in a shuffled order, again and again where its share is larger than the
-    table. The numbers of rows are the rates' shares rounded so that they add up. Raises ValueError for
-    rates that do not fit, and as `concatenate`.
+    Rows of a table are taken in a shuffled order, and in further shuffled orders where its share is larger
+    than the table. Numbers of rows are the shares, rounded so that they sum to `num_examples`. Raises
+    ValueError for rates that do not fit, and as `concatenate`.
     """
     if len(parts) != len(rates) or not parts or min(rates) <= 0 or num_examples < 1:
         raise ValueError(
@@ -196,7 +196,7 @@ def chosen_only(*, records: Callable[[], Records]) -> Records:
 
 
 def head(*, records: Callable[[], Records], num_prompts: int) -> Records:
-    """The first rows of a table, for a quick look."""
+    """The first `num_prompts` rows of a table, or all if there are fewer."""
     table = records()
     return table.take(np.arange(min(num_prompts, len(table))))
 
@@ -226,7 +226,7 @@ def _cached(
 
 def _examples(name: str, split: str, num_examples: int | None, seed: int) -> Iterator[Example]:
     tf, seqio, _ = tensorflow_stack()
-    from jaxpref.data import features, tasks
+    from jaxpref.data.text import features, tasks
 
     parts = tasks.details(name)
     first = parts[0]
@@ -273,7 +273,7 @@ def _examples(name: str, split: str, num_examples: int | None, seed: int) -> Ite
 
 
 class _Progress:
-    """One line on stderr every few seconds: rows, speed, time left."""
+    """Prints one line to stderr every few seconds: rows, speed, time left."""
 
     def __init__(self, name: str, total: int):
         self._name, self._total, self._kept = name, total, 0

@@ -1,29 +1,38 @@
 """Tokenised preference records: a ragged table of `n` prompts with `k` responses each.
 
 In memory a table is flat token arrays and the place and length of each row in them, so that `take`, `only`
-and `split` copy no token and a table larger than memory stays on disk (memory-mapped .npy files). No
-TensorFlow anywhere near. The files are `records_io.py`'s business.
+and `split` copy no token and a table larger than memory stays on disk (memory-mapped .npy files). Nothing
+here needs TensorFlow. `records_io.py` reads and writes the files.
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from jaxpref.types import COLUMNS, Completions
 
-if TYPE_CHECKING:
-    from jaxpref.data.boundary import Example
-
-__all__ = ["Records", "concatenate", "held_out_rows"]
+__all__ = ["Example", "Records", "concatenate", "held_out_rows"]
 
 # Columns with a field of their own in `Completions`; the others go into its `columns`.
 _FIELDS = {"reference_logps": ("n", "k"), "preferences": ("n", "k", "k")}
 _SHAPES = _FIELDS | {
     name: tuple("n" if a == "b" else a for a in axes.split()) for name, (axes, _) in COLUMNS.items()
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One encoded prompt and its responses."""
+
+    prompt: Sequence[int]
+    responses: Sequence[Sequence[int]]  # EOS included where the response was not cut
+    group: int = 0  # rows of one group stay on one side of a split
+    unscored: int = 0  # leading response tokens that are not scored: 1 where nothing predicts the first one
+    prompt_truncated: bool = False
+    responses_truncated: int = 0  # how many of the responses were cut
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -139,7 +148,7 @@ class Records:
     def only(self, response_index: int) -> "Records":
         """One response of each prompt (`k = 1`): `only(0)` of pairs is SFT data on the chosen side.
 
-        Columns of responses keep the one of this response; `preferences` has nothing left to say and goes.
+        Columns of responses keep the entry of this response; `preferences` compares responses and is dropped.
         """
         if not 0 <= response_index < self.k:
             raise ValueError(f"only: expected a response index in [0, {self.k}), got {response_index}")
@@ -210,7 +219,7 @@ class Records:
             )
 
     @staticmethod
-    def from_examples(examples: Sequence["Example"], metadata: Mapping[str, Any] | None = None) -> "Records":
+    def from_examples(examples: Sequence[Example], metadata: Mapping[str, Any] | None = None) -> "Records":
         """Packs encoded examples; raises ValueError for none, or for unequal numbers of responses."""
         if not examples:
             drops = dict((metadata or {}).get("drops", {}))
@@ -242,7 +251,7 @@ def starts(lengths: np.ndarray) -> np.ndarray:
 
 
 def _narrowed(values: np.ndarray) -> np.ndarray:
-    """As devices want them: 32 bits."""
+    """In 32 bits, the width that devices use."""
     return values.astype({"f": np.float32, "i": np.int32, "u": np.int32, "b": bool}[values.dtype.kind])
 
 
@@ -261,7 +270,7 @@ def held_out_rows(keys: np.ndarray, share: float, *, seed: int = 0) -> np.ndarra
     """True for the keys held out, bool [n]: a hash of (key, seed) below `share` (splitmix64's mixer)."""
     if not 0 < share < 1:
         raise ValueError(f"held_out: expected a share strictly between 0 and 1, got {share}")
-    with np.errstate(over="ignore"):  # wrapping is what a hash wants
+    with np.errstate(over="ignore"):  # a hash wraps around on purpose
         z = keys.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15) * np.uint64(2 * seed + 1)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -270,7 +279,7 @@ def held_out_rows(keys: np.ndarray, share: float, *, seed: int = 0) -> np.ndarra
 
 
 def concatenate(parts: Sequence[Records], metadata: Mapping[str, Any] | None = None) -> Records:
-    """One table after the other; columns that every part has are kept. Copies the tokens into memory.
+    """Joins tables, one after the other, with the columns that all of them have. Copies tokens into memory.
 
     Raises ValueError where the parts differ in `k` or in their tokenizer.
     """

@@ -9,9 +9,9 @@
     group.npy                   int64 [n]
     column.NAME.HASH.npy        one file per optional column, first axis n
 
-NumPy's format, because it is documented, kept for ever, memory-mapped by one call and readable without this
-package. Nothing is visible before it is complete: a directory is renamed into place, a column is a new file
-that only the renamed manifest makes count.
+The format is NumPy's because it is documented and stable, can be memory-mapped by one call and is readable
+without this package. Nothing is visible before it is complete: a directory is renamed into place, and a new
+column counts only once a manifest that names its file has replaced the old manifest.
 """
 
 import contextlib
@@ -41,8 +41,9 @@ _RESERVED = ("format", "version", "n", "k", "files", "columns")
 def write_records(records: Records, directory: str | Path, *, overwrite: bool = False) -> None:
     """Writes `records` to `directory`, all of it or nothing.
 
-    An existing directory is kept unless `overwrite`, and then until the new one is complete. Raises
-    ValueError where it exists, OSError with the directory and what to do where the disk is full.
+    With `overwrite`, an existing directory stays in place until the new one is complete. Raises ValueError
+    where the directory exists and `overwrite` is False, and OSError, which names the directory and the
+    remedy, where the disk is full.
     """
     target = Path(directory)
     if target.exists() and not overwrite:
@@ -75,7 +76,7 @@ def write_records(records: Records, directory: str | Path, *, overwrite: bool = 
 def add_column(directory: str | Path, name: str, values: np.ndarray) -> None:
     """Adds or replaces a column of records on disk, e.g. `reference_logps` (float32 [n, k], nats).
 
-    The old column counts until the new one is complete. Errors as `write` and `Records.with_column`.
+    The old column counts until the new one is complete. Raises as `write_records` and `Records.with_column`.
     """
     target = Path(directory)
     if not name.isidentifier():
@@ -93,7 +94,7 @@ def add_column(directory: str | Path, name: str, values: np.ndarray) -> None:
 
 
 def read_manifest(directory: str | Path) -> dict[str, Any]:
-    """The manifest alone; raises ValueError where there is none or it is not one of ours."""
+    """Reads the manifest alone; raises ValueError where there is none or it is of another format."""
     path = Path(directory) / MANIFEST
     if not path.is_file():
         raise ValueError(
@@ -226,7 +227,7 @@ def _write_text(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def _whole_or_nothing(temporary: Path, target: Path) -> Iterator[None]:
-    """Removes what was half-written and says what a full disk means for what was there before."""
+    """Removes a partial write after an error, and explains a full disk."""
     try:
         yield
     except BaseException as error:

@@ -105,7 +105,7 @@ class SegmentRecords:
         ).checked()
 
     def checked(self) -> "SegmentRecords":
-        """Itself; raises ValueError where shapes do not fit or a number is not finite."""
+        """Returns itself; raises ValueError where shapes do not fit or a number is not finite."""
         at = np.arange(self.observations.shape[2])
         check_segments(self._segments(np.arange(len(self)), at < self.step_lengths[..., None]))
         return self
@@ -118,7 +118,7 @@ class SegmentRecords:
         """Segments of each row."""
         return self.step_lengths.shape[1]
 
-    # What a `Loader` asks for: segments have no prompt.
+    # What a `Loader` reads; segments have no prompt.
 
     @property
     def prompt_lengths(self) -> np.ndarray:
@@ -129,10 +129,7 @@ class SegmentRecords:
         return self.step_lengths
 
     def check_vocab(self, vocab_size: int) -> None:
-        """Raises ValueError where numbered actions are not those of a policy of `vocab_size` actions.
-
-        A policy of vectors has 0 of them.
-        """
+        """Raises ValueError unless actions are numbers below `vocab_size`, or vectors where it is 0."""
         numbered = self.actions.dtype.kind in "iu"
         if numbered != (vocab_size > 0) or (numbered and self.actions.max(initial=0) >= vocab_size):
             held = f"numbers up to {self.actions.max(initial=0)}" if numbered else "vectors"
@@ -192,18 +189,18 @@ class SegmentRecords:
         )
 
     def flat(self) -> "SegmentRecords":
-        """Each segment a row of its own (`k = 1`): what imitation of all of them reads."""
+        """Makes each segment a row of its own (`k = 1`), to imitate all of them."""
         return self._single(self.step_lengths > 0)
 
     def preferred(self, threshold: float = 0.5) -> "SegmentRecords":
-        """The segments of pairs that are preferred with `threshold` or more: both of a tie (`k = 1`)."""
+        """Segments of pairs preferred with probability `threshold` or more, one a row; of a tie, both."""
         if self.k != 2 or self.preferences is None:
             raise ValueError(f"preferred: expected pairs, got {self.k} segments a row")
         kept = np.stack([self.preferences[:, 0, 1], self.preferences[:, 1, 0]], 1) >= threshold
         return self._single(kept & (self.step_lengths > 0))
 
     def _single(self, kept: np.ndarray) -> "SegmentRecords":
-        """The segments where `kept` `[n, k]` is True, row by row, as rows of one."""
+        """The segments where `kept`, bool [n, k], is True, row by row, one a row."""
         return SegmentRecords(
             self.observations[kept][:, None],
             self.actions[kept][:, None],
@@ -229,7 +226,7 @@ class SegmentRecords:
         return dataclasses.replace(self, columns=MappingProxyType({**self.columns, name: np.asarray(values)}))
 
     def save(self, path: str | pathlib.Path) -> None:
-        """One compressed .npz file, written beside and renamed."""
+        """Writes one compressed .npz file under another name, then renames it."""
         path = pathlib.Path(path)
         arrays = {f"columns/{name}": values for name, values in self.columns.items()}
         for field in ("observations", "actions", "step_lengths", "preferences", "group"):
@@ -241,7 +238,7 @@ class SegmentRecords:
 
     @staticmethod
     def load(path: str | pathlib.Path) -> "SegmentRecords":
-        """What `save` wrote; raises ValueError for a file that is missing, cut short or something else."""
+        """Reads what `save` wrote; raises ValueError for a file that is missing or damaged."""
         try:
             with open(path, "rb") as file, np.load(file) as found:
                 arrays = dict(found)
@@ -253,7 +250,7 @@ class SegmentRecords:
 
 
 def _stretched(values: np.ndarray, room: int) -> np.ndarray:
-    """Cut or padded with zeros to `room` steps, in the 32-bit type that devices want."""
+    """Cut or padded with zeros to `room` steps, in a 32-bit type."""
     kind = {"f": np.float32, "i": np.int32, "u": np.int32, "b": np.int32}[values.dtype.kind]
     missing = max(room - values.shape[2], 0)
     padding = [(0, 0), (0, 0), (0, missing)] + [(0, 0)] * (values.ndim - 3)

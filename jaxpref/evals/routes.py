@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxpref.data.roads import Roads
-from jaxpref.data.routes import by_region, places_by_region, routes_of
+from jaxpref.data.roads.networks import Roads
+from jaxpref.data.roads.routes import by_region, places_by_region, routes_of
 from jaxpref.data.segments import SegmentRecords
 from jaxpref.environments.drivers import walk
 from jaxpref.evals.base import Context, Estimate, Evaluation, Picture
@@ -41,7 +41,7 @@ def route_choice(
       they were learnt with.
     - `overlap`: length of the arcs that both have by that of the arcs that either has (IoU).
     - `cost error`: with `hidden` costs `[e]`, standard deviation over arcs of log(learnt / hidden): a common
-      factor does not count. With `regions` over arcs and experts, each about its own mean.
+      factor does not count. With `regions` it is over the arcs of all of them, each about its own mean.
 
     Intervals are over pairs of origin and destination. The map shows the learnt cost per metre, and the route
     whose overlap is the median.
@@ -53,7 +53,7 @@ def route_choice(
     costs = np.asarray(context.fetch(context.compiled(arc_costs)(context.params, given)), np.float64)
     driven = routes_of(table)
     if (costs.ndim == 2) != (regions is not None):
-        raise ValueError("route_choice: give `regions` where the policy has an expert for each")
+        raise ValueError("route_choice: give `regions` where the policy has weights for each")
     region = None if regions is None else np.asarray(regions())
     nats = -_nats(context, table, region, batch_size)
     planned = _cheapest(network, costs, driven, region)
@@ -87,7 +87,7 @@ def overlap(first: list[int], second: list[int], lengths: NDArray[np.float64]) -
 def _nats(
     context: Context, table: SegmentRecords, region: NDArray[np.int64] | None, batch_size: int
 ) -> NDArray[np.float64]:
-    """Log-prob of each route, by the expert of where it ends if there are any."""
+    """Log-prob of each route, under the weights of the region where it ends, if there are regions."""
     if region is None:
         return _scores(context, table, batch_size)[:, 0]
     place = places_by_region(table, region)

@@ -68,7 +68,7 @@ def draw(
         # Numpy arrays where types say jax's: both are arrays to all that takes a record.
         values: list[Any] = [np.asarray(x) for x in context.fetch(found)]
         tokens, mask, logps = values
-        real = np.asarray(batch.valid)
+        real = np.asarray(batch.real)
         columns = {"example_ids": batch.columns["example_ids"]}
         mask = mask & real[:, None, None]
         drawn = Completions(batch.prompt_tokens, batch.prompt_mask, tokens, mask, columns=columns)

@@ -8,7 +8,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from jaxpref.data.tokenizers import Tokenizer
+from jaxpref.data.text.tokenizers import Tokenizer
 from jaxpref.judges.base import Bank, Scorer
 from jaxpref.packing import real
 from jaxpref.types import Completions

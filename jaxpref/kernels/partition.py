@@ -16,11 +16,11 @@ from jax.sharding import PartitionSpec as P
 
 __all__ = [
     "EMBED",
-    "EXPERTS",
+    "REGIONS",
     "ROWS",
     "VOCAB",
     "Partition",
-    "by_expert",
+    "each_region",
     "kernels_are_placed",
     "partition_of",
 ]
@@ -28,7 +28,7 @@ __all__ = [
 # Mesh axes that a kernel has to know; `training.sharding` maps logical axes of weights to the same names.
 ROWS = ("data", "fsdp")
 VOCAB = "tensor"
-EXPERTS = VOCAB  # an axis that does not split rows: every expert sees its part of all of them
+REGIONS = VOCAB  # an axis that does not split rows: each region reads its segment of every row
 EMBED = "fsdp"
 
 
@@ -88,14 +88,16 @@ def partition_of(rows: int, vocab: int, embed: int) -> Partition:
     )
 
 
-def by_expert(function: Callable[..., Any], experts: Any, *rows: Any) -> Any:
-    """`function(expert, *rows)` of each expert with rows of its own: `experts` `[x, ...]`, `rows` and results
-    `[x, b, ...]`. On the mesh in context each device does its experts for its rows, and talks to no other.
+def each_region(function: Callable[..., Any], params: Any, *rows: Any) -> Any:
+    """`function(params, *rows)` for each of `x` regions with its own params and rows.
+
+    `params` are `[x, ...]`, `rows` and results `[x, b, ...]`. On the mesh in context each device computes its
+    regions for its rows and exchanges nothing with the others.
     """
     x, b = jax.tree.leaves(rows)[0].shape[:2]
     partition, batched = partition_of(b, x, 1), jax.vmap(function)
     if not partition.splits:
-        return batched(experts, *rows)
+        return batched(params, *rows)
     # Left to XLA, a loop that ends when all have ended would ask every device in every iteration.
     both = P(partition.vocab, partition.rows or None)
-    return partition.run(batched, (partition.by_word, *[both] * len(rows)), both)(experts, *rows)
+    return partition.run(batched, (partition.by_word, *[both] * len(rows)), both)(params, *rows)

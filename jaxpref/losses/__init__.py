@@ -19,6 +19,7 @@ from jaxpref.losses.annotated import (
 from jaxpref.losses.attributes import attribute_regression
 from jaxpref.losses.batchwise import aot, aot_unpaired, relative_po
 from jaxpref.losses.contrastive import cpl, cpl_bc, cpl_kl, cpl_rank
+from jaxpref.losses.divergence_offsets import fpo, tdpo1, tdpo2
 from jaxpref.losses.divergences import alpha_dpo, chi_po, forward_kl_dpo, js_dpo
 from jaxpref.losses.guidance import step_dpo, token_guided_sft, token_reward_list_mle
 from jaxpref.losses.hypo import hypo
@@ -68,7 +69,7 @@ from jaxpref.losses.reward import (
 )
 from jaxpref.losses.samples_contrastive import dft, dft2, dft_state
 from jaxpref.losses.spac import spac, spac_critic, spac_linear
-from jaxpref.losses.tokenwise import fpo, ld_dpo, sparse_po, tdpo1, tdpo2, wpo
+from jaxpref.losses.tokenwise import ld_dpo, sparse_po, wpo
 from jaxpref.losses.trajectories import trajectory_bradley_terry
 from jaxpref.losses.unpaired import apo_zero_unpaired, bco, bco_state, bco_weighted, kto, pmpo
 from jaxpref.losses.win_rates import gpo, sppo

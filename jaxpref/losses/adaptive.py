@@ -41,8 +41,27 @@ class BetaDPOState(NamedTuple):
 
 
 def beta_dpo_state() -> BetaDPOState:
-    """Both averages at 0, as released (with no correction of the bias)."""
+    """Both averages at 0, as in the released code (arXiv:2407.08639), which does not correct their bias.
+
+    Returns:
+      state of `beta_dpo` before the first step, float32 scalars.
+
+    Example:
+      >>> [float(average) for average in losses.beta_dpo_state()]
+      [0.0, 0.0]
+    """
     return BetaDPOState(jnp.zeros(()), jnp.zeros(()))
+
+
+def _averaged(margins: Batch, valid: Rows, state: BetaDPOState, momentum: float) -> BetaDPOState:
+    """The averages after this batch, the same as before where it has no valid row."""
+    n, mean = valid.sum(), mean_over(valid, margins)
+    variance = only(valid, (margins - mean) ** 2).sum() / jnp.maximum(n - 1, 1)
+    return jax.tree.map(
+        lambda old, x: jnp.where(n > 0, momentum * old + (1 - momentum) * x, old).astype(old.dtype),
+        state,
+        BetaDPOState(mean, jnp.sqrt(variance)),
+    )
 
 
 def _filtered(margins: Batch, valid: Rows, state: BetaDPOState, fraction: float, key: PRNGKey) -> Rows:
@@ -74,12 +93,10 @@ def beta_dpo(
 ) -> tuple[Batch, BetaDPOState]:
     """DPO with a beta for each batch, on a draw of its rows that favours ordinary margins D = u_w - u_l.
 
-    Wu et al. 2024, arXiv:2407.08639, as released; nats. First M and S, moving averages of the batch's mean
-    and standard deviation of D, take in this batch. Then floor((1 - filtered) n) of the n valid rows, at
-    least one, are drawn without replacement with weights exp(-((D - M) / S)^2 / 2), equal ones while S = 0.
-    Their strength is beta * (1 + alpha * (mean of their D - M)), at least 0.001, without gradient. A row that
-    is not drawn has loss 0; the others are scaled so that the mean over valid rows is the mean over those
-    drawn. alpha = filtered = 0 is `dpo`.
+    Wu et al. 2024, arXiv:2407.08639, as released; nats. M and S, moving averages of the batch's mean and
+    standard deviation of D, are updated first. Then floor((1 - filtered) n) of the n valid rows, at least
+    one, are drawn without replacement with weights exp(-((D - M) / S)^2 / 2), which are equal while
+    S = 0. The strength is max(0.001, beta * (1 + alpha * (mean D of the drawn - M))), without gradient.
 
     The batch is the global one; microbatches would average and draw in each part, which changes the value.
 
@@ -88,6 +105,20 @@ def beta_dpo(
     Args:
       beta: above 0 (released: 0.1). alpha: 0 or more (0.6). filtered: share left out, in [0, 1) (0.2).
       momentum: of the averages, in [0, 1) (0.9).
+
+    Returns:
+      losses [b], nats, 0 in rows not drawn, the others scaled so that the mean over valid rows is the mean
+      over drawn ones; and the new state. alpha = filtered = 0 is `dpo`.
+
+    Raises:
+      ValueError: a hyper-parameter is out of range, or shapes differ.
+
+    Example:
+      >>> logps, row = [jnp.array([x]) for x in (-1.0, -3.0, -2.0, -2.0)], jnp.array([True])  # D = 2
+      >>> start, key = losses.beta_dpo_state(), jax.random.key(0)
+      >>> value, state = losses.beta_dpo(*logps, row, key, start, beta=0.5, alpha=0.0, filtered=0.0)
+      >>> print(value, losses.dpo(*logps, beta=0.5), state.mean)  # (1 - 0.9) * 2
+      [0.3133] [0.3133] 0.2000
     """
     positive(beta=beta)
     not_negative(alpha=alpha)
@@ -97,18 +128,11 @@ def beta_dpo(
         chosen_logps, rejected_logps, reference_chosen_logps, reference_rejected_logps, valid
     )
     margins = first - second
-    fixed, n = jax.lax.stop_gradient(margins), valid.sum()
-    mean = mean_over(valid, fixed)
-    variance = only(valid, (fixed - mean) ** 2).sum() / jnp.maximum(n - 1, 1)
-    batch = BetaDPOState(mean, jnp.sqrt(variance))
-    new = jax.tree.map(
-        lambda old, x: jnp.where(n > 0, momentum * old + (1 - momentum) * x, old).astype(old.dtype),
-        state,
-        batch,
-    )
+    fixed = jax.lax.stop_gradient(margins)
+    new = _averaged(fixed, valid, state, momentum)
     kept = _filtered(fixed, valid, new, filtered, key)
     strength = jnp.maximum(beta * (1 + alpha * (mean_over(kept, fixed) - new.mean)), 1e-3)
-    scale = n / jnp.maximum(kept.sum(), 1)
+    scale = valid.sum() / jnp.maximum(kept.sum(), 1)
     return only(kept, scale * logistic(strength * margins)), new
 
 
@@ -120,7 +144,15 @@ class MixedPOState(NamedTuple):
 
 
 def mixed_po_state() -> MixedPOState:
-    """No rewards yet."""
+    """No rewards yet: mean and count are 0 (arXiv:2411.10442).
+
+    Returns:
+      state of `mixed_po` before the first step, float32 scalars.
+
+    Example:
+      >>> [float(x) for x in losses.mixed_po_state()]
+      [0.0, 0.0]
+    """
     return MixedPOState(jnp.zeros(()), jnp.zeros(()))
 
 
@@ -141,16 +173,26 @@ def mixed_po(
     """Mixed preference optimisation: 0.8 DPO + 0.2 BCO + 1.0 NLL of the chosen response; nats.
 
     Wang et al. 2024, arXiv:2411.10442, as released: BCO's shift is the mean of all rewards beta * u seen so
-    far, both sides, this batch included and without gradient. The NLL is per token of the chosen response.
+    far, both sides, this batch (the global one) included, without gradient; microbatches would each move it,
+    which changes the value. The NLL is per token of the chosen response.
 
-    The batch is the global one; microbatches would each move the shift, which changes the value.
-
-    Differs from TRL <= 0.28, which the released code built on: its shift is the mean of the batches' means,
-    the same while batches have one size. From TRL >= 0.29, whose shift is 0. From the released code in that
-    its NLL is averaged over the tokens of the whole batch: there a long response weighs more.
+    Differs from the released code, whose NLL is averaged over the tokens of the whole batch, and from the TRL
+    it built on (<= 0.28), whose shift is the mean of the batches' means. In TRL >= 0.29 the shift is 0.
 
     Args:
       beta: above 0 (0.1). preference_weight, quality_weight, generation_weight: 0 or more.
+
+    Returns:
+      losses [b], nats, 0 or more; and the new state.
+
+    Raises:
+      ValueError: a hyper-parameter is out of range, or shapes differ.
+
+    Example:
+      >>> logps = [jnp.array([x]) for x in (-1.0, -3.0, -2.0, -2.0)]  # beta * u: 0.5 and -0.5
+      >>> start, lengths, row = losses.mixed_po_state(), jnp.array([2]), jnp.array([True])
+      >>> print(losses.mixed_po(*logps, lengths, row, start, beta=0.5)[0])  # 0.2506 + 2 * 0.0948 + 1 / 2
+      [0.9402]
     """
     positive(beta=beta)
     not_negative(
@@ -183,7 +225,22 @@ class SPAState(NamedTuple):
 
 
 def spa_state(window: int = 50) -> SPAState:
-    """No steps yet, and room for `window` of them (released: 50)."""
+    """No steps yet, and room for the margins of `window` of them.
+
+    Args:
+      window: 1 or more (released code of arXiv:2406.04412: 50).
+
+    Returns:
+      state of `spa` before the first step: float32 [window] and an int32 counter.
+
+    Raises:
+      ValueError: window is below 1.
+
+    Example:
+      >>> state = losses.spa_state(3)
+      >>> print(state.margins, state.steps)
+      [0. 0. 0.] 0
+    """
     if window < 1:
         raise ValueError(f"window: expected 1 or more, got {window}")
     return SPAState(jnp.zeros(window), jnp.int32(0))
@@ -216,18 +273,32 @@ def spa(
     """Spread preference annotation ("Selfie"): `cdpo` on the pairs whose margin is low, `dpo` on the others.
 
     Kim et al. 2024, arXiv:2406.04412, the refinement of self-made labels; nats. A pair is smoothed where
-    beta * (u_w - u_l) is not above the threshold: the `percentile` of the mean margins of the last steps
-    (averaging two order statistics, as released), without this step. No pair is in the first `warmup_steps`.
+    beta * (u_w - u_l) does not exceed the threshold: the `percentile` of the mean margins of the last steps
+    (the average of two order statistics, as released), without this step. No pair is smoothed in the first
+    `warmup_steps`.
 
     The state takes one mean a step over the global batch; with microbatches it would take one for each part.
 
-    Differs from the released code in that decoupled noise detection is off (its m = 1: margins are the
-    policy's own, not of an extrapolation from the reference), in that the threshold is of what the ring
-    holds while it is not full, and in that the first steps are a number, there a fifth of the run.
+    Differs from the released code in three ways: decoupled noise detection is off (its m = 1, so margins are
+    the policy's own, not those of an extrapolation from the reference); while the ring is not full the
+    threshold is taken over what it holds; the warm-up is a number of steps, there a fifth of the run.
 
     Args:
       beta: above 0 (released: 0.1). label_smoothing: e, in [0, 0.5) (0.1). percentile: in (0, 1) (0.1).
       warmup_steps: 0 or more (ours).
+
+    Returns:
+      losses [b], nats (a smoothed one is l(h) + e h, h the margin times beta); and the new state.
+
+    Raises:
+      ValueError: a hyper-parameter is out of range, or shapes differ.
+
+    Example:
+      >>> logps, row = [jnp.array([x]) for x in (-1.0, -3.0, -2.0, -2.0)], jnp.array([True])  # h = 1
+      >>> first, state = losses.spa(*logps, row, losses.spa_state(), beta=0.5, warmup_steps=0)
+      >>> second, _ = losses.spa(*logps, row, state, beta=0.5, warmup_steps=0)  # the threshold is now 1
+      >>> print(first, second)
+      [0.3133] [0.4133]
     """
     positive(beta=beta)
     within("label_smoothing", label_smoothing, 0, 0.5)

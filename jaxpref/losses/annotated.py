@@ -41,13 +41,25 @@ def odpo(
 ) -> Batch:
     """DPO with an offset: -log sigmoid(beta * (u_w - u_l) - alpha * log(s_w - s_l)); nats.
 
-    Amini et al. 2024, arXiv:2402.10571. A gap of 1, or alpha = 0, is `dpo`; a gap below 1 *lowers* the margin
-    that is asked for. A row whose chosen response does not score higher has loss exactly 0 and no gradient.
+    Amini et al. 2024, arXiv:2402.10571. A gap of 1, or alpha = 0, gives `dpo`; a gap below 1 *lowers* the
+    margin that is required. A row whose chosen response does not score higher has loss exactly 0 and no
+    gradient.
 
     Differs from the released code, which takes the logarithm of any gap (NaN below 0).
 
     Args:
       beta: above 0. alpha: 0 or more. The released README has (0.7, 0.5) for IMDB, (0.05, 1) for toxicity.
+
+    Returns:
+      [b], nats, 0 or more; log 2 where beta * (u_w - u_l) is the offset.
+
+    Raises:
+      ValueError: beta is not above 0, alpha is below 0, or shapes differ.
+
+    Example:
+      >>> logps = [jnp.full(2, x) for x in (-1.0, -3.0, -2.0, -2.0)]  # u_w = 1, u_l = -1
+      >>> print(losses.odpo(*logps, jnp.array([3.0, 2.0]), jnp.array([2.0, 3.0]), beta=0.5))  # gaps 1, -1
+      [0.3133 0.0000]
     """
     positive(beta=beta)
     not_negative(alpha=alpha)
@@ -75,11 +87,24 @@ def odpo_ratio(
     """`odpo` with the logarithm of the ratio of scores as offset: alpha * log(s_w / s_l); nats.
 
     Amini et al. 2024, arXiv:2402.10571, the `ratio` mode of the released code, for positive scores. Equal
-    scores are `dpo`. A row with a score that is not positive, or whose chosen response scores lower, has loss
-    exactly 0 and no gradient.
+    scores give `dpo`. A row with a score that is not positive, or whose chosen response scores lower, has
+    loss exactly 0 and no gradient.
 
     Args:
       beta: above 0. alpha: 0 or more (both defaults as in `odpo`; not verified for this mode).
+
+    Returns:
+      [b], nats, 0 or more; log 2 where beta * (u_w - u_l) is the offset.
+
+    Raises:
+      ValueError: beta is not above 0, alpha is below 0, or shapes differ.
+
+    Example:
+      >>> logps = [jnp.full(2, x) for x in (-1.0, -3.0, -2.0, -2.0)]  # u_w = 1, u_l = -1
+      >>> print(losses.odpo_ratio(*logps, jnp.array([2.0, 4.0]), jnp.array([2.0, 1.0]), beta=0.5))
+      [0.3133 0.5514]
+      >>> print(jnp.log(1 + 2 * jnp.exp(-1.0)))  # the second: margin 1, offset 0.5 * log 4 = log 2
+      0.5514
     """
     positive(beta=beta)
     not_negative(alpha=alpha)
@@ -112,6 +137,17 @@ def spo_sequential(
 
     Args:
       beta: above 0 (ours). alpha: multiplier of the earlier rounds' constraint, 0 or more (ours).
+
+    Returns:
+      [b], nats, 0 or more; log 2 where beta * (u_w - u_l) = alpha * margin.
+
+    Raises:
+      ValueError: beta is not above 0, alpha is below 0, or shapes differ.
+
+    Example:
+      >>> logps = [jnp.full(2, x) for x in (-1.0, -3.0, -2.0, -2.0)]  # u_w = 1, u_l = -1
+      >>> print(losses.spo_sequential(*logps, jnp.array([0.0, 1.0]), beta=0.5))
+      [0.3133 0.6931]
     """
     positive(beta=beta)
     not_negative(alpha=alpha)
@@ -133,10 +169,21 @@ def osp(
 
     Zhai et al. 2024, arXiv:2405.14103 (online self-preferring), whose judge gives p in [1/2, 1]; its scaling
     of h has not been verified. p = 1 is `dpo`, one p for all rows is `cdpo` with label smoothing 1 - p, and
-    the minimum is at h = log(p / (1 - p)). p must lie in [0, 1], which is not checked here.
+    the minimum is at h = log(p / (1 - p)). The range of p, [0, 1], is not checked here.
 
     Args:
       beta: above 0 (ours).
+
+    Returns:
+      [b], nats, the entropy of p or more; log 2 where policy and reference agree.
+
+    Raises:
+      ValueError: beta is not above 0, or shapes differ.
+
+    Example:
+      >>> logps = [jnp.full(2, x) for x in (-1.0, -3.0, -2.0, -2.0)]  # u_w = 1, u_l = -1
+      >>> print(losses.osp(*logps, jnp.array([1.0, 0.5]), beta=0.5))  # (0.3133 + 1.3133) / 2
+      [0.3133 0.8133]
     """
     positive(beta=beta)
     first, second = log_ratios(chosen_logps, rejected_logps, reference_chosen_logps, reference_rejected_logps)
@@ -168,6 +215,17 @@ def rationale_dpo(
 
     Args:
       beta: above 0 (ours). gamma: 0 or more (released: 0.1).
+
+    Returns:
+      [b], nats, 0 or more; log 2 + gamma * NLL where policy and reference agree.
+
+    Raises:
+      ValueError: beta is not above 0, gamma is below 0, or shapes differ.
+
+    Example:
+      >>> logps = [jnp.array([x]) for x in (-1.0, -3.0, -2.0, -2.0)]  # u_w = 1, u_l = -1
+      >>> print(losses.rationale_dpo(*logps, jnp.array([-10.0]), beta=0.5))  # 0.3133 + 0.1 * 10
+      [1.3133]
     """
     not_negative(gamma=gamma)
     losses = dpo(chosen_logps, rejected_logps, reference_chosen_logps, reference_rejected_logps, beta=beta)
@@ -187,10 +245,21 @@ def rationale_dpo_released(
     """DPO + (-log sigmoid(gamma * logp of the rationale)): `rationale_dpo` as its released code has it; nats.
 
     Just et al. 2024, arXiv:2407.14477. For a log-prob far below 0 it is gamma * NLL; near 0 its slope falls
-    to gamma / 2, and its lowest value over log-probs is log 2.
+    to gamma / 2, and the term is log 2 at least.
 
     Args:
       beta: above 0 (ours). gamma: above 0 (released: 0.1).
+
+    Returns:
+      [b], nats, log 2 or more.
+
+    Raises:
+      ValueError: beta or gamma is not above 0, or shapes differ.
+
+    Example:
+      >>> logps = [jnp.array([x]) for x in (-1.0, -3.0, -2.0, -2.0)]  # u_w = 1, u_l = -1
+      >>> print(losses.rationale_dpo_released(*logps, jnp.array([-10.0]), beta=0.5))  # 0.3133 + 1.3133
+      [1.6265]
     """
     positive(gamma=gamma)
     losses = dpo(chosen_logps, rejected_logps, reference_chosen_logps, reference_rejected_logps, beta=beta)
@@ -214,6 +283,20 @@ def dove(
 
     Args:
       beta: above 0 (0.1).
+
+    Returns:
+      [b], nats, 0 or more; log 2 where policy and reference agree.
+
+    Raises:
+      ValueError: beta is not above 0, or shapes differ.
+
+    Example:
+      >>> # One prompt for both, -5 nats under the policy, -4 under the reference: as without it.
+      >>> print(losses.dove(*(jnp.array([x]) for x in (-6.0, -8.0, -6.0, -6.0)), beta=0.5))
+      [0.3133]
+      >>> logps = [jnp.array([x]) for x in (-1.0, -3.0, -2.0, -2.0)]  # u_w = 1, u_l = -1
+      >>> print(losses.dpo(*logps, beta=0.5))
+      [0.3133]
     """
     return dpo(chosen_logps, rejected_logps, reference_chosen_logps, reference_rejected_logps, beta=beta)
 
@@ -231,12 +314,23 @@ def spo_degree(
 ) -> Batch:
     """Self-supervised preference optimisation: DPO + gamma * cross entropy of the degree of removal; nats.
 
-    Li et al. 2024, arXiv:2409.17791. Keywords are removed from a response to some degree, and a head whose
-    outputs are the logits `chosen_embeddings` predicts which: `degrees` in 0..m-1. A degree outside that
-    range adds exactly nothing. No code is released; gamma and the number of degrees have not been verified.
+    Li et al. 2024, arXiv:2409.17791. Keywords are removed from a response to some degree, and a head with the
+    logits `chosen_embeddings` predicts that degree: `degrees` in 0..m-1. A degree outside that range adds
+    exactly nothing. No code is released; gamma and the number of degrees have not been verified.
 
     Args:
       beta: above 0. gamma: 0 or more. Both are ours.
+
+    Returns:
+      [b], nats, 0 or more.
+
+    Raises:
+      ValueError: beta is not above 0, gamma is below 0, or shapes differ.
+
+    Example:
+      >>> logps = [jnp.array([x]) for x in (-1.0, -3.0, -2.0, -2.0)]  # u_w = 1, u_l = -1
+      >>> print(losses.spo_degree(*logps, jnp.zeros((1, 4)), jnp.array([2]), beta=0.5))  # 0.3133 + log 4
+      [1.6996]
     """
     not_negative(gamma=gamma)
     losses = dpo(chosen_logps, rejected_logps, reference_chosen_logps, reference_rejected_logps, beta=beta)

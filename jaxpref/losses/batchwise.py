@@ -39,7 +39,7 @@ def aot(
 
     l(beta * (P_(i) - R_(i))), P = logp_w - logp_l of the policy, R the reference's, (i) the i-th smallest and
     l = -log sigmoid; Melnyk et al. 2024, arXiv:2406.05882; nats. Its mean is the smallest over all ways to
-    pair the P with the R. Row i holds the loss of its own P. One row is `dpo`.
+    pair the P with the R. Row i holds the loss of its own P.
 
     The batch is the global one; in microbatches each part is sorted by itself, which changes the value.
 
@@ -47,6 +47,18 @@ def aot(
 
     Args:
       beta: above 0 (0.01, by TRL's account). label_smoothing: e of `cdpo`, in [0, 0.5) (0).
+
+    Returns:
+      [b], nats, 0 in rows that are not valid; log 2 where the sorted margins agree. One row is `dpo`.
+
+    Raises:
+      ValueError: beta or label_smoothing is out of range, or shapes differ.
+
+    Example:
+      >>> policy, swapped = jnp.array([-1.0, -2.0]), jnp.array([-2.0, -1.0])  # margins 2, 0 and 0, 2
+      >>> rejected = jnp.array([-3.0, -2.0]), jnp.array([-2.0, -3.0])
+      >>> print(losses.aot(policy, rejected[0], swapped, rejected[1], jnp.array([True, True])))
+      [0.6931 0.6931]
     """
     positive(beta=beta)
     within("label_smoothing", label_smoothing, 0, 0.5)
@@ -85,6 +97,18 @@ def aot_unpaired(
 
     Args:
       beta: above 0 (0.01, by TRL's account). label_smoothing: e of `cdpo`, in [0, 0.5) (0).
+
+    Returns:
+      [b], nats, 0 in rows that are not valid; log 2 where the sorted ratios agree. One row is `dpo`.
+
+    Raises:
+      ValueError: beta or label_smoothing is out of range, or shapes differ.
+
+    Example:
+      >>> chosen, rejected = jnp.array([-1.0, -2.0]), jnp.array([-3.0, -2.0])  # u_w = 1, 0 and u_l = 0, 1
+      >>> reference = jnp.full(2, -2.0), jnp.full(2, -3.0)
+      >>> print(losses.aot_unpaired(chosen, rejected, *reference, jnp.array([True, True])))
+      [0.6931 0.6931]
     """
     positive(beta=beta)
     within("label_smoothing", label_smoothing, 0, 0.5)
@@ -110,8 +134,7 @@ def relative_po(
 
     mean_j l(beta * W_ij * (u_w[i] - u_l[j])), W_ij = softmax_j(-d_ij / tau), d the cosine distance of the
     prompts' embeddings, l = -log sigmoid; Yin et al. 2024, arXiv:2402.10958; nats. W is inside the link and
-    its rows sum to 1, so with n rows beta acts as beta / n. One row is `dpo`. An embedding of zeros is at
-    distance 1 from all.
+    its rows sum to 1, so with n rows beta acts as beta / n. An embedding of zeros is at distance 1 from all.
 
     The batch is the global one; in microbatches prompts meet those of their part only, which changes the
     value. Memory is b * b.
@@ -120,6 +143,18 @@ def relative_po(
 
     Args:
       beta: above 0 (released: 0.1). tau: above 0 (released: 0.5).
+
+    Returns:
+      [b], nats, 0 in rows that are not valid; log 2 where policy and reference agree. One row is `dpo`.
+
+    Raises:
+      ValueError: beta or tau is not above 0, or shapes differ.
+
+    Example:
+      >>> logps = [jnp.full(2, x) for x in (-1.0, -3.0, -2.0, -2.0)]  # u_w = 1, u_l = -1
+      >>> rows = jnp.ones((2, 3)), jnp.array([True, True])  # equal prompts: W = 1/2
+      >>> print(losses.relative_po(*logps, *rows, beta=0.5), losses.dpo(*logps, beta=0.25))
+      [0.4741 0.4741] [0.4741 0.4741]
     """
     positive(beta=beta, tau=tau)
     check_axes(chosen_logps=(chosen_logps, "b"), prompt_embeddings=(prompt_embeddings, "b d"))

@@ -39,14 +39,33 @@ Mask = Bool[Array, "b r"]
 
 
 def token_mean(rewards: Float[Array, "*b r"], mask: Bool[Array, "*b r"]) -> Float[Array, "*b"]:
-    """Mean over scored tokens; 0 for none."""
+    """Mean over scored tokens (arXiv:2306.00398).
+
+    Returns:
+      [..], units of the rewards; 0 for no scored token.
+
+    Example:
+      >>> print(losses.guidance.token_mean(jnp.array([1.0, 3.0, 99.0]), jnp.array([True, True, False])))
+      2.000
+    """
     return token_sum(rewards, mask) / jnp.maximum(mask.sum(-1), 1)
 
 
 def soft_max(
     rewards: Float[Array, "*b r"], mask: Bool[Array, "*b r"], temperature: float
 ) -> Float[Array, "*b"]:
-    """temperature * logsumexp(rewards / temperature) over scored tokens; 0 for none."""
+    """temperature * logsumexp(rewards / temperature) over scored tokens (arXiv:2306.00398).
+
+    Args:
+      temperature: above 0, in units of the rewards.
+
+    Returns:
+      [..], units of the rewards; their largest or more, 0 for no scored token.
+
+    Example:
+      >>> print(losses.guidance.soft_max(jnp.array([1.0, 1.0]), jnp.array([True, True]), 1.0))  # 1 + log 2
+      1.6931
+    """
     some = mask.any(-1)
     kept = mask | ~some[..., None]  # an empty sum would have a NaN gradient
     total = jax.nn.logsumexp(jnp.where(mask, rewards, 0) / temperature, axis=-1, where=kept)
@@ -56,12 +75,32 @@ def soft_max(
 def soft_min(
     rewards: Float[Array, "*b r"], mask: Bool[Array, "*b r"], temperature: float
 ) -> Float[Array, "*b"]:
-    """-temperature * logsumexp(-rewards / temperature) over scored tokens; 0 for none."""
+    """-temperature * logsumexp(-rewards / temperature) over scored tokens (arXiv:2306.00398).
+
+    Args:
+      temperature: above 0, in units of the rewards.
+
+    Returns:
+      [..], units of the rewards; their smallest or less, 0 for no scored token.
+
+    Example:
+      >>> print(losses.guidance.soft_min(jnp.array([1.0, 1.0]), jnp.array([True, True]), 1.0))  # 1 - log 2
+      0.3069
+    """
     return -soft_max(-rewards, mask, temperature)
 
 
 def mean_length(mask: Bool[Array, "b k r"], where: Bool[Array, "b k"]) -> Float[Array, "b 1"]:
-    """Mean number of scored tokens of the responses to a prompt that exist."""
+    """Mean number of scored tokens of the responses to a prompt that exist; C of `aggregate`.
+
+    Returns:
+      [b, 1], tokens; 0 where no response exists.
+
+    Example:
+      >>> mask = jnp.array([[[True, True, True], [True, False, False]]])
+      >>> print(losses.guidance.mean_length(mask, jnp.array([[True, True]])))
+      [[2.000]]
+    """
     lengths = jnp.where(where, mask.sum(-1), 0)
     return lengths.sum(-1, keepdims=True) / jnp.maximum(where.sum(-1, keepdims=True), 1)
 
@@ -77,7 +116,24 @@ def aggregate(
     """Score of a response from rewards of its tokens: C * mean, C * soft max, C * soft min, or sum.
 
     Yang et al. 2023, arXiv:2306.00398. C is the mean length of the responses to that prompt (`mean_length`):
-    it gives means the scale of sums without favouring the longer response.
+    with it means have the scale of sums, and the longer response is not favoured.
+
+    Args:
+      mode: "mean", "max", "min" or "sum". temperature: of "max" and "min", above 0 (released code: 2).
+
+    Returns:
+      [b, k], units of the rewards.
+
+    Raises:
+      ValueError: mode is none of the four.
+
+    Example:
+      >>> rewards, where = jnp.ones((1, 2, 3)), jnp.array([[True, True]])
+      >>> mask = jnp.array([[[True, True, True], [True, False, False]]])
+      >>> print(losses.guidance.aggregate(rewards, mask, where))
+      [[2.000 2.000]]
+      >>> print(losses.guidance.aggregate(rewards, mask, where, mode="sum"))
+      [[3.000 1.000]]
     """
     if mode == "sum":
         return token_sum(token_rewards, mask)
@@ -104,7 +160,7 @@ def token_reward_list_mle(
 
     Yang et al. 2023, arXiv:2306.00398: listMLE on the `aggregate` of a model's token rewards, responses
     ranked by `scores`, highest first. Equal scores are ordered at random, as in the released code. Two
-    responses are Bradley-Terry on their aggregates; one, or none, is 0.
+    responses give Bradley-Terry on their aggregates; one response, or none, gives 0.
 
     Differs from the released code, which draws one tie-breaking permutation for the whole batch and adds
     1e-10 inside the logarithm.
@@ -112,6 +168,18 @@ def token_reward_list_mle(
     Args:
       mode: "mean" (times the mean length), "max", "min" or "sum".
       temperature: of "max" and "min", above 0 (released code: 2).
+
+    Returns:
+      [b], nats, 0 or more; log k! where all k aggregates are equal.
+
+    Raises:
+      ValueError: temperature is not above 0, mode is unknown, or shapes differ.
+
+    Example:
+      >>> rewards, mask = jnp.array([[[1.0, 1.0], [0.5, 0.5]]]), jnp.ones((1, 2, 2), bool)  # sums 2 and 1
+      >>> inputs = rewards, mask, jnp.array([[1.0, 0.0]]), jnp.array([[True, True]]), jax.random.key(0)
+      >>> print(losses.token_reward_list_mle(*inputs, mode="sum"))  # -log sigmoid(1)
+      [0.3133]
     """
     positive(temperature=temperature)
     check_axes(
@@ -140,8 +208,19 @@ def token_guided_sft(
     """Likelihood with learned weights: -sum_t w_t log pi(y_t), w_t = r_t / sum of r over scored tokens; nats.
 
     Yang et al. 2023, arXiv:2306.00398. Rewards are data here, and positive (softplus or sigmoid outputs of
-    the reward model). Equal rewards are the mean NLL per token. A response whose rewards add up to 0 or less
-    has no weight.
+    the reward model). Equal rewards give the mean NLL per token. A response whose rewards add up to 0 or less
+    has loss 0.
+
+    Returns:
+      [..], nats a token, 0 or more; the mean NLL of a token, weighted by rewards.
+
+    Raises:
+      ValueError: shapes differ.
+
+    Example:
+      >>> logps, rewards = jnp.array([[-1.0, -3.0]]), jnp.array([[3.0, 1.0]])
+      >>> print(losses.token_guided_sft(logps, rewards, jnp.ones((1, 2), bool)))  # 3/4 * 1 + 1/4 * 3
+      [1.500]
     """
     check_same_shape({"token_logps": token_logps, "token_rewards": token_rewards, "mask": mask})
     logps, rewards = floats(token_logps, token_rewards)
@@ -154,10 +233,22 @@ def token_guided_sft(
 def step_pool(
     values: Tokens, step_ids: Int[Array, "b r"], mask: Mask, *, num_steps: int, mean: bool = False
 ) -> Float[Array, "b s"]:
-    """Sum (or mean) of token values over the scored tokens of each step; 0 for steps of no token.
+    """Sum (or mean) of token values over the scored tokens of each step.
 
     Args:
-      step_ids: the step of every token, 0 to num_steps - 1; others are dropped.
+      step_ids: the step of every token, 0 to num_steps - 1; tokens with other ids are dropped.
+      num_steps: s, 1 or more. mean: divide by the number of tokens of the step.
+
+    Returns:
+      [b, s], units of the values; 0 for a step without tokens.
+
+    Raises:
+      ValueError: shapes differ.
+
+    Example:
+      >>> values, steps = jnp.array([[1.0, 2.0, 4.0]]), jnp.array([[0, 0, 1]])
+      >>> print(losses.guidance.step_pool(values, steps, jnp.ones((1, 3), bool), num_steps=2))
+      [[3.000 4.000]]
     """
     check_axes(values=(values, "b r"), step_ids=(step_ids, "b r"), mask=(mask, "b r"))
     belongs = (step_ids[:, None, :] == jnp.arange(num_steps)[None, :, None]) & mask[:, None, :]
@@ -178,11 +269,23 @@ def step_dpo(
     """DPO of two continuations of a shared prefix: only log-ratios of the tokens of the segments count; nats.
 
     The step-level preference term of Chen et al. 2024, "SVPO", arXiv:2406.10858, whose pairs are siblings in
-    a search tree. Log-probs are given the prefix already, so masking the prefix out is all there is to it;
-    a segment that is the whole response is `dpo`. The value loss of that paper is not part of it.
+    a search tree. Log-probs are conditional on the prefix already, so masking the prefix out is enough; where
+    the segment is the whole response this is `dpo`. The value loss of that paper is not part of it.
 
     Args:
       beta: above 0 (DPO's; the paper's has not been verified).
+
+    Returns:
+      [b], nats, 0 or more; log 2 where policy and reference agree on the segments.
+
+    Raises:
+      ValueError: beta is not above 0, or shapes differ.
+
+    Example:
+      >>> tokens = [jnp.array([[-5.0, x]]) for x in (-1.0, -3.0, -2.0, -2.0)]  # u_w = 1, u_l = -1
+      >>> segment = jnp.array([[False, True]])
+      >>> print(losses.step_dpo(*tokens, segment, segment, beta=0.5))
+      [0.3133]
     """
     positive(beta=beta)
     given = {

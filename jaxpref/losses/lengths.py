@@ -43,6 +43,21 @@ def ipo_mean(
     The same `tau` means a target per token here and per response in `ipo`.
 
     Differs from TRL, which counts tokens in the unshifted completion mask: lengths here are scored tokens.
+
+    Args:
+      tau: above 0 (0.1, as in TRL and HALOs).
+
+    Returns:
+      [b], (nats per token) squared, 0 or more; 1 / (4 tau^2) where policy and reference agree.
+
+    Raises:
+      ValueError: tau is not above 0, or shapes differ.
+
+    Example:
+      >>> chosen, reference, lengths = jnp.array([-2.0, -4.0]), jnp.array([-4.0, -4.0]), jnp.array([2, 2])
+      >>> inputs = chosen, reference, reference, reference, lengths, lengths  # u_w per token: 1 and 0
+      >>> print(losses.ipo_mean(*inputs, tau=0.5))  # the target is 1
+      [0.000 1.000]
     """
     positive(tau=tau)
     margins = _averaged(
@@ -70,9 +85,21 @@ def ln_dpo(
 
     Ahrabian et al. 2024, "The Hitchhiker's Guide to Human Alignment with *PO", arXiv:2407.15229; TRL's
     `sigmoid_norm`. With equal lengths T it is `dpo` with beta / T, so beta is on a scale |y| times larger.
+    Log-probs in nats.
 
     Args:
-      beta: above 0, on a per-token scale (the default is ours; the paper's grid has not been verified).
+      beta: above 0, on a per-token scale (1 is ours; Tulu 3 has 5; the paper's grid has not been verified).
+
+    Returns:
+      [b], nats, 0 or more; log 2 where policy and reference agree.
+
+    Raises:
+      ValueError: beta is not above 0, or shapes differ.
+
+    Example:
+      >>> logps = [jnp.array([x]) for x in (-1.0, -3.0, -2.0, -2.0)]  # u_w = 1, u_l = -1
+      >>> print(losses.ln_dpo(*logps, jnp.array([2]), jnp.array([2])), losses.dpo(*logps, beta=0.5))
+      [0.3133] [0.3133]
     """
     positive(beta=beta)
     margins = _averaged(
@@ -98,13 +125,24 @@ def simpo(
     """SimPO: no reference, log-probs per token, a target margin.
 
     -log sigmoid(beta * (logp_w / |y_w| - logp_l / |y_l| - gamma / beta)), Meng et al. 2024,
-    arXiv:2405.14734, Eq. 6. At equal averages the loss is softplus(gamma), above log 2.
+    arXiv:2405.14734, Eq. 6; log-probs in nats.
 
     Differs from TRL's CPOTrainer, which takes gamma itself and adds an NLL term unless `cpo_alpha=0`.
 
     Args:
       beta: above 0 (released code 2.0; released models 2 to 10). It is on a per-token scale.
       gamma_beta_ratio: gamma / beta, 0 or more (released code 0.25).
+
+    Returns:
+      [b], nats, 0 or more; softplus(gamma), which is above log 2, at equal averages.
+
+    Raises:
+      ValueError: beta is not above 0, gamma_beta_ratio is below 0, or shapes differ.
+
+    Example:
+      >>> inputs = jnp.array([-2.0]), jnp.array([-4.0]), jnp.array([2]), jnp.array([4])
+      >>> print(losses.simpo(*inputs, beta=2.0, gamma_beta_ratio=0.5))  # softplus(1)
+      [1.3133]
     """
     positive(beta=beta)
     not_negative(gamma_beta_ratio=gamma_beta_ratio)
@@ -130,12 +168,23 @@ def alpha_po(
 ) -> Batch:
     """AlphaPO: `simpo` of phi(a) = (1 - exp(-alpha a)) / alpha, a the log-prob per token; nats.
 
-    Gupta et al. 2025, arXiv:2501.03884, as TRL's CPOTrainer has it. alpha -> 0 is `simpo`; above 0 it tells
-    unlikely responses further apart, below 0 less far. The exponential is held constant beyond 40 nats.
+    Gupta et al. 2025, arXiv:2501.03884, as TRL's CPOTrainer has it. alpha -> 0 is `simpo`; above 0 it
+    separates unlikely responses more, below 0 less. The exponential is held constant beyond 40 nats.
 
     Args:
-      beta: above 0. gamma_beta_ratio: 0 or more. (`simpo`'s; the paper's have not been verified.)
-      alpha: any number but 0 (the default is ours).
+      beta: above 0. gamma_beta_ratio: 0 or more. (Both as in `simpo`; TRL quotes 2.5 and a gamma of 0.1.)
+      alpha: any number but 0 (0.25, as TRL quotes the paper).
+
+    Returns:
+      [b], nats, 0 or more; softplus(gamma) at equal averages.
+
+    Raises:
+      ValueError: beta or gamma_beta_ratio is out of range, alpha is 0, or shapes differ.
+
+    Example:
+      >>> inputs = jnp.log(jnp.array([0.5])), jnp.log(jnp.array([0.25])), jnp.array([1]), jnp.array([1])
+      >>> print(losses.alpha_po(*inputs, beta=0.5, gamma_beta_ratio=0.0, alpha=1.0))  # h = (-2 + 4) / 2
+      [0.3133]
     """
     positive(beta=beta)
     not_negative(gamma_beta_ratio=gamma_beta_ratio)
@@ -165,11 +214,22 @@ def length_dpo(
 ) -> Batch:
     """Length-regularised DPO ("R-DPO"): h = beta * difference of log-ratios + alpha * (|y_w| - |y_l|).
 
-    Park et al. 2024, arXiv:2403.19159. The bonus is inside the margin, so a longer chosen response *weakens*
-    the gradient: length has explained part of the label already. Equal lengths are `dpo`.
+    Park et al. 2024, arXiv:2403.19159. The length is inside the margin, so a longer chosen response
+    *weakens* the gradient: length has explained part of the label already. Equal lengths give `dpo`; nats.
 
     Args:
-      beta: above 0. alpha: nats a token, 0 or more (0.1 in a public port; the paper's is not verified).
+      beta: above 0. alpha: nats a token, 0 or more (0.1 in a public port; the paper's value is not verified).
+
+    Returns:
+      [b], nats, 0 or more; log 2 where policy and reference agree and lengths are equal.
+
+    Raises:
+      ValueError: beta is not above 0, alpha is below 0, or shapes differ.
+
+    Example:
+      >>> same = [jnp.array([-2.0])] * 4
+      >>> print(losses.length_dpo(*same, jnp.array([12]), jnp.array([2]), alpha=0.1))  # h = 0.1 * 10
+      [0.3133]
     """
     positive(beta=beta)
     not_negative(alpha=alpha)
@@ -198,7 +258,18 @@ def mipo(
     Differs from the author's trainer in that log(1 + exp(K)) cannot overflow.
 
     Args:
-      beta: above 0, on a per-token scale (the default is ours; the paper's is not verified).
+      beta: above 0, on a per-token scale (1 is ours; the released configuration has 20).
+
+    Returns:
+      [b], nats, 0 or more; log 2 where a_w - a_l = softplus(K).
+
+    Raises:
+      ValueError: beta is not above 0, or shapes differ.
+
+    Example:
+      >>> logps, lengths = [jnp.array([x]) for x in (-1.0, -2.0, -2.0, -2.0)], [jnp.array([1])] * 2  # K = 0
+      >>> print(losses.mipo(*logps, *lengths), jnp.log(1 + 2 * jnp.exp(-1.0)))  # h = 1 - log 2
+      [0.5514] 0.5514
     """
     positive(beta=beta)
     chosen, rejected, reference_chosen, reference_rejected, chosen_lengths, rejected_lengths = as_floats(

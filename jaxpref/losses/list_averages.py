@@ -30,8 +30,8 @@ def pro(
     `sum_i [logsumexp(a_i t_i, {a_j (R_i - R_j)}_{j worse}) - a_i t_i]`, a = logp per token, R = scores, t_i =
     max_j (R_i - R_j), `+ sft_weight (n - 1)^2 (-logp of the best)`, n responses. Song et al. 2023,
     arXiv:2306.17492, as released; no reference. Two responses: `-log sigmoid((R_1 - R_2)(a_1 - a_2))`. The
-    ranking averages over tokens, the likelihood sums, as released. Tied responses do not compete; tied best
-    ones share the likelihood. A list without a worse response is 0.
+    ranking averages over tokens, the likelihood sums, as released. Tied responses do not compete; those tied
+    for best share the likelihood.
 
     Differs from the released code, which exponentiates without subtracting the maximum, counts a tie as a
     competitor of weight exp(0), and scores the response mask one position too early.
@@ -39,6 +39,18 @@ def pro(
     Args:
       scores: rewards, any real; their differences are the temperatures.
       sft_weight: 0 or more (released: 0.05).
+
+    Returns:
+      [b], nats, 0 or more; 0 where no response is worse than another.
+
+    Raises:
+      ValueError: sft_weight is below 0, or shapes differ.
+
+    Example:
+      >>> logps, lengths = jnp.array([[-2.0, -4.0]]), jnp.array([[2, 2]])  # a = -1, -2
+      >>> scores, where = jnp.array([[1.0, 0.0]]), jnp.array([[True, True]])
+      >>> print(losses.pro(logps, lengths, scores, where))  # 0.3133 + 0.05 * (2 - 1)^2 * 2
+      [0.4133]
     """
     not_negative(sft_weight=sft_weight)
     check_axes(logps=(logps, "b k"), lengths=(lengths, "b k"))
@@ -57,7 +69,21 @@ def pro(
 def step_rewards(
     log_ratios: Tokens, mask: Bool[Array, "b k r"], step_ids: Int[Array, "b k r"], step_weights: Tokens
 ) -> Lists:
-    """Weighted mean over steps of the mean log-ratio of a step's tokens; 0 where no token counts."""
+    """Weighted mean over steps of the mean log-ratio of a step's tokens: the reward of `tree_po`
+    (arXiv:2410.12854).
+
+    Args:
+      step_ids: the step of each token, in [0, r). step_weights: 0 or more; negative ones count as 0.
+
+    Returns:
+      [b, k], nats a token; 0 where no token counts.
+
+    Example:
+      >>> ratios, steps = jnp.array([[[1.0, 3.0, 5.0]]]), jnp.array([[[0, 0, 1]]])
+      >>> mask, weights = jnp.ones((1, 1, 3), bool), jnp.ones((1, 1, 3))
+      >>> print(losses.list_averages.step_rewards(ratios, mask, steps, weights))  # (2 + 5) / 2
+      [[3.500]]
+    """
     r = mask.shape[-1]
     counted = mask & (step_ids >= 0) & (step_ids < r)
     ids = jnp.where(counted, step_ids, 0)
@@ -94,6 +120,19 @@ def tree_po(
         with that step of response 0); data. Negative ones count as 0.
       scores: in [0, 1], as in `lipo_lambda`.
       beta: above 0 (released script: 0.5).
+
+    Returns:
+      [b], nats times the weights of pairs, 0 or more; 0 where no two scores differ.
+
+    Raises:
+      ValueError: beta is not above 0, or shapes differ.
+
+    Example:
+      >>> logps, reference = jnp.array([[[-1.0], [-3.0]]]), jnp.full((1, 2, 1), -2.0)
+      >>> ids, mask = jnp.zeros((1, 2, 1), int), jnp.ones((1, 2, 1), bool)
+      >>> inputs = logps, reference, mask, ids, jnp.ones((1, 2, 1)), jnp.array([[1.0, 0.0]]), mask[..., 0]
+      >>> print(losses.tree_po(*inputs))  # 0.3133 * (2 - 1) * (1 / log 2 - 1 / log 3), as `lipo_lambda`
+      [0.1668]
     """
     positive(beta=beta)
     tokens = {"token_logps": token_logps, "reference_token_logps": reference_token_logps, "mask": mask}

@@ -3,7 +3,7 @@
 Liu et al. 2024, arXiv:2402.01878. `scores` are the labels psi in [0, 1] (in the paper the mean probability of
 winning against the list). Pairs are those with psi_i > psi_j; where the paper writes their sum, these are
 means over them, as in Rax, which the paper used, so that the length of the list does not set the step. A list
-without pairs (one response, or ties only) is 0. Losses that use no pairs say what they do.
+without pairs (one response, or ties only) has loss 0, except in the losses that use no pairs.
 """
 
 import jax.numpy as jnp
@@ -56,13 +56,27 @@ def lipo_lambda(
     Mean over pairs of `w_ij log(1 + exp(s_j - s_i))`, `w_ij = |2^psi_i - 2^psi_j| * |1 / log(1 + rank_i) -
     1 / log(1 + rank_j)|`, the ranks by the model's current s, without gradient. Liu et al. 2024,
     arXiv:2402.01878; nats. With two responses it is a constant times `dpo`. Equal s (a policy that is still
-    its reference) rank in the order of the list: there the weights depend on that order.
+    its reference) rank in the order of the list, so there the weights depend on that order.
 
     Differs from the paper's formula, a sum over pairs, and from Rax, which is `k log 2` times this.
 
     Args:
       scores: psi in [0, 1]; far larger ones overflow 2^psi.
       beta: above 0 (paper: 0.05).
+
+    Returns:
+      [b], nats times the weights, 0 or more; 0 for a list without pairs.
+
+    Raises:
+      ValueError: beta is not above 0, or shapes differ.
+
+    Example:
+      >>> logps, reference = jnp.array([[-1.0, -3.0]]), jnp.full((1, 2), -2.0)  # u = 1, -1
+      >>> scores, where = jnp.array([[1.0, 0.0]]), jnp.array([[True, True]])
+      >>> print(losses.lipo_lambda(logps, reference, scores, where, beta=0.5))
+      [0.1668]
+      >>> print(0.3133 * (2 - 1) * (1 / np.log(2) - 1 / np.log(3)))  # -log sigmoid(1) times the weight
+      0.1668
     """
     model, labels = _inputs(logps, reference_logps, scores, where, beta)
     weighted = lambda_weights(model, labels, where) * logistic(differences(model))
@@ -74,10 +88,22 @@ def list_pair_logistic(
 ) -> Batch:
     """Logistic loss of every pair of a list: mean over pairs of -log sigmoid(s_i - s_j), nats.
 
-    Liu et al. 2024, arXiv:2402.01878 (RankNet on log-ratios). Two responses: `dpo`.
+    Liu et al. 2024, arXiv:2402.01878 (RankNet on log-ratios). Two responses give `dpo`.
 
     Args:
       beta: above 0 (paper: 0.05).
+
+    Returns:
+      [b], nats, 0 or more; log 2 where policy and reference agree and the list has pairs.
+
+    Raises:
+      ValueError: beta is not above 0, or shapes differ.
+
+    Example:
+      >>> logps, reference = jnp.array([[-1.0, -3.0]]), jnp.full((1, 2), -2.0)  # u = 1, -1
+      >>> scores, where = jnp.array([[1.0, 0.0]]), jnp.array([[True, True]])
+      >>> print(losses.list_pair_logistic(logps, reference, scores, where, beta=0.5))  # -log sigmoid(1)
+      [0.3133]
     """
     model, labels = _inputs(logps, reference_logps, scores, where, beta)
     return pair_logistic(model, labels, where)
@@ -88,10 +114,22 @@ def list_pair_hinge(
 ) -> Batch:
     """Hinge loss of every pair of a list: mean over pairs of max(0, 1 - (s_i - s_j)), nats times beta.
 
-    Liu et al. 2024, arXiv:2402.01878. Two responses: `rso_hinge`.
+    Liu et al. 2024, arXiv:2402.01878. Two responses give `rso_hinge`.
 
     Args:
       beta: above 0 (paper: 0.05).
+
+    Returns:
+      [b], nats times beta, 0 or more; 1 where policy and reference agree and the list has pairs.
+
+    Raises:
+      ValueError: beta is not above 0, or shapes differ.
+
+    Example:
+      >>> logps, reference = jnp.array([[-1.0, -3.0]]), jnp.full((1, 2), -2.0)  # u = 1, -1
+      >>> scores, where = jnp.array([[1.0, 0.0]]), jnp.array([[True, True]])
+      >>> print(losses.list_pair_hinge(logps, reference, scores, where, beta=0.1))  # 1 - 0.1 * 2
+      [0.800]
     """
     model, labels = _inputs(logps, reference_logps, scores, where, beta)
     return mean_over_pairs(hinge(differences(model), 1.0), better(labels, where))
@@ -103,12 +141,23 @@ def list_mle(
     """List-MLE, which is DPO under Plackett-Luce: -log-likelihood of the ranking, summed over places; nats.
 
     Liu et al. 2024, arXiv:2402.01878; DPO of rankings is in Rafailov et al. 2023, arXiv:2305.18290. Two
-    responses: `dpo`. Tied responses do not compete with each other (`rankings.plackett_luce`).
+    responses give `dpo`. Tied responses do not compete with each other (`rankings.plackett_luce`).
 
     Differs from `rax.listmle_loss`, which breaks ties at random or by position.
 
     Args:
       beta: above 0 (paper: 0.05).
+
+    Returns:
+      [b], nats, 0 or more; log k! where policy and reference agree on k responses without ties.
+
+    Raises:
+      ValueError: beta is not above 0, or shapes differ.
+
+    Example:
+      >>> same, scores, where = jnp.full((1, 3), -2.0), jnp.array([[1.0, 0.5, 0.0]]), jnp.ones((1, 3), bool)
+      >>> print(losses.list_mle(same, same, scores, where), jnp.log(6.0))
+      [1.7918] 1.7918
     """
     model, labels = _inputs(logps, reference_logps, scores, where, beta)
     return plackett_luce(model, labels, where)
@@ -119,13 +168,24 @@ def list_softmax(
 ) -> Batch:
     """Softmax cross entropy of a list: -sum_k psi_k / sum(psi) * log softmax(s)_k, nats.
 
-    Liu et al. 2024, arXiv:2402.01878. One response gives 0; equal labels ask for equal s. A negative label
-    counts as 0, and a list without a positive one gives 0.
+    Liu et al. 2024, arXiv:2402.01878. Equal labels make equal s the best. A negative label counts as 0.
 
     Differs from `rax.softmax_loss`, which does not normalise the labels.
 
     Args:
       beta: above 0 (paper: 0.05).
+
+    Returns:
+      [b], nats, the entropy of the labels or more; log k where policy and reference agree on k responses; 0
+      for one response, or where no label is positive.
+
+    Raises:
+      ValueError: beta is not above 0, or shapes differ.
+
+    Example:
+      >>> same, scores, where = jnp.full((1, 3), -2.0), jnp.array([[1.0, 0.5, 0.0]]), jnp.ones((1, 3), bool)
+      >>> print(losses.list_softmax(same, same, scores, where), jnp.log(3.0))
+      [1.0986] 1.0986
     """
     model, labels = _inputs(logps, reference_logps, scores, where, beta)
     labels = jnp.maximum(labels, 0)
@@ -142,6 +202,18 @@ def list_point_mse(
 
     Args:
       beta: above 0 (paper: 0.05).
+
+    Returns:
+      [b], (nats times beta) squared, 0 or more; 0 where each s_k is its label.
+
+    Raises:
+      ValueError: beta is not above 0, or shapes differ.
+
+    Example:
+      >>> logps, reference = jnp.array([[-1.0, -3.0]]), jnp.full((1, 2), -2.0)  # u = 1, -1
+      >>> scores, where = jnp.array([[1.0, 0.0]]), jnp.array([[True, True]])
+      >>> print(losses.list_point_mse(logps, reference, scores, where, beta=0.5))  # (0.5^2 + 0.5^2) / 2
+      [0.250]
     """
     model, labels = _inputs(logps, reference_logps, scores, where, beta)
     return mean_over_items((model - labels) ** 2, where)
@@ -152,10 +224,23 @@ def list_point_sigmoid(
 ) -> Batch:
     """Each response by itself: mean over the list of psi l(s) + (1 - psi) l(-s), l = -log sigmoid; nats.
 
-    Liu et al. 2024, arXiv:2402.01878. Minimum at s = log(psi / (1 - psi)). Labels are held in [0, 1].
+    Liu et al. 2024, arXiv:2402.01878. The minimum is at s = log(psi / (1 - psi)). Labels are clipped to
+    [0, 1].
 
     Args:
       beta: above 0 (paper: 0.05).
+
+    Returns:
+      [b], nats, 0 or more; log 2 where policy and reference agree.
+
+    Raises:
+      ValueError: beta is not above 0, or shapes differ.
+
+    Example:
+      >>> logps, reference = jnp.array([[-1.0, -3.0]]), jnp.full((1, 2), -2.0)  # u = 1, -1
+      >>> scores, where = jnp.array([[1.0, 0.0]]), jnp.array([[True, True]])
+      >>> print(losses.list_point_sigmoid(logps, reference, scores, where, beta=0.5))  # -log sigmoid(0.5)
+      [0.4741]
     """
     model, labels = _inputs(logps, reference_logps, scores, where, beta)
     return mean_over_items(logistic(model) + (1 - jnp.clip(labels, 0, 1)) * model, where)

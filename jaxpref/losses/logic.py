@@ -84,7 +84,20 @@ class PreferenceStructure:
 def structure_of(
     propositions: tuple[str, ...], models_for: Iterable[Model], models_against: Iterable[Model]
 ) -> PreferenceStructure:
-    """A structure with exactly these sets."""
+    """The structure with exactly these sets: P_C = for or against, P_A = for and against, P = for.
+
+    Args:
+      propositions: names, in the order of a model's truth values.
+      models_for, models_against: truth assignments that count for, and against.
+
+    Returns:
+      A `PreferenceStructure` whose `models_for` and `models_against` are the given sets.
+
+    Example:
+      >>> made = structure_of(CPO.propositions, [(True, False), (True, True)], CPO.models_against)
+      >>> print(equivalent(made, CPO))
+      True
+    """
     first, second = frozenset(models_for), frozenset(models_against)
     return PreferenceStructure(
         propositions,
@@ -100,7 +113,18 @@ def _check_comparable(one: PreferenceStructure, other: PreferenceStructure) -> N
 
 
 def equivalent(one: PreferenceStructure, other: PreferenceStructure) -> bool:
-    """Same models for and against: the losses agree for every input."""
+    """Whether two structures have the same models for and against: their losses then agree for every input.
+
+    Returns:
+      True or False.
+
+    Raises:
+      ValueError: the propositions differ.
+
+    Example:
+      >>> print(equivalent(DPO, STRUCTURES["dpo"]), equivalent(CPO, ORPO))
+      True False
+    """
     _check_comparable(one, other)
     return (one.models_for, one.models_against) == (other.models_for, other.models_against)
 
@@ -109,15 +133,39 @@ def entails(one: PreferenceStructure, other: PreferenceStructure) -> bool:
     """Whether what counts for `one` counts for `other`, and what counts against `other` counts against `one`.
 
     Counts grow with sets, so the loss of `one` is then at least that of `other`, for every input.
+
+    Returns:
+      True or False.
+
+    Raises:
+      ValueError: the propositions differ.
+
+    Example:
+      >>> print(entails(UNLIKELIHOOD, CROSS_ENTROPY), entails(CROSS_ENTROPY, UNLIKELIHOOD))
+      True False
     """
     _check_comparable(one, other)
     return one.models_for <= other.models_for and one.models_against >= other.models_against
 
 
 def log_weighted_count(models: Iterable[Model], log_ps: list[Batch]) -> Batch:
-    """log of the summed probabilities of `models`, propositions being independent; nats.
+    """log of the summed probabilities of `models`, propositions being independent.
 
-    A log-prob above -1e-6 counts as -1e-6 where the proposition is false.
+    Args:
+      models: truth assignments, at least one.
+      log_ps: log-probability of each proposition, 0 or less; one above -1e-6 counts as -1e-6 where the
+        proposition is false.
+
+    Returns:
+      [b] nats; 0 for all models together.
+
+    Raises:
+      ValueError: there are no models: the loss of an empty side is infinite.
+
+    Example:
+      >>> p, q = jnp.log(jnp.array([0.8])), jnp.log(jnp.array([0.25]))  # 0.8 * 0.75 + 0.2 * 0.25
+      >>> print(jnp.exp(log_weighted_count([(True, False), (False, True)], [p, q])))
+      [0.6500]
     """
     log_not = [jnp.minimum(p, -1e-6) - log_odds(p) for p in log_ps]
     terms = [
@@ -133,12 +181,24 @@ def log_weighted_count(models: Iterable[Model], log_ps: list[Batch]) -> Batch:
 
 
 def semantic_loss(structure: PreferenceStructure, **log_ps: Batch) -> Batch:
-    """-log sigmoid(log count(for) - log count(against)) of a structure, one number per example; nats.
+    """-log sigmoid(log count(for) - log count(against)) of a structure.
 
     Richardson et al. 2024, arXiv:2412.17696.
 
     Args:
+      structure: which models count for, and which against; such as `DPO`, `CPO` or `ORPO`.
       log_ps: log-probability of each proposition, 0 or less [b]; those named `reference_...` are data.
+
+    Returns:
+      [b] nats, 0 or more; `DPO` gives `losses.dpo` with beta = 1.
+
+    Raises:
+      ValueError: shapes differ, or log_ps does not name the structure's propositions.
+
+    Example:
+      >>> p, q = jnp.log(jnp.array([0.6])), jnp.log(jnp.array([0.2]))  # three times as likely: -log(3/4)
+      >>> print(semantic_loss(DPO, chosen=p, rejected=q, reference_chosen=q, reference_rejected=q))
+      [0.2877]
     """
     if set(log_ps) != set(structure.propositions):
         raise ValueError(f"log_ps: expected {sorted(structure.propositions)}, got {sorted(log_ps)}")

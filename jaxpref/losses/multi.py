@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from jaxpref.losses.checks import check_axes, floats, not_negative, positive
 from jaxpref.losses.links import logistic
@@ -32,12 +32,24 @@ def signed_dpo(
 ) -> Float[Array, "b o"]:
     """DPO under several objectives that label the same pair: -log sigmoid(beta * sign * (u_w - u_l)).
 
-    RACO, arXiv:2602.02495; nats, one column for each objective. A sign is +1 where the objective agrees with
-    the order of the pair and -1 where it would turn it round; 0 gives log 2 with no gradient. All columns
-    share one forward pass; `raco` combines their gradients.
+    RACO, arXiv:2602.02495. A sign is +1 where the objective agrees with the order of the pair and -1 where it
+    would reverse it; 0 gives log 2 with no gradient. All columns share one forward pass; `raco` combines
+    their gradients.
 
     Args:
-      beta: above 0 (ours).
+      signs: -1, 0 or +1 for each objective; data.
+      beta: above 0 (the default is ours).
+
+    Returns:
+      [b, o] nats, 0 or more, one column for each objective; log 2 where policy and reference agree.
+
+    Raises:
+      ValueError: shapes differ, or beta is not above 0.
+
+    Example:
+      >>> w, x, ref = jnp.array([-1.0]), jnp.array([-3.0]), jnp.array([-2.0])
+      >>> print(losses.signed_dpo(w, x, ref, ref, jnp.array([[1.0, -1.0, 0.0]]), beta=0.5))
+      [[0.3133 1.3133 0.6931]]
     """
     positive(beta=beta)
     first, second = log_ratios(chosen_logps, rejected_logps, reference_chosen_logps, reference_rejected_logps)
@@ -65,7 +77,22 @@ def _check(gradients: Gradients, weights: Array) -> int:
 
 
 def weighted_sum(gradients: Gradients, weights: Weights) -> Gradients:
-    """Sum over objectives of weight times gradient: the gradient of the weighted sum of the losses."""
+    """Sum over objectives of weight times gradient: the gradient of the weighted sum of the losses.
+
+    Args:
+      gradients: a pytree whose leaves have the `o` objectives on axis 0.
+      weights: one for each objective, of any sign.
+
+    Returns:
+      A pytree like `gradients`, without axis 0.
+
+    Raises:
+      ValueError: axis 0 of a leaf is not the number of weights.
+
+    Example:
+      >>> print(weighted_sum({"w": jnp.eye(2)}, [0.25, 0.75])["w"])
+      [0.2500 0.7500]
+    """
     weights = jnp.asarray(weights)
     _check(gradients, weights)
     return _combination(gradients, weights)
@@ -83,6 +110,13 @@ def _gram(gradients: Gradients) -> Float[Array, "o o"]:
     return sum(one(x) for x in jax.tree.leaves(gradients))  # type: ignore[return-value]
 
 
+def _faces(o: int) -> Bool[np.ndarray, "f o"]:
+    """Every non-empty set of objectives."""
+    if o > _MOST_OBJECTIVES:
+        raise ValueError(f"gradients: at most {_MOST_OBJECTIVES} objectives, got {o}")
+    return np.array(list(itertools.product((False, True), repeat=o))[1:])
+
+
 def conflict_averse_mixture(
     gram: Float[Array, "o o"], weights: Float[Array, " o"], c: float
 ) -> Float[Array, " o"]:
@@ -90,15 +124,23 @@ def conflict_averse_mixture(
 
     Exact up to rounding: on each face of the simplex the stationary point has a closed form, so all 2^o - 1
     are computed and the best one that lies in the simplex is taken. The objective is convex. Where gradients
-    are linearly dependent the minimiser need not be unique, and this is one of them.
+    are linearly dependent, the minimiser need not be unique.
 
     Args:
-      gram: inner products of the gradients.
+      gram: inner products of the gradients. weights: w, on the simplex. c: 0 or more.
+
+    Returns:
+      [o], 0 or more, of sum 1.
+
+    Raises:
+      ValueError: there are more than 10 objectives.
+
+    Example:
+      >>> print(conflict_averse_mixture(jnp.eye(2), jnp.array([1.0, 0.0]), 0.4))  # all to what g0 neglects
+      [0.0000 1.0000]
     """
     o = gram.shape[0]
-    if o > _MOST_OBJECTIVES:
-        raise ValueError(f"gradients: at most {_MOST_OBJECTIVES} objectives, got {o}")
-    faces = np.array(list(itertools.product((False, True), repeat=o))[1:])
+    faces = _faces(o)
     tiny = 8 * o * float(jnp.finfo(gram.dtype).eps)
     largest = jnp.max(jnp.diagonal(gram))
     gram = gram / jnp.where(largest > 0, largest, 1)
@@ -149,7 +191,17 @@ def raco(gradients: Gradients, weights: Weights, *, c: float = 0.4, clip: bool =
 
     Args:
       gradients: a pytree whose leaves have the objectives on axis 0 (`jax.jacrev` of mean losses gives it).
-      weights: on the simplex. c: 0 or more (0.4).
+      weights: on the simplex. c: 0 or more (released: 0.4). clip: whether p is held below the weights.
+
+    Returns:
+      A pytree like `gradients`, without axis 0.
+
+    Raises:
+      ValueError: c is below 0, axis 0 of a leaf is not the number of weights, or there are more than 10.
+
+    Example:
+      >>> print(raco({"w": jnp.array([[1.0, 2.0], [1.0, 2.0]])}, [0.5, 0.5], c=0.4)["w"])  # 1.4 g
+      [1.4000 2.8000]
     """
     not_negative(c=c)
     gram = _gram(gradients)

@@ -13,7 +13,19 @@ __all__ = ["correlation", "odin"]
 def correlation(
     first: Float[Array, "*n"], second: Float[Array, "*n"], where: Bool[Array, "*n"]
 ) -> Float[Array, ""]:
-    """Pearson's correlation over the items that exist; 0, with no gradient, where either does not vary."""
+    """Pearson's correlation over the items that exist.
+
+    Args:
+      where: which items exist; what stands at the others has no influence.
+
+    Returns:
+      A number in [-1, 1]; 0, with no gradient, where either side does not vary.
+
+    Example:
+      >>> exists = jnp.array([True, True, True, False])
+      >>> print(correlation(jnp.arange(4.0), jnp.array([6.0, 4.0, 2.0, jnp.nan]), exists))
+      -1.0000
+    """
     count = jnp.maximum(where.sum(), 1)
     varies, scaled = True, []
     for x in (first, second):
@@ -41,16 +53,27 @@ def odin(
     """ODIN: a pair is ranked by the sum of a length head and a quality head; the second must not know length.
 
     -log sigmoid(sum of heads_w - sum of heads_l) + length_weight * ((1 - corr(length, head 0)) +
-    |corr(length, head 1)|), nats, Chen et al. 2024, arXiv:2402.07319, as in RLHFlow's code. Head 0 takes up
-    length; score with head 1 (RLHFlow's order). Correlations are over both responses of the valid rows of the
-    global batch, and 0 where nothing varies; with microbatches each part is its own batch, which changes the
-    value. Rows that are not valid give 0.
+    |corr(length, head 1)|), Chen et al. 2024, arXiv:2402.07319, as in RLHFlow's code. Head 0 takes up length;
+    score with head 1 (RLHFlow's order). Correlations are over both responses of the valid rows of the global
+    batch, and 0 where nothing varies; with microbatches each part is its own batch, which changes the value.
 
     Differs from RLHFlow's code, which sums the rewards of a batch *before* log sigmoid: one logit for the
     whole batch. Its penalty on the heads' weights (commented out there) belongs to the model.
 
     Args:
       length_weight: 0 or more (released code: 1).
+
+    Returns:
+      [b] nats (the penalty has no unit), 0 or more; 0 in rows that are not valid.
+
+    Raises:
+      ValueError: shapes differ, there are not two heads, or length_weight is below 0.
+
+    Example:
+      >>> w, x = jnp.array([[1.0, 2.0]]), jnp.array([[3.0, 1.0]])  # one head falls with length, one rises
+      >>> loss = partial(losses.odin, w, x, jnp.array([3]), jnp.array([1]), jnp.array([True]))
+      >>> print(loss(length_weight=0.5))  # -log sigmoid(3 - 4) + 0.5 * (2 + 1)
+      [2.8133]
     """
     not_negative(length_weight=length_weight)
     check_axes(

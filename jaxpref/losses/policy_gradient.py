@@ -1,9 +1,17 @@
 """Policy gradients on responses that the policy drew: one loss for each response, [b, k].
 
 The gradient of the mean loss is an estimate of the gradient of an objective; its value means little. Scores,
-win rates and what the behaviour policy (the one that drew) and the reference thought are data, with exactly
-zero gradient. Log-probs are at temperature 1, in nats; positions outside `mask` may hold anything, and a
-response of no scored token is absent: its loss is 0, and it is no part of its group.
+win rates and the log-probs of the behaviour policy (the one that drew) and of the reference are data, with
+exactly zero gradient. Log-probs are at temperature 1, in nats; positions outside `mask` may hold anything,
+and a response of no scored token is absent: its loss is 0, and it is no part of its group. sg(.) stops
+gradients.
+
+Three properties of `grpo` are easily mistaken. Dividing by the standard deviation weighs prompts by how
+little their scores vary, so the mean gradient is not that of the mean score (with `scale=False` it is, times
+(k - 1) / k, for responses of one length). The mean over a response's own tokens favours short good and long
+bad ones. And k3 in the loss has, on fresh samples, the gradient of the forward KL(pi_ref || pi) of each
+token, not of the KL(pi || pi_ref) that it estimates (`losses/kl.py`).
+
 Sources: arXiv:1707.06347 (PPO), 2312.00886 (Nash-MD), 2402.03300 (GRPO), 2402.14740 (RLOO).
 """
 
@@ -41,17 +49,29 @@ def nash_md(
     *,
     tau: float = 0.008,
 ) -> Responses:
-    """Nash-MD-PG: -sum_n log pi(y_n) * sg((p - 1/2) - tau * sum over m >= n of log-ratio_m); nats.
+    """Nash-MD-PG: -sum_n log pi(y_n) * sg((p - 1/2) - tau * sum over m >= n of log-ratio_m).
 
     Munos et al. 2023, arXiv:2312.00886, section 7. `win_rates` is p, the preference of the response over its
-    opponent's. The mean gradient is that of -(P(pi beats opponent) - tau * KL(pi || pi_ref)), exactly. Who
-    the opponent is (the policy itself, its mixture with the reference, the reference, an average) is the
-    sampler's business; its responses are not among these, and have no gradient.
+    opponent's. The mean gradient is that of -(P(pi beats opponent) - tau * KL(pi || pi_ref)), exactly. The
+    sampler decides who the opponent is (the policy itself, its mixture with the reference, the reference, an
+    average); the opponent's responses are not among these, and have no gradient.
 
     Differs from TRL, which gives each token its own log-ratio only: not the gradient of the KL of responses.
 
     Args:
       tau: price of a nat of KL, 0 or more (paper: 0.008, as transcribed).
+
+    Returns:
+      [b, k] nats, of either sign; 0 for an absent response.
+
+    Raises:
+      ValueError: shapes differ, or tau is below 0.
+
+    Example:
+      >>> logps, reference = jnp.array([[[-1.0, -2.0]]]), jnp.array([[[-1.0, -3.0]]])  # log-ratios 0 and 1
+      >>> loss = partial(losses.nash_md, logps, reference, jnp.array([[0.75]]), jnp.ones((1, 1, 2), bool))
+      >>> print(loss(tau=0.1))  # both tokens answer for the second: 3 nats * (0.25 - 0.1 * 1)
+      [[0.4500]]
     """
     not_negative(tau=tau)
     check_axes(
@@ -73,14 +93,27 @@ def reinforce(
     beta: float = 0.05,
     baseline: float = 0.0,
 ) -> Responses:
-    """REINFORCE with a KL price: -sum_n log pi(y_n) * sg((score - baseline) - beta * KL-to-go_n); nats.
+    """REINFORCE with a KL price: -sum_n log pi(y_n) * sg((score - baseline) - beta * KL-to-go_n).
 
-    Williams 1992, as the regularised baseline of Munos et al. 2023, arXiv:2312.00886. The mean gradient is
-    that of -(E[score] - beta * KL(pi || pi_ref)), whatever the baseline: a constant moves the variance alone.
+    Williams 1992, as the regularised baseline of Munos et al. 2023, arXiv:2312.00886. KL-to-go_n is the sum
+    of the log-ratios of token n and those after it. The mean gradient is that of -(E[score] -
+    beta * KL(pi || pi_ref)), whatever the baseline: a constant changes the variance alone.
 
     Args:
       beta: price of a nat of KL, 0 or more (0.05: that paper's RLHF baseline, as transcribed).
       baseline: a constant in units of the scores.
+
+    Returns:
+      [b, k] nats times the unit of the scores, of either sign; 0 for an absent response.
+
+    Raises:
+      ValueError: shapes differ, or beta is below 0.
+
+    Example:
+      >>> logps, reference = jnp.array([[[-1.0, -2.0]]]), jnp.array([[[-1.0, -3.0]]])  # log-ratios 0 and 1
+      >>> loss = partial(losses.reinforce, logps, reference, jnp.array([[2.0]]), jnp.ones((1, 1, 2), bool))
+      >>> print(loss(beta=0.1, baseline=1.5))  # 3 nats * (2 - 1.5 - 0.1 * 1)
+      [[1.2000]]
     """
     not_negative(beta=beta)
     check_axes(
@@ -108,7 +141,18 @@ def _group_sums(values: Responses, where: Exists) -> tuple[Float[Array, "b 1"], 
 
 
 def leave_one_out(rewards: Responses, where: Exists) -> Responses:
-    """Reward minus the mean of the others of its group; 0 where there are no others."""
+    """Reward minus the mean of the others of its group.
+
+    Args:
+      where: which responses exist.
+
+    Returns:
+      [b, k] in the unit of the rewards, of sum 0 in each group; 0 where there are no others.
+
+    Example:
+      >>> print(leave_one_out(jnp.array([[1.0, 2.0, 6.0]]), jnp.ones((1, 3), bool)))  # last: 6 - 1.5
+      [[-3.0000 -1.5000 4.5000]]
+    """
     total, count = _group_sums(rewards, where)
     others = (total - rewards) / jnp.maximum(count - 1, 1)
     return jnp.where(where & (count > 1), rewards - others, 0)
@@ -117,7 +161,18 @@ def leave_one_out(rewards: Responses, where: Exists) -> Responses:
 def group_advantages(scores: Responses, where: Exists, *, scale: bool, epsilon: float) -> Responses:
     """Score minus the mean of its group, divided by (standard deviation + epsilon) if `scale`.
 
-    The deviation is the sample's (n - 1), as `torch.std`. Equal scores give 0.
+    The deviation is the sample's (n - 1), as `torch.std`.
+
+    Args:
+      where: which responses exist. epsilon: in units of the scores, above 0; equal scores then give 0.
+
+    Returns:
+      [b, k], without unit if `scale`; 0 for a response that does not exist.
+
+    Example:
+      >>> scores = jnp.array([[1.0, 3.0, 5.0]])  # mean 3, deviation 2: 2 / 2.5
+      >>> print(group_advantages(scores, jnp.ones((1, 3), bool), scale=True, epsilon=0.5))
+      [[-0.8000 0.0000 0.8000]]
     """
     total, count = _group_sums(scores, where)
     centred = jnp.where(where, scores - total / jnp.maximum(count, 1), 0)
@@ -132,7 +187,18 @@ def clipped_surrogate(
 ) -> Float[Array, "*n"]:
     """PPO's -min(w A, clip(w, 1 - clip, 1 + clip) A), w = exp(log-ratio to the behaviour policy).
 
-    Schulman et al. 2017, arXiv:1707.06347, Eq. 7. -A with slope -A where the two policies agree.
+    Schulman et al. 2017, arXiv:1707.06347, Eq. 7.
+
+    Args:
+      ratios: log-ratios, nats. advantages: A. clip: above 0.
+
+    Returns:
+      [*n] in the unit of A; -A, with slope -A, where the two policies agree.
+
+    Example:
+      >>> ratios, advantages = jnp.log(jnp.array([3.0, 3.0, 1 / 3])), jnp.array([2.0, -2.0, -2.0])
+      >>> print(clipped_surrogate(ratios, advantages, 0.2))  # 1.2 and 0.8 hold where the gain has been taken
+      [-2.4000 6.0000 1.6000]
     """
     weights = bounded_exp(ratios)
     return jnp.maximum(-weights * advantages, -jnp.clip(weights, 1 - clip, 1 + clip) * advantages)
@@ -148,15 +214,28 @@ def rloo(
     beta: float = 0.05,
     clip: float = 0.2,
 ) -> Responses:
-    """REINFORCE leave-one-out: a group's other responses are the baseline of each; sequence level, nats.
+    """REINFORCE leave-one-out: a group's other responses are the baseline of each; sequence level.
 
-    `-min(w A, clip(w) A)`, A = R - mean of the others' R, R = score - beta * (behaviour - reference log-prob)
+    -min(w A, clip(w) A), A = R - mean of the others' R, R = score - beta * (behaviour - reference log-prob)
     and w = pi / behaviour of the whole response; Ahmadian et al. 2024, arXiv:2402.14740, with TRL's clipping.
-    On fresh samples (w = 1) nothing is clipped, and the mean gradient is that of -(E[score] -
-    beta * KL(pi || pi_ref)). A group of one is refused.
+    On fresh samples (w = 1) nothing is clipped, and the mean gradient is that of -(E[score] - beta *
+    KL(pi || pi_ref)).
 
     Args:
-      beta: price of a nat of KL, 0 or more (TRL: 0.05). clip: above 0 (TRL: 0.2); inf clips nothing.
+      beta: price of a nat of KL, 0 or more (TRL: 0.05; the paper's is 0.03 by TRL's account).
+      clip: above 0 (TRL: 0.2); inf clips nothing.
+
+    Returns:
+      [b, k] in the unit of the scores, of either sign; 0 for an absent response or one without others.
+
+    Raises:
+      ValueError: shapes differ, a group has one response, beta is below 0 or clip is not above 0.
+
+    Example:
+      >>> logps, reference = jnp.array([[-1.0, -2.0]]), jnp.array([[-3.0, -2.0]])  # fresh samples
+      >>> scores, where = jnp.array([[1.0, 0.0]]), jnp.ones((1, 2), bool)  # R = 1 - 0.25 * 2 and 0
+      >>> print(losses.rloo(logps, reference, logps, scores, where, beta=0.25))
+      [[-0.5000 0.5000]]
     """
     not_negative(beta=beta)
     positive(clip=clip)
@@ -190,23 +269,28 @@ def grpo(
     scale: bool = True,
     token_mean: bool = False,
 ) -> Responses:
-    """Group relative policy optimisation: scores standardised in their group, clipped ratios of tokens; nats.
+    """Group relative policy optimisation: scores standardised in their group, clipped ratios of tokens.
 
-    Mean over the tokens of a response of `-min(w_n A, clip(w_n) A) + beta * k3_n`, A = (score - mean of the
+    Mean over the tokens of a response of -min(w_n A, clip(w_n) A) + beta * k3_n, A = (score - mean of the
     group) / (its standard deviation + epsilon), w_n = pi / behaviour of token n; Shao et al. 2024,
-    arXiv:2402.03300. A group of equal scores has no gradient but the KL's. A group of one is refused.
-
-    Three things that it is not. The standard deviation weighs prompts by how much their scores vary, so the
-    mean gradient is not that of the mean score (`scale=False` is, times (k - 1) / k, for responses of one
-    length). The mean over a response's own tokens favours short good and long bad ones. And k3 in the loss
-    has, on fresh samples, the gradient of the forward KL(pi_ref || pi) of each token, not of the KL(pi ||
-    pi_ref) that it estimates (`losses/kl.py`).
+    arXiv:2402.03300. A group of equal scores has no gradient but the KL's. See the head of this module.
 
     Args:
-      beta: price of the KL, 0 or more (0.04: the paper's, from memory, not verified; TRL's has changed).
-      clip: above 0 (TRL: 0.2). epsilon: above 0 (TRL: 1e-4).
-      scale: divide by the standard deviation.
+      beta: price of the KL, 0 or more (paper, section 4.2: 0.04). clip: above 0 (TRL: 0.2).
+      epsilon: above 0 (TRL: 1e-4). scale: divide by the standard deviation.
       token_mean: every token of the group weighs the same, instead of every response.
+
+    Returns:
+      [b, k] without unit (nats in the KL's part), of either sign; 0 for an absent response.
+
+    Raises:
+      ValueError: shapes differ, a group has one response, or a hyper-parameter is outside its range.
+
+    Example:
+      >>> logps, mask = jnp.full((1, 2, 3), -1.0), jnp.ones((1, 2, 3), bool)  # fresh samples
+      >>> loss = partial(losses.grpo, logps, logps - jnp.log(2.0), logps, jnp.array([[1.0, 0.0]]), mask)
+      >>> print(loss(beta=0.5))  # A = 0.5 / (sqrt(0.5) + 1e-4); k3 = log 2 - 1/2
+      [[-0.6104 0.8036]]
     """
     not_negative(beta=beta)
     positive(clip=clip, epsilon=epsilon)

@@ -19,7 +19,18 @@ Table = Float[Array, " examples"]
 
 
 def dft_state(num_examples: int) -> Table:
-    """log u of every training example, 0 at first. A checkpoint must hold it."""
+    """log u of every training example, 0 before the first step. A checkpoint must hold it.
+
+    Returns:
+      [examples] of zeros.
+
+    Raises:
+      ValueError: num_examples is below 1.
+
+    Example:
+      >>> print(losses.dft_state(2))
+      [0.0000 0.0000]
+    """
     if num_examples < 1:
         raise ValueError(f"num_examples: expected 1 or more, got {num_examples}")
     return jnp.zeros(num_examples)
@@ -56,15 +67,26 @@ def dft(
 ) -> tuple[Float[Array, " b"], Table]:
     """Discriminative fine-tuning: response 0 is the positive one, the others are samples of the model.
 
-    Guo et al. 2025, arXiv:2502.18679, as released; nats. With g_j = logp_j / tau - reference logp_j over the
+    Guo et al. 2025, arXiv:2502.18679, as released. With g_j = logp_j / tau - reference logp_j over the
     samples, log u of the example moves to log((1 - gamma) u + gamma mean_j exp(g_j)), and the loss is
     -logp_0 + mean_j exp(g_j - log u) logp_j with the weights held fixed. It is a surrogate: its gradient
     means something, its value does not. gamma = 1 has no memory and weights softmax(g). tau divides the
-    policy's log-prob but not the reference's. An id that the state does not have makes its row NaN; ids of
-    one batch must differ, else the state keeps one of them.
+    policy's log-prob but not the reference's. Ids of one batch must differ, else the state keeps one of them.
 
     Args:
       tau: above 0 (released: 1). gamma: in (0, 1] (released: 0.85).
+
+    Returns:
+      [b] nats, of either sign (0 in rows that are not valid, NaN for an id that the state does not have), and
+      the new state.
+
+    Raises:
+      ValueError: shapes differ, a list has no sample, or a hyper-parameter is outside its range.
+
+    Example:
+      >>> logps, ids = jnp.array([[-1.0, -2.0, -4.0]]), jnp.array([0])  # g = 0, and all weights are 1
+      >>> print(*losses.dft(logps, logps / 2, ids, ids == 0, losses.dft_state(1), tau=2.0))  # 1 - (2 + 4) / 2
+      [-2.0000] [0.0000]
     """
     positive(tau=tau)
     check_axes(
@@ -89,10 +111,23 @@ def dft2(
 ) -> tuple[Float[Array, " b"], Table]:
     """DFT2: `dft` with log-probs per token and no reference, g_j = logp_j / |y_j| / tau.
 
-    Guo et al. 2025, arXiv:2502.18679, as released; nats per token. The value is a surrogate, as in `dft`.
+    Guo et al. 2025, arXiv:2502.18679, as released. The value is a surrogate, as in `dft`.
 
     Args:
       tau: above 0 (released: 0.3). gamma: in (0, 1] (released: 0.9).
+
+    Returns:
+      [b] nats a token, of either sign (0 in rows that are not valid, NaN for an unknown id), and the new
+      state.
+
+    Raises:
+      ValueError: shapes differ, a list has no sample, or a hyper-parameter is outside its range.
+
+    Example:
+      >>> logps, n, ids = jnp.array([[-2.0, -4.0, -4.0]]), jnp.array([[2, 2, 2]]), jnp.array([0])
+      >>> loss = partial(losses.dft2, tau=0.5, gamma=1.0)  # no memory, equal samples: 1 - 2; log u = -2 / tau
+      >>> print(*loss(logps, n, ids, ids == 0, losses.dft_state(1)))
+      [-1.0000] [-4.0000]
     """
     positive(tau=tau)
     check_axes(

@@ -56,11 +56,23 @@ def spac(
     arXiv:2406.04274. Our reading, not the paper's formula: the abstract's critic with f = log-ratio / eta,
     either response of the pair as what a sample is held against, and log-sigmoids against `spac_linear`'s
     descent. All terms are `dpo`: of the pair, and of each of its responses with a self-sample as rejected
-    (SPIN). (weight + 1) * log 2 where policy and iterate agree, at the start of every round.
+    (SPIN).
 
     Args:
       weight: lambda, of the pairs against the pessimism, above 0 (ours).
       eta: step of a round, above 0 (ours).
+
+    Returns:
+      [b] nats, 0 or more; (weight + 1) * log 2 where policy and iterate agree, at the start of every round.
+
+    Raises:
+      ValueError: shapes differ, or weight or eta is not above 0.
+
+    Example:
+      >>> ref, own = jnp.array([-4.0]), jnp.array([[-5.0, -3.0]])
+      >>> x, now = ref - jnp.log(9.0), own - jnp.log(9.0)  # u_w = 0, the others -log 9
+      >>> print(losses.spac(ref, x, ref, ref, now, own, weight=2.0, eta=2.0))  # 2.5 log(4/3) + log(2) / 2
+      [1.0658]
     """
     positive(weight=weight, eta=eta)
     first, second, own = _ratios(
@@ -94,6 +106,18 @@ def spac_linear(
 
     Args:
       weight: lambda, above 0 (ours). eta: above 0 (ours).
+
+    Returns:
+      [b] nats, of either sign; weight * log 2 where policy and iterate agree.
+
+    Raises:
+      ValueError: shapes differ, or weight or eta is not above 0.
+
+    Example:
+      >>> ref, own = jnp.array([-4.0]), jnp.array([[-5.0, -3.0]])
+      >>> x, now = ref - jnp.log(9.0), own - jnp.log(9.0)  # u_w = 0, the others -log 9
+      >>> print(losses.spac_linear(ref, x, ref, ref, now, own, weight=2.0, eta=2.0))  # 2 log(4/3) - log 9
+      [-1.6219]
     """
     positive(weight=weight, eta=eta)
     first, second, own = _ratios(
@@ -112,8 +136,20 @@ def critic_objective(
 ) -> Batch:
     """What the follower minimises: mean_s f_s - (f_w + f_l) / 2 + weight * l(scale * (f_w - f_l)).
 
-    Convex in f, and unbounded below unless f is. The mean of the pair is what makes it indifferent to a
-    constant in f, which pairs cannot tell; that the paper has it is not verified.
+    Convex in f, and unbounded below unless f is. The mean of the pair makes it indifferent to a constant in
+    f, which pairs cannot tell; that the paper has it is not verified.
+
+    Args:
+      chosen, rejected, sampled: the critic f of the pair and of the policy's samples.
+      weight: lambda, above 0. scale: log-odds of a preference in units of f, above 0.
+
+    Returns:
+      [b], of either sign; weight * log 2 where f is constant.
+
+    Example:
+      >>> f_w, f_l, f_s = jnp.array([1.0]), jnp.array([0.5]), jnp.array([[0.0, 0.5]])
+      >>> print(critic_objective(f_w, f_l, f_s, weight=2.0, scale=2.0))  # 0.25 - 0.75 + 2 log(1 + exp(-1))
+      [0.1265]
     """
     return sampled.mean(-1) - (chosen + rejected) / 2 + weight * logistic(scale * (chosen - rejected))
 
@@ -136,6 +172,17 @@ def spac_critic(
     Args:
       weight: lambda, above 0. bound: the range R of the critic, above 0.
       scale: log-odds of a preference in units of f, above 0.
+
+    Returns:
+      [b] nats (f has no unit), -bound or more; weight * log 2 where all rewards are equal.
+
+    Raises:
+      ValueError: shapes differ, or a hyper-parameter is not above 0.
+
+    Example:
+      >>> w, own = jnp.log(jnp.array([3.0])), jnp.zeros((1, 2))  # f = 3/4, 1/4 and 1/2: log(1 + exp(-0.5))
+      >>> print(losses.spac_critic(w, -w, own, weight=1.0))
+      [0.4741]
     """
     positive(weight=weight, bound=bound, scale=scale)
     chosen, rejected = as_floats(chosen_rewards=chosen_rewards, rejected_rewards=rejected_rewards)
@@ -148,5 +195,16 @@ def spac_critic(
 def policy_step(
     logps: Float[Array, "*b n"], critic: Float[Array, "*b n"], eta: float
 ) -> Float[Array, "*b n"]:
-    """pi_(t+1) proportional to pi_t * exp(eta * f): log-probs of all `n` responses, nats."""
+    """The exact step of a policy against a critic f: pi_(t+1) proportional to pi_t * exp(eta * f).
+
+    Args:
+      logps: log pi_t of all `n` responses, nats. critic: f. eta: step, 0 or more.
+
+    Returns:
+      [*b, n] log-probs, nats; a constant in f changes nothing.
+
+    Example:
+      >>> print(jnp.exp(policy_step(jnp.zeros(2), jnp.log(jnp.array([3.0, 1.0])), 1.0)))
+      [0.7500 0.2500]
+    """
     return jax.nn.log_softmax(logps + eta * critic, axis=-1)

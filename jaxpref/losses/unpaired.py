@@ -1,9 +1,10 @@
 """Losses of single responses that somebody found good (label 1) or bad (label 0): no pairs are needed.
 
-`r = beta * log-ratio`; log-probs are summed over the scored tokens (nats). Everything is elementwise over any
-shape, such as [b] or [b, k]. A label that is neither 0 nor 1 takes its response out: loss 0, no gradient, no
-part in any mean (a traced label cannot be refused). What stands where `where` is False, NaN included, has
-no influence, and the loss there is 0. Sources: arXiv:2402.01306, 2404.04656, 2408.06266 and 2410.04166.
+u is the log-ratio to the reference and `r = beta * u`; log-probs are summed over the scored tokens (nats).
+Everything is elementwise over any shape, such as [b] or [b, k]. A label that is neither 0 nor 1 takes its
+response out: loss 0, no gradient, no part in any mean (a traced label cannot be refused). What stands where
+`where` is False, NaN included, has no influence, and the loss there is 0. l(h) = -log sigmoid(h). Sources:
+arXiv:2402.01306, 2404.04656, 2408.06266 and 2410.04166.
 """
 
 from typing import NamedTuple
@@ -59,17 +60,27 @@ def kto(
 
     Ethayarajh et al. 2024, arXiv:2402.01306. u is the log-ratio (nats) and z = max(0, mean log-ratio of
     mismatched responses), an estimate of the KL to the reference: one number for the whole batch, without
-    gradient. A loss is a probability times its weight: 1/2 at u = z, with slope -+ beta / 4.
-
-    z couples the batch: with microbatches each has a z of its own, which changes the value.
+    gradient. z couples the batch: with microbatches each has a z of its own, which changes the value.
 
     Differs from HALOs, which leaves mismatched log-ratios that are exactly 0 out of the mean.
 
     Args:
       mismatched_logps, reference_mismatched_logps: of a response that belongs to another prompt; constants.
       beta: above 0 (TRL: 0.1).
-      desirable_weight, undesirable_weight: 0 or more (1). TRL advises a ratio of their totals over the data,
-        desirable to undesirable, in [1, 4/3].
+      desirable_weight, undesirable_weight: 0 or more (1). The advised ratio of their totals over the data,
+        desirable to undesirable, is [1, 3/2] in the paper's latest version, [1, 4/3] before and in TRL.
+
+    Returns:
+      [*n] a probability times its weight; half the weight, with slope -+ beta / 4 of it, at u = z.
+
+    Raises:
+      ValueError: shapes differ, beta is not above 0, or a weight is below 0.
+
+    Example:
+      >>> ref, labels = jnp.array([-4.0, -4.0]), jnp.array([1, 0])  # u = log 9, z = log 3
+      >>> loss = partial(losses.kto, ref + jnp.log(9.0), ref, labels, ref + jnp.log(3.0), ref, labels >= 0)
+      >>> print(loss(beta=1.0))
+      [0.2500 0.7500]
     """
     positive(beta=beta)
     not_negative(desirable_weight=desirable_weight, undesirable_weight=undesirable_weight)
@@ -89,7 +100,15 @@ def kto(
 
 
 def bco_state() -> BcoState:
-    """Before the first batch: nothing seen, so that the first shift is the first batch's."""
+    """Before the first batch: nothing seen, so that the first shift is the first batch's.
+
+    Returns:
+      A `BcoState` of zeros.
+
+    Example:
+      >>> print(*losses.bco_state())
+      [0.0000 0.0000] [0.0000 0.0000]
+    """
     return BcoState(jnp.zeros(2), jnp.zeros(2))
 
 
@@ -118,21 +137,32 @@ def bco(
     beta: float = 0.1,
     decay: float = 0.9,
 ) -> tuple[Values, BcoState]:
-    """Binary classifier optimisation: l(r - shift) for desirable, l(shift - r) for the others; nats.
+    """Binary classifier optimisation: l(r - shift) for desirable, l(shift - r) for the others.
 
-    Jung et al. 2024, arXiv:2404.04656; l = -log sigmoid. The shift, without gradient, is
-    `(E_desirable[r] + E_undesirable[r]) / 2`, each mean a moving average over batches that is updated before
-    it is used and corrected for its start: after the first batch it is that batch's. A label not in a batch
-    keeps its average; before a label was seen at all, the other one's mean is the shift.
-
-    The shift couples the batch: with microbatches it is updated once for each, which changes the value.
+    Jung et al. 2024, arXiv:2404.04656. The shift, without gradient, is the mean of the average rewards of
+    desirable and of undesirable responses. Each average is a moving one over batches, updated before it is
+    used and without bias at its start: after the first batch it is that batch's. A label that is not in a
+    batch keeps its average; before a label was seen at all, the other one's average is the shift. The shift
+    couples the batch: with microbatches it is updated once for each, which changes the value.
 
     Differs from TRL, whose shift is the mean of all rewards ever seen, not balanced over the labels.
 
     Args:
-      beta: above 0 (TRL: 0.1). decay: of the moving average, in [0, 1); 0 is the batch alone (0.9 is ours,
-        the paper gives no rate).
+      beta: above 0 (TRL: 0.1; the paper's is 0.01 by TRL's account).
+      decay: of the moving average, in [0, 1); 0 is the batch alone (0.9 is ours, the paper gives no rate).
       state: from `bco_state`.
+
+    Returns:
+      [*n] nats, 0 or more, and the new state; log 2 where r is the shift.
+
+    Raises:
+      ValueError: shapes differ, beta is not above 0, or decay is outside [0, 1).
+
+    Example:
+      >>> logps, ref = jnp.array([-1.0, -3.0]), jnp.array([-9.0, -9.0])  # rewards 8 and 6: the shift is 7
+      >>> labels = jnp.array([1, 0])
+      >>> print(losses.bco(logps, ref, labels, labels >= 0, losses.bco_state(), beta=1.0)[0])
+      [0.3133 0.3133]
     """
     positive(beta=beta)
     within("decay", decay, 0, 1)
@@ -158,7 +188,7 @@ def bco_weighted(
     lowest_weight: float = 0.5,
     highest_weight: float = 10.0,
 ) -> tuple[Values, BcoState]:
-    """`bco` whose undesirable losses are weighted to the prompts of the desirable ones; nats.
+    """`bco` whose undesirable losses are weighted to the prompts of the desirable ones.
 
     Underlying distribution matching of Jung et al. 2024, arXiv:2404.04656 (first version): the weight is the
     ratio p(desirable | prompt) / p(undesirable | prompt), clamped. The shift is that of `bco`, unweighted. It
@@ -168,6 +198,19 @@ def bco_weighted(
       densities: the ratio, 0 or more, from a classifier of prompt embeddings; data. Desirable rows ignore it.
       beta, decay, state: see `bco`.
       lowest_weight, highest_weight: of the clamp, 0 < lowest <= highest (TRL: 0.5 and 10).
+
+    Returns:
+      [*n] nats, 0 or more, and the new state; densities of 1 are `bco`.
+
+    Raises:
+      ValueError: shapes differ, or a hyper-parameter is outside its range.
+
+    Example:
+      >>> logps, ref = jnp.array([-1.0, -3.0, -3.0]), jnp.full(3, -9.0)  # losses of `bco`: 0.3133 each
+      >>> labels, densities = jnp.array([1, 0, 0]), jnp.array([4.0, 4.0, 0.0])  # weights 1, 4 and 0.5
+      >>> loss = partial(losses.bco_weighted, beta=1.0, state=losses.bco_state())
+      >>> print(loss(logps, ref, labels, densities, labels >= 0)[0])
+      [0.3133 1.2530 0.1566]
     """
     positive(lowest_weight=lowest_weight)
     if not highest_weight >= lowest_weight:
@@ -183,11 +226,22 @@ def bco_weighted(
 def apo_zero_unpaired(logps: Values, reference_logps: Values, labels: Labels, *, beta: float = 0.1) -> Values:
     """Anchored preference optimisation, one side of `apo_zero`: sigmoid(-r) for desirable, else sigmoid(r).
 
-    D'Oosterlinck et al. 2024, arXiv:2408.06266, as in TRL's KTO trainer. In [0, 1]: a probability, not its
-    logarithm. It is `kto` with z = 0.
+    D'Oosterlinck et al. 2024, arXiv:2408.06266, as in TRL's KTO trainer: a probability, not its logarithm
+    (log-probs are in nats). It is `kto` with z = 0.
 
     Args:
       beta: above 0 (0.1).
+
+    Returns:
+      [*n] in [0, 1], no unit; 1/2 where policy and reference agree.
+
+    Raises:
+      ValueError: shapes differ, or beta is not above 0.
+
+    Example:
+      >>> ref = jnp.array([-4.0, -4.0])
+      >>> print(losses.apo_zero_unpaired(ref + jnp.log(3.0), ref, jnp.array([1, 0]), beta=1.0))
+      [0.2500 0.7500]
     """
     positive(beta=beta)
     check_same_shape({"logps": logps, "reference_logps": reference_logps, "labels": labels})
@@ -206,20 +260,31 @@ def pmpo(
     alpha: float = 0.5,
     beta: float = 0.3,
 ) -> Values:
-    """Preference optimisation as probabilistic inference: alpha (-logp) or (1 - alpha) logp, + beta KL; nats.
+    """Preference optimisation as probabilistic inference: alpha (-logp) or (1 - alpha) logp, + beta KL.
 
     Abdolmaleki et al. 2024, arXiv:2410.04166, from a summary (not checked against the paper): -logp of
     desirable responses weighs alpha, +logp of the others 1 - alpha. The KL is KL(reference || policy), summed
     over the scored positions of the response. alpha = 1, beta = 0 is the likelihood of the desirable ones.
-    Log-probs of the others have no lower bound: beta is what holds them.
-
-    The expectations are over each label by itself; the mean of these losses weighs the labels by frequency.
-    With as many of one as of the other it is the KL part plus half the likelihood part.
+    Log-probs of the others have no lower bound: beta is what holds them. The expectations are over each label
+    by itself; the mean of these losses weighs the labels by frequency. With as many of one as of the other it
+    is the KL part plus half the likelihood part.
 
     Args:
-      forward_kl: KL(reference || policy) at each position, 0 or more.
+      forward_kl: KL(reference || policy) at each position, nats, 0 or more.
       alpha: in [0, 1]. beta: 0 or more, above 0 where alpha is 0. (0.5 and 0.3 are a port's; the paper's have
         not been verified.)
+
+    Returns:
+      [*n] nats, of either sign.
+
+    Raises:
+      ValueError: shapes differ, a hyper-parameter is outside its range, or alpha and beta are both 0.
+
+    Example:
+      >>> logps, labels, mask = jnp.array([-1.0, -2.0]), jnp.array([1, 0]), jnp.ones((2, 1), bool)
+      >>> kl = jnp.array([[1.0], [0.0]])  # 0.5 * 1 + 0.3 * 1; 0.5 * -2
+      >>> print(losses.pmpo(logps, labels, kl, mask))
+      [0.8000 -1.0000]
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha: expected a number in [0, 1], got {alpha}")

@@ -34,7 +34,19 @@ def win_rates(
 ) -> Float[Array, "b k"]:
     """Mean of P(i beats j) over all j of the list, itself (one half) among them: the scores of `sppo`.
 
-    0 for a response that does not exist (`where`).
+    Args:
+      preferences: P(i beats j), in [0, 1]; the diagonal is not read.
+      where: which responses exist; None: all.
+
+    Returns:
+      [b, k] in [0, 1]; 0 for a response that does not exist.
+
+    Raises:
+      ValueError: shapes differ.
+
+    Example:
+      >>> print(win_rates(jnp.array([[[0.5, 0.75], [0.25, 0.5]]])))
+      [[0.6250 0.3750]]
     """
     return _row_means(preferences, where, 0.5)
 
@@ -43,6 +55,20 @@ def gpo_scores(scores: Float[Array, "b k k"], where: Bool[Array, "b k"] | None =
     """Mean of the skew scores s(i, j) over all j of the list, itself (0) among them: the scores of `gpo`.
 
     Differs from the released script, which antisymmetrises a table that may be skew already: twice this.
+
+    Args:
+      scores: s(i, j) = -s(j, i), log-odds that i beats j; the diagonal is not read.
+      where: which responses exist; None: all.
+
+    Returns:
+      [b, k] in the unit of `scores`, of sum 0 where all exist; 0 for a response that does not exist.
+
+    Raises:
+      ValueError: shapes differ.
+
+    Example:
+      >>> print(gpo_scores(jnp.array([[[0.0, 1.0], [-1.0, 0.0]]])))
+      [[0.5000 -0.5000]]
     """
     return _row_means(scores, where, 0.0)
 
@@ -59,13 +85,25 @@ def sppo(
 ) -> Batch:
     """Self-play preference optimisation: ((u_w - (P_w - 1/2) / beta)^2 + (u_l - (P_l - 1/2) / beta)^2) / 2.
 
-    Wu et al. 2024, arXiv:2405.00675, as released; nats squared. `chosen_scores` and `rejected_scores` are win
-    rates in [0, 1] against the policy's own responses (`win_rates`); chosen and rejected are those with the
-    highest and the lowest of a list. The reference is the policy that drew them. Win rates of 1 and 0 are
+    Wu et al. 2024, arXiv:2405.00675, as released. `chosen_scores` and `rejected_scores` are win rates P in
+    [0, 1] against the policy's own responses (`win_rates`); chosen and rejected are those with the highest
+    and the lowest of a list. The reference is the policy that drew them. Win rates of 1 and 0 are
     `sppo_hard`.
 
     Args:
       beta: 1 / eta of the paper, above 0 (0.001).
+
+    Returns:
+      [b] nats squared, 0 or more; 0 where policy and reference agree and both win rates are one half.
+
+    Raises:
+      ValueError: shapes differ, or beta is not above 0.
+
+    Example:
+      >>> w, x, ref = jnp.array([-1.5]), jnp.array([-2.5]), jnp.array([-2.0])
+      >>> high, low, half = jnp.array([0.75]), jnp.array([0.25]), jnp.array([0.5])
+      >>> print(losses.sppo(w, x, ref, ref, high, low, beta=0.5), losses.sppo(w, x, ref, ref, half, half))
+      [0.0000] [0.2500]
     """
     positive(beta=beta)
     first, second = log_ratios(chosen_logps, rejected_logps, reference_chosen_logps, reference_rejected_logps)
@@ -88,12 +126,26 @@ def gpo(
 ) -> Batch:
     """General preference optimisation: `sppo` with mean scores in place of win rates less one half.
 
-    ((u_w - s_w / beta)^2 + (u_l - s_l / beta)^2) / 2, Zhang et al. 2024, arXiv:2410.02197; nats squared.
-    `chosen_scores` and `rejected_scores` are `gpo_scores`. The released repository has no policy trainer:
-    this loss, its factor one half and its scale have not been verified.
+    ((u_w - s_w / beta)^2 + (u_l - s_l / beta)^2) / 2, Zhang et al. 2024, arXiv:2410.02197, Eq. 5.3.
+    `chosen_scores` and `rejected_scores` are `gpo_scores`.
+
+    Differs from the paper, which has no factor one half and sums over all samples, not over the best and the
+    worst. (The released repository has no policy trainer.)
 
     Args:
-      beta: 1 / eta, above 0 (0.001, as `sppo`).
+      beta: 1 / eta, above 0 (0.001, as `sppo`; the paper's is not verified).
+
+    Returns:
+      [b] nats squared, 0 or more; 0 where policy and reference agree and both scores are 0.
+
+    Raises:
+      ValueError: shapes differ, or beta is not above 0.
+
+    Example:
+      >>> w, x, ref = jnp.array([-1.0, -2.0]), jnp.array([-3.0, -2.0]), jnp.full(2, -2.0)
+      >>> high, low = jnp.full(2, 0.5), jnp.full(2, -0.5)  # targets +1 and -1: reached, and at the reference
+      >>> print(losses.gpo(w, x, ref, ref, high, low, beta=0.5))
+      [0.0000 1.0000]
     """
     positive(beta=beta)
     first, second = log_ratios(chosen_logps, rejected_logps, reference_chosen_logps, reference_rejected_logps)

@@ -40,24 +40,24 @@ def arc_costs(params: Params, features: Float[Array, "e f"]) -> Float[Array, "*x
 class ArcCosts:
     """`arc_costs` of known features, and the params they start from.
 
-    Params: "weights" `[f]`, and where asked for "arcs" `[e]` and "hidden"; with `x` experts "weights"
-    `[x, f]` and "arcs" `[x, e]`, whose first axis has the logical name "experts". All share "hidden".
+    Params: "weights" `[f]`, and where asked for "arcs" `[e]` and "hidden"; with `x` regions "weights"
+    `[x, f]` and "arcs" `[x, e]`, whose first axis has the logical name "regions". All share "hidden".
     """
 
     features: Float[np.ndarray, "e f"]  # 0 or more
     initial: Float[np.ndarray, " f"]  # softplus(weights) at the start, above 0
     arcs_table: bool = False
     hidden: tuple[int, ...] = ()  # widths of the MLP's hidden layers
-    experts: tuple[()] | tuple[int] = ()
+    regions: tuple[()] | tuple[int] = ()  # how many; (): one for all
     param_dtype: str = "float32"
 
     def init(self, key: PRNGKey) -> Params:
         # softplus(x) = w
         raw = self.initial + np.log(-np.expm1(-self.initial))
-        raw = np.broadcast_to(raw, (*self.experts, len(self.initial)))
+        raw = np.broadcast_to(raw, (*self.regions, len(self.initial)))
         params: dict[str, Any] = {"weights": jnp.asarray(raw, self.param_dtype)}
         if self.arcs_table:
-            params["arcs"] = jnp.zeros((*self.experts, len(self.features)), self.param_dtype)
+            params["arcs"] = jnp.zeros((*self.regions, len(self.features)), self.param_dtype)
         if self.hidden:
             widths = (self.features.shape[1], *self.hidden, 1)
             params["hidden"] = perceptron_init(key, widths, last_scale=0.0, dtype=self.param_dtype)
@@ -69,8 +69,8 @@ class ArcCosts:
     def axes(self) -> Any:
         shapes = jax.eval_shape(self.init, jax.random.key(0))
         names = jax.tree.map(lambda x: (None,) * x.ndim, shapes)
-        of_experts = [name for name in ("weights", "arcs") if self.experts and name in names]
-        return names | {name: ("experts", None) for name in of_experts}
+        apart = [name for name in ("weights", "arcs") if self.regions and name in names]
+        return names | {name: ("regions", None) for name in apart}
 
 
 def known_arcs(

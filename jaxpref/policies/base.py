@@ -1,13 +1,13 @@
 """What a policy is: pure functions of a params pytree."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from jaxtyping import Array, Float, Int
 
 from jaxpref.types import Completions, Params, PRNGKey, Prompts, Samples
 
-__all__ = ["Policy", "Sample", "answers_no_prompts", "check_records"]
+__all__ = ["Model", "Policy", "Sample", "answers_no_prompts", "check_records", "whole"]
 
 
 class Sample(Protocol):
@@ -32,6 +32,13 @@ class Sample(Protocol):
         row_ids: Int[Array, " b"] | None = None,
         weights: Float[Array, "#b #k m"] | None = None,
     ) -> Samples: ...
+
+
+class Model(NamedTuple):
+    """Params that are not trained here: a judge, a critic, a stronger policy, the base below adapters."""
+
+    params: Params  # host arrays
+    axes: Any  # logical axis names, as `Policy.axes()`
 
 
 class Policy(NamedTuple):
@@ -66,6 +73,23 @@ class Policy(NamedTuple):
     explain: Callable[[Params], str | None] | None = None
     # What `check_records` looks at beyond the vocabulary.
     check: Callable[[Any], None] | None = None
+    # Loads arrays that belong to the policy and are not trained, such as a base model below adapters: a dict
+    # beside the one of the params. All functions above get both as one dict (`whole`).
+    constants: Callable[[], Model] | None = None
+
+
+def whole(params: Params, constants: Mapping[str, Params]) -> Params:
+    """`params` with what the policy keeps beside them: its entry "policy" among the constants of a run.
+
+    Raises:
+      ValueError: both have an entry of the same name.
+    """
+    if "policy" not in constants:
+        return params
+    both = sorted(params.keys() & constants["policy"].keys())
+    if both:
+        raise ValueError(f"params and constants of the policy both have {both}; an array is one or the other")
+    return params | constants["policy"]
 
 
 def check_records(policy: Policy, records: Any) -> None:

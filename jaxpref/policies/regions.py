@@ -1,11 +1,11 @@
-"""Experts by place: regions of a road graph, and records that a planner of routes can read.
+"""Regions of a road graph with costs of their own, and records that a planner of routes can read.
 
-A mixture of experts by place (arXiv:2305.11290): each region has weights and a table of its own, which plan
-the routes that end there. Rows of records then hold `x` segments, one demonstration of each region in their
-order, or none (`data.routes.by_region`). The logical axis of experts is "experts"; where a mesh splits it, no
+Each region has weights and a table of its own, which plan the routes that end there (the "mixture of experts"
+of arXiv:2305.11290). Rows of records then hold `x` segments, one demonstration of each region in their order,
+or none (`data.roads.routes.by_region`). The logical axis of regions is "regions"; where a mesh splits it, no
 device needs another's costs, and only the MLP, which all regions share, has a gradient summed over them.
 
-*Differs from* the paper's: origins do not choose, and every expert knows all arcs.
+*Differs from* the paper's: origins do not choose, and every region has costs of all arcs.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ __all__ = ["check_routes", "known_regions"]
 def known_regions(
     regions: Callable[[], Any] | None, num_nodes: int
 ) -> tuple[Int[np.ndarray, " n"], tuple[()] | tuple[int]]:
-    """The region of each node, and how many there are: () for one for all.
+    """Each node's region `[n]`, and the leading axis of params: `(x,)`, or `()` without regions.
 
     Raises:
       ValueError: no number from 0 for each node.
@@ -57,7 +57,7 @@ def check_routes(records: Any, graph: roads.RoadGraph, region: np.ndarray | None
         raise ValueError(
             f"records: row {row}, segment {k}, step {t} takes arc {arcs[row, k, t]} from node "
             f"{seen[row, k, t, 0]}, and the graph of {graph.num_arcs} arcs has no such arc there: were they "
-            "made on another graph, or before its arcs were sorted (`data.routes.route_records`)?"
+            "made on another graph, or before its arcs were sorted (`data.roads.routes.route_records`)?"
         )
     if region is None:
         return
@@ -66,5 +66,5 @@ def check_routes(records: Any, graph: roads.RoadGraph, region: np.ndarray | None
         row, k = np.argwhere(place != np.arange(records.k))[0]
         raise ValueError(
             f"records: row {row}, segment {k} ends in region {place[row, k]}; a row holds one demonstration "
-            "of each region in their order (`data.routes.by_region`)"
+            "of each region in their order (`data.roads.routes.by_region`)"
         )

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxpref.kernels.partition import by_expert
+from jaxpref.kernels.partition import each_region
 from jaxpref.planning import roads
 from jaxpref.policies.arcs import ArcCosts, known_arcs
 from jaxpref.policies.base import Policy, answers_no_prompts
@@ -75,8 +75,8 @@ def route_planner(
     given, first = known_arcs(net, features, initial)
     if horizon == MAX_ENT:
         roads.check_partition(net, given @ first)
-    region, experts = known_regions(regions, net.num_nodes)
-    costs = ArcCosts(given, first, arcs_table, hidden, experts, param_dtype)
+    region, axis = known_regions(regions, net.num_nodes)
+    costs = ArcCosts(given, first, arcs_table, hidden, axis, param_dtype)
     return RouteChoice(costs, ahead, region, margin).policy()
 
 
@@ -86,7 +86,7 @@ class RouteChoice:
 
     costs: ArcCosts
     lookahead: Lookahead
-    region: Int[np.ndarray, " n"]  # of each node; looked at where costs have experts
+    region: Int[np.ndarray, " n"]  # of each node; looked at where there are several
     margin: float = 0.0
 
     def __post_init__(self) -> None:
@@ -100,13 +100,13 @@ class RouteChoice:
         b, k, t = batch.mask.shape
         costs = self.costs.costs(params)
         routes = (batch.actions, batch.mask, batch.observations[:, :, 0, 1])
-        if self.costs.experts:
-            if k != self.costs.experts[0]:
+        if self.costs.regions:
+            if k != self.costs.regions[0]:
                 raise ValueError(
-                    f"route_planner: rows of {k} segments, and {self.costs.experts[0]} regions; a row holds "
-                    "one demonstration of each region in their order (`data.routes.by_region`)"
+                    f"route_planner: rows of {k} segments, and {self.costs.regions[0]} regions; a row holds "
+                    "one demonstration of each region in their order (`data.roads.routes.by_region`)"
                 )
-            return by_expert(self.scores, costs, *(x.swapaxes(0, 1) for x in routes)).swapaxes(0, 1)
+            return each_region(self.scores, costs, *(x.swapaxes(0, 1) for x in routes)).swapaxes(0, 1)
         return self.scores(costs, *(x.reshape(b * k, *x.shape[2:]) for x in routes)).reshape(b, k, t)
 
     def scores(
@@ -132,7 +132,7 @@ class RouteChoice:
         """The next arc of each node and destination."""
         net, rows = self.lookahead.graph, observations.reshape(-1, 2)
         costs = self.costs.costs(params)
-        if self.costs.experts:  # whoever acts goes anywhere, in no order of regions
+        if self.costs.regions:  # whoever acts goes anywhere, in no order of regions
             costs = costs[jnp.asarray(self.region)[rows[:, 1]]].T
         ahead, _ = self.lookahead.values(-costs, rows[:, 1])
         q = ahead[jnp.asarray(net.heads)].T - costs.reshape(net.num_arcs, -1).T
@@ -151,7 +151,7 @@ class RouteChoice:
             vocab_size=graph.num_arcs,
             act=self.act,
             explain=lambda params: self.lookahead.explain(np.asarray(self.costs.costs(params), np.float64)),
-            check=partial(check_routes, graph=graph, region=self.region if self.costs.experts else None),
+            check=partial(check_routes, graph=graph, region=self.region if self.costs.regions else None),
         )
 
 

@@ -75,7 +75,7 @@ def context_of(
 
     return Context(
         policy=setting.policy,
-        params=params,
+        params=None if params is None else setting.whole(params),
         tokenizer=setting.tokenizer,
         seed=setting.experiment.seed,
         rewards=no_rewards if scored is None else lambda batch: scored(state, batch),
@@ -111,15 +111,16 @@ def _members(setting: Setting, stage: Stage, params: Params, state: Any) -> Call
     """Params by name, see `evals.base.Context`. What is read from disk is read once."""
     names = [s.name for s in setting.experiment.stages]
     before = names[: names.index(stage.name)]
-    held = dict(getattr(state, "bank", None) or {})
-    held["policy"] = params
+    held = dict(getattr(state, "everyone", {})) | {"policy": params}
+    if params is not None:
+        held["policy"] = setting.whole(params)
 
     def member(name: str) -> Params:
         if name not in held:
             if name == "initial":
-                held[name] = started_from(setting, stage.name)
+                held[name] = setting.whole(started_from(setting, stage.name))
             elif name in before:
-                held[name] = left_by(setting, name)
+                held[name] = setting.whole(left_by(setting, name))
             else:
                 known = list(dict.fromkeys([*held, "initial", *before]))
                 raise ValueError(f"no params called {name!r} in stage {stage.name}; there are {known}")

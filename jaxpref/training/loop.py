@@ -1,29 +1,36 @@
-"""The host loop of one stage. Every algorithm runs through here."""
+"""The host loop of one stage, and the step that it compiles. Every algorithm runs through here."""
 
-import dataclasses
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxpref.algorithms import Algorithm
 from jaxpref.data.loader import Loader
 from jaxpref.experiment import Stage
+from jaxpref.metrics import Mean, Metrics
 from jaxpref.policies.base import check_records
 from jaxpref.training import sharding
 from jaxpref.training.checkpoint import Checkpoints
-from jaxpref.training.evaluation import evaluate_stage, held_out_loader, held_out_pass
-from jaxpref.training.params import stage_checkpoints, started_from
+from jaxpref.training.collect import collecting, compiled_evaluation
+from jaxpref.training.evaluation import (
+    evaluate_stage,
+    held_out_loader,
+    held_out_pass,
+)
 from jaxpref.training.peak import matmul_peak
 from jaxpref.training.progress import NonFiniteError, StepLog
 from jaxpref.training.setting import Setting
-from jaxpref.training.step import collecting, compiled_evaluation, compiled_step
+from jaxpref.training.sharding import OnMesh
+from jaxpref.training.state import Layout, moving, with_constants
 from jaxpref.types import Params
 
-__all__ = ["Interrupted", "run_stage", "trained_state"]
+__all__ = ["Interrupted", "compiled_step", "run_stage"]
+
+GUARDED = ("loss", "grad_norm")
 
 
 class Interrupted(Exception):
@@ -31,94 +38,188 @@ class Interrupted(Exception):
 
 
 def run_stage(setting: Setting, stage: Stage, params: Params, checkpoints: Checkpoints) -> tuple[Params, int]:
-    """Trains from `params`, or from the last checkpoint. Returns the params and the programs compiled.
+    """Trains from `params`, or from the last checkpoint. Returns the params and the programs compiled."""
+    return _StageRun(setting, stage, params, checkpoints).run()
+
+
+def compiled_step(
+    algorithm: Algorithm, shardings: Any, mesh: Mesh, *, seed: int, skip_non_finite: bool
+) -> OnMesh:
+    """`(state, alive, constants, batch, step) -> (state, alive, metrics)`; donates state and `alive`.
+
+    The state is the part that moves (`state.moving`). An update whose loss or gradient norm is not finite is
+    not applied: with `skip_non_finite` it is dropped and counted (`skipped`), else `alive` turns False for
+    good and the state stays the last finite one, so the host may find out a step later and still save it."""
+
+    def step(state, alive, constants, batch, index):
+        key = jax.random.fold_in(jax.random.key(seed), index)
+        new, metrics = algorithm.step(with_constants(state, constants), batch, key)
+        watched = [metrics[name].value for name in GUARDED if name in metrics]
+        finite = jnp.isfinite(jnp.stack(watched)).all()
+        apply = finite if skip_non_finite else finite & alive
+        if skip_non_finite:
+            metrics = metrics | {"skipped": Mean(1.0 - finite.astype(jnp.float32), jnp.float32(0))}
+        kept = jax.tree.map(lambda n, o: jnp.where(apply, n, o), moving(new), state)
+        return kept, alive & finite, metrics
+
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    out = (shardings, everywhere, everywhere)
+    return OnMesh(jax.jit(step, donate_argnums=(0, 1), out_shardings=out), mesh)
+
+
+class _Due(NamedTuple):
+    """What is to be done after a step."""
+
+    last: bool
+    stop: bool  # SIGTERM
+    look: bool  # held-out pass
+    probe: bool  # evaluators
+    keep: bool  # checkpoint
+
+    @property
+    def anything(self) -> bool:
+        return self.look or self.probe or self.keep
+
+
+class _StageRun:
+    """One stage while it runs.
 
     Within a step: batch -> (collect) -> step -> metrics of the step before. At its end, in this order:
-    held-out pass, evaluators, checkpoint; so a checkpoint never knows more than the files beside it.
-    """
-    experiment, files, mesh = setting.experiment, setting.files, setting.mesh
-    sharding.check_batch_size(stage.batch_size, mesh)
-    algorithm = stage.algorithm(setting.policy)
-    loader, held_out = _loader(setting, stage), held_out_loader(setting, stage)
-    start = checkpoints.latest or 0
-    state, shardings = _state(setting, stage, algorithm, params, checkpoints, loader)
-    files.forget_after(
-        [s.name for s in experiment.stages], stage.name, -1 if checkpoints.latest is None else start
-    )
-    skip = experiment.non_finite == "skip"
-    step_function = compiled_step(algorithm, shardings, mesh, seed=experiment.seed, skip_non_finite=skip)
-    collect = collecting(algorithm, mesh, seed=experiment.seed)
-    evaluation_function = compiled_evaluation(algorithm, mesh, seed=experiment.seed)
-    alive = jax.device_put(jnp.bool_(True), NamedSharding(mesh, PartitionSpec()))
-    peak, _ = matmul_peak()
-    meta = {"data": loader.description}
+    held-out pass, evaluators, checkpoint; so a checkpoint never knows more than the files beside it, and a
+    run killed in between evaluates again instead of never."""
 
-    def evaluated(step: int) -> dict[str, float] | None:
-        """One pass over the held-out records."""
-        if held_out is None:
-            return None
-        values = held_out_pass(evaluation_function, state, held_out, mesh)
-        files.append(
-            "metrics.jsonl",
-            [{"stage": stage.name, "step": step, "split": "eval", "time": time.time()} | values],
+    def __init__(self, setting: Setting, stage: Stage, params: Params, checkpoints: Checkpoints) -> None:
+        self.setting, self.stage, self.checkpoints = setting, stage, checkpoints
+        experiment, mesh = setting.experiment, setting.mesh
+        sharding.check_batch_size(stage.batch_size, mesh)
+        self.algorithm = stage.algorithm(setting.policy)
+        self.loader, self.held_out = _loader(setting, stage), held_out_loader(setting, stage)
+        layout = Layout.of(setting, self.algorithm)
+        self.constants = layout.constants
+        self.meta = {"data": self.loader.description, "constants": layout.fingerprints}
+        self.start = checkpoints.latest or 0
+        fresh = checkpoints.latest is None
+        key = jax.random.key(experiment.seed)
+        self.state: Any = layout.start(params, key) if fresh else self._restored(layout)
+        done = -1 if fresh else self.start
+        setting.files.forget_after([s.name for s in experiment.stages], stage.name, done)
+        self.alive = jax.device_put(jnp.bool_(True), NamedSharding(mesh, PartitionSpec()))
+        self.train_step = compiled_step(
+            self.algorithm,
+            layout.shardings,
+            mesh,
+            seed=experiment.seed,
+            skip_non_finite=experiment.non_finite == "skip",
         )
+        self.collect = collecting(self.algorithm, mesh, seed=experiment.seed)
+        self.evaluation = compiled_evaluation(self.algorithm, mesh, seed=experiment.seed)
+        self.log = StepLog(
+            setting.files, stage.name, self.start, stage.num_steps, experiment.log_every, matmul_peak()[0]
+        )
+
+    @property
+    def whole(self) -> Any:
+        """The state as algorithms see it."""
+        return with_constants(self.state, self.constants)
+
+    def run(self) -> tuple[Params, int]:
+        if self.start == 0:
+            self.run_evaluators(0)
+            self.run_held_out(0)
+        with ThreadPoolExecutor(1) as pool:  # the next batch is put together while the device works
+            upcoming = pool.submit(self.loader.batch, self.start)
+            for index in range(self.start, self.stage.num_steps):
+                batch = sharding.put_batch(upcoming.result(), self.setting.mesh)
+                upcoming = pool.submit(self.loader.batch, index + 1)
+                batch, metrics = self.step(batch, index)
+                self.after(batch, metrics, index + 1)
+        self.checkpoints.wait()
+        return self.state.params, self.train_step.programs
+
+    def step(self, batch: Any, index: int) -> tuple[Any, Metrics]:
+        """One step of training; returns what it learnt from, and its metrics."""
+        drawn: Metrics = {}
+        if self.collect is not None:
+            batch, drawn = self.collect(self.whole, batch, index)
+        self.state, self.alive, metrics = self.train_step(
+            self.state, self.alive, self.constants, batch, index
+        )
+        return batch, metrics | drawn
+
+    def after(self, batch: Any, metrics: Metrics, done: int) -> None:
+        """Logs a step, and does what is due after it."""
+        due = self._due(done)
+        try:
+            self.log.push(done - 1, metrics, self.algorithm.flops(batch))
+            if due.anything:
+                self.log.flush()
+        except NonFiniteError as error:
+            raise self._saved(error) from None
+        if not due.anything:
+            return
+        watched = due.look or (due.keep and self.setting.experiment.best_metric is not None)
+        values = self.run_held_out(done) if watched else None
+        if due.probe:
+            self.run_evaluators(done)
+        if due.keep:
+            self.checkpoints.save(done, self.state, self.meta, values)
+        if due.stop and not due.last:
+            self.checkpoints.wait()
+            raise Interrupted(
+                f"{self.stage.name}: interrupted and saved at step {done}; run the same command to go on"
+            )
+        self.log.resume_clock()
+
+    def _due(self, done: int) -> _Due:
+        stage = self.stage
+        last, stop = done == stage.num_steps, self.setting.preemption.reached(done)
+        probe = stage.evaluators_every is not None and done % stage.evaluators_every == 0
+        return _Due(
+            last,
+            stop,
+            look=last or done % stage.evaluate_every == 0,
+            probe=last or probe,
+            keep=last or stop or done % stage.checkpoint_every == 0,
+        )
+
+    def run_held_out(self, step: int) -> dict[str, float] | None:
+        """One pass over the held-out records."""
+        if self.held_out is None:
+            return None
+        stage, files = self.stage, self.setting.files
+        values = held_out_pass(self.evaluation, self.whole, self.held_out, self.setting.mesh)
+        at = {"stage": stage.name, "step": step, "split": "eval", "time": time.time()}
+        files.append("metrics.jsonl", [at | values])
         files.points(stage.name, "eval", step, values)
         shown = "  ".join(f"{k} {values[k]:.4g}" for k in ("loss", "rewards/accuracies") if k in values)
         files.log(f"{stage.name}  {step}/{stage.num_steps} held out: {shown}")
         return values
 
-    def run_evaluators(step: int) -> None:
-        evaluate_stage(setting, stage, step, algorithm, state)
+    def run_evaluators(self, step: int) -> None:
+        evaluate_stage(self.setting, self.stage, step, self.algorithm, self.whole)
 
-    if start == 0:
-        run_evaluators(0)
-        evaluated(0)
-    log = StepLog(files, stage.name, start, stage.num_steps, experiment.log_every, peak)
-    with ThreadPoolExecutor(1) as pool:  # the next batch is put together while the device works
-        upcoming = pool.submit(loader.batch, start)
-        for step in range(start, stage.num_steps):
-            batch = sharding.put_batch(upcoming.result(), mesh)
-            upcoming = pool.submit(loader.batch, step + 1)
-            drawn = {}
-            if collect is not None:
-                batch, drawn = collect(state, batch, step)
-            state, alive, metrics = step_function(state, alive, batch, step)
-            metrics = metrics | drawn
-            done = step + 1
-            last = done == stage.num_steps
-            stop = setting.preemption.reached(done)
-            look = last or done % stage.evaluate_every == 0
-            probe = last or (stage.evaluators_every is not None and done % stage.evaluators_every == 0)
-            keep = last or stop or done % stage.checkpoint_every == 0
-            try:
-                log.push(step, metrics, algorithm.flops(batch))
-                if look or keep or probe:
-                    log.flush()
-            except NonFiniteError as error:
-                checkpoints.save(error.step, state, meta)
-                checkpoints.wait()
-                # The state is the one whose loss was not finite: that update was not applied.
-                explain = setting.policy.explain
-                cause = explain(sharding.fetch(state.params)) if explain else None
-                advice = "Lower the learning rate, or set non_finite=skip to drop such updates"
-                raise NonFiniteError(
-                    f"{error}; the state before that update is saved. {cause or advice}", error.step
-                ) from None
-            values = evaluated(done) if look or (keep and experiment.best_metric) else None
-            if probe:
-                # Before a checkpoint of this step: a run killed in between evaluates again instead of never.
-                run_evaluators(done)
-            if keep:
-                checkpoints.save(done, state, meta, values)
-            if stop and not last:
-                checkpoints.wait()
-                raise Interrupted(
-                    f"{stage.name}: interrupted and saved at step {done}; run the same command to go on"
-                )
-            if look or keep or probe:
-                log.resume_clock()
-    checkpoints.wait()
-    return state.params, step_function.programs
+    def _saved(self, error: NonFiniteError) -> NonFiniteError:
+        """The error that ends a run whose loss was not finite; the state is the one before that update."""
+        self.checkpoints.save(error.step, self.state, self.meta)
+        self.checkpoints.wait()
+        explain = self.setting.policy.explain
+        cause = explain(sharding.fetch(self.state.params)) if explain else None
+        advice = "Lower the learning rate, or set non_finite=skip to drop such updates"
+        return NonFiniteError(
+            f"{error}; the state before that update is saved. {cause or advice}", error.step
+        )
+
+    def _restored(self, layout: Layout) -> Any:
+        state, meta = layout.restore(self.checkpoints, self.start)
+        saved, now = meta["data"], self.loader.description
+        differing = {k: (saved.get(k), v) for k, v in now.items() if saved.get(k) != v}
+        if differing:
+            raise ValueError(
+                f"{self.stage.name}: the checkpoint was written with other data (saved, now): {differing}; "
+                "resume with the same data and batch settings, or start in a new workdir"
+            )
+        self.setting.files.log(f"{self.stage.name}: resumed at step {self.start}")
+        return state
 
 
 def _loader(setting: Setting, stage: Stage) -> Loader:
@@ -142,62 +243,3 @@ def _loader(setting: Setting, stage: Stage) -> Loader:
         + (f"; dropped while preparing: {drops}" if drops else "")
     )
     return loader
-
-
-def _state(
-    setting: Setting,
-    stage: Stage,
-    algorithm: Algorithm,
-    params: Params,
-    checkpoints: Checkpoints,
-    loader: Loader,
-) -> tuple[Any, Any]:
-    """The algorithm's state, new or restored, and its shardings."""
-    models, abstract, shardings = _laid_out(setting, algorithm)
-    step = checkpoints.latest
-    if step is None:
-        return jax.jit(algorithm.init, out_shardings=shardings)(params, *models), shardings
-    state, meta = checkpoints.restore(step, sharding.with_shardings(abstract, shardings))
-    saved, now = meta["data"], loader.description
-    differing = {k: (saved.get(k), v) for k, v in now.items() if saved.get(k) != v}
-    if differing:
-        raise ValueError(
-            f"{stage.name}: the checkpoint was written with other data (saved, now): {differing}; resume "
-            "with the same data and batch settings, or start in a new workdir"
-        )
-    setting.files.log(f"{stage.name}: resumed at step {step}")
-    return state, shardings
-
-
-def trained_state(setting: Setting, stage: Stage, algorithm: Algorithm, step: int | None = None) -> Any:
-    """The whole state of the best (or named) checkpoint of a stage, so that a policy which the stage copies
-    or averages is the one it had. Without a checkpoint: what training would start with."""
-    models, abstract, shardings = _laid_out(setting, algorithm)
-    with stage_checkpoints(setting, stage.name) as checkpoints:
-        found = checkpoints.best if step is None else step
-        if found is not None:
-            return checkpoints.restore(found, sharding.with_shardings(abstract, shardings))[0]
-    params = started_from(setting, stage.name)
-    return jax.jit(algorithm.init, out_shardings=shardings)(params, *models)
-
-
-def _laid_out(setting: Setting, algorithm: Algorithm) -> tuple[tuple[dict[str, Params], ...], Any, Any]:
-    """What `init` takes beside the params, the abstract state and its shardings."""
-    models, theirs = _models(setting, algorithm)
-    abstract = jax.eval_shape(algorithm.init, setting.abstract_params, *models)
-    shardings = sharding.state_shardings(abstract, setting.abstract_params, setting.axes, setting.mesh)
-    if models:
-        shardings = dataclasses.replace(shardings, bank=shardings.bank | theirs)
-    return models, abstract, shardings
-
-
-def _models(setting: Setting, algorithm: Algorithm) -> tuple[tuple[dict[str, Params], ...], dict[str, Any]]:
-    """What `init` takes beside the params (nothing, or the other models on the mesh), and its shardings."""
-    if algorithm.models is None:
-        return (), {}
-    loaded = algorithm.models()
-    shardings = {
-        name: sharding.param_shardings(model.params, model.axes, setting.mesh)
-        for name, model in loaded.items()
-    }
-    return ({n: sharding.put_params(model.params, shardings[n]) for n, model in loaded.items()},), shardings

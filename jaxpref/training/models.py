@@ -1,4 +1,4 @@
-"""Models of other runs, for the bank of a run that learns with them: judges, critics, teachers."""
+"""Models of other runs, for a run that learns with them: judges, critics, teachers."""
 
 import logging
 import pathlib
@@ -7,8 +7,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from jaxpref.algorithms.base import Model
-from jaxpref.policies.base import Policy
+from jaxpref.policies.base import Model, Policy
 from jaxpref.training.checkpoint import Checkpoints, restore_params
 
 __all__ = ["random_model", "trained_model"]

@@ -109,7 +109,7 @@ def with_prepared(experiment: Experiment, directory: str | pathlib.Path) -> Expe
 
 def _reference_logps(setting: Setting, stage: Stage, records: Records) -> np.ndarray:
     """float32 [n, k], nats, of the params that training starts from."""
-    params = started_from(setting, stage.name)
+    params = setting.whole(started_from(setting, stage.name))
     logps = jax.jit(lambda params, batch: setting.policy.token_logps(params, batch).sum(-1))
     score = sharding.OnMesh(logps, setting.mesh)
     loader = Loader(records, batch_size=stage.batch_size, seed=0, shuffle=False)

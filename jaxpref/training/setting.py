@@ -1,14 +1,17 @@
 """What all stages of a run share."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
 
 from jaxpref.experiment import Experiment
-from jaxpref.policies.base import Policy
+from jaxpref.policies.base import Policy, whole
+from jaxpref.training.constants import Loaded, loaded
 from jaxpref.training.preemption import Preemption
 from jaxpref.training.writer import RunFiles
+from jaxpref.types import Params
 
 __all__ = ["Setting"]
 
@@ -23,3 +26,13 @@ class Setting:
     abstract_params: Any
     axes: Any  # logical axis names, as `policy.axes()`
     preemption: Preemption
+
+    @functools.cached_property
+    def constants(self) -> Loaded:
+        """What the policy itself keeps beside its params, as the constant "policy"."""
+        own = self.policy.constants
+        return loaded({} if own is None else {"policy": own()}, self.mesh)
+
+    def whole(self, params: Params) -> Params:
+        """`params` with the policy's constants: what its functions take."""
+        return whole(params, self.constants.params)

@@ -44,7 +44,7 @@ RULES = {
     "kv_heads": "tensor",
     "mlp": "tensor",
     "embed": partition.EMBED,
-    "experts": partition.EXPERTS,
+    "regions": partition.REGIONS,
 }
 
 

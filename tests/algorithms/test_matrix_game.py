@@ -10,7 +10,7 @@ from x64 import enable_x64
 
 from jaxpref import environments, games
 from jaxpref.algorithms import matrix_game
-from jaxpref.data.actions import action_pairs, actions_tokenizer
+from jaxpref.data.text.actions import action_pairs, actions_tokenizer
 from jaxpref.metrics import to_floats
 from jaxpref.policies.tabular import tabular
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxpref.algorithms.reward_posterior import reward_posterior
-from jaxpref.data.demonstrations import demonstrations
+from jaxpref.data.behaviour.demonstrations import demonstrations
 from jaxpref.losses.trajectories import ranking_log_likelihood
 from jaxpref.planning import deterministic_mdp
 from jaxpref.policies.planned import log_policy, paid, planned

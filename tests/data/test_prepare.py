@@ -15,10 +15,7 @@ from launch import smoke_run
 
 from jaxpref import config
 from jaxpref.data import bytes_tokenizer, characters_tokenizer, llama2c_tokenizer
-from jaxpref.data.boundary import Drop, encode_example
 from jaxpref.data.cache import cache_root
-from jaxpref.data.dialogue import chatml_template
-from jaxpref.data.pairs import TextPair, hh_pair
 from jaxpref.data.prepare import (
     chosen_only,
     hh_pairs,
@@ -26,7 +23,11 @@ from jaxpref.data.prepare import (
     prepared,
     split,
 )
-from jaxpref.data.sources import hh_source, json_lines, sha256_of
+from jaxpref.data.sources import json_lines, sha256_of
+from jaxpref.data.text.boundary import Drop, encode_example
+from jaxpref.data.text.dialogue import chatml_template
+from jaxpref.data.text.hh_files import hh_source
+from jaxpref.data.text.pairs import TextPair, hh_pair
 
 pytestmark = pytest.mark.needs_tensorflow
 
@@ -138,7 +139,7 @@ class TestHhArguments:
             "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n"
         )
         assert [bytes_tokenizer().decode(records.response(0, j)) for j in (0, 1)] == ["So.", "No."]
-        assert records.metadata["encoding"]["template"] == "jaxpref.data.dialogue.chatml_template"
+        assert records.metadata["encoding"]["template"] == "jaxpref.data.text.dialogue.chatml_template"
         # Without a template the text is the file's own.
         records = hh_pairs(prompt_length=400, response_length=400, **arguments)
         assert bytes_tokenizer().decode(records.prompt(0)) == prompt
@@ -153,7 +154,7 @@ class TestHhArguments:
 
 class TestBuilder:
     def test_download_urls_are_registered_with_checksums(self, seqio):
-        from jaxpref.data.anthropic_hh import SUBSETS, AnthropicHH
+        from jaxpref.data.text.anthropic_hh import SUBSETS, AnthropicHH
 
         infos = AnthropicHH.url_infos
         for subset in SUBSETS:
@@ -166,7 +167,7 @@ class TestBuilder:
         """The download path, with a manager that hands out the local copy instead of fetching."""
         import tensorflow_datasets as tfds
 
-        from jaxpref.data.anthropic_hh import AnthropicHH
+        from jaxpref.data.text.anthropic_hh import AnthropicHH
 
         asked = []
 
@@ -186,7 +187,7 @@ class TestBuilder:
     def test_tfds_load(self, seqio, data_root, tmp_path):
         import tensorflow_datasets as tfds
 
-        import jaxpref.data.anthropic_hh  # noqa: F401  (registers it)
+        import jaxpref.data.text.anthropic_hh  # noqa: F401  (registers it)
 
         arguments = {"data_root": str(data_root), "splits": ("test",)}
         dataset = tfds.load(

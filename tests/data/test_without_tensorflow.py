@@ -5,8 +5,9 @@ import sys
 
 import pytest
 
-from jaxpref.data import synthetic, write_records
+from jaxpref.data import write_records
 from jaxpref.data.lazy import tensorflow_stack
+from jaxpref.data.text import synthetic
 
 PROGRAM = """
 import sys
@@ -15,7 +16,7 @@ for name in ("tensorflow", "tensorflow_datasets", "seqio"):
 import jaxpref
 import jaxpref.data
 import jaxpref.data.prepare
-import jaxpref.data.synthetic
+import jaxpref.data.text.synthetic
 from jaxpref.data import Loader
 records = jaxpref.data.prepare.prepared(directory=sys.argv[1])
 print(len(records), Loader(records, batch_size=4).batch(3).response_tokens.shape)

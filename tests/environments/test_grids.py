@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxpref.data.demonstrations import demonstrations
+from jaxpref.data.behaviour.demonstrations import demonstrations
 from jaxpref.environments import gridworld, object_features
 from jaxpref.planning import horizon_occupancy, horizon_values, values
 

@@ -10,7 +10,7 @@ from functools import partial
 from jaxpref import losses
 from jaxpref.algorithms import offline
 from jaxpref.algorithms.optimizers import adamw, constant
-from jaxpref.data.actions import action_pairs, actions_tokenizer
+from jaxpref.data.text.actions import action_pairs, actions_tokenizer
 from jaxpref.environments import rock_paper_scissors
 from jaxpref.evals import game_exploitability, sampled_kl
 from jaxpref.experiment import Experiment, Stage, Tournament

@@ -7,7 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxpref.data.synthetic import arithmetic_pairs, arithmetic_tokenizer, check_arithmetic, worked_answer
+from jaxpref.data.text.synthetic import (
+    arithmetic_pairs,
+    arithmetic_tokenizer,
+    check_arithmetic,
+    worked_answer,
+)
 from jaxpref.environments import uncovered_bandit
 from jaxpref.evals import Context, TextSample, bandit_policy, generation, reward_accuracy
 from jaxpref.evals.intervals import clustered, proportion

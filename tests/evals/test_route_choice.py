@@ -8,8 +8,8 @@ import pytest
 
 from jaxpref.algorithms import sft
 from jaxpref.algorithms.optimizers import adamw, constant
-from jaxpref.data.roads import Roads
-from jaxpref.data.routes import route_records, routes_of
+from jaxpref.data.roads.networks import Roads
+from jaxpref.data.roads.routes import route_records, routes_of
 from jaxpref.environments.drivers import perceived_ways
 from jaxpref.evals import route_choice
 from jaxpref.evals.routes import overlap

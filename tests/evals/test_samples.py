@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxpref.data.records import Records
-from jaxpref.data.synthetic import arithmetic_tokenizer
+from jaxpref.data.text.synthetic import arithmetic_tokenizer
 from jaxpref.evals import Context, diversity, sampled_kl
 from jaxpref.evals.diversity import distinct, edit_similarity, unique_share
 from jaxpref.policies.tabular import tabular

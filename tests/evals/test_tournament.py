@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxpref import cli, commands
-from jaxpref.data.synthetic import arithmetic_tokenizer
+from jaxpref.data.text.synthetic import arithmetic_tokenizer
 from jaxpref.evals import Context
 from jaxpref.evals.tournament import answers, judged, win_rates
 from jaxpref.experiment import Tournament

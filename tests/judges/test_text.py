@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxpref import judges
-from jaxpref.data.tokenizers import characters_tokenizer
+from jaxpref.data.text.tokenizers import characters_tokenizer
 from jaxpref.types import Completions
 
 TOKENIZER = characters_tokenizer("abc+=")

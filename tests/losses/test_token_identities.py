@@ -11,7 +11,7 @@ from x64 import enable_x64
 
 from jaxpref import losses
 from jaxpref.algorithms.inputs import bind
-from jaxpref.losses import tokenwise
+from jaxpref.losses import divergence_offsets, tokenwise
 
 SIDES = ("chosen", "rejected")
 
@@ -220,16 +220,16 @@ def test_activation_weights():
 def test_features_are_pooled_over_scored_tokens():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 3)))
     mask = jnp.array([[1, 1, 1, 0, 0], [1, 0, 0, 0, 0]], bool)
-    pooled = tokenwise.pooled_features(x.at[~mask].set(jnp.nan), mask)
+    pooled = divergence_offsets.pooled_features(x.at[~mask].set(jnp.nan), mask)
     _close(pooled, [x[0, :3].mean(0), x[1, 0]])
     longer = jnp.pad(x, ((0, 0), (0, 4), (0, 0)), constant_values=7.0)
-    _close(tokenwise.pooled_features(longer, jnp.pad(mask, ((0, 0), (0, 4)))), pooled)
+    _close(divergence_offsets.pooled_features(longer, jnp.pad(mask, ((0, 0), (0, 4)))), pooled)
 
 
 def test_feature_gap_looks_at_the_policys_strongest():
     features, reference = jnp.array([[3.0, -1.0, 2.0, 0.0]]), jnp.array([[1.0, 9.0, 2.5, 9.0]])
-    _close(tokenwise.feature_gap(features, reference, 2), [(4 + 0.25) / 2])
-    _close(tokenwise.feature_gap(features, reference, 99), [(4 + 100 + 0.25 + 81) / 4])
+    _close(divergence_offsets.feature_gap(features, reference, 2), [(4 + 0.25) / 2])
+    _close(divergence_offsets.feature_gap(features, reference, 99), [(4 + 100 + 0.25 + 81) / 4])
 
 
 def test_wpo_weights():

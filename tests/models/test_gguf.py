@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from model_cases import FAMILIES, random_params
 
-from jaxpref.data.tokenizers import gguf_tokenizer
+from jaxpref.data.text.tokenizers import gguf_tokenizer
 from jaxpref.models.gguf import gguf_sizes, gguf_weights, smollm2_gguf_path
 from jaxpref.models.sizes import smollm2_135m
 from jaxpref.models.weights import check_shapes

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxpref.data.tokenizers import llama2c_tokenizer
+from jaxpref.data.text.tokenizers import llama2c_tokenizer
 from jaxpref.models.llama2c import llama2c_sizes, llama2c_weights
 from jaxpref.models.sizes import stories260k
 from jaxpref.models.transformer import Transformer

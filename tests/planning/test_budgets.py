@@ -10,7 +10,7 @@ import pytest
 from x64 import enable_x64
 
 from jaxpref.algorithms import sft
-from jaxpref.data.simulated import simulated_agents
+from jaxpref.data.behaviour.simulated import simulated_agents
 from jaxpref.environments import random_delivery
 from jaxpref.planning import values
 from jaxpref.planning.budgets import budget_logps, budget_posterior, per_decision, per_trajectory

@@ -10,7 +10,7 @@ import pytest
 from x64 import enable_x64
 
 from jaxpref import losses
-from jaxpref.data.simulated import random_segments
+from jaxpref.data.behaviour.simulated import random_segments
 from jaxpref.environments import delivery, random_delivery, random_world
 from jaxpref.planning import (
     TabularMDP,

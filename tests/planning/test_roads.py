@@ -11,7 +11,7 @@ from scipy.sparse import csr_array, eye_array
 from scipy.sparse.linalg import spsolve
 from x64 import enable_x64
 
-from jaxpref.data.roads import new_york_graph
+from jaxpref.data.roads.networks import new_york_graph
 from jaxpref.planning import roads
 
 ENDS = np.array([3, 7, 3])

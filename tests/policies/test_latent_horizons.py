@@ -11,7 +11,7 @@ from road_graphs import random_roads
 from x64 import enable_x64
 
 from jaxpref.algorithms import sft
-from jaxpref.data.routes import route_records
+from jaxpref.data.roads.routes import route_records
 from jaxpref.environments.drivers import _soft_choices, horizon_ways
 from jaxpref.planning import per_decision, per_trajectory
 from jaxpref.policies.budgets import latent_horizons

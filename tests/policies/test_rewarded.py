@@ -10,7 +10,7 @@ import pytest
 from jaxpref import losses
 from jaxpref.algorithms import offline
 from jaxpref.algorithms.optimizers import adamw, constant
-from jaxpref.data.simulated import simulated_comparisons
+from jaxpref.data.behaviour.simulated import simulated_comparisons
 from jaxpref.environments import gridworld, random_delivery
 from jaxpref.environments.delivery import FEATURES
 from jaxpref.evals import learned_weights, planned_return

@@ -10,7 +10,7 @@ import pytest
 from road_graphs import dense, random_roads, ways
 from x64 import enable_x64
 
-from jaxpref.data.routes import by_region, route_records
+from jaxpref.data.roads.routes import by_region, route_records
 from jaxpref.experiment import MeshShape
 from jaxpref.planning import roads
 from jaxpref.policies.arcs import arc_costs
@@ -182,7 +182,7 @@ def trips():
     return route_records(graph, [max(ways(graph, a, b, 4), key=len) for a, b in pairs])
 
 
-def with_experts(horizon, **settings):
+def with_regions(horizon, **settings):
     """The planner of four regions, and params in which each has its own."""
     policy = policy_of(horizon, regions=lambda: REGION, arcs_table=True, **settings)
     params = policy.init(jax.random.key(0))
@@ -190,15 +190,15 @@ def with_experts(horizon, **settings):
 
 
 @pytest.mark.parametrize("horizon", [2, MAX_ENT])
-def test_experts_of_regions_are_planners_of_their_own(horizon):
+def test_regions_are_planners_of_their_own(horizon):
     """Values and slopes of packed demonstrations are those of a planner for each region, one by one."""
     one = policy_of(horizon, arcs_table=True)
     packed, ends = by_region(trips(), REGION), trips().observations[:, 0, 0, 1]
     assert packed.k == 4
     assert len(packed) < len(trips())
     with enable_x64(True):
-        policy, params = with_experts(horizon)
-        assert policy.axes() == {"weights": ("experts", None), "arcs": ("experts", None)}
+        policy, params = with_regions(horizon)
+        assert policy.axes() == {"weights": ("regions", None), "arcs": ("regions", None)}
         rows = packed.rows([*range(len(packed)), -1], response_length=4)
         scores = np.asarray(jax.jit(policy.token_logps)(params, rows))
         np.testing.assert_array_equal(scores[~rows.mask], 0)
@@ -220,8 +220,8 @@ def test_experts_of_regions_are_planners_of_their_own(horizon):
     np.testing.assert_array_equal(slope["weights"][3], 0)  # nobody goes there
 
 
-def test_experts_keep_to_their_devices():
-    """Two rows of devices with four experts each: the same numbers, and no expert asks another."""
+def test_regions_keep_to_their_devices():
+    """Two rows of devices with four regions each: the same numbers, and no region asks another."""
     rows = by_region(trips(), REGION).rows(range(4), response_length=4)
     mesh = sharding.make_mesh(MeshShape(data=2, tensor=4))
 
@@ -229,7 +229,7 @@ def test_experts_keep_to_their_devices():
         return -policy.token_logps(params, rows).sum()
 
     with enable_x64(True):
-        policy, params = with_experts(3, hidden=(2,))
+        policy, params = with_regions(3, hidden=(2,))
         expected, slope = jax.jit(jax.value_and_grad(functools.partial(loss, policy)))(params, rows)
         shapes = jax.eval_shape(policy.init, jax.random.key(0))
         shardings = sharding.param_shardings(shapes, policy.axes(), mesh)
@@ -245,10 +245,10 @@ def test_experts_keep_to_their_devices():
         )
     moves = ("all-gather", "all-to-all", "collective-permute", "reduce-scatter", "all-reduce")
     assert [name for name in moves if name in forward.as_text()] == []
-    # Slopes are summed over rows, and those of the shared net over experts.
+    # Slopes are summed over rows, and those of the shared net over regions.
     assert [name for name in moves if name in backward.as_text()] == ["all-reduce"]
     # The host's planner is asked by each device for itself. (Its thread does not know of 64 bits.)
-    on_host, params = with_experts(3, hidden=(2,), planner=roads.dijkstra, param_dtype="float32")
+    on_host, params = with_regions(3, hidden=(2,), planner=roads.dijkstra, param_dtype="float32")
     with jax.set_mesh(mesh):
         placed = jax.device_put(params, shardings)
         same = -np.asarray(jax.jit(on_host.token_logps)(placed, batch)).sum()
@@ -322,7 +322,7 @@ def test_why_a_sum_is_not_finite_is_explained():
 
 
 def test_records_of_another_graph_or_order_are_refused():
-    policy, _ = with_experts(1, param_dtype="float32")
+    policy, _ = with_regions(1, param_dtype="float32")
     packed = by_region(trips(), REGION)
     assert policy.check is not None
     policy.check(packed)

@@ -33,7 +33,11 @@ def config(beta: float, seed: int = 0) -> dict:
         },
     ]
     for stage in stages:
-        stage |= {"num_steps": 400, "batch_size": 64, "train": {"function": "jaxpref.data.synthetic.sums"}}
+        stage |= {
+            "num_steps": 400,
+            "batch_size": 64,
+            "train": {"function": "jaxpref.data.text.synthetic.sums"},
+        }
     policy = {
         "function": "jaxpref.policies.transformer.transformer",
         "size": {"layers": 4, "hidden": 256, "heads": 4, "vocabulary": 259},

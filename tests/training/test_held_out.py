@@ -4,9 +4,9 @@ import jax.numpy as jnp
 import pytest
 
 from jaxpref.data.loader import Loader
-from jaxpref.data.synthetic import arithmetic_pairs
+from jaxpref.data.text.synthetic import arithmetic_pairs
 from jaxpref.experiment import MeshShape
-from jaxpref.metrics import masked_mean
+from jaxpref.metrics import weighted_mean
 from jaxpref.training.evaluation import held_out_pass
 from jaxpref.training.sharding import make_mesh
 
@@ -18,8 +18,8 @@ def test_every_row_counts_once_and_padding_never():
     def evaluate(state, batch, index):
         lengths = batch.lengths[:, 0].astype(jnp.float32)
         return {
-            "length": masked_mean(lengths, batch.valid),
-            "batch": masked_mean(jnp.full(8, index), batch.valid),
+            "length": weighted_mean(lengths, batch.valid),
+            "batch": weighted_mean(jnp.full(8, index), batch.valid),
         }
 
     found = held_out_pass(evaluate, None, loader, make_mesh(MeshShape(data=8)))

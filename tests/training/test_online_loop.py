@@ -12,7 +12,7 @@ from jaxpref import losses
 from jaxpref.algorithms import online, replayed
 from jaxpref.algorithms.bank import averaged, copied
 from jaxpref.algorithms.optimizers import adamw, constant
-from jaxpref.data.synthetic import arithmetic_pairs, arithmetic_tokenizer
+from jaxpref.data.text.synthetic import arithmetic_pairs, arithmetic_tokenizer
 from jaxpref.experiment import Experiment, MeshShape, Stage
 from jaxpref.judges import text_scorer
 from jaxpref.models.sizes import tiny

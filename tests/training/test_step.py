@@ -7,8 +7,8 @@ import pytest
 from jaxpref.algorithms.base import Algorithm, TrainState
 from jaxpref.experiment import MeshShape
 from jaxpref.metrics import Mean
+from jaxpref.training.loop import compiled_step
 from jaxpref.training.sharding import make_mesh
-from jaxpref.training.step import compiled_step
 
 
 def _adding() -> Algorithm:
@@ -31,5 +31,5 @@ def test_what_follows_a_step_that_was_not_finite(skip, steps, total):
     state, alive = jax.device_put((state, jnp.bool_(True)), whole)
     step = compiled_step(_adding(), jax.tree.map(lambda _: whole, state), mesh, seed=0, skip_non_finite=skip)
     for index, batch in enumerate((1.0, jnp.nan, 3.0)):
-        state, alive, _ = step(state, alive, jax.device_put(jnp.float32(batch), whole), index)
+        state, alive, _ = step(state, alive, {}, jax.device_put(jnp.float32(batch), whole), index)
     assert (int(state.step), float(state.params)) == (steps, total)

@@ -10,7 +10,7 @@ import jax
 from jaxpref import losses
 from jaxpref.algorithms import offline, sft
 from jaxpref.algorithms.optimizers import adamw, constant
-from jaxpref.data.synthetic import (
+from jaxpref.data.text.synthetic import (
     arithmetic_demonstrations,
     arithmetic_pairs,
     arithmetic_tokenizer,

@@ -1,0 +1,216 @@
+"""What a step minimises, the weighted mean of a loss over a batch as a pure function of params; and its
+gradient."""
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxpref.algorithms.base import TrainState, num_tokens
+from jaxpref.algorithms.inputs import fed, inputs_of, loss_name, row_weights
+from jaxpref.algorithms.quantities import Features, Source
+from jaxpref.algorithms.reported import reported
+from jaxpref.losses.preference_model import general_preference_scores
+from jaxpref.metrics import Mean, Metrics, merge, weighted_mean
+from jaxpref.policies.base import Policy, whole
+from jaxpref.types import Completions, Params, PRNGKey
+
+__all__ = ["Objective", "Unit", "accumulated_gradient", "beta_of", "unit_of"]
+
+Unit = Literal["prompt", "response", "objective"]  # what the loss has a number for
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """The mean of `loss` over a batch, with metrics.
+
+    The loss names its inputs (`algorithms.inputs`). It has one number for each prompt `[b]` (pairs and
+    lists), for each response `[b, k]` (labelled ones, samples) or, with `objectives`, for each prompt and
+    objective `[b, o]`: what its return annotation says, such as `Float[Array, "b k"]`; without one, its
+    shape."""
+
+    policy: Policy
+    loss: Callable[..., Any]
+    reference: str | None = None  # "batch" or a member of the bank
+    reward_scale: float = 1.0
+    features: Features | None = None
+    # Reward `[b, k]` of a head's outputs `[b, k, m]`, for what is reported. By default one output is the
+    # reward, and several are an embedding of the general preference model, whose reward is the mean score
+    # against the other responses (arXiv:2410.02197). `losses.attributes` has another.
+    outputs_reward: Callable[[Array], Array] | None = None
+    objectives: bool = False
+    pair_scan: bool = False
+
+    @functools.cached_property
+    def source(self) -> Source:
+        return Source(self.policy, inputs_of(self.loss), self.reference, self.features)
+
+    def __call__(
+        self, params: Params, batch: Completions, state: TrainState, key: PRNGKey
+    ) -> tuple[Mean, tuple[Metrics, Any]]:
+        """The loss as a mean (one entry for each objective), the metrics, and the loss's new state.
+
+        Gradients go to `params` alone; `state` gives the other policies, constants and what the loss carries.
+        """
+        params, bank = whole(params, state.constants), state.everyone
+        reference = self.source.of_reference(bank, batch)
+        carried = state.loss_state
+        if self.pair_scan:
+            mean, values = self._scanned(params, batch, reference)
+        else:
+            values = self.source.of_policy(params, bank, batch)
+            out = fed(self.loss, values | {"key": key, "state": carried}, reference)
+            if carried is not None:
+                out, carried = out
+            mean = self.mean(out, batch)
+        metrics = {"loss": Mean(mean.total.sum(), mean.count), "num_tokens": num_tokens(batch)}
+        rewards = self._rewards(values, reference)
+        metrics |= reported(rewards, values.get("logps"), batch, self.source.inputs)
+        if reference and "on_policy" in batch.columns:
+            own = batch.columns["on_policy"] * batch.response_weights
+            log_ratios = jax.lax.stop_gradient(values["logps"] - reference["logps"])
+            metrics["objective/kl"] = weighted_mean(log_ratios, own)
+        return mean, (metrics, jax.lax.stop_gradient(carried))
+
+    def mean(self, losses: Array, batch: Completions) -> Mean:
+        """The mean of what the loss returned, each row or response by its weight."""
+        unit = unit_of(self.loss, losses, batch, objectives=self.objectives)
+        responses = unit == "response"
+        weights = batch.response_weights if responses else row_weights(self.source.inputs, batch)
+        return weighted_mean(losses, weights)
+
+    def rewards(self, state: TrainState, batch: Completions) -> Float[Array, "b k"]:
+        """Implicit rewards, scale * log-ratio to the reference, or those of the policy's head."""
+        values = self.source.of_policy(whole(state.params, state.constants), state.everyone, batch)
+        return self._rewards(values, self.source.of_reference(state.everyone, batch))
+
+    def _rewards(self, values: Mapping[str, Array], reference: Mapping[str, Array]) -> Float[Array, "b k"]:
+        names_rewards = any(i.base == "rewards" for i in self.source.inputs)
+        if "embeddings" in values and (names_rewards or "logps" not in values):
+            return (self.outputs_reward or _outputs_reward)(values["embeddings"])
+        logps = values["logps"]
+        return self.reward_scale * (logps - reference["logps"] if reference else logps)
+
+    def _scanned(
+        self, params: Params, batch: Completions, reference: Mapping[str, Array]
+    ) -> tuple[Mean, dict[str, Any]]:
+        """The same of pairs, whose rows are independent: the total is taken a few rows at a time."""
+        assert self.policy.summed_loss is not None
+
+        def total(token_logps: Array, data: tuple) -> Array:
+            part, part_reference = data
+            values = {"logps": token_logps.sum(-1), "lengths": part.lengths}
+            return self.mean(fed(self.loss, values, part_reference), part).total
+
+        value, token_logps = self.policy.summed_loss(params, batch, total, (batch, reference))
+        count = row_weights(self.source.inputs, batch).sum()
+        return Mean(value, count), {"logps": token_logps.sum(-1)}
+
+
+# Of a part of the batch: its total and count, its metrics, and anything else (kept where there is one part).
+LossOfBatch = Callable[[Params, Any], tuple[Mean, tuple[Metrics, Any]]]
+
+
+def accumulated_gradient(
+    loss: LossOfBatch,
+    params: Params,
+    batch: Any,
+    microbatches: int = 1,
+    combine: Callable[[Params], Params] | None = None,
+) -> tuple[Params, tuple[Metrics, Any]]:
+    """Gradient of `loss.total / loss.count` over the whole batch, computed in `microbatches` equal parts.
+
+    The totals are differentiated and the sum divided once by the global count (the sum of weights), so parts
+    of unequal weight (ragged responses, padding rows) give exactly the full-batch gradient; a mean of means
+    would not. Counts are treated as data. Losses that couple the examples of a batch see one part at a time.
+
+    With `combine` the totals are `[o]`, and it gets their gradients (a leading axis `o`) of the whole batch.
+
+    Rows are dealt out in a strided way (row i goes to part i mod n) so that a batch sharded over devices
+    stays sharded in every part.
+    """
+
+    def total(params, part):
+        mean, aux = loss(params, part)
+        return mean.total, (mean.count, aux)
+
+    differentiate = jax.grad(total, has_aux=True) if combine is None else _by_objective(total)
+    if microbatches == 1:
+        gradient, (count, aux) = differentiate(params, batch)
+    else:
+        rows = {leaf.shape[0] for leaf in jax.tree.leaves(batch)}
+        if any(n % microbatches for n in rows):
+            raise ValueError(f"microbatches={microbatches} does not divide a batch of {sorted(rows)} rows")
+        parts = jax.tree.map(lambda x: x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1), batch)
+
+        def add(carry, part):
+            gradient, count, metrics = carry
+            g, (n, (m, _)) = differentiate(params, part)
+            return (jax.tree.map(jnp.add, gradient, g), count + n, merge(metrics, m)), None
+
+        shapes = jax.eval_shape(differentiate, params, jax.tree.map(lambda x: x[0], parts))
+        gradient, (count, (metrics, _)) = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        (gradient, count, metrics), _ = jax.lax.scan(add, (gradient, count, metrics), parts)
+        aux = (metrics, None)
+    scale = 1 / jnp.where(count == 0, 1, count)
+    gradient = jax.tree.map(lambda g: (g * scale).astype(g.dtype), gradient)
+    return gradient if combine is None else combine(gradient), aux
+
+
+def _by_objective(total: Callable[..., Any]) -> Callable[..., Any]:
+    """Gradients of each entry of a vector of totals, stacked: one forward pass, a backward pass for each."""
+
+    def differentiate(params, part):
+        totals, pull, aux = jax.vjp(lambda p: total(p, part), params, has_aux=True)
+        return jax.vmap(lambda one: pull(one)[0])(jnp.eye(len(totals), dtype=totals.dtype)), aux
+
+    return differentiate
+
+
+def unit_of(loss: Callable[..., Any], losses: Array, batch: Completions, *, objectives: bool) -> Unit:
+    """What the loss has a number for: declared by its return annotation, or else seen in its shape.
+
+    Raises:
+      ValueError: the loss returned another shape than it declares, or one that is neither.
+    """
+    b, k = batch.mask.shape[:2]
+    declared = "objective" if objectives else _declared(loss)
+    unit: Unit = declared or ("prompt" if losses.ndim == 1 else "response")
+    expected = {"prompt": (b,), "response": (b, k), "objective": (b, losses.shape[-1] if losses.ndim else 0)}
+    if losses.shape != expected[unit]:
+        each = {"prompt": "[b]", "response": "[b, k]", "objective": "[b, objectives]"}[unit]
+        raise ValueError(
+            f"loss {loss_name(loss)} returned shape {list(losses.shape)}; one number for each {unit} is "
+            f"{each}, here with b = {b} and k = {k}. Its return annotation says which it is, such as "
+            'Float[Array, "b"] or Float[Array, "b k"]'
+        )
+    return unit
+
+
+def _declared(loss: Callable[..., Any]) -> Unit | None:
+    while isinstance(loss, functools.partial):
+        loss = loss.func
+    given = inspect.signature(loss).return_annotation
+    first = (getattr(given, "__args__", None) or (given,))[0]  # of (losses, state)
+    units: dict[str, Unit] = {"b": "prompt", "b k": "response", "b o": "objective"}
+    return units.get(getattr(first, "dim_str", "").strip())
+
+
+def beta_of(loss: Callable[..., Any]) -> float:
+    """The loss's own `beta`, or 1: the scale of implicit rewards."""
+    parameter = inspect.signature(loss).parameters.get("beta")
+    return 1.0 if parameter is None else float(parameter.default)
+
+
+def _outputs_reward(outputs: Float[Array, "b k m"]) -> Float[Array, "b k"]:
+    m = outputs.shape[-1]
+    if m == 1:
+        return outputs[..., 0]
+    if m % 2:
+        raise ValueError(f"a head of {m} outputs has no reward of its own: set outputs_reward")
+    return general_preference_scores(outputs).mean(-1)

@@ -1,0 +1,1 @@
+"""Segments of behaviour: demonstrations, ranked trajectories, comparisons by people and by simulations."""

@@ -1,0 +1,1 @@
+"""Road networks from files, and the routes that people take on them."""

@@ -1,0 +1,138 @@
+"""From text to tokens: where the prompt ends, what is cut, what is dropped and why.
+
+The prompt and a response are never tokenised separately, because a tokenizer may join the end of one with the
+start of the other. The code tokenises `prompt` and every `prompt + response`, and takes as the boundary the
+longest prefix of ids that all of them share: the prompt's tokens are then the same for every response, and
+each completion's ids are exactly those of its text.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from typing import Literal
+
+from jaxpref.data.records import Example
+from jaxpref.data.text.tokenizers.base import Tokenizer
+
+__all__ = ["Drop", "encode_example", "stable_group"]
+
+IDENTICAL = "identical responses"
+EMPTY = "empty response"
+PROMPT_TOO_LONG = "prompt longer than the budget"
+RESPONSE_TOO_LONG = "response longer than the budget"
+CUT_TO_IDENTICAL = "identical responses after truncation"
+UNSCORED = "no scored token left"
+UNEQUAL_PROMPTS = "unequal prompts"
+
+
+@dataclasses.dataclass(frozen=True)
+class Drop:
+    """An example that is left out, and counted under its reason."""
+
+    reason: str
+
+
+def stable_group(text: str) -> int:
+    """A 63-bit hash of a text, the same on every machine and in every version: the start of its sha256."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def _common_prefix(sequences: Sequence[Sequence[int]]) -> int:
+    shortest, rest = sequences[0], sequences[1:]
+    for index, token in enumerate(shortest):
+        if any(index >= len(other) or other[index] != token for other in rest):
+            return index
+    return len(shortest)
+
+
+def _split_at_boundary(
+    tokenizer: Tokenizer, prompt: str, responses: Sequence[str]
+) -> tuple[list[int], list[list[int]]] | Drop:
+    """The prompt's tokens and those of each response, whole; a `Drop` for empty or identical responses."""
+    if not responses or not all(response.strip() for response in responses):
+        return Drop(EMPTY)
+    if len(responses) > 1 and len({response.strip() for response in responses}) == 1:
+        return Drop(IDENTICAL)
+    whole = [tokenizer.encode(prompt + response) for response in responses]
+    boundary = _common_prefix([tokenizer.encode(prompt), *whole])
+    tails = [ids[boundary:] for ids in whole]
+    if not all(tails):
+        return Drop(EMPTY)  # the tokenizer leaves nothing of it (it can strip or normalise)
+    if len(tails) > 1 and all(tail == tails[0] for tail in tails):
+        return Drop(IDENTICAL)
+    return whole[0][:boundary], tails
+
+
+def encode_example(
+    tokenizer: Tokenizer,
+    prompt: str,
+    responses: Sequence[str],
+    *,
+    prompt_length: int,
+    response_length: int,
+    truncate_prompt: Literal["start", "end", "drop"] = "start",
+    truncate_response: Literal["end", "drop"] = "end",
+    add_bos: bool = True,
+    add_eos: bool = True,
+    group: int | None = None,
+) -> Example | Drop:
+    """Encodes a prompt with its responses within a budget of tokens, or says why it cannot be used.
+
+    Args:
+      prompt_length: The largest number of prompt tokens, BOS included.
+      response_length: The largest number of tokens of a response, EOS included.
+      truncate_prompt: What is removed from a prompt that is too long: its "start" (the latest turns stay),
+        its "end", or the whole example ("drop"). BOS always stays.
+      truncate_response: Cut the "end" (such a response gets no EOS, since the text does not end there), or
+        "drop" the example.
+      add_bos: Put BOS first, where the tokenizer has one.
+      add_eos: End each whole response with EOS, which is scored.
+      group: Rows of one group stay on one side of a split; default `stable_group(prompt)`.
+
+    Returns an `Example` whose responses each have at least one scored token, or a `Drop`. Raises
+    ValueError for a budget that can hold nothing or an unknown way to truncate.
+    """
+    bos = [tokenizer.bos_id] if add_bos and tokenizer.bos_id is not None else []
+    _check(prompt_length, response_length, truncate_prompt, truncate_response, len(bos))
+    tokens = _split_at_boundary(tokenizer, prompt, responses)
+    if isinstance(tokens, Drop):
+        return tokens
+    head, tails = tokens
+    room = prompt_length - len(bos)
+    prompt_truncated = len(head) > room
+    if prompt_truncated and truncate_prompt == "drop":
+        return Drop(PROMPT_TOO_LONG)
+    head = bos + (head[max(len(head) - room, 0) :] if truncate_prompt == "start" else head[:room])
+
+    eos = [tokenizer.eos_id] if add_eos else []
+    cut = [(tail + eos)[:response_length] for tail in tails]
+    responses_truncated = sum(len(tail + eos) > response_length for tail in tails)
+    if responses_truncated and truncate_response == "drop":
+        return Drop(RESPONSE_TOO_LONG)
+    if len(cut) > 1 and all(tail == cut[0] for tail in cut):
+        return Drop(CUT_TO_IDENTICAL)
+    unscored = 0 if head else 1
+    if any(len(tail) <= unscored for tail in cut):
+        return Drop(UNSCORED)
+    return Example(
+        prompt=tuple(head),
+        responses=tuple(map(tuple, cut)),
+        group=stable_group(prompt) if group is None else group,
+        unscored=unscored,
+        prompt_truncated=prompt_truncated,
+        responses_truncated=responses_truncated,
+    )
+
+
+def _check(prompt_length: int, response_length: int, prompt: str, response: str, bos: int) -> None:
+    if prompt_length < max(bos, 0) or response_length < 1:
+        raise ValueError(
+            f"budget: prompt_length={prompt_length} must hold at least BOS ({bos} token) and "
+            f"response_length={response_length} at least 1 token"
+        )
+    for name, value, known in (
+        ("truncate_prompt", prompt, ("start", "end", "drop")),
+        ("truncate_response", response, ("end", "drop")),
+    ):
+        if value not in known:
+            raise ValueError(f"{name}: expected one of {known}, got {value!r}")

@@ -1,0 +1,41 @@
+"""Constants of a run: arrays that are not trained, loaded once and laid out over the mesh."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxpref.policies.base import Model
+from jaxpref.training import sharding
+from jaxpref.types import Params
+
+__all__ = ["Loaded", "fingerprint", "loaded"]
+
+
+class Loaded(NamedTuple):
+    """Params by name, and a fingerprint of each: all of them that a checkpoint holds."""
+
+    params: dict[str, Params]
+    fingerprints: dict[str, str]
+
+    def __or__(self, other: "Loaded") -> "Loaded":
+        return Loaded(self.params | other.params, self.fingerprints | other.fingerprints)
+
+
+def loaded(models: Mapping[str, Model], mesh: jax.sharding.Mesh) -> Loaded:
+    """Models on the mesh, each as its axes say."""
+    shardings = {n: sharding.param_shardings(m.params, m.axes, mesh) for n, m in models.items()}
+    params = {name: sharding.put_params(model.params, shardings[name]) for name, model in models.items()}
+    return Loaded(params, {name: fingerprint(model.params) for name, model in models.items()})
+
+
+def fingerprint(params: Any) -> str:
+    """SHA-256 of names, types, shapes and values of host arrays."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree.leaves_with_path(params):
+        array = np.ascontiguousarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()

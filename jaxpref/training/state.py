@@ -1,0 +1,98 @@
+"""The state of a stage: the part that moves, and the constants beside it.
+
+What moves is trained, donated from step to step and saved. Constants (judges, critics, the base below
+adapters) are loaded once, lie on the mesh, and are neither: a checkpoint has their fingerprint alone.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from jaxpref.algorithms import Algorithm
+from jaxpref.experiment import Stage
+from jaxpref.training import sharding
+from jaxpref.training.checkpoint import Checkpoints
+from jaxpref.training.constants import loaded
+from jaxpref.training.params import stage_checkpoints, started_from
+from jaxpref.training.setting import Setting
+from jaxpref.types import Params
+
+__all__ = ["Layout", "moving", "trained_state", "with_constants"]
+
+
+def moving(state: Any) -> Any:
+    """`state` without its constants."""
+    return dataclasses.replace(state, constants={}) if hasattr(state, "constants") else state
+
+
+def with_constants(state: Any, constants: Mapping[str, Params]) -> Any:
+    """The state as algorithms see it."""
+    return dataclasses.replace(state, constants=dict(constants)) if hasattr(state, "constants") else state
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How the state of an algorithm lies on a mesh, with its constants there already."""
+
+    algorithm: Algorithm
+    constants: dict[str, Params]
+    fingerprints: dict[str, str]  # of the constants, by name
+    abstract: Any  # of what moves
+    shardings: Any
+
+    @classmethod
+    def of(cls, setting: Setting, algorithm: Algorithm) -> "Layout":
+        """Loads the constants of policy and algorithm, and lays everything out."""
+        found = setting.constants
+        if algorithm.constants is not None:
+            found |= loaded(algorithm.constants(), setting.mesh)
+        given = setting.abstract_params
+        start = functools.partial(_started, algorithm)
+        abstract = jax.eval_shape(start, given, found.params, jax.random.key(0))
+        shardings = sharding.state_shardings(abstract, given, setting.axes, setting.mesh)
+        return cls(algorithm, found.params, found.fingerprints, abstract, shardings)
+
+    def start(self, params: Params, key: Any) -> Any:
+        """What moves, at the beginning of a stage that starts from `params`."""
+
+        started = jax.jit(functools.partial(_started, self.algorithm), out_shardings=self.shardings)
+        return started(params, self.constants, key)
+
+    def restore(self, checkpoints: Checkpoints, step: int) -> tuple[Any, dict[str, Any]]:
+        """What moves and the meta of a checkpoint.
+
+        Raises:
+          ValueError: it was written beside other constants.
+        """
+        target = sharding.with_shardings(self.abstract, self.shardings)
+        state, meta = checkpoints.restore(step, target)
+        saved = meta.get("constants", {})
+        differing = sorted(
+            n for n in {*saved, *self.fingerprints} if saved.get(n) != self.fingerprints.get(n)
+        )
+        if differing:
+            raise ValueError(
+                f"{checkpoints.directory}: the checkpoint was written beside other models of the names "
+                f"{differing} (their weights differ); give the run the ones it began with, or start in a new "
+                "workdir"
+            )
+        return state, meta
+
+
+def _started(algorithm: Algorithm, params: Params, constants: Mapping[str, Params], key: Any) -> Any:
+    return moving(algorithm.init(params, constants, key))
+
+
+def trained_state(setting: Setting, stage: Stage, algorithm: Algorithm, step: int | None = None) -> Any:
+    """The whole state of the best (or named) checkpoint of a stage, so that a policy which the stage copies
+    or averages is the one it had. Without a checkpoint: what training would start with."""
+    layout = Layout.of(setting, algorithm)
+    with stage_checkpoints(setting, stage.name) as checkpoints:
+        found = checkpoints.best if step is None else step
+        if found is not None:
+            return with_constants(layout.restore(checkpoints, found)[0], layout.constants)
+    key = jax.random.key(setting.experiment.seed)
+    return with_constants(layout.start(started_from(setting, stage.name), key), layout.constants)
