@@ -1,5 +1,7 @@
 """Bayesian reward extrapolation in the common loop: a chain of reward weights, given ranked segments."""
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,14 +10,14 @@ from jaxtyping import Array, Float
 
 from jaxpref.algorithms.base import Algorithm, TrainState, num_tokens
 from jaxpref.algorithms.reported import reward_metrics
-from jaxpref.algorithms.reward_posterior import reward_posterior
+from jaxpref.algorithms.reward_posterior import RewardPosterior, reward_posterior
 from jaxpref.losses.checks import positive
 from jaxpref.losses.trajectories import ranking_log_likelihood, trajectory_bradley_terry
 from jaxpref.metrics import Mean, Metrics, weighted_mean
 from jaxpref.policies.base import Policy
 from jaxpref.types import Params, PRNGKey, Segments
 
-__all__ = ["bayesian_rex"]
+__all__ = ["RewardChain", "bayesian_rex"]
 
 
 def bayesian_rex(
@@ -54,61 +56,83 @@ def bayesian_rex(
             "policies.return_scores of a linear_reward"
         )
     (size,) = shapes["weights"]
+    chain = RewardChain(quantities, size, draws, thin, width, confidence)
+    return Algorithm(chain.init, chain.step, chain.evaluate, chain.flops, chain.rewards)
 
-    def scores(weights: Float[Array, " m"], batch: Segments) -> Float[Array, "b k"]:
-        return quantities({"weights": weights}, batch, ("embeddings",), None)["embeddings"][..., 0]
 
-    def init(params: Params, constants: Any = None, key: PRNGKey | None = None) -> TrainState:
+@dataclasses.dataclass(frozen=True, eq=False)
+class RewardChain:
+    """Which weights score ranked segments as they are ranked: the likelihood, and a chain over it."""
+
+    quantities: Callable[..., dict[str, Array]]  # `Policy.quantities`, linear in its params
+    size: int  # of the weights
+    draws: int
+    thin: int
+    width: float
+    confidence: float
+
+    def init(self, params: Params, constants: Any = None, key: PRNGKey | None = None) -> TrainState:
         bank = {
-            "draws": {"weights": jnp.zeros((draws, size), params["weights"].dtype)},
+            "draws": {"weights": jnp.zeros((self.draws, self.size), params["weights"].dtype)},
             "map": {"weights": jnp.zeros_like(params["weights"])},
         }
         return TrainState(jnp.int32(0), params, (), bank, jnp.float32(-jnp.inf))
 
-    def measured(params: Params, batch: Segments) -> Metrics:
-        found = scores(params["weights"], batch)
-        losses = trajectory_bradley_terry(confidence * found[:, 0], confidence * found[:, 1])
+    def scores(self, weights: Float[Array, " m"], batch: Segments) -> Float[Array, "b k"]:
+        return self.quantities({"weights": weights}, batch, ("embeddings",), None)["embeddings"][..., 0]
+
+    def measured(self, params: Params, batch: Segments) -> Metrics:
+        """Of one vector of weights."""
+        found = self.scores(params["weights"], batch)
+        losses = trajectory_bradley_terry(self.confidence * found[:, 0], self.confidence * found[:, 1])
         metrics = {"loss": weighted_mean(losses, batch.weights), "num_tokens": num_tokens(batch)}
         return metrics | reward_metrics(found, None, batch, labels="index")
 
-    def step(state: TrainState, batch: Segments, key: PRNGKey) -> tuple[TrainState, Metrics]:
-        before = state.bank["draws"]["weights"][-1]
-        anywhere, chain_key = jax.random.split(key)
-        start = jnp.where(state.step == 0, jax.random.normal(anywhere, (size,), before.dtype), before)
+    def moved(self, start: Float[Array, " m"], batch: Segments, key: PRNGKey) -> RewardPosterior:
+        """The chain from `start` on, given what the batch says."""
         # Scores are linear, so their slope is what each weight's feature sums to.
-        features = jax.jacfwd(scores)(jnp.zeros((size,), before.dtype), batch)
+        features = jax.jacfwd(self.scores)(jnp.zeros((self.size,), start.dtype), batch)
         features = jnp.where(batch.valid[:, None, None], features, 0)
         rows = batch.valid.sum().astype(jnp.float32)
         padding = (len(batch.valid) - rows) * jnp.log(2.0)  # rows of features 0 have a loss of log 2 each
 
         def likelihood(weights: Float[Array, " m"]) -> Float[Array, ""]:
-            found = ranking_log_likelihood(weights, features[:, 0], features[:, 1], confidence=confidence)
-            return found + padding
+            first, second = features[:, 0], features[:, 1]
+            return ranking_log_likelihood(weights, first, second, confidence=self.confidence) + padding
 
-        chain = reward_posterior(
-            likelihood, chain_key, size=size, num_samples=draws, width=width, thin=thin, start=start
+        return reward_posterior(
+            likelihood,
+            key,
+            size=self.size,
+            num_samples=self.draws,
+            width=self.width,
+            thin=self.thin,
+            start=start,
         )
+
+    def step(self, state: TrainState, batch: Segments, key: PRNGKey) -> tuple[TrainState, Metrics]:
+        before = state.bank["draws"]["weights"][-1]
+        anywhere, chain_key = jax.random.split(key)
+        start = jnp.where(state.step == 0, jax.random.normal(anywhere, (self.size,), before.dtype), before)
+        chain = self.moved(start, batch, chain_key)
         best = chain.log_likelihoods.argmax()
         highest = jnp.maximum(chain.log_likelihoods[best], state.loss_state)
         better = highest > state.loss_state
         likeliest = jnp.where(better, chain.weights[best], state.bank["map"]["weights"])
-        params = {"weights": chain.weights.mean(0)}
-        one = jnp.float32(1)
-        metrics = measured(params, batch) | {
-            "chain/loss": Mean(-chain.log_likelihoods.mean(), rows),
+        params, one = {"weights": chain.weights.mean(0)}, jnp.float32(1)
+        metrics = self.measured(params, batch) | {
+            "chain/loss": Mean(-chain.log_likelihoods.mean(), batch.valid.sum().astype(jnp.float32)),
             "chain/accepted": Mean(chain.accepted, one),
             "chain/concentration": Mean(jnp.linalg.norm(params["weights"]), one),
         }
         bank = {"draws": {"weights": chain.weights}, "map": {"weights": likeliest}}
         return TrainState(state.step + 1, params, (), bank, highest), metrics
 
-    def evaluate(state: TrainState, batch: Segments, key: PRNGKey) -> Metrics:
-        return measured(state.params, batch)
+    def evaluate(self, state: TrainState, batch: Segments, key: PRNGKey) -> Metrics:
+        return self.measured(state.params, batch)
 
-    def rewards(state: TrainState, batch: Segments) -> Float[Array, "b k"]:
-        return scores(state.params["weights"], batch)
+    def rewards(self, state: TrainState, batch: Segments) -> Float[Array, "b k"]:
+        return self.scores(state.params["weights"], batch)
 
-    def flops(batch: Segments) -> float:
-        return 2.0 * draws * thin * batch.mask.shape[0] * size
-
-    return Algorithm(init, step, evaluate, flops, rewards)
+    def flops(self, batch: Segments) -> float:
+        return 2.0 * self.draws * self.thin * batch.mask.shape[0] * self.size

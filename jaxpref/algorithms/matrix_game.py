@@ -18,7 +18,7 @@ from jaxpref.metrics import Mean, Metrics, weighted_mean
 from jaxpref.policies.base import Policy
 from jaxpref.types import Completions, Params, PRNGKey
 
-__all__ = ["MatrixGameState", "matrix_game"]
+__all__ = ["Dynamics", "MatrixGameState", "matrix_game"]
 
 _OFFERED = ("preferences", "log_policy", "log_average", "log_reference", "tau", "eta")
 
@@ -67,11 +67,88 @@ def matrix_game(
         outside [0, 1] where `update` takes both (a negative share of the policy).
     """
     played = game()
-    shape = played.reference.shape
     names = _check_update(update)
     if {"tau", "eta"} <= set(names):
         _check_step_size(step_size, tau)
     equilibrium = games.regularised_nash(played.preferences, played.reference, tau)
+    _check_policy(policy, played.reference.shape)
+    dynamics = Dynamics(played, equilibrium, update, tau, step_size, bound)
+
+    def rewards(state: MatrixGameState, batch: Completions) -> Float[Array, "b k"]:
+        """tau * log(policy / reference): what the responses are worth at equilibrium, up to a constant."""
+        reference = {"logits": _held(np.log(played.reference), state.params["logits"])}
+        logps = policy.token_logps(state.params, batch) - policy.token_logps(reference, batch)
+        return tau * logps.sum(-1)
+
+    flops = 2.0 * played.preferences.size  # one product of the matrix and a policy
+    return Algorithm(dynamics.init, dynamics.step, dynamics.evaluate, lambda batch: flops, rewards)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dynamics:
+    """A game, the rule by which its policy moves, and what is measured on the way."""
+
+    game: Game
+    equilibrium: Float[np.ndarray, "x y"]  # of the regularised game, probabilities
+    update: Callable[..., Array]
+    tau: float
+    step_size: Callable[..., Any]
+    bound: Callable[..., Any] | None
+
+    def init(self, params: Params, constants: Any = None, key: PRNGKey | None = None) -> MatrixGameState:
+        kl = self.to_equilibrium(params).mean()
+        return MatrixGameState(jnp.int32(0), params, jnp.exp(_log_policy(params)), kl)
+
+    def to_equilibrium(self, params: Params) -> Float[Array, " x"]:
+        """KL(equilibrium || policy), nats."""
+        return games.kl_divergence(_held(self.equilibrium, params["logits"]), _log_policy(params))
+
+    def measure(self, state: MatrixGameState, batch: Completions) -> Metrics:
+        log_pi = _log_policy(state.params)
+        p, ref = _held(self.game.preferences, log_pi), _held(np.log(self.game.reference), log_pi)
+        gap = weighted_mean(games.duality_gap(p, log_pi, ref, self.tau))
+        measured = {
+            "exploitability": games.exploitability(p, log_pi),
+            "average/exploitability": games.exploitability(p, jnp.log(state.average)),
+            "kl/equilibrium": self.to_equilibrium(state.params),
+            "kl/reference": games.kl_divergence(log_pi, ref),
+        }
+        metrics = {"loss": gap, "duality_gap": gap, "num_tokens": num_tokens(batch)}
+        metrics |= {name: weighted_mean(values) for name, values in measured.items()}
+        return metrics | ({} if self.bound is None else {"kl/bound": Mean(state.bound, jnp.float32(1))})
+
+    def step(
+        self, state: MatrixGameState, batch: Completions, key: PRNGKey
+    ) -> tuple[MatrixGameState, Metrics]:
+        log_pi = _log_policy(state.params)
+        done = state.step.astype(log_pi.dtype)
+        eta = self.step_size(done, self.tau)
+        offered = {
+            "preferences": _held(self.game.preferences, log_pi),
+            "log_policy": log_pi,
+            "log_average": jnp.log(state.average),
+            "log_reference": _held(np.log(self.game.reference), log_pi),
+            "tau": self.tau,
+            "eta": eta,
+        }
+        new = bind(self.update, offered)
+        average = (state.average * done + jnp.exp(new)) / (done + 1)
+        bound = state.bound if self.bound is None else self.bound(state.bound, self.tau, eta)
+        return MatrixGameState(state.step + 1, {"logits": new}, average, bound), self.measure(state, batch)
+
+    def evaluate(self, state: MatrixGameState, batch: Completions, key: PRNGKey) -> Metrics:
+        return self.measure(state, batch)
+
+
+def _log_policy(params: Params) -> Float[Array, "x y"]:
+    return jax.nn.log_softmax(params["logits"], -1)
+
+
+def _held(values: np.ndarray, logits: Array) -> Array:
+    return jnp.asarray(values, logits.dtype)
+
+
+def _check_policy(policy: Policy, shape: tuple[int, ...]) -> None:
     given = jax.eval_shape(policy.init, jax.random.key(0))
     if not isinstance(given, dict) or set(given) != {"logits"} or given["logits"].shape != shape:
         raise ValueError(
@@ -79,62 +156,6 @@ def matrix_game(
             f"{jax.tree.map(lambda x: list(x.shape), given)}; use policies.tabular(prompts={shape[0]}, "
             f"vocab={shape[1]}, length=1)"
         )
-
-    def held(values: np.ndarray, logits: Array) -> Array:
-        return jnp.asarray(values, logits.dtype)
-
-    def log_policy(params: Params) -> Float[Array, "x y"]:
-        return jax.nn.log_softmax(params["logits"], -1)
-
-    def to_equilibrium(params: Params) -> Float[Array, " x"]:
-        return games.kl_divergence(held(equilibrium, params["logits"]), log_policy(params))
-
-    def init(params: Params, constants: Any = None, key: PRNGKey | None = None) -> MatrixGameState:
-        kl = to_equilibrium(params).mean()
-        return MatrixGameState(jnp.int32(0), params, jnp.exp(log_policy(params)), kl)
-
-    def measure(state: MatrixGameState, batch: Completions) -> Metrics:
-        log_pi = log_policy(state.params)
-        p, ref = held(played.preferences, log_pi), held(np.log(played.reference), log_pi)
-        gap = weighted_mean(games.duality_gap(p, log_pi, ref, tau))
-        measured = {
-            "exploitability": games.exploitability(p, log_pi),
-            "average/exploitability": games.exploitability(p, jnp.log(state.average)),
-            "kl/equilibrium": to_equilibrium(state.params),
-            "kl/reference": games.kl_divergence(log_pi, ref),
-        }
-        metrics = {"loss": gap, "duality_gap": gap, "num_tokens": num_tokens(batch)}
-        metrics |= {name: weighted_mean(values) for name, values in measured.items()}
-        return metrics | ({} if bound is None else {"kl/bound": Mean(state.bound, jnp.float32(1))})
-
-    def step(state: MatrixGameState, batch: Completions, key: PRNGKey) -> tuple[MatrixGameState, Metrics]:
-        log_pi = log_policy(state.params)
-        done = state.step.astype(log_pi.dtype)
-        eta = step_size(done, tau)
-        offered = {
-            "preferences": held(played.preferences, log_pi),
-            "log_policy": log_pi,
-            "log_average": jnp.log(state.average),
-            "log_reference": held(np.log(played.reference), log_pi),
-            "tau": tau,
-            "eta": eta,
-        }
-        new = bind(update, offered)
-        average = (state.average * done + jnp.exp(new)) / (done + 1)
-        guaranteed = state.bound if bound is None else bound(state.bound, tau, eta)
-        return MatrixGameState(state.step + 1, {"logits": new}, average, guaranteed), measure(state, batch)
-
-    def evaluate(state: MatrixGameState, batch: Completions, key: PRNGKey) -> Metrics:
-        return measure(state, batch)
-
-    def rewards(state: MatrixGameState, batch: Completions) -> Float[Array, "b k"]:
-        """tau * log(policy / reference): what the responses are worth at equilibrium, up to a constant."""
-        reference = {"logits": held(np.log(played.reference), state.params["logits"])}
-        logps = policy.token_logps(state.params, batch) - policy.token_logps(reference, batch)
-        return tau * logps.sum(-1)
-
-    flops = 2.0 * played.preferences.size  # one product of the matrix and a policy
-    return Algorithm(init, step, evaluate, lambda batch: flops, rewards)
 
 
 def _check_update(update: Callable[..., Any]) -> list[str]:

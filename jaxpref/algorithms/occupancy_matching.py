@@ -1,5 +1,6 @@
 """Matching the expert's occupancy by the gradient of a divergence through planning: f-IRL, exactly."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +22,7 @@ from jaxpref.policies.base import Policy
 from jaxpref.policies.planned import paid
 from jaxpref.types import Params, PRNGKey, Segments
 
-__all__ = ["occupancy_matching"]
+__all__ = ["Matching", "occupancy_matching"]
 
 
 def occupancy_matching(
@@ -57,39 +58,72 @@ def occupancy_matching(
     """
     within("smoothing", smoothing, 0, 1)
     mdp, transform = world(), optimizer()
-    states, actions = mdp.rewards.shape
-    if policy.vocab_size != actions:
-        raise ValueError(
-            f"occupancy_matching: the world has {actions} actions, and the policy {policy.vocab_size}"
-        )
-    if horizon is not None and horizon < 1:
-        raise ValueError(f"occupancy_matching.horizon: expected 1 or more, or None, got {horizon}")
+    _check_world(policy, mdp, horizon)
     first = None if start is None else np.asarray(start(), np.float32)
-    grid = np.broadcast_to(np.indices((states, actions))[..., None], (2, states, actions, horizon or 1))
-    every = Segments(jnp.asarray(grid[0]), jnp.asarray(grid[1]), jnp.ones(grid[0].shape, bool))
+    states, actions = mdp.rewards.shape
+    every = _every_step(states, actions, horizon or 1)
+    matching = Matching(policy.token_logps, every, mdp, divergence, horizon, arrivals, smoothing, first)
 
-    def learner(params: Params, batch: Segments) -> Float[Array, "s a"]:
-        table = jnp.exp(policy.token_logps(params, every))
-        begun = jnp.asarray(first_states(batch, states=states) if first is None else first, table.dtype)
-        placed = paid(mdp, jnp.zeros((states, actions), table.dtype))
-        if horizon is None:
+    def init(params: Params, constants: Any = None, key: PRNGKey | None = None) -> TrainState:
+        return TrainState(jnp.int32(0), params, transform.init(params))
+
+    def step(state: TrainState, batch: Segments, key: PRNGKey) -> tuple[TrainState, Metrics]:
+        gradient, (metrics, _) = accumulated_gradient(matching.loss, state.params, batch, 1)
+        params, opt_state, more = apply_gradient(transform, state.params, state.opt_state, gradient)
+        return TrainState(state.step + 1, params, opt_state), metrics | more
+
+    def evaluate(state: TrainState, batch: Segments, key: PRNGKey) -> Metrics:
+        return matching.loss(state.params, batch)[1][0]
+
+    def rewards(state: TrainState, batch: Segments) -> Float[Array, "b k"]:
+        """Log-probs of segments, nats."""
+        return policy.token_logps(state.params, batch).sum(-1)
+
+    return Algorithm(init, step, evaluate, lambda batch: 3 * policy.flops(batch) + 4.0 * states**3, rewards)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Matching:
+    """D(expert || learner) as a function of the learner's params and the expert's demonstrations."""
+
+    token_logps: Callable[[Params, Segments], Float[Array, "b k t"]]  # of the learner
+    every: Segments  # all actions in all states (and times, with a horizon)
+    mdp: TabularMDP
+    divergence: Callable[[Array, Array], Array]
+    horizon: int | None
+    arrivals: bool
+    smoothing: float
+    first: Float[np.ndarray, " s"] | None  # probabilities of the first state; None: the batch's
+
+    def learner(self, params: Params, batch: Segments) -> Float[Array, "s a"]:
+        """The learner's occupancy, of total 1."""
+        states, actions = self.mdp.rewards.shape
+        table = jnp.exp(self.token_logps(params, self.every))
+        begun = first_states(batch, states=states) if self.first is None else self.first
+        begun = jnp.asarray(begun, table.dtype)
+        placed = paid(self.mdp, jnp.zeros((states, actions), table.dtype))
+        if self.horizon is None:
             found = occupancy(placed, table[..., 0], begun)
         else:
             found = horizon_occupancy(placed, jnp.moveaxis(table, -1, 0), begun)[1].sum(0)
         return found / found.sum()
 
-    def matched(shares: Float[Array, "s a"]) -> Float[Array, " n"]:
-        flat = jnp.einsum("sa,sat->t", shares, mdp.transitions.astype(shares.dtype)) if arrivals else shares
+    def matched(self, shares: Float[Array, "s a"]) -> Float[Array, " n"]:
+        """What is compared: states and actions, or the states that they lead to."""
+        flat = shares
+        if self.arrivals:
+            flat = jnp.einsum("sa,sat->t", shares, self.mdp.transitions.astype(shares.dtype))
         flat = flat.reshape(-1)
-        return (1 - smoothing) * flat + smoothing / flat.size
+        return (1 - self.smoothing) * flat + self.smoothing / flat.size
 
-    def loss(params: Params, batch: Segments) -> tuple[Mean, tuple[Metrics, None]]:
-        discount = mdp.discount if horizon is None else 1.0
+    def loss(self, params: Params, batch: Segments) -> tuple[Mean, tuple[Metrics, None]]:
+        states, actions = self.mdp.rewards.shape
+        discount = self.mdp.discount if self.horizon is None else 1.0
         expert = demonstrated(batch, states=states, actions=actions, discount=discount)
-        theirs, mine = matched(expert), matched(learner(params, batch))
+        theirs, mine = self.matched(expert), self.matched(self.learner(params, batch))
         one = jnp.float32(1)
-        mean = Mean(divergence(theirs, mine), one)
-        logps, steps = policy.token_logps(params, batch), batch.mask * batch.weights[:, None, None]
+        mean = Mean(self.divergence(theirs, mine), one)
+        logps, steps = self.token_logps(params, batch), batch.mask * batch.weights[:, None, None]
         metrics: dict[str, Any] = {
             "loss": mean,
             "occupancy/distance": Mean(jnp.abs(theirs - mine).sum() / 2, one),
@@ -98,19 +132,19 @@ def occupancy_matching(
         }
         return mean, (metrics, None)
 
-    def init(params: Params, constants: Any = None, key: PRNGKey | None = None) -> TrainState:
-        return TrainState(jnp.int32(0), params, transform.init(params))
 
-    def step(state: TrainState, batch: Segments, key: PRNGKey) -> tuple[TrainState, Metrics]:
-        gradient, (metrics, _) = accumulated_gradient(loss, state.params, batch, 1)
-        params, opt_state, more = apply_gradient(transform, state.params, state.opt_state, gradient)
-        return TrainState(state.step + 1, params, opt_state), metrics | more
+def _every_step(states: int, actions: int, times: int) -> Segments:
+    """All actions in all states at all times, `[s, a, t]`."""
+    shape = (states, actions, times)
+    grid = np.broadcast_to(np.indices(shape[:2])[..., None], (2, *shape))
+    return Segments(jnp.asarray(grid[0]), jnp.asarray(grid[1]), jnp.ones(shape, bool))
 
-    def evaluate(state: TrainState, batch: Segments, key: PRNGKey) -> Metrics:
-        return loss(state.params, batch)[1][0]
 
-    def rewards(state: TrainState, batch: Segments) -> Float[Array, "b k"]:
-        """Log-probs of segments, nats."""
-        return policy.token_logps(state.params, batch).sum(-1)
-
-    return Algorithm(init, step, evaluate, lambda batch: 3 * policy.flops(batch) + 4.0 * states**3, rewards)
+def _check_world(policy: Policy, mdp: TabularMDP, horizon: int | None) -> None:
+    actions = mdp.rewards.shape[1]
+    if policy.vocab_size != actions:
+        raise ValueError(
+            f"occupancy_matching: the world has {actions} actions, and the policy {policy.vocab_size}"
+        )
+    if horizon is not None and horizon < 1:
+        raise ValueError(f"occupancy_matching.horizon: expected 1 or more, or None, got {horizon}")

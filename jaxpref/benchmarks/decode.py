@@ -1,19 +1,13 @@
-"""Tokens per second of sampling, plain and from a mixture, beside the floors of the same machine and run.
+"""Tokens per second of sampling, plain and from a mixture, beside the floors of the same machine and run."""
 
-A step of decoding reads every weight and the filled part of the cache once, and multiplies each response's
-state with every weight. So there are two floors, bytes over streaming bandwidth and operations over the rate
-of a large matmul; the larger of them binds.
-"""
-
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
 
+from jaxpref.benchmarks.decode_floors import Case, products_seconds, reading_bandwidth, work
 from jaxpref.benchmarks.machine import cores, facts, measured_bandwidth
 from jaxpref.benchmarks.timing import summary, timed
 from jaxpref.models.decoding import decode_step, prefill
@@ -21,26 +15,25 @@ from jaxpref.models.sizes import TransformerSizes, tiny
 from jaxpref.models.transformer import Transformer
 from jaxpref.sampling import Decoder, sampler
 from jaxpref.training.peak import matmul_peak
-from jaxpref.types import Prompts, Samples
+from jaxpref.types import Params, Prompts, Samples
 
 __all__ = ["measure", "table"]
 
-
-class _Case(NamedTuple):
-    prompts: int
-    samples: int = 1
-    members: int = 1
-    settings: dict[str, Any] | None = None
+_Key = tuple[str, int]  # a case, and how many tokens are drawn
 
 
-def _cases(batch: int) -> dict[str, _Case]:
-    return {
-        "plain": _Case(batch),
-        "top-k of 50": _Case(batch, settings={"top_k": 50}),
-        "4 samples a prompt": _Case(batch // 4, 4),
-        "mixture of two": _Case(batch, members=2),
-        "one response": _Case(1),
+def _cases(batch: int, only: Sequence[str]) -> dict[str, Case]:
+    every = {
+        "plain": Case(batch),
+        "top-k of 50": Case(batch, settings={"top_k": 50}),
+        "4 samples a prompt": Case(batch // 4, 4),
+        "mixture of two": Case(batch, members=2, settings={"weights": jnp.array([[[0.875, 0.125]]])}),
+        "one response": Case(1),
     }
+    chosen = {name: case for name, case in every.items() if name in (only or every)}
+    if len(chosen) < len(only):
+        raise ValueError(f"decode: cases are {', '.join(every)}; got {', '.join(only)}")
+    return chosen
 
 
 def measure(
@@ -59,67 +52,35 @@ def measure(
     `tokens - 1`. Nothing ends early. The defaults are a model of 10.2 million parameters at a batch of 64.
     The cases (those of `only`, if given) take turns, so that a busy machine disturbs all of them.
     """
-    cases = {name: case for name, case in _cases(batch).items() if name in (only or _cases(batch))}
-    if len(cases) < len(only):
-        raise ValueError(f"decode: cases are {', '.join(_cases(batch))}; got {', '.join(only)}")
+    cases = _cases(batch, only)
     if tokens < 2 or batch < 4 or batch % 4 or embed % 64:
         raise ValueError(
             "decode: expected at least 2 tokens, a batch in fours and a width in 64s, got "
             f"{tokens}, {batch} and {embed}"
         )
     sizes = tiny(vocab=vocab, embed=embed, layers=4, heads=embed // 64, mlp=embed * 8 // 3)
-    model = Transformer(sizes, param_dtype=dtype, compute_dtype=dtype)
-    sample = sampler(Decoder(partial(prefill, model), partial(decode_step, model)), eos_id=None, pad_id=0)
-    members = tuple(jax.jit(model.init)(jax.random.key(i)) for i in range(2))
-    weights = sum(x.size for x in jax.tree.leaves(members[0]))
-    bandwidth, (peak, source) = max(measured_bandwidth(), _reading_bandwidth()), matmul_peak(dtype=dtype)
-    calls: dict[tuple[str, int], Callable[[], Samples]] = {}
-    for name, case in cases.items():
-        given: dict[str, Any] = {"num_samples": case.samples, **(case.settings or {})}
-        if case.members > 1:
-            given["weights"] = jnp.array([[[0.875, 0.125]]])
-        ids = jax.random.randint(jax.random.key(2), (case.prompts, tokens), 0, vocab)
-        prompts = Prompts(ids, jnp.ones(ids.shape, bool))
-        params = members[0] if case.members == 1 else members
-        for length in (1, tokens):
-            calls[name, length] = partial(
-                sample, params, prompts, jax.random.key(3), max_tokens=length, **given
-            )
-    for call in calls.values():
-        jax.block_until_ready(call())
-    times: dict[tuple[str, int], dict[str, Any]] = {}
-    for _ in range(rounds):
-        for key, call in calls.items():
-            for name, found in timed(call, 1).items():
-                times.setdefault(key, {})[name] = times.get(key, {}).get(name, type(found)()) + found
-    variants = {}
+    models = _models(sizes, dtype)
+    bandwidth, (peak, source) = max(measured_bandwidth(), reading_bandwidth()), matmul_peak(dtype=dtype)
+    calls = {(name, n): models.call(case, tokens, n) for name, case in cases.items() for n in (1, tokens)}
+    times = _in_turns(calls, rounds)
     products = {
-        n: _products(members[0], sizes.embed, n) for n in {c.prompts * c.samples for c in cases.values()}
+        n: products_seconds(models.members[0], sizes.embed, n) for n in {c.responses for c in cases.values()}
     }
+    variants = {}
     for name, case in cases.items():
-        first, every = (summary(times[name, n]["wall"], times[name, n]["cpu"]) for n in (1, tokens))
-        steps, responses = tokens - 1, case.prompts * case.samples
-        moved, operations = _work(sizes, weights, case, tokens, jnp.dtype(dtype).itemsize)
-        step = max(every["wall_seconds_min"] - first["wall_seconds_min"], 1e-9) / steps
+        moved, operations = work(sizes, models.weights, case, tokens, jnp.dtype(dtype).itemsize)
+        floors = {"bandwidth_floor_seconds": moved / bandwidth, "matmul_floor_seconds": operations / peak}
+        found = _rates(times[name, 1], times[name, tokens], case.responses, tokens - 1)
         variants[name] = {
-            **every,
-            "first_token_seconds_min": first["wall_seconds_min"],
-            "step_seconds": step,
-            "step_cpu_seconds_per_core": (every["cpu_seconds_min"] - first["cpu_seconds_min"])
-            / steps
-            / cores(),
-            "tokens_per_second": responses / step,
-            "tokens_per_second_with_prompts": responses * tokens / every["wall_seconds_min"],
-            "bandwidth_floor_seconds": moved / bandwidth,
-            "matmul_floor_seconds": operations / peak,
-            "products_seconds": case.members * products[responses],
-            "share_of_floor": max(moved / bandwidth, operations / peak) / step,
-            "recompilations": sum(times[name, n]["recompilations"] for n in (1, tokens)),
+            **found,
+            **floors,
+            "products_seconds": case.members * products[case.responses],
+            "share_of_floor": max(floors.values()) / found["step_seconds"],
         }
     return {
         "benchmark": "decode",
         **facts(),
-        "parameters": weights,
+        "parameters": models.weights,
         "tokens": tokens,
         "dtype": dtype,
         "bytes_per_second": bandwidth,
@@ -129,54 +90,60 @@ def measure(
     }
 
 
-def _work(
-    sizes: TransformerSizes, weights: int, case: _Case, tokens: int, itemsize: int
-) -> tuple[float, float]:
-    """Bytes that a mean step reads (prompts' cache once for all their samples), and its operations."""
-    filled = (tokens + 1) / 2  # of a response, in the mean over steps
-    per_token = 2 * sizes.layers * sizes.kv_heads * sizes.head_dim  # keys and values
-    read = case.prompts * per_token * (tokens + case.samples * filled)
-    attended = 4 * sizes.layers * sizes.heads * sizes.head_dim * (tokens + filled)
-    moved = case.members * itemsize * (weights + read)
-    return moved, case.members * case.prompts * case.samples * (2 * weights + attended)
+class _Models(NamedTuple):
+    """Two sets of weights of one shape, and how they are sampled from."""
+
+    vocab: int
+    members: tuple[Params, Params]
+    sample: Callable[..., Samples]
+
+    @property
+    def weights(self) -> int:
+        """Of one of them."""
+        return sum(x.size for x in jax.tree.leaves(self.members[0]))
+
+    def call(self, case: Case, tokens: int, max_tokens: int) -> Callable[[], Samples]:
+        """Draws `max_tokens` for each response of a case, after prompts of `tokens`."""
+        ids = jax.random.randint(jax.random.key(2), (case.prompts, tokens), 0, self.vocab)
+        params = self.members[0] if case.members == 1 else self.members
+        given = {"num_samples": case.samples, "max_tokens": max_tokens, **case.settings}
+        prompts = Prompts(ids, jnp.ones(ids.shape, bool))
+        return partial(self.sample, params, prompts, jax.random.key(3), **given)
 
 
-def _products(params: Any, embed: int, responses: int, steps: int = 16, repeats: int = 5) -> float:
-    """Seconds of a step's products with the weights alone, at this batch: what XLA makes of such small ones,
-    next to the floor at the rate of a large one."""
-    blocks = [x[layer] for x in jax.tree.leaves(params["blocks"]) if x.ndim > 2 for layer in range(len(x))]
-    matrices = [w.reshape(embed, -1) if w.shape[0] == embed else w.reshape(-1, embed) for w in blocks]
-    matrices.append(jnp.asarray(params["embedding"]).T)
-
-    @jax.jit
-    def multiply(matrices: list[Array], x: Array) -> Array:
-        def step(_: int, x: Array) -> Array:
-            for w in matrices:
-                x += (jnp.broadcast_to(x, (responses, w.shape[0])) @ w).max()  # so that each awaits the last
-            return x
-
-        return jax.lax.fori_loop(0, steps, step, x)
-
-    x, best = jnp.ones((responses, 1), matrices[0].dtype), float("inf")
-    multiply(matrices, x).block_until_ready()
-    for _ in range(repeats):
-        start = time.perf_counter()
-        multiply(matrices, x).block_until_ready()
-        best = min(best, time.perf_counter() - start)
-    return best / steps
+def _models(sizes: TransformerSizes, dtype: str) -> _Models:
+    model = Transformer(sizes, param_dtype=dtype, compute_dtype=dtype)
+    sample = sampler(Decoder(partial(prefill, model), partial(decode_step, model)), eos_id=None, pad_id=0)
+    first, second = (jax.jit(model.init)(jax.random.key(i)) for i in range(2))
+    return _Models(sizes.vocab, (first, second), sample)
 
 
-def _reading_bandwidth(repeats: int = 5) -> float:
-    """Bytes per second of summing the rows of a large array."""
-    x = jnp.ones((2**12, 2**14), jnp.float32)
-    total = jax.jit(lambda x: x.sum(1))
-    total(x).block_until_ready()
-    best = float("inf")
-    for _ in range(repeats):
-        start = time.perf_counter()
-        total(x).block_until_ready()
-        best = min(best, time.perf_counter() - start)
-    return x.nbytes / best
+def _in_turns(calls: dict[_Key, Callable[[], Samples]], rounds: int) -> dict[_Key, dict[str, Any]]:
+    """What `timed` says of each call, over all rounds; compilations before them do not count."""
+    for call in calls.values():
+        jax.block_until_ready(call())
+    times: dict[_Key, dict[str, Any]] = {}
+    for _ in range(rounds):
+        for key, call in calls.items():
+            for name, found in timed(call, 1).items():
+                times.setdefault(key, {})[name] = times.get(key, {}).get(name, type(found)()) + found
+    return times
+
+
+def _rates(first: dict[str, Any], every: dict[str, Any], responses: int, steps: int) -> dict[str, float]:
+    """Of a step, given the times of one token and of one and `steps` more."""
+    one, all_of_them = (summary(times["wall"], times["cpu"]) for times in (first, every))
+    step = max(all_of_them["wall_seconds_min"] - one["wall_seconds_min"], 1e-9) / steps
+    cpu = (all_of_them["cpu_seconds_min"] - one["cpu_seconds_min"]) / steps
+    return {
+        **all_of_them,
+        "first_token_seconds_min": one["wall_seconds_min"],
+        "step_seconds": step,
+        "step_cpu_seconds_per_core": cpu / cores(),
+        "tokens_per_second": responses / step,
+        "tokens_per_second_with_prompts": responses * (steps + 1) / all_of_them["wall_seconds_min"],
+        "recompilations": first["recompilations"] + every["recompilations"],
+    }
 
 
 def table(figures: dict[str, Any]) -> str:

@@ -1,12 +1,14 @@
 """PyTorch's cross-entropy head, its compiled form and Liger's, timed: a process of its own, so that neither
 framework holds the other's memory. Prints one JSON line. Part of `gpu_check`."""
 
+import dataclasses
 import importlib
 import json
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 __all__ = ["main"]
@@ -21,14 +23,26 @@ def main(rows: int, embed: int, vocab: int, rounds: int) -> dict[str, Any]:
         torch = importlib.import_module("torch")
     except ImportError:
         return {"error": "torch is not installed"}
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    bench = _Bench(torch, "cuda" if torch.cuda.is_available() else "cpu", rounds)
     torch.manual_seed(0)
+    hidden, weight = bench.normal(rows, embed, scale=1.0), bench.normal(vocab, embed, scale=2 / embed**0.5)
+    operands = (hidden, weight, torch.randint(0, vocab, (rows,), device=bench.device))
+    found: dict[str, Any] = {"version": torch.__version__, "device": bench.device}
+    exact = None
+    for name, head in _heads(torch).items():
+        try:
+            value = float(bench.forward(head, *operands)) / rows
+            exact = value if exact is None else exact
+            assert abs(value - exact) < 1e-2 * abs(exact), f"mean {value} against {exact}"
+            passes = {"forward": bench.forward, "both": bench.both}
+            found[name] = {key: bench.timed(partial(run, head, *operands)) for key, run in passes.items()}
+        except Exception as error:  # the others still count
+            found[name] = {"error": f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"}
+    return found
 
-    def normal(*shape: int, scale: float) -> Any:
-        return (scale * torch.randn(*shape, device=device)).to(torch.bfloat16).requires_grad_()
 
-    hidden, weight = normal(rows, embed, scale=1.0), normal(vocab, embed, scale=2 / embed**0.5)
-    targets = torch.randint(0, vocab, (rows,), device=device)
+def _heads(torch: Any) -> dict[str, Callable]:
+    """By name, `(hidden [n, d], weight [v, d], targets [n]) -> the sum of their cross-entropies`."""
 
     def head(hidden: Any, weight: Any, targets: Any) -> Any:
         logits = (hidden @ weight.T).float()
@@ -41,48 +55,45 @@ def main(rows: int, embed: int, vocab: int, rounds: int) -> dict[str, Any]:
         heads["liger"] = lambda hidden, weight, targets: fused(weight, hidden, targets)
     except ImportError:
         pass
+    return heads
 
-    def synchronize() -> None:
-        if device == "cuda":
-            torch.cuda.synchronize()
 
-    def timed(call: Callable) -> dict[str, float]:
+@dataclasses.dataclass(frozen=True)
+class _Bench:
+    torch: Any
+    device: str
+    rounds: int
+
+    def normal(self, *shape: int, scale: float) -> Any:
+        drawn = scale * self.torch.randn(*shape, device=self.device)
+        return drawn.to(self.torch.bfloat16).requires_grad_()
+
+    def forward(self, head: Callable, *operands: Any) -> Any:
+        with self.torch.no_grad():
+            return head(*operands)
+
+    def both(self, head: Callable, hidden: Any, weight: Any, targets: Any) -> None:
+        hidden.grad = weight.grad = None
+        head(hidden, weight, targets).backward()
+
+    def timed(self, call: Callable) -> dict[str, float]:
+        on_gpu, cuda = self.device == "cuda", self.torch.cuda
         call()
         call()
-        synchronize()
         held = 0
-        if device == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-            held = torch.cuda.memory_allocated()
+        if on_gpu:
+            cuda.synchronize()
+            cuda.reset_peak_memory_stats()
+            held = cuda.memory_allocated()
         seconds = []
-        for _ in range(rounds):
+        for _ in range(self.rounds):
             start = time.perf_counter()
             call()
-            synchronize()
+            if on_gpu:
+                cuda.synchronize()
             seconds.append(time.perf_counter() - start)
-        peak = torch.cuda.max_memory_allocated() - held if device == "cuda" else 0
+        peak = cuda.max_memory_allocated() - held if on_gpu else 0
         return {"seconds": statistics.median(seconds), "peak_bytes": peak}
-
-    found: dict[str, Any] = {"version": torch.__version__, "device": device}
-    exact = None
-    for name, loss in heads.items():
-
-        def forward(loss: Callable = loss) -> float:
-            with torch.no_grad():
-                return loss(hidden, weight, targets)
-
-        def both(loss: Callable = loss) -> None:
-            hidden.grad = weight.grad = None
-            loss(hidden, weight, targets).backward()
-
-        try:
-            value = float(forward()) / rows
-            exact = value if exact is None else exact
-            assert abs(value - exact) < 1e-2 * abs(exact), f"mean {value} against {exact}"
-            found[name] = {"forward": timed(forward), "both": timed(both)}
-        except Exception as error:  # the others still count
-            found[name] = {"error": f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"}
-    return found
 
 
 if __name__ == "__main__":

@@ -1,17 +1,19 @@
 """What a controller earns: returns of whole episodes, in a world on the host or in a compiled one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
 from jaxpref.environments.gymnasium import World
 from jaxpref.environments.rollouts import JaxWorld, expert_return
 from jaxpref.evals.base import Context, Estimate, Evaluation
 from jaxpref.evals.intervals import clustered, proportion
 
-__all__ = ["compiled_returns", "control_returns"]
+__all__ = ["Episodes", "compiled_returns", "control_returns", "play"]
 
 
 def control_returns(
@@ -46,35 +48,67 @@ def control_returns(
     act = context.compiled(_act(context, stochastic))
     worlds = [world() for _ in range(count)]
     try:
-        starts = [w.reset(seed=1000 * context.seed + i)[0] for i, w in enumerate(worlds)]
-        observations = np.stack(starts).astype(np.float32)
-        returns, lengths = np.zeros(count), np.zeros(count, np.int64)
-        succeeded, told = np.zeros(count, bool), False
-        going = np.ones(count, bool)
-        for step in range(max_steps):
-            actions = np.asarray(context.fetch(act(context.params, observations, np.int32(step))))
-            for i in np.flatnonzero(going):
-                seen, reward, terminated, truncated, info = worlds[i].step(actions[i])
-                observations[i] = seen
-                returns[i] += float(reward)
-                lengths[i] += 1
-                told |= "success" in info
-                succeeded[i] |= bool(info.get("success", False))
-                going[i] = not (terminated or truncated)
-            if not going.any():
-                break
+        played = play(
+            worlds,
+            lambda seen, step: np.asarray(context.fetch(act(context.params, seen, np.int32(step)))),
+            seeds=[1000 * context.seed + i for i in range(count)],
+            max_steps=max_steps,
+        )
     finally:
         for w in worlds:
             w.close()
     mean = partial(clustered, groups=np.arange(count))
-    metrics: dict[str, Estimate] = {"return": mean(returns)}
+    metrics: dict[str, Estimate] = {"return": mean(played.returns)}
     if reference_returns is not None:
         low, high = reference_returns
-        metrics["normalised return"] = mean(100 * (returns - low) / (high - low))
-    metrics["episode length"] = mean(lengths.astype(np.float64), better="")
-    if told:
-        metrics["success"] = proportion(int(succeeded.sum()), count)
+        metrics["normalised return"] = mean(100 * (played.returns - low) / (high - low))
+    metrics["episode length"] = mean(played.lengths.astype(np.float64), better="")
+    if played.succeeded is not None:
+        metrics["success"] = proportion(int(played.succeeded.sum()), count)
     return Evaluation(name, metrics)
+
+
+class Episodes(NamedTuple):
+    """One of each world."""
+
+    returns: Float[np.ndarray, " n"]  # float64, undiscounted
+    lengths: Int[np.ndarray, " n"]  # steps
+    succeeded: Bool[np.ndarray, " n"] | None  # at any step; None: the worlds do not say
+
+
+def play(
+    worlds: list[World],
+    act: Callable[[np.ndarray, int], np.ndarray],
+    *,
+    seeds: Sequence[int],
+    max_steps: int,
+) -> Episodes:
+    """An episode of each world, side by side.
+
+    Args:
+      act: `(observations [n, ...] float32, step) -> actions [n, ...]`. Observations of a world whose episode
+        has ended are its last ones.
+      seeds: of each world's start.
+      max_steps: ends an episode that the world does not end.
+    """
+    starts = [w.reset(seed=seed)[0] for w, seed in zip(worlds, seeds, strict=True)]
+    observations, count = np.stack(starts).astype(np.float32), len(worlds)
+    returns, lengths = np.zeros(count), np.zeros(count, np.int64)
+    succeeded, told = np.zeros(count, bool), False
+    going = np.ones(count, bool)
+    for step in range(max_steps):
+        actions = act(observations, step)
+        for i in np.flatnonzero(going):
+            seen, reward, terminated, truncated, info = worlds[i].step(actions[i])
+            observations[i] = seen
+            returns[i] += float(reward)
+            lengths[i] += 1
+            told |= "success" in info
+            succeeded[i] |= bool(info.get("success", False))
+            going[i] = not (terminated or truncated)
+        if not going.any():
+            break
+    return Episodes(returns, lengths, succeeded if told else None)
 
 
 def compiled_returns(

@@ -15,7 +15,7 @@ from jaxpref.environments.drivers import walk
 from jaxpref.evals.base import Context, Estimate, Evaluation, Picture
 from jaxpref.evals.intervals import clustered, proportion
 from jaxpref.planning.roads.host import cheapest
-from jaxpref.policies.routes import arc_costs
+from jaxpref.policies.arcs import arc_costs
 
 __all__ = ["overlap", "route_choice"]
 

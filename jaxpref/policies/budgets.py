@@ -1,5 +1,6 @@
 """Agents who plan only so far ahead, how far being latent: the policy that imitation fits to them."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -12,12 +13,15 @@ from jaxtyping import Array, Float
 from jaxpref.planning import World, values, with_weights
 from jaxpref.planning.budgets import budget_logps, per_decision
 from jaxpref.planning.roads import Planner, RoadGraph, horizon_stack, sweeps
+from jaxpref.policies.arcs import ArcCosts, known_arcs
 from jaxpref.policies.base import Policy, answers_no_prompts
-from jaxpref.policies.routes import arc_costs, route_logps, route_planner
+from jaxpref.policies.lookahead import Lookahead
+from jaxpref.policies.regions import check_routes
+from jaxpref.policies.routes import route_logps
 from jaxpref.policies.states import check_states
 from jaxpref.types import Params, PRNGKey, Segments
 
-__all__ = ["boltzmann_agents", "latent_budgets", "latent_horizons"]
+__all__ = ["LatentHorizons", "boltzmann_agents", "latent_budgets", "latent_horizons"]
 
 
 def latent_budgets(
@@ -107,44 +111,48 @@ def latent_horizons(
         raise ValueError(
             f"latent_horizons: expected agents, and horizons of 1 or more, got {agents} and {tuple(horizons)}"
         )
-    longest = route_planner(
-        graph=graph,
-        features=features,
-        initial=initial,
-        horizon=max(horizons),
-        arcs_table=arcs_table,
-        hidden=hidden,
-        planner=planner,
-        param_dtype=param_dtype,
-    )
-    net, given = graph(), np.asarray(features(), np.float64)
-
-    def init(key: PRNGKey) -> Params:
-        known = longest.init(key)
-        logits = jnp.zeros((agents, len(horizons)), known["weights"].dtype)
-        return {"budget_logits": logits} | (known if learn_costs else {})
-
-    def token_logps(params: Params, batch: Segments) -> Float[Array, "b k t"]:
-        b, k, t = batch.mask.shape
-        known = params if learn_costs else longest.init(jax.random.key(0))
-        of_arcs = arc_costs(known, jnp.asarray(given, known["weights"].dtype))
-        ends = batch.observations[:, :, 0, 1].reshape(b * k)
-        pairs = horizon_stack(net, -of_arcs, ends, horizons, planner)
-        routes = (batch.actions.reshape(b * k, t), batch.mask.reshape(b * k, t))
-        steps = jax.vmap(lambda pair: route_logps(net, of_arcs, *routes, *pair), out_axes=-1)(pairs)
-        prior = jax.nn.log_softmax(params["budget_logits"], -1)[_agents(batch)][:, None]
-        prior = jnp.broadcast_to(prior, (b, k, len(horizons)))
-        return mixture(prior, steps.reshape(b, k, t, -1), batch.mask)
-
+    net = graph()
+    Lookahead(net, max(horizons), planner)  # says now what is wrong with them
+    costs = ArcCosts(*known_arcs(net, features, initial), arcs_table, hidden, (), param_dtype)
+    drivers = LatentHorizons(net, costs, tuple(horizons), agents, mixture, learn_costs, planner)
     return Policy(
-        init,
-        token_logps,
+        drivers.init,
+        drivers.token_logps,
         sample=answers_no_prompts,
-        axes=lambda: {"budget_logits": (None, None)} | (longest.axes() if learn_costs else {}),
+        axes=lambda: {"budget_logits": (None, None)} | (costs.axes() if learn_costs else {}),
         flops=lambda batch: 0.0,
         vocab_size=net.num_arcs,
-        check=longest.check,
+        check=partial(check_routes, graph=net),
     )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LatentHorizons:
+    """Log-probs of routes under a mixture of horizons, all of them levels of one run of sweeps."""
+
+    graph: RoadGraph
+    costs: ArcCosts
+    horizons: tuple[int, ...]
+    agents: int
+    mixture: Callable[..., Any]
+    learn_costs: bool  # else the initial costs are what all plan with
+    planner: Planner
+
+    def init(self, key: PRNGKey) -> Params:
+        known = self.costs.init(key)
+        logits = jnp.zeros((self.agents, len(self.horizons)), known["weights"].dtype)
+        return {"budget_logits": logits} | (known if self.learn_costs else {})
+
+    def token_logps(self, params: Params, batch: Segments) -> Float[Array, "b k t"]:
+        b, k, t = batch.mask.shape
+        of_arcs = self.costs.costs(params if self.learn_costs else self.costs.init(jax.random.key(0)))
+        ends = batch.observations[:, :, 0, 1].reshape(b * k)
+        pairs = horizon_stack(self.graph, -of_arcs, ends, self.horizons, self.planner)
+        routes = (batch.actions.reshape(b * k, t), batch.mask.reshape(b * k, t))
+        steps = jax.vmap(lambda pair: route_logps(self.graph, of_arcs, *routes, *pair), out_axes=-1)(pairs)
+        prior = jax.nn.log_softmax(params["budget_logits"], -1)[_agents(batch)][:, None]
+        prior = jnp.broadcast_to(prior, (b, k, len(self.horizons)))
+        return self.mixture(prior, steps.reshape(b, k, t, -1), batch.mask)
 
 
 def boltzmann_agents(*, world: Callable[[], World], agents: int = 1) -> Policy:

@@ -1,5 +1,15 @@
-"""A policy that is planned: params are rewards, actions are the planner's. Inverse RL by likelihood."""
+"""A policy that is planned: params are rewards, actions are the planner's. Inverse RL by likelihood.
 
+Likelihood of demonstrations under maximum causal entropy control (Ziebart et al. 2008, 2010); with an
+`mlp_reward` deep MaxEnt IRL (Wulfmeier et al. 2015, arXiv:1507.04888). The gradient is autodiff's. Where
+outcomes are certain and nothing is discounted, that of a demonstration is its feature counts less the
+expected ones; where they are not, that holds for the mean over demonstrations drawn from the world.
+
+Boltzmann in the hard optimal values, Q* / temperature, it is Bayesian IRL's likelihood (Ramachandran & Amir
+2007), for the MAP estimate with a prior in the optimizer (`optimizers.with_prior`).
+"""
+
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 
@@ -13,7 +23,7 @@ from jaxpref.policies.reward_functions import RewardFunction, check_fit
 from jaxpref.policies.states import check_states
 from jaxpref.types import Params, PRNGKey, Segments
 
-__all__ = ["log_policy", "paid", "planned"]
+__all__ = ["PlannedPolicy", "log_policy", "paid", "planned"]
 
 
 def planned(
@@ -25,15 +35,7 @@ def planned(
     optimal: bool = False,
     tolerance: float = 1e-6,
 ) -> Policy:
-    """The soft-optimal policy of learnt rewards: `algorithms.sft` of it is MaxEnt IRL.
-
-    Likelihood of demonstrations under maximum causal entropy control (Ziebart et al. 2008, 2010); with an
-    `mlp_reward` deep MaxEnt IRL (Wulfmeier et al. 2015, arXiv:1507.04888). The gradient is autodiff's. Where
-    outcomes are certain and nothing is discounted, that of a demonstration is its feature counts less the
-    expected ones; where they are not, that holds for the mean over demonstrations drawn from the world.
-
-    `optimal=True` is Bayesian IRL's likelihood (Ramachandran & Amir 2007): Boltzmann in the hard optimal
-    values Q* / temperature, for the MAP estimate with a prior in the optimizer (`optimizers.with_prior`).
+    """The soft-optimal policy of learnt rewards: `algorithms.sft` of it is MaxEnt IRL (Ziebart et al. 2008).
 
     Segments hold numbers of states and actions, and no step from a terminal state. With a `horizon` they
     start at time 0, and the records are padded to the horizon at most (`response_buckets=(horizon,)`).
@@ -45,7 +47,7 @@ def planned(
       horizon: steps to plan for, with a policy for each time step; None: no end but terminal states. At a
         discount of 1 the rewards that it starts from must give finite values then: soft ones need rewards
         well below 0 wherever one may loop. Where learning leaves them, the loss is not finite.
-      optimal: see above.
+      optimal: Boltzmann in the hard optimal values: Bayesian IRL (Ramachandran & Amir 2007).
       tolerance: of the values' sweeps, where there is no horizon.
 
     Raises:
@@ -60,46 +62,61 @@ def planned(
         )
     mdp, reward = world(), rewards()
     check_fit("planned", reward, mdp)
-    states, actions = mdp.rewards.shape
     if horizon is None and mdp.discount == 1:
         check_finite(paid(mdp, reward.rewards(reward.init(jax.random.key(0)))), 0 if optimal else temperature)
+    states, actions = mdp.rewards.shape
+    plan = PlannedPolicy(mdp, reward.rewards, temperature, horizon, optimal, tolerance)
+    return Policy(
+        init=reward.init,
+        token_logps=plan.token_logps,
+        sample=answers_no_prompts,
+        axes=reward.axes,
+        flops=lambda batch: 2.0 * states * states * actions * (horizon or 1),  # a sweep costs this
+        vocab_size=actions,
+        act=plan.act if horizon is None else None,
+        check=partial(check_states, states=states, terminal=mdp.terminal),
+    )
 
-    def logs(params: Params) -> Float[Array, "*h s a"]:
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PlannedPolicy:
+    """`log_policy` of a world whose rewards are a function of params."""
+
+    mdp: TabularMDP
+    rewards: Callable[[Params], Float[Array, "s #a"]]
+    temperature: float
+    horizon: int | None
+    optimal: bool
+    tolerance: float
+
+    def logs(self, params: Params) -> Float[Array, "*h s a"]:
         return log_policy(
-            paid(mdp, reward.rewards(params)),
-            temperature,
-            horizon=horizon,
-            optimal=optimal,
-            tolerance=tolerance,
+            paid(self.mdp, self.rewards(params)),
+            self.temperature,
+            horizon=self.horizon,
+            optimal=self.optimal,
+            tolerance=self.tolerance,
         )
 
-    def token_logps(params: Params, batch: Segments) -> Float[Array, "b k t"]:
-        found, steps = logs(params), batch.actions.shape[-1]
-        if horizon is None:
+    def token_logps(self, params: Params, batch: Segments) -> Float[Array, "b k t"]:
+        found, steps = self.logs(params), batch.actions.shape[-1]
+        if self.horizon is None:
             taken = found[batch.observations, batch.actions]
-        elif steps > horizon:
+        elif steps > self.horizon:
             raise ValueError(
-                f"planned: segments of {steps} steps and a horizon of {horizon}; set the stage's "
-                f"response_buckets=({horizon},), and cut demonstrations that are longer"
+                f"planned: segments of {steps} steps and a horizon of {self.horizon}; set the stage's "
+                f"response_buckets=({self.horizon},), and cut demonstrations that are longer"
             )
         else:
             taken = found[jnp.arange(steps), batch.observations, batch.actions]
         return jnp.where(batch.mask, taken, 0)
 
-    def act(params: Params, observations: Int[Array, "*rows"], key: PRNGKey | None) -> Int[Array, "*rows"]:
-        logits = logs(params)[observations]
+    def act(
+        self, params: Params, observations: Int[Array, "*rows"], key: PRNGKey | None
+    ) -> Int[Array, "*rows"]:
+        """The next action of each state, without a horizon."""
+        logits = self.logs(params)[observations]
         return logits.argmax(-1) if key is None else jax.random.categorical(key, logits)
-
-    return Policy(
-        init=reward.init,
-        token_logps=token_logps,
-        sample=answers_no_prompts,
-        axes=reward.axes,
-        flops=lambda batch: 2.0 * states * states * actions * (horizon or 1),  # a sweep costs this
-        vocab_size=actions,
-        act=act if horizon is None else None,
-        check=partial(check_states, states=states, terminal=mdp.terminal),
-    )
 
 
 def paid(mdp: TabularMDP, rewards: Float[Array, "s #a"]) -> TabularMDP:

@@ -1,6 +1,6 @@
 """A softmax table over short sequences: a policy small enough to list all that it may say."""
 
-from functools import partial
+import dataclasses
 from typing import Any
 
 import jax
@@ -12,10 +12,11 @@ from jaxpref.kernels.token_logps.api import Rows
 from jaxpref.kernels.token_logps.fold import KL, STATISTICS
 from jaxpref.kernels.token_logps.reference import logits_scores
 from jaxpref.policies.base import Policy
+from jaxpref.policies.response_tree import ResponseTree
 from jaxpref.sampling import Decoder, sampler
 from jaxpref.types import Completions, Params, PRNGKey, Prompts, Samples
 
-__all__ = ["enumerated", "tabular"]
+__all__ = ["SoftmaxTable", "enumerated", "tabular"]
 
 _MOST_ENTRIES = 10_000_000
 
@@ -33,10 +34,10 @@ def tabular(
 ) -> Policy:
     """Free logits for each next token, given the prompt and all response tokens before it.
 
-    Params are `{"logits": [prompts, prefixes, vocab]}`, or `[prompts, vocab]` if `length` is 1. Prefixes are
-    ordered by their length, then as numbers in base `vocab`: the empty one, `0`, `1`, ..., `00`, `01`, ...
-    The last real token of a prompt says which prompt it is, from 0 to `prompts - 1`. A row of log-probs is as
-    good as any logits with the same softmax, so a known distribution is given as its logarithm.
+    Params are `{"logits": [prompts, prefixes, vocab]}`, or `[prompts, vocab]` if `length` is 1; the order of
+    prefixes is that of `policies.response_tree`. The last real token of a prompt says which prompt it is,
+    from 0 to `prompts - 1`. A row of log-probs is as good as any logits with the same softmax, so a known
+    distribution is given as its logarithm.
 
     Args:
       prompts: number of prompts.
@@ -52,79 +53,14 @@ def tabular(
         learn together. None: every logit is a parameter.
       param_dtype: "float32", or "float64" where 64-bit types are on.
     """
-    if prompts < 1 or vocab < 1 or length < 1:
-        raise ValueError(
-            f"tabular: prompts, vocab and length must be at least 1, got {prompts}, {vocab} and {length}"
-        )
-    if eos_id is not None and not 0 <= eos_id < vocab:
-        raise ValueError(f"tabular.eos_id: expected None or an id below {vocab}, got {eos_id}")
     if param_dtype not in ("float32", "float64"):
         raise ValueError(f"tabular.param_dtype: expected 'float32' or 'float64', got {param_dtype!r}")
-    prefixes = sum(vocab**n for n in range(length))
-    if prompts * prefixes * vocab > _MOST_ENTRIES:
-        raise ValueError(
-            f"tabular: {prompts} prompts and responses of up to {length} of {vocab} tokens need "
-            f"{prompts * prefixes * vocab:.1e} logits, more than {_MOST_ENTRIES:.0e}; make one smaller"
-        )
+    tree = ResponseTree(vocab, length, eos_id, pad_id)
+    _check_size(prompts, tree)
     known = _known_features(features, prompts, vocab, length)
-    name, shape = "logits", ((prompts, vocab) if length == 1 else (prompts, prefixes, vocab))
-    if known is not None:
-        name, shape = "weights", known.shape[-1:]
     given = None if initial is None else np.asarray(initial, np.float64)
-    if given is not None and given.shape != shape:
-        raise ValueError(f"tabular.initial: expected {name} of shape {shape}, got {given.shape}")
-
-    def init(key: PRNGKey) -> Params:
-        dtype = jax.dtypes.canonicalize_dtype(param_dtype)
-        if dtype.name != param_dtype:
-            raise ValueError("tabular.param_dtype: float64 needs 64-bit types; set JAX_ENABLE_X64=1")
-        drawn = jax.random.normal(key, shape, dtype) if given is None else jnp.asarray(given, dtype)
-        return {name: drawn}
-
-    def table(params: Params) -> Float[Array, "x n v"]:
-        free = params[name]
-        logits = free if known is None else jnp.asarray(known, free.dtype) @ free
-        return logits.reshape(prompts, prefixes, vocab)
-
-    def rows(params: Params, batch: Completions) -> Float[Array, "b k r v"]:
-        r = batch.response_tokens.shape[-1]
-        if r > length:
-            raise ValueError(f"tabular: responses of up to {r} tokens, but the table has length={length}")
-        node = jnp.zeros(batch.response_tokens.shape[:2], jnp.int32)
-        before = [node]
-        for place in range(r - 1):
-            before.append(_child(before[-1], batch.response_tokens[..., place], vocab))
-        return table(params)[_which(batch)[:, None, None], jnp.stack(before, -1)]
-
-    def quantities(
-        params: Params, batch: Completions, names: tuple[str, ...], reference_params: Params | None = None
-    ) -> dict[str, Array]:
-        statistics = tuple(n for n in names if n != "token_logps")
-        unknown = [n for n in statistics if n not in STATISTICS]
-        if unknown:
-            raise ValueError(f"tabular: no {', '.join(unknown)}; there are {', '.join(STATISTICS)}")
-        kept, held = Rows(batch.response_tokens, batch.response_mask, vocab), None
-        if set(statistics) & set(KL):
-            if reference_params is None:
-                raise ValueError(f"{statistics}: a KL needs the params of the reference")
-            held = kept.flat(jax.lax.stop_gradient(rows(reference_params, batch)))
-        found = logits_scores(statistics, kept.flat(rows(params, batch)), kept.targets, held)
-        scored: Any = kept.results(found, statistics)
-        return {"token_logps": scored[0], **scored[1]} if statistics else {"token_logps": scored}
-
-    def prefill(
-        params: Params, asked: Prompts, *, num_samples: int, max_tokens: int
-    ) -> tuple[Any, Float[Array, "b v"]]:
-        which = _which(asked)
-        node = jnp.zeros((*which.shape, num_samples), jnp.int32)
-        return (which, node), table(params)[which, 0]
-
-    def step(params: Params, cache: Any, tokens: Array, index: Array) -> tuple[Any, Float[Array, "b k v"]]:
-        which, node = cache
-        node = _child(node, tokens, vocab)
-        return (which, node), table(params)[which[:, None], node]
-
-    drawn = sampler(Decoder(prefill, step), eos_id=eos_id, pad_id=pad_id)
+    table = SoftmaxTable(prompts, tree, known, given, param_dtype)
+    drawn = sampler(Decoder(table.prefill, table.step), eos_id=eos_id, pad_id=pad_id)
 
     def sample(
         params: Params, prompts: Prompts, key: PRNGKey, *, max_tokens: int = length, **settings: Any
@@ -132,15 +68,102 @@ def tabular(
         return drawn(params, prompts, key, max_tokens=min(max_tokens, length), **settings)
 
     return Policy(
-        init=init,
-        token_logps=lambda params, batch: quantities(params, batch, ("token_logps",))["token_logps"],
+        init=table.init,
+        token_logps=lambda params, batch: table.quantities(params, batch, ("token_logps",))["token_logps"],
         sample=sample,
-        axes=lambda: {name: (None,) * len(shape)},
+        axes=lambda: {table.name: (None,) * len(table.shape)},
         flops=lambda batch: float(batch.response_tokens.size * vocab),
         vocab_size=max(prompts, vocab),
-        quantities=quantities,
-        enumerate=partial(_all_responses, vocab, length, eos_id, pad_id),
+        quantities=table.quantities,
+        enumerate=tree.responses,
     )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SoftmaxTable:
+    """Logits of the next token after each prefix, free or log-linear in features."""
+
+    prompts: int
+    tree: ResponseTree
+    features: Float[np.ndarray, "x v f"] | None  # None: every logit is a parameter
+    initial: Float[np.ndarray, "*shape"] | None  # of the one array of params; None: standard normal
+    param_dtype: str
+
+    def __post_init__(self) -> None:
+        given = self.shape if self.initial is None else self.initial.shape
+        if given != self.shape:
+            raise ValueError(f"tabular.initial: expected {self.name} of shape {self.shape}, got {given}")
+
+    @property
+    def name(self) -> str:
+        return "logits" if self.features is None else "weights"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        if self.features is not None:
+            return self.features.shape[-1:]
+        levels = () if self.tree.length == 1 else (self.tree.prefixes,)
+        return (self.prompts, *levels, self.tree.vocab)
+
+    def init(self, key: PRNGKey) -> Params:
+        dtype = jax.dtypes.canonicalize_dtype(self.param_dtype)
+        if dtype.name != self.param_dtype:
+            raise ValueError("tabular.param_dtype: float64 needs 64-bit types; set JAX_ENABLE_X64=1")
+        if self.initial is None:
+            return {self.name: jax.random.normal(key, self.shape, dtype)}
+        return {self.name: jnp.asarray(self.initial, dtype)}
+
+    def logits(self, params: Params) -> Float[Array, "x n v"]:
+        free = params[self.name]
+        logits = free if self.features is None else jnp.asarray(self.features, free.dtype) @ free
+        return logits.reshape(self.prompts, self.tree.prefixes, self.tree.vocab)
+
+    def rows(self, params: Params, batch: Completions) -> Float[Array, "b k r v"]:
+        """Logits of the distribution that each token of the batch was drawn from."""
+        r = batch.response_tokens.shape[-1]
+        if r > self.tree.length:
+            raise ValueError(
+                f"tabular: responses of up to {r} tokens, but the table has length={self.tree.length}"
+            )
+        before = self.tree.before(batch.response_tokens)
+        return self.logits(params)[_which(batch)[:, None, None], before]
+
+    def quantities(
+        self,
+        params: Params,
+        batch: Completions,
+        names: tuple[str, ...],
+        reference_params: Params | None = None,
+    ) -> dict[str, Array]:
+        """`Policy.quantities`."""
+        statistics = tuple(n for n in names if n != "token_logps")
+        unknown = [n for n in statistics if n not in STATISTICS]
+        if unknown:
+            raise ValueError(f"tabular: no {', '.join(unknown)}; there are {', '.join(STATISTICS)}")
+        kept, held = Rows(batch.response_tokens, batch.response_mask, self.tree.vocab), None
+        if set(statistics) & set(KL):
+            if reference_params is None:
+                raise ValueError(f"{statistics}: a KL needs the params of the reference")
+            held = kept.flat(jax.lax.stop_gradient(self.rows(reference_params, batch)))
+        found = logits_scores(statistics, kept.flat(self.rows(params, batch)), kept.targets, held)
+        scored: Any = kept.results(found, statistics)
+        return {"token_logps": scored[0], **scored[1]} if statistics else {"token_logps": scored}
+
+    def prefill(
+        self, params: Params, asked: Prompts, *, num_samples: int, max_tokens: int
+    ) -> tuple[Any, Float[Array, "b v"]]:
+        """`sampling.Decoder.prefill`: the cache is which prompt it is, and the prefix so far."""
+        which = _which(asked)
+        node = jnp.zeros((*which.shape, num_samples), jnp.int32)
+        return (which, node), self.logits(params)[which, 0]
+
+    def step(
+        self, params: Params, cache: Any, tokens: Array, index: Array
+    ) -> tuple[Any, Float[Array, "b k v"]]:
+        """`sampling.Decoder.step`."""
+        which, node = cache
+        node = self.tree.child(node, tokens)
+        return (which, node), self.logits(params)[which[:, None], node]
 
 
 def enumerated(policy: Policy, prompts: Prompts) -> Completions:
@@ -152,6 +175,22 @@ def enumerated(policy: Policy, prompts: Prompts) -> Completions:
     if policy.enumerate is None:
         raise ValueError("enumerated: this policy has too many responses to list; a tabular policy has few")
     return policy.enumerate(prompts)
+
+
+def _check_size(prompts: int, tree: ResponseTree) -> None:
+    vocab, length, eos_id = tree.vocab, tree.length, tree.eos_id
+    if prompts < 1 or vocab < 1 or length < 1:
+        raise ValueError(
+            f"tabular: prompts, vocab and length must be at least 1, got {prompts}, {vocab} and {length}"
+        )
+    if eos_id is not None and not 0 <= eos_id < vocab:
+        raise ValueError(f"tabular.eos_id: expected None or an id below {vocab}, got {eos_id}")
+    entries = prompts * tree.prefixes * vocab
+    if entries > _MOST_ENTRIES:
+        raise ValueError(
+            f"tabular: {prompts} prompts and responses of up to {length} of {vocab} tokens need "
+            f"{entries:.1e} logits, more than {_MOST_ENTRIES:.0e}; make one smaller"
+        )
 
 
 def _known_features(features: Any, prompts: int, vocab: int, length: int) -> np.ndarray | None:
@@ -171,24 +210,3 @@ def _which(batch: Prompts | Completions) -> Int[Array, " b"]:
     """The last real token of each prompt."""
     last = jnp.maximum(batch.prompt_mask.sum(-1) - 1, 0)
     return jnp.take_along_axis(batch.prompt_tokens, last[:, None], 1)[:, 0]
-
-
-def _child(node: Array, token: Array, vocab: int) -> Array:
-    """Number of the prefix that is prefix `node` followed by `token`: a complete tree, level by level."""
-    return node * vocab + 1 + token
-
-
-def _all_responses(vocab: int, length: int, eos_id: int | None, pad_id: int, prompts: Prompts) -> Completions:
-    tokens = np.indices((vocab,) * length).reshape(length, -1).T
-    mask = np.ones(tokens.shape, bool)
-    if eos_id is not None:
-        mask[:, 1:] = np.cumsum(tokens == eos_id, 1)[:, :-1] == 0
-        kept = ((tokens == 0) | mask).all(1)  # of those that differ after EOS only, one
-        tokens, mask = np.where(mask, tokens, pad_id)[kept], mask[kept]
-    shape = (prompts.prompt_tokens.shape[0], *tokens.shape)
-    return Completions(
-        prompts.prompt_tokens,
-        prompts.prompt_mask,
-        jnp.broadcast_to(jnp.asarray(tokens, jnp.int32), shape),
-        jnp.broadcast_to(jnp.asarray(mask), shape),
-    )

@@ -13,7 +13,8 @@ from x64 import enable_x64
 from jaxpref.data.roads.routes import by_region, route_records
 from jaxpref.experiment import MeshShape
 from jaxpref.planning import roads
-from jaxpref.policies.routes import MAX_ENT, arc_costs, route_planner
+from jaxpref.policies.arcs import arc_costs
+from jaxpref.policies.routes import MAX_ENT, route_planner
 from jaxpref.training import sharding
 
 F = 3

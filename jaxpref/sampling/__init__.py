@@ -1,0 +1,9 @@
+"""Drawing responses: one decode loop over anything that gives next-token logits, and over mixtures of it."""
+
+from jaxpref.sampling.compiled import check_sampling as check_sampling
+from jaxpref.sampling.compiled import sampler as sampler
+from jaxpref.sampling.decoding import Decoder as Decoder
+from jaxpref.sampling.decoding import decode as decode
+from jaxpref.sampling.draws import drawn_index as drawn_index
+from jaxpref.sampling.draws import mixed_logits as mixed_logits
+from jaxpref.sampling.draws import truncated_logits as truncated_logits
