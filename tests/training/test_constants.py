@@ -19,11 +19,15 @@ from jaxpref.data.text.synthetic import arithmetic_demonstrations, arithmetic_pa
 from jaxpref.evals import reward_accuracy
 from jaxpref.experiment import Experiment, MeshShape, Stage
 from jaxpref.judges import reward_judge
+from jaxpref.models.sizes import tiny
 from jaxpref.policies.base import Model, whole
+from jaxpref.policies.transformer import transformer
 from jaxpref.selection import two_samples
+from jaxpref.training.checkpoint import Checkpoints
 from jaxpref.training.constants import fingerprint
 from jaxpref.training.models import random_model
-from jaxpref.training.run import train
+from jaxpref.training.run import setting_of, train
+from jaxpref.training.state import Layout
 
 VOCAB = 24
 SGD = partial(optax.sgd, learning_rate=0.5)
@@ -127,11 +131,15 @@ def test_training_on_top_of_a_frozen_base_is_training_the_sum(one_device, tmp_pa
 
 
 def test_a_run_goes_on_beside_the_same_constants_only(one_device, tmp_path):
-    once = train(experiment(adapted), tmp_path / "once", log=quiet)
-    train(experiment(adapted, steps=2), tmp_path / "twice", log=quiet)
+    def dpo(policy, steps):
+        given = experiment(policy, steps=steps)
+        return dataclasses.replace(given, stages=given.stages[1:])
+
+    once = train(dpo(adapted, 4), tmp_path / "once", log=quiet)
+    train(dpo(adapted, 2), tmp_path / "twice", log=quiet)
     with pytest.raises(ValueError, match=r"written beside other models of the names \['policy'\]"):
-        train(experiment(partial(adapted, seed=1)), tmp_path / "twice", allow_changes=True, log=quiet)
-    again = train(experiment(adapted), tmp_path / "twice", allow_changes=True, log=quiet)
+        train(dpo(partial(adapted, seed=1), 4), tmp_path / "twice", allow_changes=True, log=quiet)
+    again = train(dpo(adapted, 4), tmp_path / "twice", allow_changes=True, log=quiet)
     np.testing.assert_array_equal(again.params["change"], once.params["change"])
 
 
@@ -159,9 +167,6 @@ def judged(policy, *, judge) -> Experiment:
 def test_a_judge_is_in_no_checkpoint(one_device, tmp_path):
     """The state that moves has the policy, its reference and the optimizer; the judge's fingerprint stands
     for it."""
-    from jaxpref.models.sizes import tiny
-    from jaxpref.policies.transformer import transformer
-
     small = partial(tiny, vocab=VOCAB, embed=8, layers=1, heads=1, kv_heads=1, mlp=8)
     large = partial(tiny, vocab=VOCAB, embed=64, layers=1, heads=1, kv_heads=1, mlp=64)
     judge = partial(transformer, sizes=large, outputs=1, eos_id=2)
@@ -173,8 +178,11 @@ def test_a_judge_is_in_no_checkpoint(one_device, tmp_path):
     own_bytes = sum(x.nbytes for x in jax.tree.leaves(jax.eval_shape(policy().init, jax.random.key(0))))
     assert judge_bytes > 10 * own_bytes
     assert saved_bytes(tmp_path, "game", 2) < judge_bytes / 2
-    meta = json.loads((tmp_path / "checkpoints" / "game" / "2" / "meta" / "metadata").read_text())
+    with Checkpoints(tmp_path / "checkpoints" / "game") as checkpoints:
+        layout = Layout.of(setting_of(given, tmp_path, log=quiet), given.stages[0].algorithm(policy()))
+        state, meta = layout.restore(checkpoints, 2)
     assert meta["constants"] == {"judge": fingerprint(model.params)}
+    assert state.constants == {}
 
 
 def test_fingerprints_tell_names_types_shapes_and_values_apart():
