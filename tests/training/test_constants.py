@@ -143,6 +143,10 @@ def test_a_run_goes_on_beside_the_same_constants_only(one_device, tmp_path):
     np.testing.assert_array_equal(again.params["change"], once.params["change"])
 
 
+def reading(*, policy):
+    return reward_judge(policy())
+
+
 def judged(policy, *, judge) -> Experiment:
     """Online DPO under a reward model with random weights."""
     given = experiment(policy)
@@ -155,7 +159,7 @@ def judged(policy, *, judge) -> Experiment:
             optimizer=SGD,
             draws=({"policy": 1.0},) * 2,
             max_tokens=4,
-            judge=partial(reward_judge, judge()),
+            judge=partial(reading, policy=judge),
             models={"judge": partial(random_model, policy=judge)},
             build=two_samples,
         ),
