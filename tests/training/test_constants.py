@@ -179,7 +179,8 @@ def test_a_judge_is_in_no_checkpoint(one_device, tmp_path):
     train(given, tmp_path, log=quiet)
     model = random_model(policy=judge)
     judge_bytes = sum(x.nbytes for x in jax.tree.leaves(model.params))
-    own_bytes = sum(x.nbytes for x in jax.tree.leaves(jax.eval_shape(policy().init, jax.random.key(0))))
+    own = jax.tree.leaves(jax.eval_shape(policy().init, jax.random.key(0)))
+    own_bytes = sum(x.size * x.dtype.itemsize for x in own)
     assert judge_bytes > 10 * own_bytes
     assert saved_bytes(tmp_path, "game", 2) < judge_bytes / 2
     with Checkpoints(tmp_path / "checkpoints" / "game") as checkpoints:
