@@ -9,6 +9,7 @@ breaks `eval_shape` and `vmap`; call `check_completions` where a record enters t
 """
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -27,6 +28,7 @@ __all__ = [
     "check_completions",
     "check_prompts",
     "check_segments",
+    "column_axes",
 ]
 
 Params = Any  # a pytree of arrays: nested dicts, layers stacked on axis 0
@@ -52,19 +54,45 @@ COLUMNS = {
 }
 
 
+def column_axes(name: str, value: Any, declared: Mapping[str, str]) -> tuple[str, ...]:
+    """Axes of a column: known ones as in `COLUMNS`, others as declared, `b` if there is one axis only.
+
+    Raises:
+      ValueError: nobody said what the further axes are.
+    """
+    axes = COLUMNS[name][0] if name in COLUMNS else declared.get(name, "b" if np.ndim(value) == 1 else "")
+    if not axes:
+        raise ValueError(
+            f"column {name}: of shape {list(np.shape(value))}, and nobody said whether its second axis is of "
+            "responses; say so where it is added, with_column(name, values, axes='b k') or axes='b d'"
+        )
+    return tuple(axes.split())
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Prompts:
-    """Prompts to answer, right-padded."""
+    """Prompts to answer, right-padded, with what is known of them."""
 
     prompt_tokens: Int[Array, "b p"]
     prompt_mask: Bool[Array, "b p"]  # True on real tokens; a prefix of each row
+    columns: dict[str, Array] = dataclasses.field(default_factory=dict)  # [b, ...], of the row
+    column_axes: tuple[tuple[str, str], ...] = dataclasses.field(default=(), metadata={"static": True})
 
 
 class _Responses:
     """What completions and segments have in common: `k` responses to each of `b` rows, and what is scored."""
 
     columns: dict[str, Array]
+    column_axes: tuple[tuple[str, str], ...]
+
+    def axes_of(self, name: str) -> tuple[str, ...]:
+        """What the axes of a column are, such as `("b", "k")`: as `COLUMNS` says, or who added the column.
+
+        Raises:
+          ValueError: a column of two or more axes, and nobody said whether the second one is of responses.
+        """
+        return column_axes(name, self.columns[name], dict(self.column_axes))
 
     @property
     def mask(self) -> Bool[Array, "b k r"]:
@@ -126,6 +154,8 @@ class Completions(_Responses):
     reference_logps: Float[Array, "b k"] | None = None  # nats, summed over scored tokens
     preferences: Float[Array, "b k k"] | None = None  # P(i beats j); None: index order is the label
     columns: dict[str, Array] = dataclasses.field(default_factory=dict)  # [b, ...], see `COLUMNS`
+    # Axes of columns that `COLUMNS` lacks, such as ("embeddings", "b k d"); one axis is `b`.
+    column_axes: tuple[tuple[str, str], ...] = dataclasses.field(default=(), metadata={"static": True})
 
     @property
     def mask(self) -> Bool[Array, "b k r"]:
@@ -137,8 +167,14 @@ class Completions(_Responses):
         return self.prompt_mask.sum() + self.response_mask.sum()
 
     @property
+    def row_columns(self) -> dict[str, Array]:
+        """Columns of the prompt and not of its responses."""
+        return {name: value for name, value in self.columns.items() if "k" not in self.axes_of(name)}
+
+    @property
     def prompts(self) -> Prompts:
-        return Prompts(self.prompt_tokens, self.prompt_mask)
+        """The prompts, and what the columns know of them."""
+        return Prompts(self.prompt_tokens, self.prompt_mask, self.row_columns, self.column_axes)
 
 
 @jax.tree_util.register_dataclass
@@ -156,6 +192,7 @@ class Segments(_Responses):
     reference_logps: Float[Array, "b k"] | None = None  # nats, summed over steps
     preferences: Float[Array, "b k k"] | None = None  # P(i beats j); None: index order is the label
     columns: dict[str, Array] = dataclasses.field(default_factory=dict)  # [b, ...], see `COLUMNS`
+    column_axes: tuple[tuple[str, str], ...] = dataclasses.field(default=(), metadata={"static": True})
 
     @property
     def mask(self) -> Bool[Array, "b k t"]:
@@ -220,11 +257,11 @@ def _check_range(name: str, tokens: np.ndarray, vocab_size: int | None) -> None:
         )
 
 
-def _check_column(name: str, value: np.ndarray, sizes: dict[str, int]) -> None:
-    axes = COLUMNS.get(name, ("b",))[0].split()
+def _check_column(name: str, value: np.ndarray, axes: Sequence[str], sizes: dict[str, int]) -> None:
+    axes = list(axes)
     wanted = [sizes.get(axis) for axis in axes]
     fits = value.ndim >= len(axes) and all(w in (None, n) for w, n in zip(wanted, value.shape, strict=False))
-    if not fits or (name in COLUMNS and value.ndim != len(axes)):
+    if not fits or value.ndim != len(axes):
         raise ValueError(f"column {name}: expected shape [{', '.join(axes)}] with {sizes}, got {value.shape}")
     if name == "labels" and not np.isin(value, (0, 1)).all():
         odd = value[~np.isin(value, (0, 1))][0]
@@ -272,7 +309,7 @@ def check_completions(batch: Completions, vocab_size: int | None = None) -> None
             row = np.argwhere(~np.isfinite(np.asarray(value)))[0][0]
             raise ValueError(f"{name}: row {row} is not finite; recompute the column")
     for name, value in batch.columns.items():
-        _check_column(name, np.asarray(value), {"b": b, "k": k})
+        _check_column(name, np.asarray(value), batch.axes_of(name), {"b": b, "k": k})
     if batch.preferences is not None:
         pref = np.asarray(batch.preferences)
         if (
@@ -306,4 +343,4 @@ def check_segments(batch: Segments) -> None:
             row = np.argwhere(outside)[0][0]
             raise ValueError(f"preferences: row {row} has a probability outside [0, 1]")
     for name, value in batch.columns.items():
-        _check_column(name, np.asarray(value), sizes)
+        _check_column(name, np.asarray(value), batch.axes_of(name), sizes)

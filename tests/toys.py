@@ -20,7 +20,7 @@ def scored_table_policy(vocab: int, outputs: int = 0) -> Policy:
         chosen = jnp.take_along_axis(rows(params, batch), batch.response_tokens[..., None], -1)[..., 0]
         return jnp.where(batch.response_mask, chosen, 0.0)
 
-    def quantities(params, batch: Completions, names, reference_params=None):
+    def quantities(params, batch: Completions, names, reference_params=None, key=None):
         logps = rows(params, batch)
         found = {"token_logps": token_logps(params, batch)}
         if "forward_kl" in names:
@@ -48,6 +48,7 @@ def scored_table_policy(vocab: int, outputs: int = 0) -> Policy:
         flops=lambda batch: float(batch.response_tokens.size * vocab),
         vocab_size=vocab,
         quantities=quantities,
+        offers=("forward_kl", "log_sum_p2", *(("values", "embeddings") if outputs else ())),
         outputs=outputs,
     )
 

@@ -79,7 +79,7 @@ class RewardChain:
         return TrainState(jnp.int32(0), params, (), bank, jnp.float32(-jnp.inf))
 
     def scores(self, weights: Float[Array, " m"], batch: Segments) -> Float[Array, "b k"]:
-        return self.quantities({"weights": weights}, batch, ("embeddings",), None)["embeddings"][..., 0]
+        return self.quantities({"weights": weights}, batch, ("embeddings",), None, None)["embeddings"][..., 0]
 
     def measured(self, params: Params, batch: Segments) -> Metrics:
         """Of one vector of weights."""

@@ -14,7 +14,7 @@ from jaxpref.metrics import Metrics, weighted_mean
 from jaxpref.policies.base import Policy
 from jaxpref.policies.tabular import enumerated
 from jaxpref.selection import hybrid
-from jaxpref.types import COLUMNS, Completions, Params, PRNGKey, Prompts, Samples
+from jaxpref.types import Completions, Params, PRNGKey, Samples
 
 __all__ = ["DrawRecords", "behind", "drawn_metrics", "enumerator", "sampler", "with_values"]
 
@@ -41,7 +41,7 @@ def sampler(
         bank: Mapping[str, Params], batch: Completions, key: PRNGKey, step: Int[Array, ""]
     ) -> Completions:
         die, noise = jax.random.split(key)
-        prompts = Prompts(batch.prompt_tokens, batch.prompt_mask)
+        prompts = batch.prompts
         weights = weights_of(step, die, prompts)
         params = bank[names[0]] if alone else tuple(bank[name] for name in names)
         drawn = policy.sample(
@@ -79,7 +79,8 @@ def _record(batch: Completions, drawn: Samples, weights: Array, names: tuple[str
         # A row that pads the batch stays one.
         response_mask=completions.response_mask & batch.real[:, None, None],
         reference_logps=None,
-        columns=_of_rows(batch) | known,
+        columns=batch.row_columns | known,
+        column_axes=batch.column_axes,
     )
 
 
@@ -103,7 +104,7 @@ def enumerator(policy: Policy, draws: Draws) -> DrawRecords:
         bank: Mapping[str, Params], batch: Completions, key: PRNGKey, step: Int[Array, ""]
     ) -> Completions:
         del key
-        every = enumerated(policy, Prompts(batch.prompt_tokens, batch.prompt_mask))
+        every = enumerated(policy, batch.prompts)
         b, n, _ = every.response_tokens.shape
         tuples = np.array(list(itertools.product(range(n), repeat=count)))  # [t, k]
         parts = []
@@ -143,7 +144,8 @@ def enumerator(policy: Policy, draws: Draws) -> DrawRecords:
             repeated(batch.prompt_mask),
             flat[0],
             flat[1] & repeated(batch.real)[:, None, None],
-            columns={name: repeated(value) for name, value in _of_rows(batch).items()} | flat[2],
+            columns={name: repeated(value) for name, value in batch.row_columns.items()} | flat[2],
+            column_axes=batch.column_axes,
         )
 
     return draw
@@ -156,17 +158,6 @@ def _mixed(params: list[Params], weights: Array) -> Params:
 def _weight_of(name: str, draws: Draws, weights: Array) -> Array:
     names = members(draws)
     return weights[:, names.index(name)] if name in names else jnp.zeros(len(weights))
-
-
-def _of_rows(batch: Completions) -> dict[str, Array]:
-    """Columns that are of a prompt and not of its recorded responses."""
-    k = batch.response_tokens.shape[1]
-
-    def of_row(name: str, value: Array) -> bool:
-        axes = COLUMNS[name][0].split() if name in COLUMNS else None
-        return "k" not in axes if axes else value.ndim == 1 or value.shape[1] != k
-
-    return {name: value for name, value in batch.columns.items() if of_row(name, value)}
 
 
 def behind(recorded: Completions, drawn: Completions) -> Completions:
@@ -185,7 +176,7 @@ def with_values(policy: Policy, params: Params, record: Completions) -> Completi
     """`record` with the critic's values, as they are before the update."""
     if policy.quantities is None:
         raise ValueError("this policy has no critic: build the transformer with outputs=1")
-    values = policy.quantities(params, record, ("values",), None)["values"]
+    values = policy.quantities(params, record, ("values",), None, None)["values"]
     return dataclasses.replace(record, columns=record.columns | {"behaviour_values": values})
 
 

@@ -1,10 +1,10 @@
 """Binds a loss to a batch: a loss names its inputs, and this is where the names get their arrays.
 
-A loss function's parameters without default are its inputs. A name is a quantity of `QUANTITIES`, a column of
-the records, or one of these with a prefix: `chosen_`, `rejected_` and the other names in `SIDES` (response 0,
-1 or 2), `sampled_` (responses 2 and on, the policy's own beside a recorded pair), and `reference_` for the
-same under the reference policy. Adding a loss therefore needs no change here unless it needs a quantity that
-no other loss has needed.
+A loss function's parameters without default are its inputs. A name is a quantity of `QUANTITIES` (or of the
+policy's own, `Policy.offers`), a column of the records, or one of these with a prefix: `chosen_`, `rejected_`
+and the other names in `SIDES` (response 0, 1 or 2), `sampled_` (responses 2 and on, the policy's own beside a
+recorded pair), and `reference_` for the same under the reference policy. Adding a loss therefore needs no
+change here unless it needs a quantity that no other loss has needed.
 """
 
 import dataclasses
@@ -47,13 +47,14 @@ SIDES = {
 TOKEN_QUANTITIES = ("token_logps", *STATISTICS)
 HEAD_QUANTITIES = ("rewards", "embeddings", "values")
 # Of a response; an absent one has zeros here.
-_OF_RESPONSES = {"logps", "mismatched_logps", *TOKEN_QUANTITIES, *HEAD_QUANTITIES}
+_OF_RESPONSES = {"logps", "mismatched_logps", "hidden_states", *TOKEN_QUANTITIES, *HEAD_QUANTITIES}
 QUANTITIES = {
     "logps": "log-prob of a response, summed over scored tokens (nats) [b, k]",
     "token_logps": "log-prob of each scored token, 0 elsewhere (nats) [b, k, r]",
     **{name: f"{text} [b, k, r]" for name, text in STATISTICS.items()},
     "rewards": "output of a policy with one head output [b, k]",
     "embeddings": "outputs of a policy's head [b, k, m]",
+    "hidden_states": "normalised hidden states that predict each response token [b, k, r, d]",
     "values": "output of a policy with one head output before each token: a critic [b, k, r]",
     "mismatched_logps": "log-prob of the next row's response after this row's prompt (nats), constant [b, k]",
     "lengths": "scored tokens [b, k]",
@@ -101,10 +102,10 @@ def inputs_of(loss: Callable[..., Any]) -> tuple[Input, ...]:
     return tuple(Input.of(q.name) for q in parameters if q.default is q.empty and q.kind is not q.VAR_KEYWORD)
 
 
-def check_loss(loss: Callable[..., Any], *, reference: str | None, heads: bool, tokens: bool) -> None:
+def check_loss(loss: Callable[..., Any], *, reference: str | None, offers: Sequence[str]) -> None:
     """Raises ValueError, before anything runs, if `loss` cannot be fed with this reference and policy.
 
-    `heads`: the policy has head outputs; `tokens`: it gives statistics of tokens.
+    `offers`: what the policy gives beside log-probs (`Policy.offers`).
     """
     name, wanted = loss_name(loss), inputs_of(loss)
     kl = [i.name for i in wanted if i.base in KL]
@@ -125,12 +126,14 @@ def check_loss(loss: Callable[..., Any], *, reference: str | None, heads: bool, 
             f"loss {name} needs {beyond} of the reference, and the records hold its summed log-probs only: "
             "set reference='initial'"
         )
-    for allowed, bases, what in (
-        (heads, HEAD_QUANTITIES, "a head: build the policy with outputs=1 (rewards) or more (embeddings)"),
-        (tokens, STATISTICS, "statistics of tokens, which transformer policies give"),
+    given = {*offers, *(("rewards",) if "embeddings" in offers else ())}
+    for bases, what in (
+        (HEAD_QUANTITIES, "a head: build the policy with outputs=1 (rewards) or more (embeddings)"),
+        (STATISTICS, "statistics of tokens, which transformer policies give"),
+        (("hidden_states",), "hidden states, which transformer policies give"),
     ):
-        missing = [i.name for i in wanted if i.base in bases]
-        if missing and not allowed:
+        missing = [i.name for i in wanted if i.base in bases and i.base not in given]
+        if missing:
             raise ValueError(f"loss {name} needs {missing}: the policy lacks {what}")
 
 

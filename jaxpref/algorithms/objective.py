@@ -58,13 +58,14 @@ class Objective:
         Gradients go to `params` alone; `state` gives the other policies, constants and what the loss carries.
         """
         params, bank = whole(params, state.constants), state.everyone
-        reference = self.source.of_reference(bank, batch)
+        loss_key, noise_key = jax.random.split(key)
+        reference = self.source.of_reference(bank, batch, noise_key)
         carried = state.loss_state
         if self.pair_scan:
             mean, values = self._scanned(params, batch, reference)
         else:
-            values = self.source.of_policy(params, bank, batch)
-            out = fed(self.loss, values | {"key": key, "state": carried}, reference)
+            values = self.source.of_policy(params, bank, batch, noise_key)
+            out = fed(self.loss, values | {"key": loss_key, "state": carried}, reference)
             if carried is not None:
                 out, carried = out
             mean = self.mean(out, batch)
@@ -86,8 +87,9 @@ class Objective:
 
     def rewards(self, state: TrainState, batch: Completions) -> Float[Array, "b k"]:
         """Implicit rewards, scale * log-ratio to the reference, or those of the policy's head."""
-        values = self.source.of_policy(whole(state.params, state.constants), state.everyone, batch)
-        return self._rewards(values, self.source.of_reference(state.everyone, batch))
+        key, everyone = jax.random.key(0), state.everyone  # noise is the same wherever rewards are compared
+        values = self.source.of_policy(everyone["policy"], everyone, batch, key)
+        return self._rewards(values, self.source.of_reference(everyone, batch, key))
 
     def _rewards(self, values: Mapping[str, Array], reference: Mapping[str, Array]) -> Float[Array, "b k"]:
         names_rewards = any(i.base == "rewards" for i in self.source.inputs)

@@ -49,7 +49,7 @@ def offline(
       bank: other policies that follow this one, by name (`algorithms.bank`).
       reward_scale: factor of the reported rewards; by default the loss's own `beta`, or 1 if it has none.
       loss_state: builds the state of a loss that carries one, such as `losses.bco_state`.
-      features: `(params, batch) -> {name: [b, k, ...]}`, more inputs by name; `reference_` ones too.
+      features: `(params, batch, key) -> {name: [b, k, ...]}`, more inputs by name; `reference_` ones too.
       combine: gradients with a leading axis `o` to one gradient, such as `losses.multi.raco` with weights.
       outputs_reward: reward `[b, k]` of a head's outputs `[b, k, m]`, for what is reported; see
         `Objective.outputs_reward`.
@@ -115,8 +115,7 @@ def _check(
         )
     if "policy" in rules:
         raise ValueError("bank: 'policy' is the trained policy itself; choose another name")
-    quantities = policy.quantities is not None
-    check_loss(loss, reference=reference, heads=quantities and policy.outputs > 0, tokens=quantities)
+    check_loss(loss, reference=reference, offers=policy.offers)
     name, stateful = loss_name(loss), any(i.base == "state" for i in inputs_of(loss))
     if stateful and loss_state is None:
         raise ValueError(

@@ -10,12 +10,13 @@ from jaxtyping import Array
 
 from jaxpref.algorithms.inputs import HEAD_QUANTITIES, TOKEN_QUANTITIES, Input, recorded
 from jaxpref.kernels.token_logps import KL
-from jaxpref.policies.base import Policy
-from jaxpref.types import Completions, Params
+from jaxpref.policies.base import Policy, no_log_probs
+from jaxpref.types import Completions, Params, PRNGKey
 
 __all__ = ["Features", "Source"]
 
-Features = Callable[[Params, Any], Mapping[str, Array]]  # of `Completions` or `Segments`
+# Of `Completions` or `Segments`; the key is the one of `Policy.quantities`.
+Features = Callable[[Params, Any, PRNGKey | None], Mapping[str, Array]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,20 +28,21 @@ class Source:
     reference: str | None
     features: Features | None = None
 
-    def _wants(self, *bases: str, reference: bool) -> tuple[str, ...]:
-        named = {i.base for i in self.inputs if i.reference == reference}
-        return tuple(base for base in bases if base in named)
-
-    def of_policy(self, params: Params, bank: Mapping[str, Params], batch: Completions) -> dict[str, Any]:
+    def of_policy(
+        self, params: Params, others: Mapping[str, Params], batch: Completions, key: PRNGKey | None
+    ) -> dict[str, Any]:
         """Quantities under the policy, and what the batch holds."""
-        found = recorded(batch, self.inputs)
-        against = bank.get(self.reference or "") if self._wants(*KL, reference=False) else None
-        found |= self._computed(params, batch, reference=False, against=against)
+        values = recorded(batch, self.inputs)
+        named = {i.base for i in self.inputs if not i.reference}
+        against = others.get(self.reference or "") if named & set(KL) else None
+        values |= self._computed(params, batch, named, against, key)
         if self.features is not None:
-            found |= self.features(params, batch)
-        return found
+            values |= self.features(params, batch, key)
+        return values
 
-    def of_reference(self, bank: Mapping[str, Params], batch: Completions) -> dict[str, Array]:
+    def of_reference(
+        self, others: Mapping[str, Params], batch: Completions, key: PRNGKey | None
+    ) -> dict[str, Array]:
         """The same under the reference, constants all."""
         if self.reference is None:
             return {}
@@ -51,37 +53,41 @@ class Source:
                     "`jaxpref prepare FILE records=DIR --reference`, or set reference='initial'"
                 )
             return {"logps": batch.reference_logps}
-        params = bank[self.reference]
-        found = self._computed(params, batch, reference=True, against=None)
+        params = others[self.reference]
+        named = {i.base for i in self.inputs if i.reference}
+        values = self._computed(params, batch, named, None, key)
         if self.features is not None:
-            found |= self.features(params, batch)
-        return jax.lax.stop_gradient(found)
+            values |= self.features(params, batch, key)
+        return jax.lax.stop_gradient(values)
 
     def _computed(
-        self, params: Params, batch: Completions, *, reference: bool, against: Params | None
+        self,
+        params: Params,
+        batch: Completions,
+        named: set[str],
+        against: Params | None,
+        key: PRNGKey | None,
     ) -> dict[str, Array]:
-        policy = self.policy
-        tokens = self._wants("logps", *TOKEN_QUANTITIES, reference=reference)
-        heads = self._wants(*HEAD_QUANTITIES, reference=reference)
-        # A pass with one side's log-probs reports the other's too: rewards are their difference.
-        if not heads and not tokens:
-            tokens = ("logps",)
-        names = tuple(n for n in tokens if n not in ("logps", "token_logps"))
-        names += ("values",) if "values" in heads else ()
-        names += ("embeddings",) if set(heads) - {"values"} else ()
+        policy, values = self.policy, {}
+        names = tuple(name for name in policy.offers if name in named)
+        if "rewards" in named and "embeddings" not in names:
+            names += ("embeddings",)
+        # Rewards that are reported are differences of log-probs, unless a head gives them.
+        log_probs = bool(named & {"logps", *TOKEN_QUANTITIES}) or not set(names) & set(HEAD_QUANTITIES)
+        log_probs &= policy.token_logps is not no_log_probs
         if names and policy.quantities is not None:
-            names += ("token_logps",) if tokens else ()
-            found = dict(policy.quantities(params, batch, names, against))
-        else:
-            found = {"token_logps": policy.token_logps(params, batch)}
-        if "token_logps" in found:
-            found["logps"] = found["token_logps"].sum(-1)
-        if "rewards" in heads:
-            found["rewards"] = one_output(found["embeddings"])
-        if self._wants("mismatched_logps", reference=reference):
+            names += ("token_logps",) if log_probs else ()
+            values = dict(policy.quantities(params, batch, names, against, key))
+        elif log_probs:
+            values = {"token_logps": policy.token_logps(params, batch)}
+        if "token_logps" in values:
+            values["logps"] = values["token_logps"].sum(-1)
+        if "rewards" in named:
+            values["rewards"] = one_output(values["embeddings"])
+        if "mismatched_logps" in named:
             rolled = mismatched(batch)
-            found["mismatched_logps"] = jax.lax.stop_gradient(policy.token_logps(params, rolled).sum(-1))
-        return found
+            values["mismatched_logps"] = jax.lax.stop_gradient(policy.token_logps(params, rolled).sum(-1))
+        return values
 
 
 def one_output(embeddings: Array) -> Array:

@@ -41,7 +41,7 @@ class Critic:
     def rewards(self, params: Params, batch: Completions) -> Float[Array, "b k"]:
         """Head outputs: f before its sigmoid."""
         assert self.policy.quantities is not None
-        return self.policy.quantities(params, batch, ("embeddings",), None)["embeddings"][..., 0]
+        return self.policy.quantities(params, batch, ("embeddings",), None, None)["embeddings"][..., 0]
 
     def value(self, params: Params, batch: Completions) -> Float[Array, "b k"]:
         """f of each response."""

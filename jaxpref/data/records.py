@@ -12,15 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from jaxpref.types import COLUMNS, Completions
+from jaxpref.types import COLUMNS, Completions, column_axes
 
-__all__ = ["Example", "Records", "concatenate", "held_out_rows"]
+__all__ = ["Example", "Records", "concatenate", "declared_axes", "held_out_rows", "with_axes"]
 
 # Columns with a field of their own in `Completions`; the others go into its `columns`.
-_FIELDS = {"reference_logps": ("n", "k"), "preferences": ("n", "k", "k")}
-_SHAPES = _FIELDS | {
-    name: tuple("n" if a == "b" else a for a in axes.split()) for name, (axes, _) in COLUMNS.items()
-}
+_FIELDS = {"reference_logps": "b k", "preferences": "b k k"}
+
+
+def _axes_of(name: str, values: np.ndarray, metadata: Mapping[str, Any]) -> tuple[str, ...]:
+    return column_axes(name, values, _FIELDS | metadata.get("column_axes", {}))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +125,7 @@ class Records:
             response_tokens=responses,  # pyright: ignore[reportArgumentType]
             response_mask=(at < lengths[..., None]) & (at >= unscored),  # pyright: ignore[reportArgumentType]
             columns=columns,  # pyright: ignore[reportArgumentType]
+            column_axes=declared_axes(self.metadata),
             **fields,  # pyright: ignore[reportArgumentType]
         )
 
@@ -154,7 +156,7 @@ class Records:
             raise ValueError(f"only: expected a response index in [0, {self.k}), got {response_index}")
         pick = slice(response_index, response_index + 1)
         columns = {
-            n: v[:, pick] if _SHAPES.get(n, ())[1:2] == ("k",) else v
+            n: v[:, pick] if "k" in self.axes_of(n) else v
             for n, v in self.columns.items()
             if n != "preferences"
         }
@@ -184,19 +186,33 @@ class Records:
             )
         return self.take(~away), self.take(away)
 
-    def with_column(self, name: str, values: np.ndarray) -> "Records":
-        """A copy with one more (or replaced) column; raises ValueError where its shape does not fit."""
+    def axes_of(self, name: str) -> tuple[str, ...]:
+        """What the axes of a column are, such as `("b", "k")`."""
+        return _axes_of(name, self.columns[name], self.metadata)
+
+    def with_column(self, name: str, values: np.ndarray, *, axes: str | None = None) -> "Records":
+        """A copy with one more (or replaced) column.
+
+        Args:
+          axes: what the axes of a column that `types.COLUMNS` lacks are: `b` rows, `k` responses, `r` tokens,
+            or a letter of your own, such as "b k" or "b d". A column of one axis is of rows.
+
+        Raises:
+          ValueError: the shape does not fit, or `axes` are not said or contradict what is known.
+        """
         values = np.asarray(values)
-        axes, sizes = _SHAPES.get(name, ("n",)), {"n": len(self), "k": self.k}
-        fits = all(sizes.get(a, size) == size for a, size in zip(axes, values.shape, strict=False))
-        if not fits or values.ndim < len(axes) or (name in _SHAPES and values.ndim != len(axes)):
-            wanted = ", ".join(str(sizes.get(axis, axis)) for axis in axes)
+        metadata = with_axes(self.metadata, name, axes)
+        known, sizes = _axes_of(name, values, metadata), {"b": len(self), "k": self.k}
+        fits = all(sizes.get(a, size) == size for a, size in zip(known, values.shape, strict=False))
+        if not fits or values.ndim != len(known):
+            wanted = ", ".join(str(sizes.get(axis, axis)) for axis in known)
             raise ValueError(f"column {name}: expected shape [{wanted}], got {values.shape}")
         if values.dtype.kind not in "biuf":
             raise ValueError(f"column {name}: expected numbers, got {values.dtype}")
         if name in _FIELDS and not np.isfinite(values).all():
             raise ValueError(f"column {name}: row {np.argwhere(~np.isfinite(values))[0][0]} is not finite")
-        return dataclasses.replace(self, columns=MappingProxyType({**self.columns, name: values}))
+        columns = MappingProxyType({**self.columns, name: values})
+        return dataclasses.replace(self, columns=columns, metadata=metadata)
 
     def check_vocab(self, vocab_size: int) -> None:
         """Raises ValueError unless every token is an id of a model with `vocab_size` ids (or fewer used)."""
@@ -278,6 +294,28 @@ def held_out_rows(keys: np.ndarray, share: float, *, seed: int = 0) -> np.ndarra
     return (z >> np.uint64(11)).astype(np.float64) / 2**53 < share
 
 
+def declared_axes(metadata: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Axes that were said with columns of one's own: a field of batches."""
+    return tuple(sorted(metadata.get("column_axes", {}).items()))
+
+
+def with_axes(metadata: Mapping[str, Any], name: str, axes: str | None) -> Mapping[str, Any]:
+    """`metadata` that know what the axes of a column are.
+
+    Raises:
+      ValueError: `types.COLUMNS` knows the column by other axes, or the first axis is not `b`.
+    """
+    if axes is None:
+        return metadata
+    known = {n: a for n, (a, _) in COLUMNS.items()} | _FIELDS
+    if axes.split()[:1] != ["b"] or known.get(name, axes) != axes:
+        expected = known.get(name, "b first, such as b k")
+        raise ValueError(f"column {name}: axes {axes!r}, expected {expected!r}")
+    if name in known:
+        return metadata
+    return MappingProxyType({**metadata, "column_axes": {**metadata.get("column_axes", {}), name: axes}})
+
+
 def concatenate(parts: Sequence[Records], metadata: Mapping[str, Any] | None = None) -> Records:
     """Joins tables, one after the other, with the columns that all of them have. Copies tokens into memory.
 
@@ -300,6 +338,9 @@ def concatenate(parts: Sequence[Records], metadata: Mapping[str, Any] | None = N
         )
 
     shared = set.intersection(*(set(part.columns) for part in parts))
+    given = dict(parts[0].metadata if metadata is None else metadata)
+    axes = {n: " ".join(parts[0].axes_of(n)) for n in shared if n in parts[0].metadata.get("column_axes", {})}
+    given |= {"column_axes": axes} if axes else {}
     return Records(
         prompt_tokens=joined("prompt_tokens"),
         prompt_starts=joined("prompt_starts", "prompt_tokens"),
@@ -310,5 +351,5 @@ def concatenate(parts: Sequence[Records], metadata: Mapping[str, Any] | None = N
         unscored=joined("unscored"),
         group=joined("group"),
         columns=MappingProxyType({n: np.concatenate([p.columns[n] for p in parts]) for n in sorted(shared)}),
-        metadata=MappingProxyType(dict(parts[0].metadata if metadata is None else metadata)),
+        metadata=MappingProxyType(given),
     )

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxpref.data.records import held_out_rows
-from jaxpref.types import Segments, check_segments
+from jaxpref.data.records import declared_axes, held_out_rows, with_axes
+from jaxpref.types import Segments, check_segments, column_axes
 
 __all__ = ["SegmentRecords"]
 
@@ -173,6 +173,7 @@ class SegmentRecords:
             step_mask=mask,  # pyright: ignore[reportArgumentType]
             preferences=preferences,  # pyright: ignore[reportArgumentType]
             columns=columns,  # pyright: ignore[reportArgumentType]
+            column_axes=declared_axes(self.metadata),
         )
 
     def take(self, indices: Sequence[int] | np.ndarray) -> "SegmentRecords":
@@ -219,16 +220,21 @@ class SegmentRecords:
             )
         return self.take(~away), self.take(away)
 
-    def with_column(self, name: str, values: np.ndarray) -> "SegmentRecords":
-        """A copy with one more (or replaced) column."""
+    def with_column(self, name: str, values: np.ndarray, *, axes: str | None = None) -> "SegmentRecords":
+        """A copy with one more (or replaced) column; `axes` as in `Records.with_column`, steps are `r`."""
+        values = np.asarray(values)
         if len(values) != len(self):
             raise ValueError(f"column {name}: {len(values)} values for {len(self)} rows")
-        return dataclasses.replace(self, columns=MappingProxyType({**self.columns, name: np.asarray(values)}))
+        metadata = with_axes(self.metadata, name, axes)
+        column_axes(name, values, dict(declared_axes(metadata)))
+        columns = MappingProxyType({**self.columns, name: values})
+        return dataclasses.replace(self, columns=columns, metadata=metadata)
 
     def save(self, path: str | pathlib.Path) -> None:
         """Writes one compressed .npz file under another name, then renames it."""
         path = pathlib.Path(path)
         arrays = {f"columns/{name}": values for name, values in self.columns.items()}
+        arrays |= {f"axes/{name}": np.array(axes) for name, axes in declared_axes(self.metadata)}
         for field in ("observations", "actions", "step_lengths", "preferences", "group"):
             if getattr(self, field) is not None:
                 arrays[field] = getattr(self, field)
@@ -243,8 +249,10 @@ class SegmentRecords:
             with open(path, "rb") as file, np.load(file) as found:
                 arrays = dict(found)
             fields = {name: values for name, values in arrays.items() if "/" not in name}
-            columns = {n.removeprefix("columns/"): v for n, v in arrays.items() if "/" in n}
-            return SegmentRecords(**fields, columns=columns).checked()
+            columns = {n.removeprefix("columns/"): v for n, v in arrays.items() if n.startswith("columns/")}
+            axes = {n.removeprefix("axes/"): str(v) for n, v in arrays.items() if n.startswith("axes/")}
+            metadata = {"column_axes": axes} if axes else {}
+            return SegmentRecords(**fields, columns=columns, metadata=metadata).checked()
         except (OSError, EOFError, TypeError, KeyError, ValueError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path}: no segments could be read ({error}); write it again") from error
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from jaxpref.data.loader import Loader
 from jaxpref.data.records import Records
 from jaxpref.evals.base import Context
-from jaxpref.types import Completions, Prompts
+from jaxpref.types import Completions
 
 __all__ = ["Drawn", "draw", "prompts_of", "texts"]
 
@@ -53,7 +53,7 @@ def draw(
     base = base if stream is None else jax.random.fold_in(base, stream)
 
     for index, batch in enumerate(loader.evaluation_batches()):
-        prompts = context.put(Prompts(batch.prompt_tokens, batch.prompt_mask))
+        prompts = context.put(batch.prompts)
         # Not compiled here: a policy's own compiled function serves every evaluation of a run.
         out = context.policy.sample(
             context.params,

@@ -78,6 +78,6 @@ def head_of(policy: Policy, what: str, fits: Callable[[int], bool], wanted: str)
 
     @jax.jit  # a judge is called outside of compiled functions, since some read values on the host
     def outputs(params: Params, completions: Completions) -> Float[Array, "b n m"]:
-        return read(params, completions, ("embeddings",), None)["embeddings"]
+        return read(params, completions, ("embeddings",), None, None)["embeddings"]
 
     return outputs

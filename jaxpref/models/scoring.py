@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jaxpref.kernels.token_logps import KL, SummedLoss, linear_summed_loss, linear_token_logps
+from jaxpref.kernels.token_logps import KL, STATISTICS, SummedLoss, linear_summed_loss, linear_token_logps
 from jaxpref.models.attention import Keys
 from jaxpref.models.layers import Attend
 from jaxpref.models.transformer import (
@@ -19,7 +19,7 @@ from jaxpref.models.transformer import (
     run_blocks,
     unembedding,
 )
-from jaxpref.types import Completions, Params
+from jaxpref.types import Completions, Params, PRNGKey
 
 __all__ = ["predicting_states", "quantities", "summed_loss", "token_logps"]
 
@@ -117,14 +117,16 @@ def quantities(
     batch: Completions,
     names: tuple[str, ...],
     reference_params: Params | None = None,
+    key: PRNGKey | None = None,
 ) -> dict[str, Array]:
     """What `names` asks for, in one forward pass: "token_logps" and statistics `[b, k, r]` (nats; KL to
-    `reference_params`, which are constants), "embeddings" `[b, k, m]` (outputs of the head, float32 or
-    better, at the last scored token), "values" `[b, k, r]` (the one output of the head before each scored
-    token, 0 elsewhere)."""
+    `reference_params`, which are constants), "hidden_states" `[b, k, r, d]` (normalised, that predict each
+    response token), "embeddings" `[b, k, m]` (outputs of the head, float32 or better, at the last scored
+    token), "values" `[b, k, r]` (the one output of the head before each scored token, 0 elsewhere)."""
+    del key  # there is no noise in it
     prompt, responses = _residuals(model, params, batch)
     found: dict[str, Array] = {}
-    statistics = tuple(n for n in names if n not in ("token_logps", "embeddings", "values"))
+    statistics = tuple(n for n in names if n in STATISTICS)
     if statistics or "token_logps" in names:
         reference = None
         if set(statistics) & set(KL):
@@ -143,6 +145,8 @@ def quantities(
             implementation=model.head,
         )
         found = {"token_logps": scored[0], **scored[1]} if statistics else {"token_logps": scored}
+    if "hidden_states" in names:
+        found["hidden_states"] = _predicting(model, params, prompt, responses)
     if "values" in names:
         if model.outputs != 1:
             raise ValueError(f"values: a critic has one output, and this head has {model.outputs}")

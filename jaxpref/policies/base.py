@@ -7,7 +7,16 @@ from jaxtyping import Array, Float, Int
 
 from jaxpref.types import Completions, Params, PRNGKey, Prompts, Samples
 
-__all__ = ["Model", "Policy", "Sample", "answers_no_prompts", "check_records", "whole"]
+__all__ = [
+    "Model",
+    "Policy",
+    "Quantities",
+    "Sample",
+    "answers_no_prompts",
+    "check_records",
+    "no_log_probs",
+    "whole",
+]
 
 
 class Sample(Protocol):
@@ -34,6 +43,20 @@ class Sample(Protocol):
     ) -> Samples: ...
 
 
+class Quantities(Protocol):
+    """`Policy.quantities`."""
+
+    def __call__(
+        self,
+        params: Params,
+        batch: Any,
+        names: tuple[str, ...],
+        reference_params: Params | None,
+        key: PRNGKey | None,
+        /,
+    ) -> dict[str, Array]: ...
+
+
 class Model(NamedTuple):
     """Params that are not trained here: a judge, a critic, a stronger policy, the base below adapters."""
 
@@ -47,7 +70,8 @@ class Policy(NamedTuple):
     `token_logps` is the primitive rather than its sum, because token-level and discounted objectives
     need the terms; it is float32 and exactly 0 where the batch's `mask` is False. Of `Segments` it gives the
     log-probs of actions, one a step; a controller has no `sample` of text, and `vocab_size` is how many
-    actions there are to number (0: actions are vectors).
+    actions there are to number (0: actions are vectors). Of a policy that is no distribution, such
+    as scores of responses, it is `no_log_probs`.
     """
 
     init: Callable[[PRNGKey], Params]
@@ -59,10 +83,13 @@ class Policy(NamedTuple):
     # `(params, batch, loss, data) -> (loss(token_logps, data), token_logps)`, where the gradient may be had
     # cheaper than through `token_logps`: for losses that take each example by itself.
     summed_loss: Callable[..., tuple[Array, Array]] | None = None
-    # `(params, batch, names, reference_params) -> {name: array}` in one forward pass: "token_logps",
-    # statistics `[b, k, r]` (`kernels.token_logps.STATISTICS`; KL is to `reference_params`), and the head's
-    # outputs, "embeddings" `[b, k, m]`.
-    quantities: Callable[[Params, Any, tuple[str, ...], Params | None], dict[str, Array]] | None = None
+    # `(params, batch, names, reference_params, key) -> {name: array}` in one forward pass, of the names in
+    # `offers` and "token_logps"; a KL is to `reference_params`. The key is for policies that need noise,
+    # such as a diffusion's; the policy and its reference get the same one.
+    quantities: Quantities | None = None
+    # What `quantities` gives: statistics `[b, k, r]` (`kernels.token_logps.STATISTICS`), "hidden_states"
+    # `[b, k, r, d]`, outputs of a head: "embeddings" `[b, k, m]`, "values" `[b, k, r]`; or names of its own.
+    offers: tuple[str, ...] = ()
     outputs: int = 0  # m: outputs of its head for each response; 0: it has none
     # All responses there are to each prompt, for exact expectations; None: too many to list.
     enumerate: Callable[[Prompts], Completions] | None = None
@@ -97,6 +124,14 @@ def check_records(policy: Policy, records: Any) -> None:
     records.check_vocab(policy.vocab_size)
     if policy.check is not None:
         policy.check(records)
+
+
+def no_log_probs(*_: Any, **__: Any) -> Array:
+    """`Policy.token_logps` of a policy that is no distribution."""
+    raise ValueError(
+        "this policy scores responses, it is no distribution and has no log-probs: train it with a loss of "
+        "rewards or embeddings, or use another policy"
+    )
 
 
 def answers_no_prompts(*_: Any, **__: Any) -> Samples:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -31,13 +32,13 @@ def comparing(*, policy: Callable[[], Policy] | Policy, separator_id: int) -> Po
     read = inner.quantities
 
     def quantities(
-        params: Params, batch: Completions, names: tuple[str, ...], reference_params: Params | None = None
+        params: Params, batch: Completions, names: tuple[str, ...], *more: Any
     ) -> dict[str, Array]:
         found = {}
         if "embeddings" in names:
-            found = read(params, ordered_pairs(batch, separator_id), ("embeddings",), None)
+            found = read(params, ordered_pairs(batch, separator_id), ("embeddings",), *more)
         rest = tuple(n for n in names if n != "embeddings")
-        return found | read(params, batch, rest, reference_params) if rest else found
+        return found | read(params, batch, rest, *more) if rest else found
 
     return inner._replace(
         quantities=quantities, flops=lambda batch: inner.flops(ordered_pairs(batch, separator_id))

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from jaxpref.planning import TabularMDP, horizon_values, values
 from jaxpref.policies.planned import paid
 from jaxpref.policies.reward_functions import RewardFunction
-from jaxpref.types import Params, Segments
+from jaxpref.types import Params, PRNGKey, Segments
 
 __all__ = ["margin_returns", "soft_q_values"]
 
@@ -17,6 +17,7 @@ __all__ = ["margin_returns", "soft_q_values"]
 def margin_returns(
     params: Params,
     batch: Segments,
+    key: PRNGKey | None = None,
     *,
     world: Callable[[], TabularMDP],
     rewards: Callable[[], RewardFunction],
@@ -54,7 +55,7 @@ def margin_returns(
 
 
 def soft_q_values(
-    params: Params, batch: Segments, *, world: Callable[[], TabularMDP]
+    params: Params, batch: Segments, key: PRNGKey | None = None, *, world: Callable[[], TabularMDP]
 ) -> dict[str, Float[Array, "b k t"]]:
     """`action_values`, `state_values`, `next_values` of a `state_table` whose logits are Q, for `iq_learn`.
 

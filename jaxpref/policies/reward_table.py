@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from jaxpref.policies.base import Policy
+from jaxpref.policies.base import Policy, answers_no_prompts, no_log_probs
 from jaxpref.types import Completions, Params, PRNGKey
 
 __all__ = ["reward_table"]
@@ -30,26 +30,21 @@ def reward_table(*, prompts: int, vocab: int, initial: Any = None) -> Policy:
         del key
         return {"rewards": jnp.asarray(given, jnp.float32)}
 
-    def quantities(
-        params: Params, batch: Completions, names: tuple[str, ...], reference_params: Params | None = None
-    ) -> dict[str, Array]:
-        del reference_params
+    def quantities(params: Params, batch: Completions, names: tuple[str, ...], *_: Any) -> dict[str, Array]:
         if set(names) != {"embeddings"} or batch.response_tokens.shape[-1] != 1:
             raise ValueError(f"reward_table: has rewards of one token each, and no {', '.join(names)}")
         last = jnp.maximum(batch.prompt_mask.sum(-1) - 1, 0)
         which = jnp.take_along_axis(batch.prompt_tokens, last[:, None], 1)
         return {"embeddings": params["rewards"][which, batch.response_tokens[..., 0]][..., None]}
 
-    def none(*args: Any, **settings: Any) -> Any:
-        raise ValueError("reward_table: it is no distribution; use policies.tabular for a policy")
-
     return Policy(
         init=init,
-        token_logps=none,
-        sample=none,
+        token_logps=no_log_probs,
+        sample=answers_no_prompts,
         axes=lambda: {"rewards": (None, None)},
         flops=lambda batch: float(batch.response_tokens.size),
         vocab_size=max(prompts, vocab),
         quantities=quantities,
+        offers=("embeddings",),
         outputs=1,
     )

@@ -15,7 +15,7 @@ from jaxpref.planning import (
     score_by_return,
     score_by_successors,
 )
-from jaxpref.policies.base import Policy, answers_no_prompts
+from jaxpref.policies.base import Policy, answers_no_prompts, no_log_probs
 from jaxpref.policies.reward_functions import RewardFunction, check_fit, linear_reward
 from jaxpref.policies.states import check_states
 from jaxpref.types import Params, Segments
@@ -114,25 +114,20 @@ def _scores(
 ) -> Policy:
     """A policy with one head output for each segment, and no log-probs."""
 
-    def quantities(
-        params: Params, batch: Segments, names: tuple[str, ...], reference_params: Params | None = None
-    ) -> dict[str, Array]:
-        del reference_params
+    def quantities(params: Params, batch: Segments, names: tuple[str, ...], *_: Any) -> dict[str, Array]:
         if set(names) != {"embeddings"}:
             raise ValueError(f"{name}: has scores of segments, and no {', '.join(names)}")
         return {"embeddings": scored(params, batch)[..., None]}
 
-    def none(*args: Any, **settings: Any) -> Any:
-        raise ValueError(f"{name}: it is no distribution; use policies.states for a policy")
-
     return Policy(
         init=reward.init,
-        token_logps=none,
+        token_logps=no_log_probs,
         sample=answers_no_prompts,
         axes=reward.axes,
         flops=lambda batch: flops,
         vocab_size=actions,
         quantities=quantities,
+        offers=("embeddings",),
         outputs=1,
         check=partial(check_states, states=states),
     )

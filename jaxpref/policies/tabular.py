@@ -75,6 +75,7 @@ def tabular(
         flops=lambda batch: float(batch.response_tokens.size * vocab),
         vocab_size=max(prompts, vocab),
         quantities=table.quantities,
+        offers=tuple(STATISTICS),
         enumerate=tree.responses,
     )
 
@@ -134,8 +135,10 @@ class SoftmaxTable:
         batch: Completions,
         names: tuple[str, ...],
         reference_params: Params | None = None,
+        key: PRNGKey | None = None,
     ) -> dict[str, Array]:
         """`Policy.quantities`."""
+        del key  # there is no noise in it
         statistics = tuple(n for n in names if n != "token_logps")
         unknown = [n for n in statistics if n not in STATISTICS]
         if unknown:

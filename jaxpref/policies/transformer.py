@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
+from jaxpref.kernels.token_logps import STATISTICS
 from jaxpref.models.decoding import decode_step, prefill
 from jaxpref.models.scoring import quantities, summed_loss, token_logps
 from jaxpref.models.sizes import TransformerSizes
@@ -50,6 +51,7 @@ def transformer(
         vocab_size=given.vocab,
         summed_loss=partial(summed_loss, model),
         quantities=partial(quantities, model),
+        offers=(*STATISTICS, "hidden_states", *(("embeddings", "values") if outputs else ())),
         outputs=outputs,
     )
 

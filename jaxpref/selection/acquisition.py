@@ -140,11 +140,11 @@ def active_preferences(
     del key
     if candidates < budget:
         raise ValueError(f"candidates: expected at least the budget of {budget}, got {candidates}")
-    exist = completions.response_mask.any(-1)
+    exist = completions.present
     logps = values_of(completions, "behaviour_logps")
     entropy = predictive_entropy(logps, entropy_sign=entropy_sign, where=exist)
     stage = top_rows(completions, entropy, candidates)
-    sure = margins(values_of(stage, by), stage.response_mask.any(-1))
+    sure = margins(values_of(stage, by), stage.present)
     return top_rows(stage, sure if largest else -sure, budget)
 
 

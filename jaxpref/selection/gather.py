@@ -1,8 +1,7 @@
 """Records with other responses, or other rows: everything that belongs to a response goes with it.
 
-A column of `types.COLUMNS` belongs to responses if its second axis is `k`. A column that is not in that
-table does if it has a second axis of size k; one of another shape belongs to the row. The same goes for
-tokens and the third axis, `r`. So name a column `[b, d]` of the row in `COLUMNS` if d may be k.
+A column belongs to responses if one of its axes is `k`, and to their tokens if the next one is `r`: as
+`types.COLUMNS` says, or who added the column (`Completions.axes_of`).
 """
 
 import dataclasses
@@ -11,12 +10,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxpref.types import COLUMNS, Completions
+from jaxpref.types import Completions
 
 __all__ = [
     "append_responses",
     "drop_rows",
-    "responses_exist",
     "same_responses",
     "take_responses",
     "take_rows",
@@ -147,23 +145,8 @@ def append_responses(first: Completions, second: Completions) -> Completions:
         both(first.reference_logps, second.reference_logps),
         None,
         columns,
+        tuple(sorted({*first.column_axes, *second.column_axes})),
     )
-
-
-def responses_exist(completions: Completions) -> Bool[Array, "b k"]:
-    """Which responses exist: absent ones have no scored token.
-
-    Returns:
-      `[b, k]`, False for absent responses.
-
-    Example:
-      >>> from jaxpref.selection.gather import responses_exist
-      >>> from jaxpref.types import Completions
-      >>> tokens = jnp.array([[[5], [0]]])  # the second response has no token
-      >>> print(responses_exist(Completions(tokens[:, 0], tokens[:, 0] > 0, tokens, tokens > 0)))
-      [[ True False]]
-    """
-    return completions.response_mask.any(-1)
 
 
 def same_responses(completions: Completions, i: int = 0, j: int = 1) -> Bool[Array, " b"]:
@@ -183,17 +166,8 @@ def same_responses(completions: Completions, i: int = 0, j: int = 1) -> Bool[Arr
     return ~differ.any(-1)
 
 
-def _has_axis(name: str, completions: Completions, axis: int, letter: str) -> bool:
-    """Whether this axis of a column is of responses ("k", axis 1) or of their tokens ("r", axis 2)."""
-    if name in COLUMNS:
-        axes = COLUMNS[name][0].split()
-        return len(axes) > axis and axes[axis] == letter
-    shape = completions.columns[name].shape
-    return len(shape) > axis and shape[axis] == completions.response_tokens.shape[axis]
-
-
 def _of_responses(name: str, completions: Completions) -> bool:
-    return _has_axis(name, completions, 1, "k")
+    return "k" in completions.axes_of(name)
 
 
 def _widened(completions: Completions, r: int) -> Completions:
@@ -206,9 +180,7 @@ def _widened(completions: Completions, r: int) -> Completions:
         return jnp.pad(array, [(0, 0), (0, 0), (0, more)] + [(0, 0)] * (array.ndim - 3))
 
     columns = {
-        name: padded(value)
-        if _of_responses(name, completions) and _has_axis(name, completions, 2, "r")
-        else value
+        name: padded(value) if completions.axes_of(name)[1:3] == ("k", "r") else value
         for name, value in completions.columns.items()
     }
     return dataclasses.replace(
@@ -256,7 +228,7 @@ def values_of(completions: Completions, by: str | None) -> Float[Array, "b k"]:
         raise ValueError(
             "the record has no preferences: judge it first, or set by to a column such as scores"
         )
-    exist = responses_exist(completions)
+    exist = completions.present
     others = exist[:, None, :] & ~jnp.eye(exist.shape[1], dtype=bool)[None]
     wins = jnp.where(others, completions.preferences, 0).sum(-1)
     return wins / jnp.maximum(others.sum(-1), 1)

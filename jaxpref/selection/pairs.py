@@ -18,7 +18,6 @@ from jaxpref.losses.checks import not_negative
 from jaxpref.losses.win_rates import win_rates
 from jaxpref.selection.gather import (
     drop_rows,
-    responses_exist,
     same_responses,
     take_responses,
     take_rows,
@@ -78,7 +77,7 @@ def random_pair(completions: Completions, key: PRNGKey) -> Completions:
       >>> print(sorted(selection.random_pair(batch, jax.random.key(0)).response_tokens.ravel().tolist()))
       [1, 2]
     """
-    exist = responses_exist(completions)
+    exist = completions.present
     noise = jnp.where(exist, jax.random.uniform(key, exist.shape), -1.0)
     order = jnp.argsort(-noise, axis=1)
     return _pair(completions, order[:, 0], order[:, 1])
@@ -151,7 +150,7 @@ def best_of(completions: Completions, key: PRNGKey, *, by: str | None = None) ->
       [[1]]
     """
     del key
-    best = _largest(values_of(completions, by), responses_exist(completions))
+    best = _largest(values_of(completions, by), completions.present)
     return take_responses(completions, best[:, None])
 
 
@@ -172,7 +171,7 @@ def max_min(completions: Completions, key: PRNGKey, *, by: str | None = None) ->
       [[1 0]]
     """
     del key
-    values, exist = values_of(completions, by), responses_exist(completions)
+    values, exist = values_of(completions, by), completions.present
     best, worst = _largest(values, exist), _largest(-values, exist)
     return _pair(completions, best, worst, _at(values, best) > _at(values, worst))
 
@@ -198,7 +197,7 @@ def max_min_rated(completions: Completions, key: PRNGKey) -> Completions:
     """
     if completions.preferences is None:
         raise ValueError("max_min_rated: the record has no preferences; judge it first")
-    scores = win_rates(completions.preferences, responses_exist(completions))
+    scores = win_rates(completions.preferences, completions.present)
     rated = dataclasses.replace(completions, columns=completions.columns | {"scores": scores})
     return max_min(rated, key, by="scores")
 
@@ -253,7 +252,7 @@ def max_target(
     del key
     not_negative(sigmas=sigmas)
     values, best, worse = _best(completions, by)
-    exist = responses_exist(completions)
+    exist = completions.present
     count = jnp.maximum(exist.sum(-1, keepdims=True), 1)
     mean = jnp.where(exist, values, 0).sum(-1, keepdims=True) / count
     variance = (jnp.where(exist, values - mean, 0) ** 2).sum(-1, keepdims=True) / count
@@ -297,7 +296,7 @@ def divpo(
     del key
     if not 0 <= fraction <= 0.5:
         raise ValueError(f"fraction: expected a number in [0, 0.5], got {fraction}")
-    values, exist = values_of(completions, by), responses_exist(completions)
+    values, exist = values_of(completions, by), completions.present
     diverse = (
         -values_of(completions, "behaviour_logps") if diversity is None else values_of(completions, diversity)
     )
@@ -344,7 +343,7 @@ def ranked_pairs(
     for i, j in pairs:
         if not 0 <= i < j < k:
             raise ValueError(f"places: expected (better, worse) places from 0 to {k - 1}, got {(i, j)}")
-    values, exist = values_of(completions, by), responses_exist(completions)
+    values, exist = values_of(completions, by), completions.present
     order = jnp.argsort(jnp.where(exist, -values, jnp.inf), axis=1, stable=True)
     at = jnp.asarray(pairs, jnp.int32).reshape(-1, 2)
     first, second = (order[:, at[:, side]].reshape(-1) for side in (0, 1))
@@ -369,7 +368,7 @@ def _best(
     completions: Completions, by: str | None
 ) -> tuple[Float[Array, "b k"], Int[Array, " b"], Bool[Array, "b k"]]:
     """Values, the best response, and which ones are worse than it."""
-    values, exist = values_of(completions, by), responses_exist(completions)
+    values, exist = values_of(completions, by), completions.present
     best = _largest(values, exist)
     return values, best, exist & (values < _at(values, best)[:, None])
 

@@ -9,12 +9,11 @@ from jaxtyping import Array, Float
 from jaxpref.selection.gather import (
     append_responses,
     drop_rows,
-    responses_exist,
     same_responses,
     take_responses,
     values_of,
 )
-from jaxpref.types import COLUMNS, Completions, PRNGKey
+from jaxpref.types import Completions, PRNGKey
 
 __all__ = [
     "hybrid",
@@ -135,7 +134,7 @@ def step_siblings(completions: Completions, key: PRNGKey) -> Completions:
     shared = jnp.cumprod(equal, -1).astype(bool)
     scored = mask & ~shared[:, None]
     columns = {
-        name: jnp.where(scored, value, 0) if COLUMNS.get(name, ("",))[0] == "b k r" else value
+        name: jnp.where(scored, value, 0) if completions.axes_of(name) == ("b", "k", "r") else value
         for name, value in completions.columns.items()
         if name not in _SUMS_OF_TOKENS
     }
@@ -170,7 +169,7 @@ def versus(completions: Completions, key: PRNGKey, *, num_opponents: int = 1) ->
     own = k - num_opponents
     if not 0 < own < k:
         raise ValueError(f"versus: expected 1 to {k - 1} opponents among {k} responses, got {num_opponents}")
-    there = responses_exist(completions)[:, None, own:]
+    there = completions.present[:, None, own:]
     wins = jnp.where(there, completions.preferences[:, :own, own:], 0).sum(-1)
     win_rates = wins / jnp.maximum(there.sum(-1), 1)
     index = jnp.broadcast_to(jnp.arange(own), (len(completions.valid), own))

@@ -73,7 +73,7 @@ def batch_of(k: int = 2, b: int = B, seed: int = 0) -> Completions:
     return batch
 
 
-def _features(params, batch):
+def _features(params, batch, key):
     """Two features of each response that move with the params."""
     weight = params["logits"][:2].mean(-1)
     return {"features": jnp.tile(weight[None, None], (*batch.lengths.shape, 2)) * batch.lengths[..., None]}
