@@ -156,7 +156,9 @@ def offline(
 
     live = reference in rules
     passes = 3 + live + (1 + live) * ("mismatched_logps" in bases)
-    return Algorithm(init, step, evaluate, lambda batch: passes * policy.flops(batch), rewards)
+    return Algorithm(
+        init, step, evaluate, lambda batch: passes * policy.flops(batch), rewards, parts=microbatches
+    )
 
 
 def _reported(rewards: Array, logps: Array | None, batch: Completions, source: Source) -> Metrics:

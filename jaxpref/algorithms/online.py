@@ -145,7 +145,9 @@ def online(
         return inner.rewards(state, batch)
 
     loaded = None if not models else lambda: {name: load() for name, load in models.items()}
-    return Algorithm(init, step, inner.evaluate, flops, rewards, collect, loaded)
+    # With `exact` a batch has more rows than its records, and only the step knows how many.
+    parts = 1 if exact else minibatches * microbatches
+    return Algorithm(init, step, inner.evaluate, flops, rewards, collect, loaded, parts)
 
 
 def _contested(draws: Draws) -> bool:

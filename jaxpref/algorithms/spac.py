@@ -171,7 +171,15 @@ def spac(
     def flops(batch: Completions) -> float:
         return 5 * policy.flops(batch) + (3 * critic_steps + 1) * judged_by.flops(batch)
 
-    return Algorithm(init, step, evaluate, flops, lambda state, batch: value(state.critic, batch), collect)
+    return Algorithm(
+        init,
+        step,
+        evaluate,
+        flops,
+        lambda state, batch: value(state.critic, batch),
+        collect,
+        parts=1 if exact else microbatches,
+    )
 
 
 def _from(fresh: Params, params: Params) -> Params:

@@ -4,7 +4,7 @@ import os
 
 import jax
 
-__all__ = ["initialize"]
+__all__ = ["first", "initialize"]
 
 
 def initialize() -> None:
@@ -26,3 +26,9 @@ def initialize() -> None:
         )
     elif os.environ.get("JAXPREF_DISTRIBUTED") == "1":
         jax.distributed.initialize()
+
+
+def first() -> bool:
+    """Whether this process is the one that writes. Where no others were joined this starts no device, so
+    that records can be prepared while something else holds the accelerator."""
+    return not jax.distributed.is_initialized() or jax.process_index() == 0

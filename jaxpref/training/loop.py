@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import jax
@@ -30,15 +31,15 @@ class Interrupted(Exception):
     """SIGTERM arrived; the state was saved."""
 
 
-def run_stage(setting: Setting, stage: Stage, params: Params, checkpoints: Checkpoints) -> tuple[Params, int]:
+def run_stage(
+    setting: Setting, stage: Stage, algorithm: Algorithm, params: Params, checkpoints: Checkpoints
+) -> tuple[Params, int]:
     """Trains from `params`, or from the last checkpoint. Returns the params and the programs compiled.
 
     Within a step: batch -> (collect) -> step -> metrics of the step before. At its end, in this order:
     held-out pass, evaluators, checkpoint; so a checkpoint never knows more than the files beside it.
     """
     experiment, files, mesh = setting.experiment, setting.files, setting.mesh
-    sharding.check_batch_size(stage.batch_size, mesh)
-    algorithm = stage.algorithm(setting.policy)
     loader, held_out = _loader(setting, stage), held_out_loader(setting, stage)
     start = checkpoints.latest or 0
     state, shardings = _state(setting, stage, algorithm, params, checkpoints, loader)
@@ -70,15 +71,18 @@ def run_stage(setting: Setting, stage: Stage, params: Params, checkpoints: Check
     def run_evaluators(step: int) -> None:
         evaluate_stage(setting, stage, step, algorithm, state)
 
+    def placed(step: int) -> Any:
+        return sharding.put_batch(partial(loader.batch, step), loader.batch_size, mesh)
+
     if start == 0:
         run_evaluators(0)
         evaluated(0)
     log = StepLog(files, stage.name, start, stage.num_steps, experiment.log_every, peak)
     with ThreadPoolExecutor(1) as pool:  # the next batch is put together while the device works
-        upcoming = pool.submit(loader.batch, start)
+        upcoming = pool.submit(placed, start)
         for step in range(start, stage.num_steps):
-            batch = sharding.put_batch(upcoming.result(), mesh)
-            upcoming = pool.submit(loader.batch, step + 1)
+            batch = upcoming.result()
+            upcoming = pool.submit(placed, step + 1)
             drawn = {}
             if collect is not None:
                 batch, drawn = collect(state, batch, step)
@@ -122,7 +126,7 @@ def run_stage(setting: Setting, stage: Stage, params: Params, checkpoints: Check
 
 
 def _loader(setting: Setting, stage: Stage) -> Loader:
-    """Training batches of this process; says what there is."""
+    """Training batches; says what there is."""
     records = stage.train()
     check_records(setting.policy, records)
     loader = Loader(
@@ -132,8 +136,6 @@ def _loader(setting: Setting, stage: Stage) -> Loader:
         prompt_buckets=stage.prompt_buckets or None,
         response_buckets=stage.response_buckets or None,
         shuffle=stage.shuffle,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
     )
     drops = {k: v for k, v in dict(records.metadata.get("drops", {})).items() if v}
     setting.files.log(
