@@ -12,8 +12,10 @@ def initialize() -> None:
 
     JAXPREF_DISTRIBUTED=1 alone lets jax find the other workers (Cloud TPU, Slurm). With
     JAXPREF_COORDINATOR=host:port, JAXPREF_NUM_PROCESSES and JAXPREF_PROCESS_ID the processes are named
-    explicitly. Must run before the first use of a device.
+    explicitly. Must run before the first use of a device; where they are joined already it does nothing.
     """
+    if jax.distributed.is_initialized():
+        return
     coordinator = os.environ.get("JAXPREF_COORDINATOR")
     if coordinator:
         missing = [n for n in ("JAXPREF_NUM_PROCESSES", "JAXPREF_PROCESS_ID") if n not in os.environ]
