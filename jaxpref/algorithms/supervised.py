@@ -57,6 +57,4 @@ def sft(
         """A likelihood has no reward of its own: the log-prob (nats) stands in."""
         return policy.token_logps(state.params, batch).sum(-1)
 
-    return Algorithm(
-        init, step, evaluate, lambda batch: 3 * policy.flops(batch), rewards, parts=microbatches
-    )
+    return Algorithm(init, step, evaluate, lambda batch: 3 * policy.flops(batch), rewards, parts=microbatches)

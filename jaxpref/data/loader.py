@@ -40,7 +40,8 @@ class Loader:
 
     A loader knows no devices and no processes: whoever needs a part of a batch names its rows, and no other
     row is read. A part is padded like the whole, to the smallest bucket that holds the longest prompt
-    (response) of the *global* batch, so parts fit together, and a step compiles once per pair of buckets used.
+    (response) of the *global* batch, so parts fit together, and a step compiles once per pair of buckets
+    used.
     """
 
     def __init__(

@@ -119,8 +119,6 @@ def _reference_logps(setting: Setting, stage: Stage, records: Records) -> np.nda
     loader = Loader(records, batch_size=stage.batch_size, seed=0, shuffle=False)
     parts = []
     for index in range(loader.evaluation_steps()):
-        batch = sharding.put_batch(
-            partial(loader.evaluation_batch, index), loader.batch_size, setting.mesh
-        )
+        batch = sharding.put_batch(partial(loader.evaluation_batch, index), loader.batch_size, setting.mesh)
         parts.append(sharding.fetch(score(params, batch)))
     return np.concatenate(parts)[: len(records)].astype(np.float32)

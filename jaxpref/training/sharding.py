@@ -115,15 +115,14 @@ def state_shardings(abstract_state: Any, abstract_params: Any, axes: Any, mesh: 
 
 def check_batch_size(batch_size: int, mesh: Mesh, *, parts: int = 1, where: str = "") -> None:
     """Raises ValueError unless each of the equal parts that a step cuts a batch into divides evenly over
-    the batch axes of the mesh. `where`: said in front, such as the name of a stage."""
-    shards = batch_shards(mesh)
-    if batch_size % (shards * parts):
-        over = f"{' x '.join(BATCH)} = {shards} devices"
+    the batch axes of the mesh. `where`: whose batch it is, such as the name of a stage."""
+    wanted = batch_shards(mesh) * parts
+    if batch_size % wanted:
+        over = f"{' x '.join(BATCH)} = {batch_shards(mesh)} devices"
         cut = f" in {parts} parts (microbatches x minibatches)" if parts > 1 else ""
-        fewer = f"fewer parts, or fewer devices on {' and '.join(BATCH)}" if parts > 1 else "fewer devices there"
         raise ValueError(
-            f"{where and where + ': '}batch_size={batch_size} does not divide over {over}{cut}; use a multiple "
-            f"of {shards * parts}, or {fewer}"
+            f"{f'{where}: ' if where else ''}batch_size={batch_size} does not divide over {over}{cut}; use a "
+            f"multiple of {wanted}, or fewer {'parts or ' if cut else ''}devices on these axes"
         )
 
 

@@ -55,8 +55,16 @@ def test_each_device_holds_its_rows(shape):
 @pytest.mark.parametrize(
     ("rows", "parts", "message"),
     [
-        (6, 1, "dpo: batch_size=6 does not divide over data x fsdp = 4 devices; use a multiple of 4, or fewer"),
-        (8, 4, r"batch_size=8 .* 4 devices in 4 parts \(microbatches x minibatches\); use a multiple of 16, or"),
+        (
+            6,
+            1,
+            "dpo: batch_size=6 does not divide over data x fsdp = 4 devices; use a multiple of 4, or fewer",
+        ),
+        (
+            8,
+            4,
+            r"batch_size=8 .* 4 devices in 4 parts \(microbatches x minibatches\); use a multiple of 16, or",
+        ),
     ],
 )
 def test_what_does_not_divide_is_refused(rows, parts, message):
