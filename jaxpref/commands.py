@@ -216,8 +216,9 @@ def sample(options: Options) -> int:
     padded = rows + [rows[0]] * (context.rows(len(rows)) - len(rows))
     # Lengths in powers of two, so that another prompt seldom compiles again.
     width = max(16, 1 << (max(map(len, padded)) - 1).bit_length())
-    tokens = np.full((len(padded), width), tokenizer.pad_id, np.int32)
-    mask = np.zeros(tokens.shape, bool)
+    # Numpy arrays where types say jax's: `put` takes both.
+    tokens: Any = np.full((len(padded), width), tokenizer.pad_id, np.int32)
+    mask: Any = np.zeros(tokens.shape, bool)
     for i, row in enumerate(padded):
         tokens[i, : len(row)], mask[i, : len(row)] = row, True
     out = context.policy.sample(

@@ -146,7 +146,7 @@ def put_batch(read: Callable[[np.ndarray], Any], size: int, mesh: Mesh) -> Any:
     rows = np.unique(np.concatenate([np.arange(size)[index] for index in held]))
 
     def placed(part: Any) -> jax.Array:
-        def of_device(index: tuple[slice, ...]) -> np.ndarray:
+        def of_device(index: Any) -> np.ndarray:
             start, stop, _ = index[0].indices(size)
             begin = np.searchsorted(rows, start)
             return np.asarray(part)[begin : begin + stop - start]

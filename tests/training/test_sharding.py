@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +10,19 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 from launch import TINY, here, run
+from tiny import experiment
 
+from jaxpref.data.loader import Loader
 from jaxpref.experiment import MeshShape
-from jaxpref.training.sharding import check_batch_size, make_mesh, param_shardings, put_batch
+from jaxpref.training.sharding import (
+    check_batch_size,
+    make_mesh,
+    param_shardings,
+    put_batch,
+    state_shardings,
+    with_shardings,
+)
+from jaxpref.training.step import compiled_step
 
 
 @pytest.mark.parametrize(
@@ -77,6 +88,24 @@ def test_what_does_not_divide_is_refused(rows, parts, message):
 def test_a_batch_that_does_not_divide_is_not_read():
     with pytest.raises(ValueError, match="batch_size=6 does not divide"):
         put_batch(lambda rows: pytest.fail("read"), 6, make_mesh(MeshShape(data=4, tensor=2)))
+
+
+@pytest.mark.parametrize("microbatches", [1, 2])
+def test_activations_stay_where_their_rows_are(microbatches):
+    """Weights are gathered and gradients summed; no activation goes from one layout to another."""
+    mesh = make_mesh(MeshShape(data=2, fsdp=2, tensor=2))
+    stage = experiment(batch_size=16, microbatches=microbatches, evaluators=False).stages[1]
+    policy = experiment().policy()
+    algorithm = stage.algorithm(policy)
+    params = jax.eval_shape(policy.init, jax.random.key(0))
+    state = jax.eval_shape(algorithm.init, params)
+    shardings = state_shardings(state, params, policy.axes(), mesh)
+    batch = put_batch(partial(Loader(stage.train(), batch_size=16).batch, 0), 16, mesh)
+    step = compiled_step(algorithm, shardings, mesh, seed=0, skip_non_finite=False).compiled
+    with jax.set_mesh(mesh):
+        lowered = step.lower(with_shardings(state, shardings), jax.ShapeDtypeStruct((), bool), batch, 0)
+    moved = re.findall(r"all-gather|all-reduce|all-to-all|collective-permute", lowered.compile().as_text())
+    assert set(moved) == {"all-gather", "all-reduce"}
 
 
 @pytest.mark.slow
