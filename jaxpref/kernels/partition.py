@@ -103,7 +103,7 @@ def looked_up(table: Float[Array, "v d"], tokens: Int[Array, "b t"]) -> Float[Ar
 
     An axis that splits rows may split the width of the table too. Left to XLA the result is split like the
     table and then gathered whole to be split by rows, and so is its gradient; here the table's width is
-    gathered first, as for any product with weights.
+    gathered first, as for any product with weights. A loop over layers keeps the layout that it begins with.
     """
     partition = partition_of(len(tokens), *table.shape)
     if partition.embed is not None:
