@@ -22,7 +22,6 @@ __all__ = [
     "VOCAB",
     "Partition",
     "by_expert",
-    "by_rows",
     "kernels_are_placed",
     "looked_up",
     "partition_of",
@@ -91,15 +90,8 @@ def partition_of(rows: int, vocab: int, embed: int) -> Partition:
     )
 
 
-def by_rows(x: Array) -> Array:
-    """`x` `[b, ...]` with its rows over the batch axes of the mesh in context and the rest whole; `x` itself
-    where there are none, or they do not divide the rows."""
-    partition = partition_of(x.shape[0], 1, 1)
-    return jax.lax.with_sharding_constraint(x, partition.by_row) if partition.rows else x
-
-
 def looked_up(table: Float[Array, "v d"], tokens: Int[Array, "b t"]) -> Float[Array, "b t d"]:
-    """`table[tokens]`, rows over the batch axes.
+    """`table[tokens]`, rows over the batch axes of the mesh in context.
 
     An axis that splits rows may split the width of the table too. Left to XLA the result is split like the
     table and then gathered whole to be split by rows, and so is its gradient; here the table's width is
@@ -108,7 +100,8 @@ def looked_up(table: Float[Array, "v d"], tokens: Int[Array, "b t"]) -> Float[Ar
     partition = partition_of(len(tokens), *table.shape)
     if partition.embed is not None:
         table = jax.lax.with_sharding_constraint(table, partition.by_word)
-    return by_rows(table[tokens])
+    found = table[tokens]
+    return jax.lax.with_sharding_constraint(found, partition.by_row) if partition.rows else found
 
 
 def by_expert(function: Callable[..., Any], experts: Any, *rows: Any) -> Any:
