@@ -10,14 +10,13 @@ import sys
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxpref import config
 from jaxpref.experiment import Experiment, Tournament, smoke, smoke_tournament
-from jaxpref.training import distributed, sharding
+from jaxpref.training import distributed
 from jaxpref.training.collect import compiled_evaluation
-from jaxpref.training.evaluation import evaluations, held_out_loader, held_out_pass, summary
+from jaxpref.training.evaluation import context_of, evaluations, held_out_loader, held_out_pass, summary
 from jaxpref.training.params import trained_params
 from jaxpref.training.prepared import prepare_experiment, with_prepared
 from jaxpref.training.run import setting_of
@@ -170,13 +169,15 @@ def methods(options: Options) -> int:
 
 
 def prepare(options: Options) -> int:
+    distributed.initialize()
     experiment, workdir, own = _load(options)
     if "records" not in own:
         raise ValueError("say where to write: records=DIR")
     prepare_experiment(experiment, own["records"], reference_workdir=workdir if options.reference else None)
-    print(f"train with: jaxpref train {options.file} records={own['records']} (and the same overrides)")
-    if options.reference:
-        print("use the reference column with stages.<name>.algorithm.reference=batch")
+    if distributed.first():
+        print(f"train with: jaxpref train {options.file} records={own['records']} (and the same overrides)")
+        if options.reference:
+            print("use the reference column with stages.<name>.algorithm.reference=batch")
     return 0
 
 
@@ -186,13 +187,13 @@ def evaluate(options: Options) -> int:
     experiment = _ready(experiment, own, options)
     setting = setting_of(experiment, workdir)
     stage = next((s for s in experiment.stages if s.name == options.stage), experiment.stages[-1])
+    loader = held_out_loader(setting, stage)
     params = trained_params(setting, stage=options.stage, step=options.step)
     algorithm = stage.algorithm(setting.policy)
     # Params of an earlier stage, where this one has none yet.
     state = dataclasses.replace(trained_state(setting, stage, algorithm, options.step), params=params)
     for evaluation in evaluations(setting, stage, stage.num_steps, algorithm, state):
         setting.files.log(summary(evaluation))
-    loader = held_out_loader(setting, stage)
     if loader is not None:
         function = compiled_evaluation(algorithm, setting.mesh, seed=experiment.seed)
         for name, value in held_out_pass(function, state, loader, setting.mesh).items():
@@ -201,27 +202,28 @@ def evaluate(options: Options) -> int:
 
 
 def sample(options: Options) -> int:
+    distributed.initialize()
     experiment, workdir, _ = _load(options)
     setting = setting_of(experiment, workdir)
     params = trained_params(setting, stage=options.stage, step=options.step)
-    tokenizer, policy = setting.tokenizer, setting.policy
+    context, tokenizer = context_of(setting, params, stage=experiment.stages[-1]), setting.tokenizer
     if tokenizer is None:
         raise ValueError(f"{experiment.name}: this policy reads no text, so it cannot answer a prompt")
     rows = [
         [*([] if tokenizer.bos_id is None else [tokenizer.bos_id]), *tokenizer.encode(p)]
         for p in options.prompt
     ]
-    rows_of = sharding.batch_shards(setting.mesh)
-    padded = rows + [rows[0]] * (-len(rows) % rows_of)
+    padded = rows + [rows[0]] * (context.rows(len(rows)) - len(rows))
     # Lengths in powers of two, so that another prompt seldom compiles again.
     width = max(16, 1 << (max(map(len, padded)) - 1).bit_length())
-    tokens = np.full((len(padded), width), tokenizer.pad_id, np.int32)
-    mask = np.zeros(tokens.shape, bool)
+    # Numpy arrays where types say jax's: `put` takes both.
+    tokens: Any = np.full((len(padded), width), tokenizer.pad_id, np.int32)
+    mask: Any = np.zeros(tokens.shape, bool)
     for i, row in enumerate(padded):
         tokens[i, : len(row)], mask[i, : len(row)] = row, True
-    out = policy.sample(
-        setting.whole(params),
-        sharding.put_whole(Prompts(jnp.asarray(tokens), jnp.asarray(mask)), setting.mesh),
+    out = context.policy.sample(
+        context.params,
+        context.put(Prompts(tokens, mask)),
         jax.random.key(options.seed),
         num_samples=options.num_samples,
         max_tokens=options.max_tokens,
@@ -229,7 +231,9 @@ def sample(options: Options) -> int:
         top_k=options.top_k,
         top_p=options.top_p,
     )
-    answers, kept = sharding.fetch((out.completions.response_tokens, out.completions.response_mask))
+    answers, kept = context.fetch((out.completions.response_tokens, out.completions.response_mask))
+    if jax.process_index() > 0:
+        return 0
     for i, prompt in enumerate(options.prompt):
         for j in range(options.num_samples):
             ids = answers[i, j][kept[i, j]].tolist()

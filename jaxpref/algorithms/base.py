@@ -58,6 +58,7 @@ class Algorithm(NamedTuple):
     rewards: Callable[[Any, Any], Float[Array, "b k"]]  # implicit (or learned) rewards of a batch's responses
     collect: Callable[[Any, Any, PRNGKey], tuple[Any, Metrics]] | None = None
     constants: Callable[[], dict[str, Model]] | None = None
+    parts: int = 1  # equal parts of its rows that `step` takes a batch in, each of which devices split
 
 
 def num_tokens(batch: Completions | Segments) -> Mean:

@@ -97,7 +97,9 @@ def offline(
     live = reference in rules
     mismatched = any(i.base == "mismatched_logps" for i in inputs_of(loss))
     passes = 3 + live + (1 + live) * mismatched
-    return Algorithm(init, step, evaluate, lambda batch: passes * policy.flops(batch), rewards)
+    return Algorithm(
+        init, step, evaluate, lambda batch: passes * policy.flops(batch), rewards, parts=microbatches
+    )
 
 
 def _check(

@@ -112,7 +112,9 @@ def online(
         return len(members(draws)) * policy.flops(batch) + epochs * inner.flops(batch)
 
     loaded = None if not models else lambda: {name: load() for name, load in models.items()}
-    return inner._replace(step=step, flops=flops, collect=collect, constants=loaded)
+    # With `exact` a batch has more rows than its records, and only the step knows how many.
+    parts = 1 if exact else minibatches * microbatches
+    return inner._replace(step=step, flops=flops, collect=collect, constants=loaded, parts=parts)
 
 
 def passes(

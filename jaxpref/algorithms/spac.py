@@ -177,7 +177,8 @@ def spac(
     def rewards(state: SpacState, batch: Completions) -> Float[Array, "b k"]:
         return follower_of.value(state.critic, batch)
 
-    return Algorithm(init, step, evaluate, flops, rewards, Collector(draw, hybrid=True))
+    collect, parts = Collector(draw, hybrid=True), 1 if exact else microbatches
+    return Algorithm(init, step, evaluate, flops, rewards, collect, parts=parts)
 
 
 def climbed(policy: Policy, critic: Critic, params: Params, follower: Params, eta: float) -> Params:

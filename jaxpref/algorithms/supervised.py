@@ -64,4 +64,4 @@ def sft(
         """A likelihood has no reward of its own: the log-prob (nats) stands in."""
         return policy.token_logps(whole(state.params, state.constants), batch).sum(-1)
 
-    return Algorithm(init, step, evaluate, lambda batch: 3 * policy.flops(batch), rewards)
+    return Algorithm(init, step, evaluate, lambda batch: 3 * policy.flops(batch), rewards, parts=microbatches)

@@ -31,16 +31,17 @@ class Table(Protocol):
 
 
 class Loader:
-    """Deterministic, sharded, bucketed batches; the position is the step number and nothing else.
+    """Deterministic, bucketed batches; the position is the step number and nothing else.
 
     Global batch `s` is positions `[s * batch_size, (s + 1) * batch_size)` of an endless sequence of
     permutations of the rows, one per epoch, each seeded by `(seed, epoch)`: every row occurs once per epoch,
     and a batch may straddle two. So resuming at any step costs one permutation of `n` rows (about 15 ms a
-    million, paid once per epoch anyway), however many batches came before. The order does not depend on
-    the number of processes: process `i` of `m` gets the `i`-th contiguous slice of each global batch.
+    million, paid once per epoch anyway), however many batches came before.
 
-    A batch is padded to the smallest bucket that holds the longest prompt (response) of the *global* batch,
-    so all processes agree on the shape, and a step compiles once per pair of buckets used.
+    A loader knows no devices and no processes: whoever needs a part of a batch names its rows, and no other
+    row is read. A part is padded like the whole, to the smallest bucket that holds the longest prompt
+    (response) of the *global* batch, so parts fit together, and a step compiles once per pair of buckets
+    used.
     """
 
     def __init__(
@@ -52,29 +53,19 @@ class Loader:
         prompt_buckets: Sequence[int] | None = None,
         response_buckets: Sequence[int] | None = None,
         shuffle: bool = True,
-        process_index: int = 0,
-        process_count: int = 1,
     ):
         """`batch_size` is global. Buckets default to one, the longest row rounded up to a multiple of 8.
 
-        Raises ValueError for an empty table, a batch that the processes cannot share evenly, or a row
-        longer than the largest bucket.
+        Raises ValueError for an empty table, a batch without rows, or a row longer than the largest bucket.
         """
         if len(records) == 0:
             raise ValueError("Loader: the records are empty; there is nothing to train or evaluate on")
-        if batch_size < 1 or batch_size % process_count:
-            raise ValueError(
-                f"Loader: batch_size={batch_size} must be a positive multiple of "
-                f"the {process_count} processes"
-            )
-        if not 0 <= process_index < process_count:
-            raise ValueError(f"Loader: process_index={process_index} is not in [0, {process_count})")
+        if batch_size < 1:
+            raise ValueError(f"Loader: batch_size counts from 1, got {batch_size}")
         self.records = records
         self.batch_size = batch_size
         self.seed = seed
         self.shuffle = shuffle
-        self.process_index = process_index
-        self.process_count = process_count
         self.prompt_buckets = _buckets("prompt_buckets", prompt_buckets, records.prompt_lengths)
         self.response_buckets = _buckets("response_buckets", response_buckets, records.response_lengths)
         self._longest = records.response_lengths.max(-1)
@@ -101,7 +92,7 @@ class Loader:
         }
 
     def indices(self, step: int) -> np.ndarray:
-        """Row numbers of global batch `step` (from 0), int64 [batch_size]; the same on every process."""
+        """Row numbers of global batch `step` (from 0), int64 [batch_size]."""
         if step < 0:
             raise ValueError(f"Loader: steps count from 0, got {step}")
         positions = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
@@ -111,21 +102,23 @@ class Loader:
         # Ascending epochs, so the order kept for the next call is the last one.
         return np.concatenate([self._order(int(e))[offsets[epochs == e]] for e in np.unique(epochs)])
 
-    def batch(self, step: int) -> Any:
-        """This process's rows of global batch `step`: numpy arrays [batch_size / process_count, ...]."""
-        return self._rows(self.indices(step))
+    def batch(self, step: int, rows: np.ndarray | None = None) -> Any:
+        """Global batch `step`: numpy arrays [batch_size, ...]. With `rows` (int [m], each from 0 to
+        batch_size - 1), those of its rows alone, [m, ...]."""
+        return self._rows(self.indices(step), rows)
+
+    def evaluation_batch(self, index: int, rows: np.ndarray | None = None) -> Any:
+        """Batch `index` (from 0) of one pass in table order, or `rows` of it as in `batch`; the last one is
+        filled up with rows whose masks are False."""
+        indices = np.arange(index * self.batch_size, (index + 1) * self.batch_size)
+        return self._rows(np.where(indices < len(self.records), indices, -1), rows)
 
     def evaluation_batches(self) -> Iterator[Any]:
-        """Yields one pass in table order; the last batch is filled up with rows whose masks are False.
-
-        Every process yields the same number of batches of `batch_size / process_count` rows.
-        """
-        for start in range(0, len(self.records), self.batch_size):
-            indices = np.arange(start, start + self.batch_size)
-            yield self._rows(np.where(indices < len(self.records), indices, -1))
+        """Yields one pass over the table, whole batches."""
+        return (self.evaluation_batch(index) for index in range(self.evaluation_steps()))
 
     def evaluation_steps(self) -> int:
-        """Batches that `evaluation_batches` yields."""
+        """Batches of one pass."""
         return -(-len(self.records) // self.batch_size)
 
     def shapes(self) -> list[tuple[int, int]]:
@@ -138,11 +131,10 @@ class Loader:
             self._epoch = (epoch, generator.permutation(len(self.records)))
         return self._epoch[1]
 
-    def _rows(self, indices: np.ndarray) -> Any:
+    def _rows(self, indices: np.ndarray, rows: np.ndarray | None) -> Any:
         real = indices[indices >= 0]
-        share = self.batch_size // self.process_count
         return self.records.rows(
-            indices[self.process_index * share : (self.process_index + 1) * share],
+            indices if rows is None else indices[rows],
             prompt_length=_smallest(self.prompt_buckets, self.records.prompt_lengths[real].max()),
             response_length=_smallest(self.response_buckets, self._longest[real].max()),
             pad_id=self._pad_id,

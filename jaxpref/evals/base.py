@@ -66,7 +66,12 @@ class Context:
     put: Callable[[Any], Any]
     fetch: Callable[[Any], Any]
     compiled: Callable[[Callable[..., Any]], Callable[..., Any]] = jax.jit  # on the devices of the run
-    rows_multiple: int = 1  # batches must have a multiple of this many rows
+    rows_multiple: int = 1  # `put` refuses a batch whose rows are no multiple of this; see `rows`
     # Samples of this name when the stage began; at its beginning, the last ones of the stage before.
     baseline: Callable[[str], list[TextSample]] = lambda name: []
     member: Callable[[str], Params] = _no_member
+
+    def rows(self, wanted: int) -> int:
+        """Rows of a batch that is to hold `wanted`: the fewest that divide over the devices. What the mesh is
+        decides no metric, so evaluators fill up instead of refusing."""
+        return -(-wanted // self.rows_multiple) * self.rows_multiple

@@ -25,7 +25,7 @@ __all__ = [
 def step_scores(context: Context, world: World) -> NDArray[np.float64]:
     """Scores `[s, a]` of segments of one step, one for each action of each state."""
     states, actions = world.mdp.rewards.shape
-    rows = -(-states // context.rows_multiple) * context.rows_multiple
+    rows = context.rows(states)
     state, action = np.indices((rows, actions), np.int32)
     batch = Segments(
         jnp.asarray(np.minimum(state, states - 1)[..., None]),

@@ -35,8 +35,7 @@ def reward_accuracy(
     table = records()
     if num_prompts is not None:
         table = table.take(np.arange(min(num_prompts, len(table))))
-    multiple = context.rows_multiple
-    loader = Loader(table, batch_size=-(-batch_size // multiple) * multiple, seed=0, shuffle=False)
+    loader = Loader(table, batch_size=context.rows(batch_size), seed=0, shuffle=False)
     parts = []
     for batch in loader.evaluation_batches():
         rewards = jnp.asarray(context.fetch(context.rewards(context.put(batch))))

@@ -99,7 +99,7 @@ def _nats(
 
 def _scores(context: Context, table: SegmentRecords, batch_size: int) -> NDArray[np.float64]:
     """Summed `token_logps` of each segment, `[n, k]`."""
-    rows = -(-batch_size // context.rows_multiple) * context.rows_multiple
+    rows = context.rows(batch_size)
     room = -(-int(table.step_lengths.max()) // 8) * 8
     score = context.compiled(context.policy.token_logps)
     found = []

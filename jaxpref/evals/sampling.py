@@ -47,8 +47,7 @@ def draw(
     The same table, batch size and seed give the same noise. `stream` makes it independent of that of other
     streams: responses that are compared with one another must be, or their win rate is that of coupled draws.
     """
-    rows = -(-batch_size // context.rows_multiple) * context.rows_multiple
-    loader = Loader(table, batch_size=rows, seed=0, shuffle=False)
+    loader = Loader(table, batch_size=context.rows(batch_size), seed=0, shuffle=False)
     base = jax.random.key(context.seed)
     base = base if stream is None else jax.random.fold_in(base, stream)
 

@@ -71,7 +71,7 @@ def judged(
     tokens: Any = np.stack([_widened(p.response_tokens, longest) for p in players], 1)  # [n, k, s, r]
     masks: Any = np.stack([_widened(p.response_mask, longest) for p in players], 1)
     first, n = players[0], len(tokens)
-    rows = -(-min(tournament.batch_size, n) // context.rows_multiple) * context.rows_multiple
+    rows = context.rows(min(tournament.batch_size, n))
     total = np.zeros((n, len(players), len(players)))
     for start in range(0, n, rows):
         at = np.arange(start, start + rows)

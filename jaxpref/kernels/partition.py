@@ -13,6 +13,7 @@ from typing import Any
 import jax
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, Int
 
 __all__ = [
     "EMBED",
@@ -22,6 +23,7 @@ __all__ = [
     "Partition",
     "each_region",
     "kernels_are_placed",
+    "looked_up",
     "partition_of",
 ]
 
@@ -110,6 +112,29 @@ def partition_of(rows: int, vocab: int, embed: int) -> Partition:
         math.prod(sizes[axis] for axis in by_row),
         sizes[VOCAB] if by_word else 1,
     )
+
+
+def looked_up(table: Float[Array, "v d"], tokens: Int[Array, "b t"]) -> Float[Array, "b t d"]:
+    """`table[tokens]`, rows over the batch axes of the mesh in context.
+
+    An axis that splits rows may split the width of the table too. Left to XLA the result is split like the
+    table and then gathered whole to be split by rows, and so is its gradient; here the table's width is
+    gathered first, as for any product with weights. A loop over layers keeps the layout that it begins with.
+
+    Returns:
+      `[b, t, d]`, float as the table.
+
+    Example:
+      >>> from jaxpref.kernels.partition import looked_up
+      >>> print(looked_up(jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([[1, 0]])))
+      [[[3. 4.]
+        [1. 2.]]]
+    """
+    partition = partition_of(len(tokens), *table.shape)
+    if partition.embed is not None:
+        table = jax.lax.with_sharding_constraint(table, partition.by_word)
+    rows = table[tokens]
+    return jax.lax.with_sharding_constraint(rows, partition.by_row) if partition.rows else rows
 
 
 def each_region(function: Callable[..., Any], params: Any, *rows: Any) -> Any:

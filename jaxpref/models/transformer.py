@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxpref.kernels.partition import looked_up
 from jaxpref.kernels.token_logps import IMPLEMENTATIONS
 from jaxpref.models.attention import Keys, attend
 from jaxpref.models.layers import Attend, Block, Norm
@@ -169,7 +170,7 @@ def run_blocks(
     """
     sizes, dtype = model.sizes, jnp.dtype(model.compute_dtype)
     block, _ = _abstract_modules(sizes)
-    x = params["embedding"][tokens].astype(dtype)
+    x = looked_up(params["embedding"], tokens).astype(dtype)
     if sizes.scale_embedding:
         x = x * jnp.asarray(sizes.embed**0.5, dtype)
     flags = sizes.local_layers

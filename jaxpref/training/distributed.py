@@ -4,7 +4,7 @@ import os
 
 import jax
 
-__all__ = ["initialize"]
+__all__ = ["first", "initialize"]
 
 
 def initialize() -> None:
@@ -12,8 +12,10 @@ def initialize() -> None:
 
     JAXPREF_DISTRIBUTED=1 alone lets jax find the other workers (Cloud TPU, Slurm). With
     JAXPREF_COORDINATOR=host:port, JAXPREF_NUM_PROCESSES and JAXPREF_PROCESS_ID the processes are named
-    explicitly. Must run before the first use of a device.
+    explicitly. Must run before the first use of a device; where they are joined already it does nothing.
     """
+    if jax.distributed.is_initialized():
+        return
     coordinator = os.environ.get("JAXPREF_COORDINATOR")
     if coordinator:
         missing = [n for n in ("JAXPREF_NUM_PROCESSES", "JAXPREF_PROCESS_ID") if n not in os.environ]
@@ -26,3 +28,9 @@ def initialize() -> None:
         )
     elif os.environ.get("JAXPREF_DISTRIBUTED") == "1":
         jax.distributed.initialize()
+
+
+def first() -> bool:
+    """Whether this process is the one that writes. Where no others were joined this starts no device, so
+    that records can be prepared while something else holds the accelerator."""
+    return not jax.distributed.is_initialized() or jax.process_index() == 0

@@ -2,9 +2,11 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxpref.algorithms import Algorithm
 from jaxpref.data.loader import Loader
@@ -21,19 +23,13 @@ __all__ = ["context_of", "evaluate_stage", "evaluations", "held_out_loader", "he
 
 
 def held_out_loader(setting: Setting, stage: Stage) -> Loader | None:
-    """Batches of the stage's held-out records, this process's rows; None where it has none."""
+    """Batches of the stage's held-out records; None where it has none."""
     if stage.evaluation is None:
         return None
+    sharding.check_batch_size(stage.batch_size, setting.mesh, where=stage.name)
     records = stage.evaluation()
     check_records(setting.policy, records)
-    return Loader(
-        records,
-        batch_size=stage.batch_size,
-        seed=0,
-        shuffle=False,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
+    return Loader(records, batch_size=stage.batch_size, seed=0, shuffle=False)
 
 
 def held_out_pass(
@@ -41,8 +37,9 @@ def held_out_pass(
 ) -> dict[str, float]:
     """The algorithm's metrics over all held-out records."""
     total = None
-    for index, batch in enumerate(loader.evaluation_batches()):
-        metrics = evaluate(state, sharding.put_batch(batch, mesh), index)
+    for index in range(loader.evaluation_steps()):
+        batch = sharding.put_batch(partial(loader.evaluation_batch, index), loader.batch_size, mesh)
+        metrics = evaluate(state, batch, index)
         total = metrics if total is None else merge(total, metrics)
     return to_floats(jax.device_get(total)) if total else {}
 
@@ -73,13 +70,19 @@ def context_of(
     def no_rewards(batch: Any) -> Any:
         raise ValueError("rewards: there is no algorithm here whose rewards these could be")
 
+    def put(batch: Any) -> Any:
+        def read(rows: np.ndarray) -> Any:
+            return jax.tree.map(lambda x: np.asarray(x)[rows], batch)
+
+        return sharding.put_batch(read, len(jax.tree.leaves(batch)[0]), mesh)
+
     return Context(
-        policy=setting.policy,
+        policy=setting.policy._replace(sample=sharding.OnMesh(setting.policy.sample, mesh)),
         params=None if params is None else setting.whole(params),
         tokenizer=setting.tokenizer,
         seed=setting.experiment.seed,
         rewards=no_rewards if scored is None else lambda batch: scored(state, batch),
-        put=lambda batch: sharding.put_whole(batch, mesh),
+        put=put,
         fetch=sharding.fetch,
         compiled=lambda function: sharding.OnMesh(jax.jit(function), mesh),
         rows_multiple=sharding.batch_shards(mesh),

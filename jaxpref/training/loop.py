@@ -2,6 +2,7 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -37,9 +38,11 @@ class Interrupted(Exception):
     """SIGTERM arrived; the state was saved."""
 
 
-def run_stage(setting: Setting, stage: Stage, params: Params, checkpoints: Checkpoints) -> tuple[Params, int]:
+def run_stage(
+    setting: Setting, stage: Stage, algorithm: Algorithm, params: Params, checkpoints: Checkpoints
+) -> tuple[Params, int]:
     """Trains from `params`, or from the last checkpoint. Returns the params and the programs compiled."""
-    return _StageRun(setting, stage, params, checkpoints).run()
+    return _StageRun(setting, stage, algorithm, params, checkpoints).run()
 
 
 def compiled_step(
@@ -88,11 +91,17 @@ class _StageRun:
     held-out pass, evaluators, checkpoint; so a checkpoint never knows more than the files beside it, and a
     run killed in between evaluates again instead of never."""
 
-    def __init__(self, setting: Setting, stage: Stage, params: Params, checkpoints: Checkpoints) -> None:
-        self.setting, self.stage, self.checkpoints = setting, stage, checkpoints
+    def __init__(
+        self,
+        setting: Setting,
+        stage: Stage,
+        algorithm: Algorithm,
+        params: Params,
+        checkpoints: Checkpoints,
+    ) -> None:
+        self.setting, self.stage, self.algorithm = setting, stage, algorithm
+        self.checkpoints = checkpoints
         experiment, mesh = setting.experiment, setting.mesh
-        sharding.check_batch_size(stage.batch_size, mesh)
-        self.algorithm = stage.algorithm(setting.policy)
         self.loader, self.held_out = _loader(setting, stage), held_out_loader(setting, stage)
         layout = Layout.of(setting, self.algorithm)
         self.constants = layout.constants
@@ -127,14 +136,20 @@ class _StageRun:
             self.run_evaluators(0)
             self.run_held_out(0)
         with ThreadPoolExecutor(1) as pool:  # the next batch is put together while the device works
-            upcoming = pool.submit(self.loader.batch, self.start)
+            upcoming = pool.submit(self.batch, self.start)
             for index in range(self.start, self.stage.num_steps):
-                batch = sharding.put_batch(upcoming.result(), self.setting.mesh)
-                upcoming = pool.submit(self.loader.batch, index + 1)
+                batch = upcoming.result()
+                upcoming = pool.submit(self.batch, index + 1)
                 batch, metrics = self.step(batch, index)
                 self.after(batch, metrics, index + 1)
         self.checkpoints.wait()
         return self.state.params, self.train_step.programs
+
+    def batch(self, index: int) -> Any:
+        """The records of a step, on the devices that learn from them."""
+        return sharding.put_batch(
+            partial(self.loader.batch, index), self.loader.batch_size, self.setting.mesh
+        )
 
     def step(self, batch: Any, index: int) -> tuple[Any, Metrics]:
         """One step of training; returns what it learnt from, and its metrics."""
@@ -223,7 +238,7 @@ class _StageRun:
 
 
 def _loader(setting: Setting, stage: Stage) -> Loader:
-    """Training batches of this process; says what there is."""
+    """Training batches; says what there is."""
     records = stage.train()
     check_records(setting.policy, records)
     loader = Loader(
@@ -233,8 +248,6 @@ def _loader(setting: Setting, stage: Stage) -> Loader:
         prompt_buckets=stage.prompt_buckets or None,
         response_buckets=stage.response_buckets or None,
         shuffle=stage.shuffle,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
     )
     drops = {k: v for k, v in dict(records.metadata.get("drops", {})).items() if v}
     setting.files.log(

@@ -5,11 +5,11 @@ configuration it was made for; nothing of the original source, nor TensorFlow, i
 """
 
 import dataclasses
-import functools
 import hashlib
 import json
 import pathlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -21,7 +21,7 @@ from jaxpref.data.prepare import prepared
 from jaxpref.data.records import Records
 from jaxpref.data.records_io import write_records
 from jaxpref.experiment import Experiment, Stage
-from jaxpref.training import sharding
+from jaxpref.training import distributed, sharding
 from jaxpref.training.params import started_from
 from jaxpref.training.run import setting_of
 from jaxpref.training.setting import Setting
@@ -40,10 +40,10 @@ def _map_sources(stage: Stage, change: Callable[[str, Source], Source]) -> Stage
     """The stage with `change(role, source)` in the place of each of its data sources."""
 
     def evaluator(index: int, given: Callable[..., Any]) -> Callable[..., Any]:
-        keywords = given.keywords if isinstance(given, functools.partial) else {}
+        keywords = given.keywords if isinstance(given, partial) else {}
         if "records" not in keywords:
             return given
-        return functools.partial(given, records=change(f"evaluator {index}", keywords["records"]))
+        return partial(given, records=change(f"evaluator {index}", keywords["records"]))
 
     return dataclasses.replace(
         stage,
@@ -64,8 +64,9 @@ def prepare_experiment(
 
     With `reference_workdir`, pairs also get the column `reference_logps`: the log-probs (nats) of the params
     each stage starts from, taken from that run's checkpoints (of the stage before) or the initial weights.
+    Of several processes each reads all records and scores its rows; the first one writes.
     """
-    root = pathlib.Path(directory)
+    root, first = pathlib.Path(directory), distributed.first()
     setting = None if reference_workdir is None else setting_of(experiment, reference_workdir, log=log)
     written: dict[str, str] = {}
     for stage in experiment.stages:
@@ -77,13 +78,15 @@ def prepare_experiment(
                 if setting is not None and records.k > 1:
                     logps = _reference_logps(setting, stage, records)
                     records = records.with_column("reference_logps", logps)
-                write_records(records, root / name, overwrite=True)
                 written[name] = f"{stage.name} {role}"
-                log(f"{stage.name} {role}: {len(records):,} records in {root / name}")
+                if first:
+                    write_records(records, root / name, overwrite=True)
+                    log(f"{stage.name} {role}: {len(records):,} records in {root / name}")
             return source
 
         _map_sources(stage, write)
-    (root / "index.json").write_text(json.dumps(written, indent=2) + "\n")
+    if first:
+        (root / "index.json").write_text(json.dumps(written, indent=2) + "\n")
 
 
 def with_prepared(experiment: Experiment, directory: str | pathlib.Path) -> Experiment:
@@ -101,7 +104,7 @@ def with_prepared(experiment: Experiment, directory: str | pathlib.Path) -> Expe
                 f"{root} has no data set {folder.name} ({role}) for this configuration; run `jaxpref "
                 "prepare` with the same experiment file, overrides and records= folder"
             )
-        return functools.partial(prepared, directory=str(folder))
+        return partial(prepared, directory=str(folder))
 
     stages = tuple(_map_sources(stage, replaced) for stage in experiment.stages)
     return dataclasses.replace(experiment, stages=stages)
@@ -109,13 +112,13 @@ def with_prepared(experiment: Experiment, directory: str | pathlib.Path) -> Expe
 
 def _reference_logps(setting: Setting, stage: Stage, records: Records) -> np.ndarray:
     """float32 [n, k], nats, of the params that training starts from."""
+    sharding.check_batch_size(stage.batch_size, setting.mesh, where=stage.name)
     params = setting.whole(started_from(setting, stage.name))
     logps = jax.jit(lambda params, batch: setting.policy.token_logps(params, batch).sum(-1))
     score = sharding.OnMesh(logps, setting.mesh)
     loader = Loader(records, batch_size=stage.batch_size, seed=0, shuffle=False)
-    sharding.check_batch_size(stage.batch_size, setting.mesh)
-    parts = [
-        sharding.fetch(score(params, sharding.put_whole(batch, setting.mesh)))
-        for batch in loader.evaluation_batches()
-    ]
+    parts = []
+    for index in range(loader.evaluation_steps()):
+        batch = sharding.put_batch(partial(loader.evaluation_batch, index), loader.batch_size, setting.mesh)
+        parts.append(sharding.fetch(score(params, batch)))
     return np.concatenate(parts)[: len(records)].astype(np.float32)

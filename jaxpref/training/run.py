@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import jax
 
-from jaxpref.experiment import Experiment
+from jaxpref.algorithms import Algorithm
+from jaxpref.experiment import Experiment, Stage
 from jaxpref.training import sharding
 from jaxpref.training.loop import run_stage
 from jaxpref.training.params import initial_params, saved_params, stage_checkpoints
@@ -87,7 +88,8 @@ def setting_of(
 def _run_stages(setting: Setting) -> Result:
     params, compiles = None, {}
     stages = setting.experiment.stages
-    for stage in stages:
+    algorithms = [_algorithm(setting, stage) for stage in stages]
+    for stage, algorithm in zip(stages, algorithms, strict=True):
         with stage_checkpoints(setting, stage.name) as checkpoints:
             latest = checkpoints.latest
             if latest is not None and latest >= stage.num_steps and stage is not stages[-1]:
@@ -95,5 +97,12 @@ def _run_stages(setting: Setting) -> Result:
                 params = saved_params(setting, checkpoints, latest)
                 continue
             params = initial_params(setting) if params is None else params
-            params, compiles[stage.name] = run_stage(setting, stage, params, checkpoints)
+            params, compiles[stage.name] = run_stage(setting, stage, algorithm, params, checkpoints)
     return Result(params, setting.files.directory, compiles)
+
+
+def _algorithm(setting: Setting, stage: Stage) -> Algorithm:
+    """Of every stage before the first one trains: what does not fit is said before hours of training."""
+    algorithm = stage.algorithm(setting.policy)
+    sharding.check_batch_size(stage.batch_size, setting.mesh, parts=algorithm.parts, where=stage.name)
+    return algorithm

@@ -5,8 +5,9 @@ To add a mesh axis: a field in `experiment.MeshShape`, its name in `AXES`, and t
 with a loop has to know it.
 """
 
+import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -29,7 +30,6 @@ __all__ = [
     "param_shardings",
     "put_batch",
     "put_params",
-    "put_whole",
     "state_shardings",
     "with_shardings",
 ]
@@ -113,13 +113,16 @@ def state_shardings(abstract_state: Any, abstract_params: Any, axes: Any, mesh: 
     return jax.tree.map_with_path(one, abstract_state)
 
 
-def check_batch_size(batch_size: int, mesh: Mesh) -> None:
-    """Raises ValueError unless rows divide evenly over the batch axes of the mesh."""
-    shards = batch_shards(mesh)
-    if batch_size % shards:
+def check_batch_size(batch_size: int, mesh: Mesh, *, parts: int = 1, where: str = "") -> None:
+    """Raises ValueError unless each of the equal parts that a step cuts a batch into divides evenly over
+    the batch axes of the mesh. `where`: whose batch it is, such as the name of a stage."""
+    wanted = batch_shards(mesh) * parts
+    if batch_size % wanted:
+        over = f"{' x '.join(BATCH)} = {batch_shards(mesh)} devices"
+        cut = f" in {parts} parts (microbatches x minibatches)" if parts > 1 else ""
         raise ValueError(
-            f"batch_size={batch_size} does not divide over {' x '.join(BATCH)} = {shards} devices; "
-            f"use a multiple of {shards} or fewer devices on these axes"
+            f"{f'{where}: ' if where else ''}batch_size={batch_size} does not divide over {over}{cut}; use a "
+            f"multiple of {wanted}, or fewer {'parts or ' if cut else ''}devices on these axes"
         )
 
 
@@ -128,21 +131,29 @@ def with_shardings(abstract: Any, shardings: Any) -> Any:
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
 
 
-def put_batch(batch: Any, mesh: Mesh) -> Any:
-    """This process's rows of a host batch as one global array, sharded over the batch axes."""
-    sharding = NamedSharding(mesh, PartitionSpec(BATCH))
-    return jax.tree.map(
-        lambda x: jax.make_array_from_process_local_data(sharding, np.ascontiguousarray(x)), batch
-    )
+def put_batch(read: Callable[[np.ndarray], Any], size: int, mesh: Mesh) -> Any:
+    """A batch of `size` rows as global arrays [size, ...], split over the batch axes of the mesh.
 
+    `read(rows)` gives the rows (int64, ascending) that the devices of this process hold: all of them, where
+    no batch axis is split over processes. Every process must call this with the same batch.
 
-def put_whole(tree: Any, mesh: Mesh) -> Any:
-    """A host batch that every process has in full, sharded over the batch axes."""
+    Raises:
+      ValueError: the rows do not divide over the batch axes.
+    """
+    check_batch_size(size, mesh)
     sharding = NamedSharding(mesh, PartitionSpec(BATCH))
-    return jax.tree.map(
-        lambda x: jax.make_array_from_callback(np.shape(x), sharding, lambda index: np.asarray(x)[index]),
-        tree,
-    )
+    held = sharding.addressable_devices_indices_map((size,)).values()
+    rows = np.unique(np.concatenate([np.arange(size)[index] for index in held]))
+
+    def placed(part: Any) -> jax.Array:
+        def of_device(index: Any) -> np.ndarray:
+            start, stop, _ = index[0].indices(size)
+            begin = np.searchsorted(rows, start)
+            return np.asarray(part)[begin : begin + stop - start]
+
+        return jax.make_array_from_callback((size, *np.shape(part)[1:]), sharding, of_device)
+
+    return jax.tree.map(placed, read(rows))
 
 
 def put_params(tree: Any, shardings: Any) -> Any:
@@ -161,20 +172,21 @@ def fetch(tree: Any) -> Any:
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
+@dataclasses.dataclass(frozen=True)
 class OnMesh:
     """A compiled function that is traced and called with `mesh` in context, where kernels look for it."""
 
-    def __init__(self, compiled: Any, mesh: Mesh) -> None:
-        self._compiled, self._mesh = compiled, mesh
+    compiled: Any
+    mesh: Mesh
 
-    def __call__(self, *args: Any) -> Any:
-        with jax.set_mesh(self._mesh):
-            return self._compiled(*args)
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        with jax.set_mesh(self.mesh):
+            return self.compiled(*args, **options)
 
     @property
     def programs(self) -> int:
         """Programs compiled so far: one for each shape."""
-        return self._compiled._cache_size()
+        return self.compiled._cache_size()
 
 
 def batch_shards(mesh: Mesh) -> int:

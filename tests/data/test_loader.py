@@ -1,4 +1,4 @@
-"""Order, sharding, buckets: the loader's promises."""
+"""Order, parts, buckets: the loader's promises."""
 
 import jax
 import numpy as np
@@ -70,27 +70,41 @@ class TestOrder:
         assert sorted(rows[:3]) == sorted(rows[3:6]) == [0, 1, 2]
 
 
-class TestShards:
-    @pytest.mark.parametrize("processes", [2, 4, 8])
-    def test_processes_together_are_one(self, processes):
-        buckets = {"prompt_buckets": (2, 4, 8), "response_buckets": (2, 3, 8)}
-        one = Loader(numbered(), batch_size=8, **buckets)
-        shards = [
-            Loader(numbered(), batch_size=8, process_index=i, process_count=processes, **buckets)
-            for i in range(processes)
-        ]
+class TestParts:
+    """What a process asks for, whose devices hold these rows of a batch."""
+
+    @pytest.mark.parametrize("rows", [[0, 1, 2, 3], [4, 5, 6, 7], [0, 1, 4, 5], [7], [], list(range(8))])
+    def test_rows_of_a_batch_are_those_of_the_whole(self, rows):
+        loader = Loader(numbered(), batch_size=8, prompt_buckets=(2, 4, 8), response_buckets=(2, 3, 8))
+        rows = np.array(rows, np.int64)
         for step in range(12):
-            parts = [shard.batch(step) for shard in shards]
-            assert_equal(jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts), one.batch(step))
-        passes = [list(shard.evaluation_batches()) for shard in shards]
-        for parts, whole in zip(zip(*passes, strict=True), one.evaluation_batches(), strict=True):
-            assert_equal(jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts), whole)
+            assert_equal(loader.batch(step, rows), jax.tree.map(lambda x: x[rows], loader.batch(step)))
+        for index, whole in enumerate(loader.evaluation_batches()):
+            assert_equal(loader.evaluation_batch(index, rows), jax.tree.map(lambda x: x[rows], whole))
+
+    def test_no_other_row_is_read(self):
+        class Watched:
+            def __init__(self, records):
+                self.records, self.read = records, []
+
+            def __getattr__(self, name):
+                return getattr(self.records, name)
+
+            def __len__(self):
+                return len(self.records)
+
+            def rows(self, indices, **how):
+                self.read += list(indices)
+                return self.records.rows(indices, **how)
+
+        watched = Watched(numbered())
+        loader = Loader(watched, batch_size=8)
+        loader.batch(3, np.array([2, 5]))
+        assert watched.read == list(loader.indices(3)[[2, 5]])
 
     def test_bad_counts(self):
-        with pytest.raises(ValueError, match="batch_size=6 must be a positive multiple of the 4 processes"):
-            Loader(numbered(), batch_size=6, process_count=4)
-        with pytest.raises(ValueError, match=r"process_index=2 is not in \[0, 2\)"):
-            Loader(numbered(), batch_size=6, process_index=2, process_count=2)
+        with pytest.raises(ValueError, match="batch_size counts from 1, got 0"):
+            Loader(numbered(), batch_size=0)
         with pytest.raises(ValueError, match="the records are empty"):
             Loader(numbered().take([]), batch_size=1)
 

@@ -233,7 +233,8 @@ def test_regions_keep_to_their_devices():
         expected, slope = jax.jit(jax.value_and_grad(functools.partial(loss, policy)))(params, rows)
         shapes = jax.eval_shape(policy.init, jax.random.key(0))
         shardings = sharding.param_shardings(shapes, policy.axes(), mesh)
-        placed, batch = jax.device_put(params, shardings), sharding.put_batch(rows, mesh)
+        placed = jax.device_put(params, shardings)
+        batch = sharding.put_batch(lambda held: jax.tree.map(lambda x: x[held], rows), 4, mesh)
         assert placed["arcs"].addressable_shards[0].data.shape[0] == 1
         with jax.set_mesh(mesh):
             forward = jax.jit(policy.token_logps).lower(placed, batch).compile()

@@ -121,6 +121,7 @@ def test_non_finite_updates_can_be_skipped(one_device, tmp_path):
     [
         ({"data": 3}, "does not fit 8 devices"),
         ({"data": 4, "fsdp": 2, "batch_size": 12}, "batch_size=12 does not divide"),
+        ({"data": 8, "microbatches": 2}, r"dpo: batch_size=8 .* 8 devices in 2 parts .* a multiple of 16"),
         ({"vocab": 10, "data": 8}, "vocabulary mismatch: the tokenizer has 19 ids"),
     ],
 )

@@ -1,39 +1,127 @@
-"""Two processes of two devices each run the loop as one of four would."""
+"""Several processes run the commands as one process with all their devices would."""
 
 import json
+import pathlib
 import socket
+import subprocess
+import sys
 
+import numpy as np
 import pytest
-from launch import TINY, here, start
+from launch import TINY, environment, here
+
+from jaxpref.data import load_records
+
+COMMANDS = """
+import json, sys
+from jaxpref import cli
+for arguments in json.loads(sys.argv[1]):
+    print("status", cli.main(arguments), flush=True)
+"""
+# Process 0 holds every other part of the rows, which no contiguous share of a batch would be.
+ROWS = """
+import json, sys
+import jax, numpy as np
+from jax.sharding import AxisType, Mesh
+from jaxpref.experiment import MeshShape
+from jaxpref.training import distributed, sharding
+distributed.initialize()
+a, b, c, d = jax.devices()
+whole = np.arange(24).reshape(8, 3)
+for order, shape in (((a, b, c, d), (4, 1, 1)), ((a, c, b, d), (2, 2, 1)), ((a, c, b, d), (2, 1, 2)),
+                     ((a, b, c, d), (1, 2, 2)), ((a, b, c, d), (1, 1, 4))):
+    mesh = Mesh(np.array(order).reshape(shape), sharding.AXES, axis_types=(AxisType.Auto,) * 3)
+    asked = []
+    array = sharding.put_batch(lambda rows: asked.append(rows.tolist()) or whole[rows], 8, mesh)
+    np.testing.assert_array_equal(sharding.fetch(array), whole)
+    print(json.dumps(asked))
+"""
 
 
-@pytest.mark.slow
-def test_two_processes_agree_with_one(tmp_path):
-    common = ["train", TINY, "steps=2", "data=2", "fsdp=2", "--no-report"]
+def _joined(code: str, *arguments: str, count: int) -> list[str]:
+    """What two processes of `count` devices each print that run `code` together."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
     processes = [
-        start(
-            *common,
-            f"workdir={tmp_path / 'two'}",
-            count=2,
-            JAXPREF_COORDINATOR=f"localhost:{port}",
-            JAXPREF_NUM_PROCESSES="2",
-            JAXPREF_PROCESS_ID=str(index),
+        subprocess.Popen(
+            [sys.executable, "-c", code, *arguments],
+            env=environment(
+                count,
+                JAXPREF_COORDINATOR=f"localhost:{port}",
+                JAXPREF_NUM_PROCESSES="2",
+                JAXPREF_PROCESS_ID=str(index),
+            ),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         for index in range(2)
     ]
     outputs = [p.communicate(timeout=600)[0] for p in processes]
     assert [p.returncode for p in processes] == [0, 0], "\n".join(outputs)
+    # What joins processes on CPU says so, where the processes themselves say nothing.
+    return ["".join(x for x in o.splitlines(True) if not x.startswith("[Gloo]")) for o in outputs]
+
+
+def _assert_same_metrics(one: pathlib.Path, two: pathlib.Path) -> None:
+    def rows(workdir: pathlib.Path, file: str) -> list[dict]:
+        return [json.loads(line) for line in (workdir / file).read_text().splitlines()]
+
+    for a, b in zip(rows(one, "metrics.jsonl"), rows(two, "metrics.jsonl"), strict=True):
+        for key in a.keys() - {"time", "tokens_per_second", "mfu", "stage", "split"}:
+            assert a[key] == pytest.approx(b[key], rel=1e-4, abs=1e-5), (a["stage"], a["step"], key)
+    assert len(rows(two, "samples.jsonl")) == len(rows(one, "samples.jsonl"))
+
+
+@pytest.mark.slow
+def test_two_processes_agree_with_one(tmp_path):
+    common = ["train", TINY, "steps=2", "data=2", "fsdp=2", "--no-report"]
+    commands = json.dumps([[*common, f"workdir={tmp_path / 'two'}"]])
+    outputs = _joined(COMMANDS, commands, count=2)
     assert "dpo  2/2" in outputs[0]
     assert "2/2" not in outputs[1], "only the first process reports"
     here(*common, f"workdir={tmp_path / 'one'}", count=4)
+    _assert_same_metrics(tmp_path / "one", tmp_path / "two")
 
-    def rows(name, file):
-        return [json.loads(line) for line in (tmp_path / name / file).read_text().splitlines()]
 
-    for a, b in zip(rows("one", "metrics.jsonl"), rows("two", "metrics.jsonl"), strict=True):
-        for key in a.keys() - {"time", "tokens_per_second", "mfu", "stage", "split"}:
-            assert a[key] == pytest.approx(b[key], rel=1e-4, abs=1e-5), (a["stage"], a["step"], key)
-    assert len(rows("two", "samples.jsonl")) == len(rows("one", "samples.jsonl"))
+@pytest.mark.slow
+def test_commands_of_two_processes_that_share_every_row(tmp_path):
+    """With the model split over the processes, both hold all rows of a batch."""
+    common = [TINY, "steps=2", "tensor=2"]
+
+    def commands(name: str) -> list[list[str]]:
+        workdir = f"workdir={tmp_path / name}"
+        return [
+            ["train", *common, workdir, "--no-report"],
+            ["evaluate", *common, workdir],
+            ["sample", *common, workdir, "--prompt", "1+2=", "--prompt", "7+5=", "--num-samples", "2"],
+            ["prepare", *common, workdir, f"records={tmp_path / name / 'records'}", "--reference"],
+        ]
+
+    first, second = _joined(COMMANDS, json.dumps(commands("two")), count=1)
+    printed = [here(*command, count=2) for command in commands("one")]
+    _assert_same_metrics(tmp_path / "one", tmp_path / "two")
+    assert second == "status 0\n" * 4, "only the first process reports"
+    said = first.split("status 0\n")
+    for ours, theirs in zip(printed[1:3], said[1:3], strict=True):  # to the digits shown
+        assert ours.splitlines() == theirs.splitlines()
+    index = json.loads((tmp_path / "one" / "records" / "index.json").read_text())
+    assert index == json.loads((tmp_path / "two" / "records" / "index.json").read_text())
+    scored = 0
+    for name in index:
+        a, b = (load_records(tmp_path / run / "records" / name) for run in ("one", "two"))
+        assert len(a) == len(b)
+        assert a.columns.keys() == b.columns.keys()
+        scored += "reference_logps" in a.columns
+        for column in a.columns:
+            np.testing.assert_allclose(a.columns[column], b.columns[column], atol=1e-4)
+    assert scored == 2, "pairs to train on, and those held out"
+
+
+@pytest.mark.slow
+def test_a_process_reads_the_rows_of_its_devices():
+    first, second = ([json.loads(line) for line in output.splitlines()] for output in _joined(ROWS, count=2))
+    whole = list(range(8))
+    assert first == [[whole[:4]], [[0, 1, 4, 5]], [whole], [whole[:4]], [whole]]
+    assert second == [[whole[4:]], [[2, 3, 6, 7]], [whole], [whole[4:]], [whole]]

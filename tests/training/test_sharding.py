@@ -1,12 +1,28 @@
-"""Which mesh axis splits which dimension of a weight."""
+"""Which mesh axis splits which dimension of a weight, and which rows of a batch are where."""
+
+import json
+import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
+from jaxpref.training.step import compiled_step
+from launch import TINY, here, run
+from tiny import experiment
 
+from jaxpref.data.loader import Loader
 from jaxpref.experiment import MeshShape
-from jaxpref.training.sharding import make_mesh, param_shardings
+from jaxpref.training.sharding import (
+    check_batch_size,
+    make_mesh,
+    param_shardings,
+    put_batch,
+    state_shardings,
+    with_shardings,
+)
 
 
 @pytest.mark.parametrize(
@@ -23,3 +39,86 @@ def test_a_dimension_is_split_where_its_axis_divides_it(shape, logical, expected
     mesh = make_mesh(MeshShape(data=1, fsdp=2, tensor=4))
     array = jax.ShapeDtypeStruct(shape, jnp.float32)
     assert param_shardings({"w": array}, {"w": logical}, mesh)["w"].spec == expected
+
+
+@pytest.mark.parametrize("shape", [(8, 1, 1), (2, 2, 2), (1, 1, 8)])
+def test_each_device_holds_its_rows(shape):
+    """Rows are split over data and fsdp, in that order, and repeated over tensor."""
+    mesh = make_mesh(MeshShape(*shape))
+    whole = {"tokens": np.arange(48).reshape(16, 3), "valid": np.arange(16) % 3 == 0}
+    asked = []
+
+    def read(rows):
+        asked.append(rows)
+        return jax.tree.map(lambda x: x[rows], whole)
+
+    found = put_batch(read, 16, mesh)
+    np.testing.assert_array_equal(asked, [np.arange(16)])  # one process reads each row once
+    share = 16 // (shape[0] * shape[1])
+    for name, array in found.items():
+        assert array.shape == whole[name].shape
+        for shard in array.addressable_shards:
+            d, f, _ = (int(i[0]) for i in np.where(mesh.devices == shard.device))
+            start = (d * shape[1] + f) * share
+            np.testing.assert_array_equal(shard.data, whole[name][start : start + share])
+
+
+@pytest.mark.parametrize(
+    ("rows", "parts", "message"),
+    [
+        (
+            6,
+            1,
+            "dpo: batch_size=6 does not divide over data x fsdp = 4 devices; use a multiple of 4, or fewer",
+        ),
+        (
+            8,
+            4,
+            r"batch_size=8 .* 4 devices in 4 parts \(microbatches x minibatches\); use a multiple of 16, or",
+        ),
+    ],
+)
+def test_what_does_not_divide_is_refused(rows, parts, message):
+    mesh = make_mesh(MeshShape(data=2, fsdp=2, tensor=2))
+    check_batch_size(16, mesh, parts=4)
+    with pytest.raises(ValueError, match=message):
+        check_batch_size(rows, mesh, parts=parts, where="dpo")
+
+
+def test_a_batch_that_does_not_divide_is_not_read():
+    with pytest.raises(ValueError, match="batch_size=6 does not divide"):
+        put_batch(lambda rows: pytest.fail("read"), 6, make_mesh(MeshShape(data=4, tensor=2)))
+
+
+@pytest.mark.parametrize(("shape", "microbatches"), [((2, 2, 2), 1), ((1, 4, 2), 2)])
+def test_activations_stay_where_their_rows_are(shape, microbatches):
+    """Weights are gathered and gradients summed; no activation goes from one layout to another."""
+    mesh = make_mesh(MeshShape(*shape))
+    stage = experiment(batch_size=16, microbatches=microbatches, evaluators=False).stages[1]
+    policy = partial(experiment().policy, unroll=1)()  # a loop over layers, as in large models
+    algorithm = stage.algorithm(policy)
+    params = jax.eval_shape(policy.init, jax.random.key(0))
+    state = jax.eval_shape(algorithm.init, params)
+    shardings = state_shardings(state, params, policy.axes(), mesh)
+    batch = put_batch(partial(Loader(stage.train(), batch_size=16).batch, 0), 16, mesh)
+    step = compiled_step(algorithm, shardings, mesh, seed=0, skip_non_finite=False).compiled
+    with jax.set_mesh(mesh):
+        lowered = step.lower(with_shardings(state, shardings), jax.ShapeDtypeStruct((), bool), batch, 0)
+    moved = re.findall(r"all-gather|all-reduce|all-to-all|collective-permute", lowered.compile().as_text())
+    assert set(moved) == {"all-gather", "all-reduce"}
+
+
+@pytest.mark.slow
+def test_nothing_is_gathered_whole_to_be_split_anew(tmp_path):
+    """Where XLA cannot go from one layout to the other it says so, and takes the memory of one device."""
+    one, eight = tmp_path / "one", tmp_path / "eight"
+    arguments = ("train", TINY, "steps=2", "--no-report")
+    mesh = ("data=2", "fsdp=2", "tensor=2")
+    said = run(*arguments, *mesh, f"workdir={eight}", count=8, TF_CPP_MIN_LOG_LEVEL="1")
+    assert not re.findall("Involuntary full rematerialization.*", said)
+    here(*arguments, f"workdir={one}")
+    first, second = (
+        [json.loads(line)["loss"] for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+        for workdir in (one, eight)
+    )
+    np.testing.assert_allclose(first, second, rtol=1e-6)

@@ -44,6 +44,7 @@ def experiment(
     buckets: bool = False,
     explode_at: float | None = None,
     checkpoint_every: int = 2,
+    microbatches: int = 1,
 ) -> Experiment:
     held_out = partial(arithmetic_pairs, num_examples=16, part="held_out")
     optimizer = partial(adamw, schedule=partial(constant, value=learning_rate))
@@ -71,7 +72,7 @@ def experiment(
             ),
             Stage(
                 name="dpo",
-                algorithm=partial(offline, loss=loss, optimizer=optimizer),
+                algorithm=partial(offline, loss=loss, optimizer=optimizer, microbatches=microbatches),
                 train=partial(arithmetic_pairs, num_examples=64),
                 evaluation=held_out,
                 num_steps=steps,
