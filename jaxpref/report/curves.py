@@ -1,11 +1,11 @@
 """The section with the curves: one figure per panel, a legend once for all."""
 
-import pathlib
 from collections.abc import Sequence
 from itertools import groupby
 
 import numpy as np
 
+from jaxpref.paths import AnyPath
 from jaxpref.report import figures
 from jaxpref.report.markup import text
 from jaxpref.report.runs import Run
@@ -29,7 +29,7 @@ def _figure(svg: str, label: str) -> str:
     return f'<figure role="img" aria-label="{text(label)}">{svg}</figure>'
 
 
-def curves_section(runs: Sequence[Run], folder: pathlib.Path) -> str:
+def curves_section(runs: Sequence[Run], folder: AnyPath) -> str:
     """All logged metrics by stage and group, with PNGs in `folder`; empty if no metric was logged."""
     colors = [(figures.color(i), run.label) for i, run in enumerate(runs)]
     html = []
@@ -77,7 +77,7 @@ def _non_finite(runs: Sequence[Run]) -> str:
     return f'<ul class="problems">{"".join(items)}</ul>' if items else ""
 
 
-def progress_section(runs: Sequence[Run], folder: pathlib.Path) -> str:
+def progress_section(runs: Sequence[Run], folder: AnyPath) -> str:
     """Evaluators that ran three times or more in a stage, as curves; with fewer the cards say it all."""
     steps: dict[tuple[str, str, str], set[int]] = {}
     for run in runs:

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import io
-import pathlib
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxpref.paths import AnyPath
 from jaxpref.report.markup import clean
 from jaxpref.report.runs import Evaluation, Run
 from jaxpref.report.series import Curve, Panel, curve, smooth, thin
@@ -264,7 +264,7 @@ def shortened(label: str, length: int = 28) -> str:
     return label if len(label) <= length else label[: length - 1] + "…"
 
 
-def save(figure: "Figure", name: str, folder: pathlib.Path, legend: Sequence[tuple[str, str]] = ()) -> str:
+def save(figure: "Figure", name: str, folder: AnyPath, legend: Sequence[tuple[str, str]] = ()) -> str:
     """Writes `folder/name.png` (with a legend of its own) and returns the figure as inline SVG.
 
     Args:
@@ -280,7 +280,9 @@ def save(figure: "Figure", name: str, folder: pathlib.Path, legend: Sequence[tup
         figure.set_figheight(figure.get_figheight() + 0.18 * ((len(legend) + 1) // 2))
     else:
         figure.set_layout_engine("none")  # all stays where it was for the SVG, and is not laid out again
-    figure.savefig(folder / f"{name}.png", dpi=200, metadata={"Software": None})
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=200, metadata={"Software": None})
+    (folder / f"{name}.png").write_bytes(png.getvalue())
     return _inline(buffer.getvalue(), name)
 
 

@@ -1,13 +1,13 @@
 """What runs gain for the KL they spend: one drawing for each score, and who wins at equal KL."""
 
 import math
-import pathlib
 from collections.abc import Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING
 
 from jaxpref.evals.frontier import FrontierPoint, at_matched_kl
 from jaxpref.evals.intervals import Estimate
+from jaxpref.paths import AnyPath
 from jaxpref.report import figures
 from jaxpref.report.markup import interval, signed, table, text, value
 from jaxpref.report.results import Key, keys
@@ -42,7 +42,7 @@ def _estimate(e: Evaluation) -> Estimate:
     return Estimate(e.mean, low, high, e.count or 0, e.better)
 
 
-def frontier_section(runs: Sequence[Run], folder: pathlib.Path) -> str:
+def frontier_section(runs: Sequence[Run], folder: AnyPath) -> str:
     """Every metric that is better when higher, against every KL that was measured with it; empty if no run
     has two such points."""
     names = keys(runs)

@@ -3,13 +3,11 @@
 import base64
 import hashlib
 import importlib.resources
-import os
-import pathlib
 import re
 import shlex
-import tempfile
 from collections.abc import Sequence
 
+from jaxpref.paths import AnyPath, absolute, as_path, write_whole
 from jaxpref.report.cards import cards
 from jaxpref.report.configuration import configuration_section
 from jaxpref.report.curves import curves_section, progress_section
@@ -37,7 +35,7 @@ _MISSING = {
 }
 
 
-def write_report(run_directories: Sequence[pathlib.Path], output: pathlib.Path) -> pathlib.Path:
+def write_report(run_directories: Sequence[AnyPath], output: AnyPath) -> AnyPath:
     """Writes the report of one run, or of several side by side, and the figures as PNGs.
 
     The page makes no request to anywhere: styles and figures are inside it. The PNGs go to the folder
@@ -54,32 +52,19 @@ def write_report(run_directories: Sequence[pathlib.Path], output: pathlib.Path) 
     Raises:
       ValueError: something given is not a run directory, or is given twice.
     """
-    runs = read_runs([pathlib.Path(directory) for directory in run_directories])
-    output = pathlib.Path(output)
+    runs = read_runs([as_path(directory) for directory in run_directories])
+    output = as_path(output)
     folder = output.parent / "report"
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.png"):
         old.unlink()
-    labels = {pathlib.Path(d).resolve().name: run.label for d, run in zip(run_directories, runs, strict=True)}
+    labels = {absolute(as_path(d)).name: run.label for d, run in zip(run_directories, runs, strict=True)}
     tournament = read_tournament(output.parent / "tournament.json", labels)
-    _write_atomically(output, _page(runs, folder, tournament))
+    write_whole(output, _page(runs, folder, tournament))
     return output
 
 
-def _write_atomically(output: pathlib.Path, content: str) -> None:
-    """A reader, or a full disk, never sees half a page."""
-    handle, temporary = tempfile.mkstemp(dir=output.parent, prefix=f".{output.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, output)
-    except BaseException:
-        pathlib.Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _page(runs: Sequence[Run], folder: pathlib.Path, tournament: Table | None) -> str:
+def _page(runs: Sequence[Run], folder: AnyPath, tournament: Table | None) -> str:
     results = [
         cards(runs) or _nothing("results"),
         _titled("All evaluations" if len(runs) == 1 else "Final table", evaluation_table(runs)),

@@ -1,11 +1,11 @@
 """Drawings that evaluators ask for: policies and values on grids, maps, curves."""
 
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxpref.paths import AnyPath
 from jaxpref.report import figures
 from jaxpref.report.maps import road_map
 from jaxpref.report.markup import text
@@ -20,7 +20,7 @@ _MOVES = ((0.0, -1.0), (0.0, 1.0), (-1.0, 0.0), (1.0, 0.0))  # up, down, left, r
 _MOST = 12  # drawings in a page
 
 
-def pictures_section(runs: Sequence[Run], folder: pathlib.Path) -> str:
+def pictures_section(runs: Sequence[Run], folder: AnyPath) -> str:
     """The last drawing of each title of every run, runs side by side; empty if there is none.
 
     What is the same in several runs (hidden rewards, say) is drawn once.
@@ -53,7 +53,7 @@ def _alike(one: Picture, other: Picture) -> bool:
     return all(getattr(one, field) == getattr(other, field) for field in fields)
 
 
-def _drawn(picture: Picture, title: str, name: str, folder: pathlib.Path) -> str:
+def _drawn(picture: Picture, title: str, name: str, folder: AnyPath) -> str:
     """Empty where the kind is not known or the data are not what it draws."""
     draw = KINDS.get(picture.kind)
     if draw is None:

@@ -1,9 +1,9 @@
 """Which values of an evaluator to compare, and the tables of them."""
 
 import math
-import pathlib
 from collections.abc import Sequence
 
+from jaxpref.paths import AnyPath
 from jaxpref.report import figures
 from jaxpref.report.intervals import change
 from jaxpref.report.markup import interval, signed, table, text, value
@@ -37,7 +37,7 @@ def ends(run: Run, key: Key) -> tuple[Evaluation | None, Evaluation | None]:
     return before, rows[-1]
 
 
-def final_figures(runs: Sequence[Run], folder: pathlib.Path) -> str:
+def final_figures(runs: Sequence[Run], folder: AnyPath) -> str:
     """With several runs: the last value of each metric, one row per run."""
     if len(runs) < 2:
         return ""

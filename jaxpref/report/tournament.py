@@ -2,12 +2,12 @@
 
 import dataclasses
 import json
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxpref.paths import AnyPath, read_text
 from jaxpref.report import figures
 from jaxpref.report.markup import interval, signed, table, text, value
 from jaxpref.report.runs import number
@@ -30,13 +30,13 @@ class Table:
     differences: list[list[dict[str, float]]]
 
 
-def read_tournament(file: pathlib.Path, labels: Mapping[str, str]) -> Table | None:
+def read_tournament(file: AnyPath, labels: Mapping[str, str]) -> Table | None:
     """The tournament next to a page; None if there is none, it is not readable or it is of other runs.
 
     `labels`: what each run directory of the page is called on it.
     """
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = json.loads(read_text(file))
         runs = found["runs"]
         if any(run is not None and run not in labels for run in runs):
             return None
@@ -46,7 +46,7 @@ def read_tournament(file: pathlib.Path, labels: Mapping[str, str]) -> Table | No
         return None
 
 
-def tournament_section(found: Table, folder: pathlib.Path) -> str:
+def tournament_section(found: Table, folder: AnyPath) -> str:
     """The heat map, with a PNG in `folder`, and win rates with what separates each policy from the first."""
     first = found.labels[0]
     rows = []

@@ -1,7 +1,6 @@
 """The host loop of one stage. Every algorithm runs through here."""
 
 import dataclasses
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -58,11 +57,7 @@ def run_stage(setting: Setting, stage: Stage, params: Params, checkpoints: Check
         if held_out is None:
             return None
         values = held_out_pass(evaluation_function, state, held_out, mesh)
-        files.append(
-            "metrics.jsonl",
-            [{"stage": stage.name, "step": step, "split": "eval", "time": time.time()} | values],
-        )
-        files.points(stage.name, "eval", step, values)
+        files.write(stage.name, "eval", step, values)
         shown = "  ".join(f"{k} {values[k]:.4g}" for k in ("loss", "rewards/accuracies") if k in values)
         files.log(f"{stage.name}  {step}/{stage.num_steps} held out: {shown}")
         return values
@@ -95,6 +90,7 @@ def run_stage(setting: Setting, stage: Stage, params: Params, checkpoints: Check
                 if look or keep or probe:
                     log.flush()
             except NonFiniteError as error:
+                files.flush()
                 checkpoints.save(error.step, state, meta)
                 checkpoints.wait()
                 # The state is the one whose loss was not finite: that update was not applied.
@@ -109,6 +105,7 @@ def run_stage(setting: Setting, stage: Stage, params: Params, checkpoints: Check
                 # Before a checkpoint of this step: a run killed in between evaluates again instead of never.
                 run_evaluators(done)
             if keep:
+                files.flush()
                 checkpoints.save(done, state, meta, values)
             if stop and not last:
                 checkpoints.wait()

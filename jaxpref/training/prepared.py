@@ -1,14 +1,15 @@
 """A folder of prepared data sets: what `jaxpref prepare FILE records=DIR` writes and `records=DIR` reads.
 
 Each data set is stored under a hash of its complete description, so a folder can serve only the very
-configuration it was made for; nothing of the original source, nor TensorFlow, is needed to read it.
+configuration it was made for; nothing of the original source, nor TensorFlow, is needed to read it. It may
+lie in an object store (`records=gs://bucket/folder`), see `data.remote`.
 """
 
 import dataclasses
 import functools
 import hashlib
 import json
-import pathlib
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -19,8 +20,9 @@ from jaxpref.config import describe
 from jaxpref.data.loader import Loader
 from jaxpref.data.prepare import prepared
 from jaxpref.data.records import Records
-from jaxpref.data.records_io import write_records
+from jaxpref.data.remote import write_records_to
 from jaxpref.experiment import Experiment, Stage
+from jaxpref.paths import as_path, write_whole
 from jaxpref.training import sharding
 from jaxpref.training.params import started_from
 from jaxpref.training.run import setting_of
@@ -55,9 +57,9 @@ def _map_sources(stage: Stage, change: Callable[[str, Source], Source]) -> Stage
 
 def prepare_experiment(
     experiment: Experiment,
-    directory: str | pathlib.Path,
+    directory: str | os.PathLike[str],
     *,
-    reference_workdir: str | pathlib.Path | None = None,
+    reference_workdir: str | os.PathLike[str] | None = None,
     log: Callable[[str], None] = print,
 ) -> None:
     """Writes every data set of the experiment.
@@ -65,7 +67,7 @@ def prepare_experiment(
     With `reference_workdir`, pairs also get the column `reference_logps`: the log-probs (nats) of the params
     each stage starts from, taken from that run's checkpoints (of the stage before) or the initial weights.
     """
-    root = pathlib.Path(directory)
+    root = as_path(directory)
     setting = None if reference_workdir is None else setting_of(experiment, reference_workdir, log=log)
     written: dict[str, str] = {}
     for stage in experiment.stages:
@@ -77,22 +79,22 @@ def prepare_experiment(
                 if setting is not None and records.k > 1:
                     logps = _reference_logps(setting, stage, records)
                     records = records.with_column("reference_logps", logps)
-                write_records(records, root / name, overwrite=True)
+                write_records_to(records, root / name)
                 written[name] = f"{stage.name} {role}"
                 log(f"{stage.name} {role}: {len(records):,} records in {root / name}")
             return source
 
         _map_sources(stage, write)
-    (root / "index.json").write_text(json.dumps(written, indent=2) + "\n")
+    write_whole(root / "index.json", json.dumps(written, indent=2) + "\n")
 
 
-def with_prepared(experiment: Experiment, directory: str | pathlib.Path) -> Experiment:
+def with_prepared(experiment: Experiment, directory: str | os.PathLike[str]) -> Experiment:
     """The experiment reading all its data from `directory`.
 
     Raises:
       ValueError: a data set of this configuration is not there.
     """
-    root = pathlib.Path(directory)
+    root = as_path(directory)
 
     def replaced(role: str, source: Source) -> Source:
         folder = root / _folder(source)

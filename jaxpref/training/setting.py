@@ -7,8 +7,8 @@ import jax
 
 from jaxpref.experiment import Experiment
 from jaxpref.policies.base import Policy
+from jaxpref.training.files import RunFiles
 from jaxpref.training.preemption import Preemption
-from jaxpref.training.writer import RunFiles
 
 __all__ = ["Setting"]
 
