@@ -20,7 +20,7 @@ from jaxpref.training.evaluation import evaluations, held_out_loader, held_out_p
 from jaxpref.training.loop import trained_state
 from jaxpref.training.params import trained_params
 from jaxpref.training.prepared import prepare_experiment, with_prepared
-from jaxpref.training.run import setting_of
+from jaxpref.training.run import run_folder, setting_of
 from jaxpref.training.run import train as run_training
 from jaxpref.training.step import compiled_evaluation
 from jaxpref.training.tournament import play, write_tournament
@@ -46,7 +46,7 @@ def _load(options: Options) -> tuple[Experiment, AnyPath, dict[str, str]]:
     own, rest = _split(options)
     smoking = getattr(options, "smoke", False)
     experiment = config.load(options.file, rest)
-    return experiment, as_path(own.get("workdir", f"runs/{experiment.name}{'-smoke' * smoking}")), own
+    return experiment, run_folder(own.get("workdir", f"runs/{experiment.name}{'-smoke' * smoking}")), own
 
 
 def _ready(experiment: Experiment, own: dict[str, str], options: Options) -> Experiment:
@@ -117,7 +117,7 @@ def _sweep_runs(options: Options) -> tuple[AnyPath, list[tuple[str, Experiment, 
     """Folder of a sweep and its runs: label, experiment, directory."""
     own, rest = _split(options)
     experiments = config.load_sweep(options.file, rest)
-    root = as_path(own.get("workdir", f"runs/{experiments[0].name}-sweep"))
+    root = run_folder(own.get("workdir", f"runs/{experiments[0].name}-sweep"))
     labels = _labels(experiments)
     return root, [
         (label, _ready(experiment, own, options), root / f"{index}-{label}")

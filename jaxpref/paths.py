@@ -1,7 +1,8 @@
 """Where runs and records lie: folders of this machine, or of an object store through `etils.epath`.
 
 A folder of this machine is a `pathlib.Path`; anything with a scheme (`gs://bucket/run`) is an `epath.Path`.
-An object store has no append and no rename: an object is written whole, and seen once it is complete.
+An object store has no append, no rename and no memory-mapping: an object is written whole, and seen once it
+is complete.
 """
 
 import importlib.util
@@ -12,7 +13,7 @@ import uuid
 
 from etils import epath
 
-__all__ = ["AnyPath", "absolute", "as_path", "is_local", "read_text", "write_whole"]
+__all__ = ["AnyPath", "absolute", "as_path", "reachable", "read_text", "write_whole"]
 
 AnyPath = pathlib.Path | epath.Path
 
@@ -63,9 +64,17 @@ def _check_scheme(url: str) -> None:
         raise ValueError(f"{url}: {scheme}:// needs a package that is not installed; pip install {package}")
 
 
-def is_local(path: AnyPath) -> bool:
-    """True where files can be appended to, renamed and memory-mapped."""
-    return isinstance(path, pathlib.Path)
+def reachable(path: AnyPath) -> AnyPath:
+    """The path itself, once its store has answered.
+
+    Raises:
+      ValueError: it does not: no credentials, no permission, no network.
+    """
+    try:
+        path.exists()
+    except Exception as error:  # each store has exceptions of its own
+        raise ValueError(f"{path} cannot be reached: {type(error).__name__}: {error}") from error
+    return path
 
 
 def absolute(path: AnyPath) -> AnyPath:

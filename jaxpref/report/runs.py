@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from jaxpref.paths import AnyPath, absolute, as_path, read_text
+from jaxpref.paths import AnyPath, absolute, as_path, reachable, read_text
 
 __all__ = ["Evaluation", "Picture", "Run", "Sample", "read_run", "read_runs"]
 
@@ -85,7 +85,7 @@ def read_run(directory: AnyPath, label: str | None = None) -> Run:
     Raises:
       ValueError: the directory does not exist, or has no readable experiment.json (so it is not a run).
     """
-    if not directory.is_dir():
+    if not reachable(directory).is_dir():
         raise ValueError(f"{directory}: expected a run directory, got {_kind(directory)}")
     file = directory / "experiment.json"
     if not file.is_file():

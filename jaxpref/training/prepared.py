@@ -22,7 +22,7 @@ from jaxpref.data.prepare import prepared
 from jaxpref.data.records import Records
 from jaxpref.data.remote import write_records_to
 from jaxpref.experiment import Experiment, Stage
-from jaxpref.paths import as_path, write_whole
+from jaxpref.paths import as_path, reachable, write_whole
 from jaxpref.training import sharding
 from jaxpref.training.params import started_from
 from jaxpref.training.run import setting_of
@@ -94,7 +94,7 @@ def with_prepared(experiment: Experiment, directory: str | os.PathLike[str]) -> 
     Raises:
       ValueError: a data set of this configuration is not there.
     """
-    root = as_path(directory)
+    root = reachable(as_path(directory))
 
     def replaced(role: str, source: Source) -> Source:
         folder = root / _folder(source)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import jax
 
 from jaxpref.experiment import Experiment
-from jaxpref.paths import AnyPath, as_path
+from jaxpref.paths import AnyPath, as_path, reachable
 from jaxpref.training import sharding
 from jaxpref.training.files import RunFiles, show_choices
 from jaxpref.training.loop import run_stage
@@ -18,7 +18,7 @@ from jaxpref.training.setting import Setting
 from jaxpref.training.writers import DEFAULT
 from jaxpref.types import Params
 
-__all__ = ["Result", "setting_of", "train"]
+__all__ = ["Result", "run_folder", "setting_of", "train"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +62,21 @@ def train(
             files.close()
 
 
+def run_folder(workdir: str | os.PathLike[str]) -> AnyPath:
+    """The path of a run.
+
+    Raises:
+      ValueError: its store does not answer, or is one that Orbax cannot write checkpoints to.
+    """
+    for scheme in ("s3", "az", "hf"):
+        if str(workdir).startswith(f"{scheme}://"):
+            raise ValueError(
+                f"workdir={workdir}: Orbax writes checkpoints to folders and to gs://, not to {scheme}://; "
+                "mount it and give the mounted path"
+            )
+    return reachable(as_path(workdir))
+
+
 def setting_of(
     experiment: Experiment,
     workdir: str | os.PathLike[str],
@@ -78,7 +93,7 @@ def setting_of(
             f"vocabulary mismatch: the tokenizer has {tokenizer.vocab_size} ids and the model "
             f"{policy.vocab_size}; give the model that many, or change the tokenizer"
         )
-    files = RunFiles(_folder(workdir), active=jax.process_index() == 0, log=log, names=writers)
+    files = RunFiles(run_folder(workdir), active=jax.process_index() == 0, log=log, names=writers)
     show_choices(files.log)
     return Setting(
         experiment=experiment,
@@ -90,17 +105,6 @@ def setting_of(
         axes=policy.axes(),
         preemption=preemption or Preemption(),
     )
-
-
-def _folder(workdir: str | os.PathLike[str]) -> AnyPath:
-    """Raises ValueError for a store that Orbax, which writes the checkpoints, does not know."""
-    for scheme in ("s3", "az", "hf"):
-        if str(workdir).startswith(f"{scheme}://"):
-            raise ValueError(
-                f"workdir={workdir}: Orbax writes checkpoints to folders and to gs://, not to {scheme}://; "
-                "mount it and give the mounted path"
-            )
-    return as_path(workdir)
 
 
 def _run_stages(setting: Setting) -> Result:
