@@ -43,7 +43,6 @@ def test_help(command, capsys):
         (["train", TINY, "records=nothing"], "jaxpref prepare"),
         (["train", TINY, "workdir=s3://bucket/run"], "mount it and give the mounted path"),
         (["train", TINY, "workdir=nothing://run"], "no file system is known"),
-        (["train", TINY, "writers=wandb"], "none of csv, jsonl, tensorboard"),
     ],
 )
 def test_mistakes_are_one_line_and_status_two(arguments, message, capsys):

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from markupsafe import Markup
 
 from jaxpref.paths import AnyPath
 from jaxpref.report.markup import clean
@@ -264,7 +265,7 @@ def shortened(label: str, length: int = 28) -> str:
     return label if len(label) <= length else label[: length - 1] + "…"
 
 
-def save(figure: "Figure", name: str, folder: AnyPath, legend: Sequence[tuple[str, str]] = ()) -> str:
+def save(figure: "Figure", name: str, folder: AnyPath, legend: Sequence[tuple[str, str]] = ()) -> Markup:
     """Writes `folder/name.png` (with a legend of its own) and returns the figure as inline SVG.
 
     Args:
@@ -283,7 +284,7 @@ def save(figure: "Figure", name: str, folder: AnyPath, legend: Sequence[tuple[st
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=200, metadata={"Software": None})
     (folder / f"{name}.png").write_bytes(png.getvalue())
-    return _inline(buffer.getvalue(), name)
+    return Markup(_inline(buffer.getvalue(), name))
 
 
 def _inline(svg: str, name: str) -> str:
