@@ -88,10 +88,18 @@ def read_text(path: AnyPath) -> str:
 
 
 def write_whole(path: AnyPath, content: str | bytes) -> None:
-    """Writes a file so that a reader, or a full disk, never sees half of it."""
+    """Writes a file so that a reader, or a full disk, never sees half of it.
+
+    Raises:
+      OSError: it could not be written, whatever the store itself raises.
+    """
     data = content.encode("utf-8") if isinstance(content, str) else content
     if not isinstance(path, pathlib.Path):
-        path.write_bytes(data)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)  # of a store that has folders
+            path.write_bytes(data)
+        except Exception as error:  # each store has exceptions of its own
+            raise OSError(f"{type(error).__name__}: {error}") from error
         return
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:

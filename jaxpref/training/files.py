@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import pathlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -61,8 +62,10 @@ class RunFiles:
 
     def write_json(self, name: str, value: Any) -> None:
         if self._active:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            write_whole(self.directory / name, json.dumps(value, indent=2) + "\n")
+            with self._writing():
+                if isinstance(self.directory, pathlib.Path):
+                    self.directory.mkdir(parents=True, exist_ok=True)
+                write_whole(self.directory / name, json.dumps(value, indent=2) + "\n")
 
     def write(
         self,
@@ -135,7 +138,9 @@ class RunFiles:
         try:
             yield
         except OSError as error:
+            local = isinstance(self.directory, pathlib.Path)
+            cure = "Free space" if local else "See that the bucket is there and that you may write to it,"
             raise ValueError(
-                f"{error.filename or self.directory} could not be written: {error}. Free space and run the "
-                "same command again; it resumes from the last checkpoint"
+                f"{error.filename or self.directory} could not be written: {error}. {cure} and run the same "
+                "command again; it resumes from the last checkpoint"
             ) from error

@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable
 
-from jaxpref.paths import AnyPath
+from jaxpref.paths import AnyPath, write_whole
 
 __all__ = ["Spool"]
 
@@ -64,13 +64,11 @@ class Spool:
             version = _version(file)  # before reading: lines that come meanwhile are for the next time
             target = self.directory / file.relative_to(root).as_posix()
             try:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(file.read_bytes())
-            except Exception as error:  # each store has exceptions of its own
+                write_whole(target, file.read_bytes())
+            except OSError as error:
                 raise ValueError(
-                    f"{target} could not be written: {type(error).__name__}: {error}. Once the store can be "
-                    "reached, run the same command again; it resumes from the last checkpoint (what the "
-                    f"store lacks is in {root})"
+                    f"{target} could not be written: {error}. Once the store can be reached, run the same "
+                    f"command again; it resumes from the last checkpoint (what the store lacks is in {root})"
                 ) from error
             self._stored[file] = version
         now = time.monotonic()

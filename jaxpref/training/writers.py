@@ -2,7 +2,8 @@
 
 `writers=csv,tensorboard` (or `train(..., writers=("csv",))`) chooses. metrics.jsonl is always written, since
 a resumed run and the report read it. A writer of your own is `package.module:function`, where
-`function(directory: pathlib.Path)` returns one; the folder is local, whatever the run's own is (`spool`).
+`function(directory: pathlib.Path)` returns one (a module beside the experiment file will do); the folder is
+local, whatever the run's own is (`spool`).
 """
 
 import csv
