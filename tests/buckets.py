@@ -17,7 +17,7 @@ class Bucket(_Posix):  # pyright: ignore
     """Objects are written whole and replaced whole: no append, no rename. Orbax, which knows by itself what a
     store can do, is given a path of this machine (`as_posix`), and may rename its checkpoints."""
 
-    root: ClassVar[pathlib.Path]
+    folder: ClassVar[pathlib.Path]  # where the objects are
 
     if sys.version_info < (3, 12):
 
@@ -32,10 +32,10 @@ class Bucket(_Posix):  # pyright: ignore
     @classmethod
     def _mapped(cls, part: Any) -> str:
         text = os.fspath(part)
-        return f"{cls.root}/{text.removeprefix('mem://')}" if text.startswith("mem://") else text
+        return f"{cls.folder}/{text.removeprefix('mem://')}" if text.startswith("mem://") else text
 
     def __str__(self) -> str:
-        return f"mem://{pathlib.PurePosixPath(os.fspath(self)).relative_to(self.root)}"
+        return f"mem://{pathlib.PurePosixPath(os.fspath(self)).relative_to(self.folder)}"
 
     def as_posix(self) -> str:
         return os.fspath(self)

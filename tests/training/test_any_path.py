@@ -24,7 +24,7 @@ RATES = {"time", "tokens_per_second", "mfu"}
 @pytest.fixture
 def bucket(tmp_path, monkeypatch):
     """Where `mem://` keeps its objects; the working directory is an empty folder, and stays so."""
-    monkeypatch.setattr(Bucket, "root", tmp_path / "store", raising=False)
+    monkeypatch.setattr(Bucket, "folder", tmp_path / "store", raising=False)
     for name in ("home", "here", "store", "temporary"):
         (tmp_path / name).mkdir()
     monkeypatch.setenv("JAXPREF_CACHE", str(tmp_path / "home"))
