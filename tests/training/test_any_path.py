@@ -15,6 +15,7 @@ from launch import TINY, here
 from jaxpref import paths
 from jaxpref.data.prepare import prepared
 from jaxpref.training import spool
+from jaxpref.training.checkpoint import Checkpoints
 from jaxpref.training.files import RunFiles
 from jaxpref.training.preemption import Preemption
 
@@ -65,14 +66,23 @@ class Stopping(Preemption):
 
 
 @pytest.mark.slow
-def test_a_stopped_run_goes_on_in_a_bucket_as_in_a_folder(bucket, tmp_path):
+def test_a_stopped_run_goes_on_in_a_bucket_as_in_a_folder(bucket, tmp_path, monkeypatch):
     """Two stages, evaluators, samples, checkpoints and the page; stopped in the second stage and resumed."""
     common = ["train", TINY, "steps=8", "checkpoint_every=3", "writers=csv,tensorboard"]
     here(*common, f"workdir={tmp_path / 'local'}")
+    save, saved = Checkpoints.save, []
+
+    def looked_at(self, step, *rest):
+        """What the store has as a checkpoint is begun."""
+        saved.append((step, [row["step"] for row in rows(bucket / "runs/one", "metrics.jsonl")][-3:]))
+        return save(self, step, *rest)
+
+    monkeypatch.setattr(Checkpoints, "save", looked_at)
     with mock.patch("jaxpref.training.run.Preemption", Stopping):
         assert "saved at step 2" in here(*common, "workdir=mem://runs/one", expect=143)
     lines = (bucket / "runs/one/metrics.jsonl").read_text()
-    assert '"stage": "dpo", "step": 1,' in lines, "flushed before the checkpoint"
+    assert [step for step, _ in saved] == [3, 6, 8, 2]
+    assert all(step - 1 in there for step, there in saved), "the lines that lead to a checkpoint, before it"
     # A kill later than that would have left lines that the run writes again.
     later = {"stage": "dpo", "step": 5, "split": "train", "loss": 1.0}
     (bucket / "runs/one/metrics.jsonl").write_text(lines + json.dumps(later) + "\n")
