@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import tensorboardX
 
-from jaxpref.paths import write_whole
+from jaxpref.paths import AnyPath, write_whole
 
 __all__ = ["DEFAULT", "WRITERS", "Csv", "JsonLines", "Kept", "TensorBoard", "Writer", "builders"]
 
@@ -81,8 +81,8 @@ class JsonLines:
         pass
 
 
-def read_rows(file: Any) -> list[dict[str, Any]]:
-    """Rows of a JSON-lines file (any path); a last line cut by a kill is dropped."""
+def read_rows(file: AnyPath) -> list[dict[str, Any]]:
+    """Rows of a JSON-lines file; a last line cut by a kill is dropped."""
     rows = []
     for line in file.read_text().splitlines():
         try:
