@@ -12,7 +12,9 @@ OVERRIDES = """\
 key=value: a knob of the file's experiment(...), or a dotted path into the built experiment such as
 stages.dpo.algorithm.loss.beta=0.3 (`jaxpref describe FILE` lists them all); an unknown key prints the
 valid names. workdir=DIR (default runs/<name>) is where a run keeps its files and resumes from;
-records=DIR reads data that `jaxpref prepare` wrote there."""
+records=DIR reads data that `jaxpref prepare` wrote there; both may be of an object store (gs://bucket/DIR).
+writers=NAME,... (csv, tensorboard, package.module:function; default tensorboard) says where metrics go
+beside metrics.jsonl."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,7 +67,13 @@ def _parser() -> argparse.ArgumentParser:
         prog="jaxpref", description="Preference learning in JAX: train, evaluate and report experiments."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_training(commands)
+    _add_results(commands)
+    _add_others(commands)
+    return parser
 
+
+def _adder(commands: argparse._SubParsersAction) -> Callable[..., argparse.ArgumentParser]:
     def add(name: str, summary: str, run: Callable, *, file: str | None = "FILE") -> argparse.ArgumentParser:
         sub = commands.add_parser(
             name,
@@ -80,6 +88,12 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
+    return add
+
+
+def _add_training(commands: argparse._SubParsersAction) -> None:
+    """Commands that make runs, and what they read."""
+    add = _adder(commands)
     train = add("train", "train an experiment (again: resume it)", lambda c, o: c.train(o))
     train.add_argument("--smoke", action="store_true", help="a few steps of a few examples: does it run")
     train.add_argument(
@@ -102,6 +116,11 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="add reference log-probs of the params each stage starts from (of workdir=, or initial)",
     )
+
+
+def _add_results(commands: argparse._SubParsersAction) -> None:
+    """Commands on what was trained."""
+    add = _adder(commands)
     evaluate = add(
         "evaluate", "run the held-out pass and evaluators on trained params", lambda c, o: c.evaluate(o)
     )
@@ -121,6 +140,9 @@ def _parser() -> argparse.ArgumentParser:
         "--flat", action="store_true", help="one dotted.path = value a line, as overrides take"
     )
 
+
+def _add_others(commands: argparse._SubParsersAction) -> None:
+    add = _adder(commands)
     methods = add("methods", "print every objective with its evidence", lambda c, o: c.methods(o), file=None)
     methods.add_argument("name", nargs="?", help="one objective, in full; default: all, method by evidence")
     methods.add_argument("--markdown", action="store_true", help="the tables of the losses' README")
@@ -137,7 +159,6 @@ def _parser() -> argparse.ArgumentParser:
     tokenizer.add_argument("--vocab-size", type=int, default=8192)
     bench = add("bench", "measure this machine", lambda c, o: c.bench(o), file=None)
     _add_benchmarks(bench.add_subparsers(dest="benchmark", required=True, metavar="NAME"))
-    return parser
 
 
 def _add_benchmarks(names: argparse._SubParsersAction) -> None:

@@ -4,7 +4,6 @@ import dataclasses
 import difflib
 import importlib
 import json
-import pathlib
 import re
 import sys
 from typing import Any
@@ -14,42 +13,39 @@ import numpy as np
 
 from jaxpref import config
 from jaxpref.experiment import Experiment, Tournament, smoke, smoke_tournament
+from jaxpref.paths import AnyPath, as_path, write_whole
 from jaxpref.training import distributed
 from jaxpref.training.collect import compiled_evaluation
 from jaxpref.training.evaluation import context_of, evaluations, held_out_loader, held_out_pass, summary
 from jaxpref.training.params import trained_params
 from jaxpref.training.prepared import prepare_experiment, with_prepared
-from jaxpref.training.run import setting_of
+from jaxpref.training.run import run_folder, setting_of
 from jaxpref.training.run import train as run_training
 from jaxpref.training.state import trained_state
 from jaxpref.training.tournament import play, write_tournament
+from jaxpref.training.writers import DEFAULT
 from jaxpref.types import Prompts
 
 Options = Any
 
 
 def _split(options: Options) -> tuple[dict[str, str], list[str]]:
-    """`workdir=` and `records=` belong to the command, the rest to the experiment."""
+    """`workdir=`, `records=` and `writers=` belong to the command, the rest to the experiment."""
     own, rest = {}, []
     for assignment in options.overrides:
         key, equals, value = assignment.partition("=")
-        if equals and key in ("records", "workdir"):
+        if equals and key in ("records", "workdir", "writers"):
             own[key] = value
         else:
             rest.append(assignment)
     return own, rest
 
 
-def _load(options: Options) -> tuple[Experiment, pathlib.Path, dict[str, str]]:
+def _load(options: Options) -> tuple[Experiment, AnyPath, dict[str, str]]:
     own, rest = _split(options)
     smoking = getattr(options, "smoke", False)
     experiment = config.load(options.file, rest)
-    if "://" in own.get("workdir", ""):
-        raise ValueError(
-            f"workdir={own['workdir']}: a run needs a folder; mount the bucket (Cloud Storage FUSE) and give "
-            "the mounted path"
-        )
-    return experiment, pathlib.Path(own.get("workdir", f"runs/{experiment.name}{'-smoke' * smoking}")), own
+    return experiment, run_folder(own.get("workdir", f"runs/{experiment.name}{'-smoke' * smoking}")), own
 
 
 def _ready(experiment: Experiment, own: dict[str, str], options: Options) -> Experiment:
@@ -66,15 +62,22 @@ def train(options: Options) -> int:
     return 0
 
 
-def _report(directories: list[pathlib.Path], page: pathlib.Path) -> pathlib.Path:
+def _report(directories: list[AnyPath], page: AnyPath) -> AnyPath:
     from jaxpref.report import write_report  # matplotlib takes a second to import
 
     return write_report(directories, page)
 
 
-def _train(experiment: Experiment, workdir: pathlib.Path, options: Options) -> None:
+def _train(experiment: Experiment, workdir: AnyPath, options: Options) -> None:
     allow = getattr(options, "allow_changes", False) or options.smoke
-    run_training(experiment, workdir, allow_changes=allow, docstring=config.docstring(options.file))
+    chosen = _split(options)[0].get("writers")
+    run_training(
+        experiment,
+        workdir,
+        allow_changes=allow,
+        docstring=config.docstring(options.file),
+        writers=DEFAULT if chosen is None else [name for name in chosen.split(",") if name],
+    )
     if jax.process_index() == 0 and not getattr(options, "no_report", False):
         print(f"report: {_report([workdir], workdir / 'report.html')}")
 
@@ -109,11 +112,11 @@ def tournament(options: Options) -> int:
     return 0
 
 
-def _sweep_runs(options: Options) -> tuple[pathlib.Path, list[tuple[str, Experiment, pathlib.Path]]]:
+def _sweep_runs(options: Options) -> tuple[AnyPath, list[tuple[str, Experiment, AnyPath]]]:
     """Folder of a sweep and its runs: label, experiment, directory."""
     own, rest = _split(options)
     experiments = config.load_sweep(options.file, rest)
-    root = pathlib.Path(own.get("workdir", f"runs/{experiments[0].name}-sweep"))
+    root = run_folder(own.get("workdir", f"runs/{experiments[0].name}-sweep"))
     labels = _labels(experiments)
     return root, [
         (label, _ready(experiment, own, options), root / f"{index}-{label}")
@@ -127,7 +130,7 @@ def _load_tournament(options: Options) -> Tournament | None:
     return smoke_tournament(game) if game is not None and options.smoke else game
 
 
-def _play(game: Tournament, root: pathlib.Path, runs: list[tuple[str, Experiment, pathlib.Path]]) -> None:
+def _play(game: Tournament, root: AnyPath, runs: list[tuple[str, Experiment, AnyPath]]) -> None:
     found = play(game, runs)
     write_tournament(found, [directory for _, _, directory in runs], root)
     if jax.process_index() == 0:
@@ -255,8 +258,8 @@ def describe(options: Options) -> int:
 
 
 def report(options: Options) -> int:
-    directories = [pathlib.Path(d) for d in options.directories]
-    print(_report(directories, pathlib.Path(options.out or directories[0] / "report.html")))
+    directories = [as_path(d) for d in options.directories]
+    print(_report(directories, as_path(options.out) if options.out else directories[0] / "report.html"))
     return 0
 
 
@@ -274,5 +277,5 @@ def bench(options: Options) -> int:
     figures = module.measure(**{name: value for name, value in vars(options).items() if name not in own})
     print(module.table(figures))
     if options.out:
-        pathlib.Path(options.out).write_text(json.dumps(figures, indent=2) + "\n")
+        write_whole(as_path(options.out), json.dumps(figures, indent=2) + "\n")
     return 1 if figures.get("failures") else 0

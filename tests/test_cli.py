@@ -41,7 +41,8 @@ def test_help(command, capsys):
         (["prepare", TINY], "records=DIR"),
         (["report", "nothing"], "nothing"),
         (["train", TINY, "records=nothing"], "jaxpref prepare"),
-        (["train", TINY, "workdir=gs://bucket/run"], "mount the bucket"),
+        (["train", TINY, "workdir=s3://bucket/run"], "mount it and give the mounted path"),
+        (["train", TINY, "workdir=nothing://run"], "no file system is known"),
     ],
 )
 def test_mistakes_are_one_line_and_status_two(arguments, message, capsys):

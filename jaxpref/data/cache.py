@@ -9,7 +9,7 @@ from jaxpref.data.records import Records
 from jaxpref.data.records_io import MANIFEST, load_records, read_manifest
 from jaxpref.data.segments import SegmentRecords
 
-__all__ = ["cache_root", "cached_records", "cached_segments"]
+__all__ = ["cache_root", "cached_records", "cached_segments", "only_one"]
 
 
 def cache_root() -> Path:
@@ -25,7 +25,7 @@ def cached_records(kind: str, fingerprint: str, make: Callable[[Path], None]) ->
     """
     directory = cache_root() / "records" / f"{kind}-{fingerprint[:20]}"
     if not (directory / MANIFEST).is_file():
-        with _only_one(directory.with_suffix(".lock")):
+        with only_one(directory.with_suffix(".lock")):
             if not (directory / MANIFEST).is_file():
                 make(directory)
     found = read_manifest(directory).get("fingerprint")
@@ -44,14 +44,15 @@ def cached_segments(name: str, make: Callable[[], SegmentRecords]) -> SegmentRec
     them.
     """
     path = cache_root() / "segments" / f"{name}.npz"
-    with _only_one(path.with_suffix(".lock")):
+    with only_one(path.with_suffix(".lock")):
         if not path.is_file():
             make().save(path)
     return SegmentRecords.load(path)
 
 
 @contextlib.contextmanager
-def _only_one(lock: Path) -> Iterator[None]:
+def only_one(lock: Path) -> Iterator[None]:
+    """Processes of one machine that name the same file go through one after the other."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     with open(lock, "w") as file:
         try:

@@ -18,6 +18,7 @@ from jaxpref.data.cache import cached_records
 from jaxpref.data.lazy import tensorflow_stack
 from jaxpref.data.records import Example, Records, concatenate
 from jaxpref.data.records_io import load_records, write_records
+from jaxpref.data.remote import local_records
 from jaxpref.data.sources import SourceFile, source_of
 from jaxpref.data.text.dialogue import Template
 from jaxpref.data.text.encoding import Encoding, fingerprint
@@ -147,8 +148,9 @@ def jsonl_pairs(
 
 
 def prepared(*, directory: str) -> Records:
-    """Records that `jaxpref prepare` (or `write_records`) wrote."""
-    return load_records(directory)
+    """Records that `jaxpref prepare` (or `write_records`) wrote; those of an object store (`gs://...`) are
+    copied to a local disk first, where they can be memory-mapped (`data.remote`)."""
+    return load_records(local_records(directory))
 
 
 def mixture_pairs(

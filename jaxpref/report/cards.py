@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
-from jaxpref.report import figures
+from markupsafe import Markup
+
 from jaxpref.report.intervals import change
-from jaxpref.report.markup import interval, signed, text, value
+from jaxpref.report.markup import interval, signed, value
 from jaxpref.report.results import Key, ends, history, keys
 from jaxpref.report.runs import Evaluation, Run
+from jaxpref.report.template import render
 
 __all__ = ["cards"]
 
@@ -21,111 +24,90 @@ _WORDS = {
 }
 
 
-def cards(runs: Sequence[Run]) -> str:
+def cards(runs: Sequence[Run]) -> Markup:
     """One card per evaluator's metric; with several runs a row for each in every card."""
     names = keys(runs)
     if not names:
-        return ""
-    html = "".join(_card(runs, key) for key in names[:_MAX_CARDS])
-    several = " several" if len(runs) > 1 else ""
-    more = len(names) - _MAX_CARDS
-    note = f'<p class="note">{more} more metrics are in the table below.</p>' if more > 0 else ""
-    return f'<div class="cards{several}">{html}</div>{note}'
+        return Markup("")
+    drawn = [_card(runs, key) for key in names[:_MAX_CARDS]]
+    return render("cards", cards=drawn, many=len(runs) > 1, more=len(names) - _MAX_CARDS)
 
 
-def _card(runs: Sequence[Run], key: Key) -> str:
+def _card(runs: Sequence[Run], key: Key) -> dict[str, Any]:
     evaluator, metric = key
     last = next(e for run in runs for e in run.evaluations if (e.evaluator, e.metric) == key)
-    direction = (
-        f'<span class="hint">{last.better} is better</span>' if last.better in ("higher", "lower") else ""
-    )
-    title = f"<h3>{text(metric)} <small>{text(evaluator)}</small></h3>{direction}"
-    body = _single(runs[0], key) if len(runs) == 1 else _several(runs, key)
-    return f'<article class="card">{title}{body}</article>'
+    card = {"metric": metric, "evaluator": evaluator, "better": last.better}
+    if len(runs) == 1:
+        return card | {"single": _single(runs[0], key)}
+    return card | {"rows": [_row(run, key) for run in runs]}
 
 
-def _single(run: Run, key: Key) -> str:
+def _single(run: Run, key: Key) -> dict[str, Any] | None:
     before, after = ends(run, key)
     if after is None:
-        return ""
-    lines = []
-    if before is not None:
-        start_value = f'<span class="before">{value(before.mean)}</span>'
-        lines.append(f'<p class="move">{start_value} → <b>{value(after.mean)}</b></p>')
-        lines.append(_bars(before, after))
-        lines.append(_change_line(before, after))
-        start = (
-            "start" if before.step == 0 and before.stage == after.stage else f"{before.stage} {before.step:,}"
-        )
-        lines.append(_meta(f"{start} → {after.stage} step {after.step:,}", after))
+        return None
+    count = f", n = {after.count:,}" if after.count is not None else ""
+    if before is None:
+        moved = {"css": "", "shown": interval(after.low, after.high), "words": None}
+        where = f"{after.stage} step {after.step:,}; no earlier value"
     else:
-        lines.append(f'<p class="move"><b>{value(after.mean)}</b></p>')
-        lines.append(f'<p class="change">{interval(after.low, after.high)}</p>')
-        lines.append(_meta(f"{after.stage} step {after.step:,}; no earlier value", after))
-    earlier = [e for e in history(run, key) if e.stage != after.stage]
-    for stage in dict.fromkeys(e.stage for e in earlier):
-        rows = [e for e in earlier if e.stage == stage]
-        path = " → ".join(value(e.mean) for e in (rows if len(rows) == 1 else (rows[0], rows[-1])))
-        lines.append(f'<p class="meta">before that, {text(stage)}: {path}</p>')
-    return "".join(lines)
+        moved = _moved(before, after)
+        same = before.step == 0 and before.stage == after.stage
+        start = "start" if same else f"{before.stage} {before.step:,}"
+        where = f"{start} → {after.stage} step {after.step:,}"
+    earlier = {}
+    for e in history(run, key):
+        if e.stage != after.stage:
+            earlier.setdefault(e.stage, []).append(value(e.mean))
+    return {
+        "before": before and value(before.mean),
+        "after": value(after.mean),
+        "bars": before and _bars(before, after),
+        "change": moved,
+        "meta": where + count,
+        "earlier": [(stage, path[:1] + path[1:][-1:]) for stage, path in earlier.items()],
+    }
 
 
-def _change_line(before: Evaluation, after: Evaluation) -> str:
+def _moved(before: Evaluation, after: Evaluation) -> dict[str, str]:
     moved = change(before, after)
     words, css = _WORDS[moved.verdict]
     limits = interval(moved.low, moved.high, sign=True)
-    return f'<p class="change {css}">{signed(moved.difference)} {limits}<span>{words}</span></p>'
+    return {"css": css, "shown": f"{signed(moved.difference)} {limits}", "words": words}
 
 
-def _meta(where: str, after: Evaluation) -> str:
-    count = f", n = {after.count:,}" if after.count is not None else ""
-    return f'<p class="meta">{text(where)}{count}</p>'
-
-
-def _bars(before: Evaluation, after: Evaluation) -> str:
-    """Both intervals on one scale, so that overlap is seen and not computed by the reader."""
+def _bars(before: Evaluation, after: Evaluation) -> dict[str, Any] | None:
     points = [x for e in (before, after) for x in (e.mean, e.low, e.high) if math.isfinite(x)]
     low, high = (min(points), max(points)) if points else (0.0, 0.0)
     if high <= low:
-        return ""
+        return None
     if low >= 0 and high <= 1 and high - low > 0.15:  # a proportion: show where it lies between 0 and 1
         low, high = 0.0, 1.0
 
-    def x(number: float) -> float:
-        return 4 + 232 * (number - low) / (high - low)
+    def x(number: float) -> str:
+        return f"{4 + 232 * (number - low) / (high - low):.1f}"
 
-    rows = []
-    for y, css, e in ((7, "before", before), (19, "after", after)):
-        if e.has_interval:
-            rows.append(f'<line class="{css}" x1="{x(e.low):.1f}" x2="{x(e.high):.1f}" y1="{y}" y2="{y}"/>')
-        if math.isfinite(e.mean):
-            rows.append(f'<circle class="{css}" cx="{x(e.mean):.1f}" cy="{y}" r="4"/>')
+    rows = [
+        {
+            "y": y,
+            "css": css,
+            "span": (x(e.low), x(e.high)) if e.has_interval else None,
+            "mean": x(e.mean) if math.isfinite(e.mean) else None,
+        }
+        for y, css, e in ((7, "before", before), (19, "after", after))
+    ]
     label = f"before {interval(before.low, before.high)}, after {interval(after.low, after.high)}"
-    return (
-        f'<svg class="bars" viewBox="0 0 240 36" role="img" aria-label="{label}">'
-        f'<line class="axis" x1="4" x2="236" y1="26" y2="26"/>{"".join(rows)}'
-        f'<text x="4" y="35">{value(low)}</text>'
-        f'<text x="236" y="35" text-anchor="end">{value(high)}</text></svg>'
-    )
+    return {"rows": rows, "label": label, "low": value(low), "high": value(high)}
 
 
-def _several(runs: Sequence[Run], key: Key) -> str:
-    rows = []
-    for index, run in enumerate(runs):
-        before, after = ends(run, key)
-        swatch = f'<span class="swatch" style="background:{figures.color(index)}"></span>'
-        if after is None:
-            moved, words = "not evaluated", ""
-        elif before is None:
-            limits = interval(after.low, after.high)
-            moved, words = f"<b>{value(after.mean)}</b>", f'<span class="ci">{limits}</span>'
-        else:
-            difference = change(before, after)
-            moved = f"{value(before.mean)} → <b>{value(after.mean)}</b>"
-            verdict, css = _WORDS[difference.verdict]
-            short = "unclear" if difference.verdict == "unclear" else verdict
-            moves = f"{signed(difference.difference)} {short}"
-            words = f'<span class="change {css}">{moves}</span>'
-        label = f'<td title="{text(run.label)}">{swatch}{text(run.label)}</td>'
-        rows.append(f"<tr>{label}<td>{moved}</td><td>{words}</td></tr>")
-    return f'<table class="rows">{"".join(rows)}</table>'
+def _row(run: Run, key: Key) -> dict[str, Any]:
+    before, after = ends(run, key)
+    row = {"label": run.label, "before": before and value(before.mean), "after": after and value(after.mean)}
+    if after is None:
+        return row | {"words": "", "css": ""}
+    if before is None:
+        return row | {"words": interval(after.low, after.high), "css": "ci"}
+    moved = change(before, after)
+    verdict, css = _WORDS[moved.verdict]
+    short = "unclear" if moved.verdict == "unclear" else verdict
+    return row | {"words": f"{signed(moved.difference)} {short}", "css": f"change {css}"}

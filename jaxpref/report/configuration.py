@@ -4,9 +4,11 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from markupsafe import Markup
+
 from jaxpref.config import leaves
-from jaxpref.report.markup import table, text
 from jaxpref.report.runs import Run
+from jaxpref.report.template import render
 
 __all__ = ["configuration_section", "differences"]
 
@@ -27,31 +29,20 @@ def differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
     return rows
 
 
-def configuration_section(runs: Sequence[Run]) -> str:
+def configuration_section(runs: Sequence[Run]) -> Markup:
     """With several runs the differences come first, then each run's tree, folded."""
-    html = []
-    if len(runs) > 1:
-        rows = differences(runs)
-        if rows:
-            cells = [
-                [f"<code>{text(path)}</code>", *(f"<code>{text(v)}</code>" for v in shown)]
-                for path, shown in rows
-            ]
-            header = ["Setting", *(text(run.label) for run in runs)]
-            html.append(f"<h3>Where the runs differ</h3>{table(header, cells, 'settings', len(header))}")
-        else:
-            html.append("<p>All runs have the same configuration.</p>")
+    shown = []
     for run in runs:
         config = run.experiment.get("config")
-        if not config:
-            html.append(f"<p>{text(run.label)}: no configuration was recorded.</p>")
-            continue
-        count = len(leaves(config))
-        html.append(
-            f"<details><summary>Complete configuration of {text(run.label)} ({count} values)</summary>"
-            f'<div class="tree">{_tree(config, 0)}</div></details>'
-        )
-    return "".join(html)
+        tree = _tree(config, 0) if config else None
+        shown.append({"label": run.label, "tree": tree, "count": len(leaves(config)) if config else 0})
+    return render(
+        "configuration",
+        many=len(runs) > 1,
+        header=["Setting", *(run.label for run in runs)],
+        differing=[[path, *values] for path, values in differences(runs)],
+        runs=shown,
+    )
 
 
 def _literal(value: Any) -> str:
@@ -64,22 +55,22 @@ def _is_branch(value: Any) -> bool:
     return isinstance(value, list) and any(isinstance(item, dict | list) for item in value)
 
 
-def _tree(node: Any, depth: int) -> str:
+def _tree(node: Any, depth: int) -> list[dict[str, Any]]:
+    """What is below a branch, as the template shows it."""
     if isinstance(node, dict):
         items = [(key, value) for key, value in node.items() if key != "function"]
     else:
         items = [(item.get("name", i) if isinstance(item, dict) else i, item) for i, item in enumerate(node)]
-    return f"<ul>{''.join(_item(str(key), value, depth) for key, value in items)}</ul>"
+    return [_item(str(key), value, depth) for key, value in items]
 
 
-def _item(key: str, value: Any, depth: int) -> str:
+def _item(key: str, value: Any, depth: int) -> dict[str, Any]:
     function = value.get("function") if isinstance(value, dict) else None
-    named = f' <span class="function">{text(function)}</span>' if function else ""
-    if not _is_branch(value):
-        shown = named or f" <code>{text(_literal(value))}</code>"
-        return f'<li><span class="key">{text(key)}</span>{shown}</li>'
-    is_open = " open" if depth < _OPEN_DEPTH else ""
-    return (
-        f'<li><details{is_open}><summary><span class="key">{text(key)}</span>{named}</summary>'
-        f"{_tree(value, depth + 1)}</details></li>"
-    )
+    branch = _is_branch(value)
+    return {
+        "key": key,
+        "function": None if function is None else str(function),
+        "literal": None if branch or function else _literal(value),
+        "below": _tree(value, depth + 1) if branch else None,
+        "open": depth < _OPEN_DEPTH,
+    }

@@ -3,14 +3,15 @@
 import contextlib
 import hashlib
 import io
-import pathlib
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from markupsafe import Markup
 
+from jaxpref.paths import AnyPath
 from jaxpref.report.markup import clean
 from jaxpref.report.runs import Evaluation, Run
 from jaxpref.report.series import Curve, Panel, curve, smooth, thin
@@ -264,7 +265,7 @@ def shortened(label: str, length: int = 28) -> str:
     return label if len(label) <= length else label[: length - 1] + "…"
 
 
-def save(figure: "Figure", name: str, folder: pathlib.Path, legend: Sequence[tuple[str, str]] = ()) -> str:
+def save(figure: "Figure", name: str, folder: AnyPath, legend: Sequence[tuple[str, str]] = ()) -> Markup:
     """Writes `folder/name.png` (with a legend of its own) and returns the figure as inline SVG.
 
     Args:
@@ -280,8 +281,10 @@ def save(figure: "Figure", name: str, folder: pathlib.Path, legend: Sequence[tup
         figure.set_figheight(figure.get_figheight() + 0.18 * ((len(legend) + 1) // 2))
     else:
         figure.set_layout_engine("none")  # all stays where it was for the SVG, and is not laid out again
-    figure.savefig(folder / f"{name}.png", dpi=200, metadata={"Software": None})
-    return _inline(buffer.getvalue(), name)
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=200, metadata={"Software": None})
+    (folder / f"{name}.png").write_bytes(png.getvalue())
+    return Markup(_inline(buffer.getvalue(), name))
 
 
 def _inline(svg: str, name: str) -> str:

@@ -1,17 +1,20 @@
 """What runs gain for the KL they spend: one drawing for each score, and who wins at equal KL."""
 
 import math
-import pathlib
 from collections.abc import Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING
 
+from markupsafe import Markup
+
 from jaxpref.evals.frontier import FrontierPoint, at_matched_kl
 from jaxpref.evals.intervals import Estimate
+from jaxpref.paths import AnyPath
 from jaxpref.report import figures
-from jaxpref.report.markup import interval, signed, table, text, value
+from jaxpref.report.markup import Cell, interval, signed, value
 from jaxpref.report.results import Key, keys
 from jaxpref.report.runs import Evaluation, Run
+from jaxpref.report.template import render
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,7 +45,7 @@ def _estimate(e: Evaluation) -> Estimate:
     return Estimate(e.mean, low, high, e.count or 0, e.better)
 
 
-def frontier_section(runs: Sequence[Run], folder: pathlib.Path) -> str:
+def frontier_section(runs: Sequence[Run], folder: AnyPath) -> Markup:
     """Every metric that is better when higher, against every KL that was measured with it; empty if no run
     has two such points."""
     names = keys(runs)
@@ -58,25 +61,14 @@ def frontier_section(runs: Sequence[Run], folder: pathlib.Path) -> str:
             with figures.style(name):
                 colors = [(figures.color(i), run.label) for i, run in enumerate(runs)]
                 svg = figures.save(_figure(lines, title, kl[1]), name, folder, colors)
-            drawn.append(
-                f'<figure role="img" aria-label="{text(title)} against {text(kl[1])}">{svg}</figure>'
-            )
+            drawn.append((svg, f"{title} against {kl[1]}"))
             rows += _matched(runs, lines, title)
     if not drawn:
-        return ""
-    html = f'<div class="figures">{"".join(drawn)}</div>'
-    if rows:
-        html += table(
-            ["Score", "First", "Second", "At KL (nats)", "First minus second"], rows, first_is_text=3
-        )
-    return html + (
-        '<p class="note">One point for each evaluation along a run, in the order of its steps, with both '
-        "intervals. The table compares runs at the largest KL that both reach, on straight lines between "
-        "points; its intervals take evaluations as independent.</p>"
-    )
+        return Markup("")
+    return render("frontier", drawn=drawn, rows=rows)
 
 
-def _matched(runs: Sequence[Run], lines: Sequence[list[FrontierPoint]], title: str) -> list[list[str]]:
+def _matched(runs: Sequence[Run], lines: Sequence[list[FrontierPoint]], title: str) -> list[list[str | Cell]]:
     rows = []
     for i, j in combinations(range(min(len(runs), _MOST_RUNS)), 2):
         try:
@@ -84,8 +76,8 @@ def _matched(runs: Sequence[Run], lines: Sequence[list[FrontierPoint]], title: s
         except ValueError:  # no KL in common
             continue
         limits = interval(difference.low, difference.high, sign=True)
-        cells = [text(title), text(runs[i].label), text(runs[j].label), value(kl)]
-        rows.append([*cells, f'{signed(difference.mean)} <span class="ci">{limits}</span>'])
+        gap = Cell(signed(difference.mean), limits)
+        rows.append([title, runs[i].label, runs[j].label, value(kl), gap])
     return rows
 
 

@@ -1,11 +1,11 @@
-"""Text and numbers made safe and readable for the page."""
+"""Text and numbers made readable for the page. Escaping is the templates' (`template`)."""
 
-import html
+import dataclasses
 import math
 import re
 from typing import Any
 
-__all__ = ["clean", "interval", "signed", "text", "value"]
+__all__ = ["Cell", "clean", "interval", "seconds", "signed", "value"]
 
 _CONTROL = {code: 0x2400 + code for code in range(32) if code not in (9, 10)} | {127: 0x2421}
 # Characters that turn the direction of what follows them could make the page lie about a sample.
@@ -17,11 +17,6 @@ def clean(content: Any) -> str:
     """Text that can be drawn: control characters as symbols, direction marks and lone surrogates replaced."""
     visible = str(content).replace("\r\n", "\n").translate(_CONTROL)
     return _DIRECTION.sub("\ufffd", visible).encode("utf-8", "replace").decode("utf-8")
-
-
-def text(content: Any) -> str:
-    """`clean`, and escaped for HTML content and attributes."""
-    return html.escape(clean(content), quote=True)
 
 
 def value(number: float | None) -> str:
@@ -67,20 +62,11 @@ def seconds(duration: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def table(header: list[str], rows: list[list[str]], css: str = "", first_is_text: int = 1) -> str:
-    """A table of ready HTML cells; the first `first_is_text` columns are left-aligned."""
-    head = "".join(f"<th{_align(i, first_is_text)}>{cell}</th>" for i, cell in enumerate(header))
-    body = "".join(
-        "<tr>"
-        + "".join(f"<td{_align(i, first_is_text)}>{cell}</td>" for i, cell in enumerate(row))
-        + "</tr>\n"
-        for row in rows
-    )
-    return (
-        f'<div class="scroll"><table class="{css}"><thead><tr>{head}</tr></thead>\n'
-        f"<tbody>{body}</tbody></table></div>"
-    )
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A number in a table: `0.596 [0.51, 0.68] ★`."""
 
-
-def _align(column: int, first_is_text: int) -> str:
-    return "" if column < first_is_text else ' class="number"'
+    shown: str
+    limits: str | None = None  # of its confidence interval; None: no place is kept for one
+    after: str = ""
+    best: bool = False

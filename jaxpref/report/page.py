@@ -3,22 +3,23 @@
 import base64
 import hashlib
 import importlib.resources
-import os
-import pathlib
 import re
 import shlex
-import tempfile
 from collections.abc import Sequence
+from typing import Any
 
+from markupsafe import Markup
+
+from jaxpref.paths import AnyPath, absolute, as_path, write_whole
 from jaxpref.report.cards import cards
 from jaxpref.report.configuration import configuration_section
 from jaxpref.report.curves import curves_section, progress_section
 from jaxpref.report.frontier import frontier_section
-from jaxpref.report.markup import table, text
 from jaxpref.report.pictures import pictures_section
 from jaxpref.report.results import evaluation_table, final_figures, held_out_table
 from jaxpref.report.runs import Run, read_runs
 from jaxpref.report.samples import samples_section
+from jaxpref.report.template import render
 from jaxpref.report.timing import timing_section
 from jaxpref.report.tournament import Table, read_tournament, tournament_section
 
@@ -29,6 +30,10 @@ _ARXIV = re.compile(r"(\d{4}\.\d{4,5}|[a-z-]+(\.[A-Z]{2})?/\d{7})(v\d+)?")
 _SCRIPT = (
     'addEventListener("beforeprint",()=>document.querySelectorAll("details").forEach(d=>{d.open=true}));'
 )
+_BRACKETS = (
+    "Square brackets: confidence intervals as the evaluators recorded them; that of a change takes its two "
+    "sides as independent, which makes it wide rather than narrow."
+)
 _MISSING = {
     "curves": "No training metrics were logged.",
     "results": "No evaluation was recorded, so there is no before and after.",
@@ -37,7 +42,7 @@ _MISSING = {
 }
 
 
-def write_report(run_directories: Sequence[pathlib.Path], output: pathlib.Path) -> pathlib.Path:
+def write_report(run_directories: Sequence[AnyPath], output: AnyPath) -> AnyPath:
     """Writes the report of one run, or of several side by side, and the figures as PNGs.
 
     The page makes no request to anywhere: styles and figures are inside it. The PNGs go to the folder
@@ -54,107 +59,81 @@ def write_report(run_directories: Sequence[pathlib.Path], output: pathlib.Path) 
     Raises:
       ValueError: something given is not a run directory, or is given twice.
     """
-    runs = read_runs([pathlib.Path(directory) for directory in run_directories])
-    output = pathlib.Path(output)
+    runs = read_runs([as_path(directory) for directory in run_directories])
+    output = as_path(output)
     folder = output.parent / "report"
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.png"):
         old.unlink()
-    labels = {pathlib.Path(d).resolve().name: run.label for d, run in zip(run_directories, runs, strict=True)}
+    labels = {absolute(as_path(d)).name: run.label for d, run in zip(run_directories, runs, strict=True)}
     tournament = read_tournament(output.parent / "tournament.json", labels)
-    _write_atomically(output, _page(runs, folder, tournament))
+    write_whole(output, _page(runs, folder, tournament))
     return output
 
 
-def _write_atomically(output: pathlib.Path, content: str) -> None:
-    """A reader, or a full disk, never sees half a page."""
-    handle, temporary = tempfile.mkstemp(dir=output.parent, prefix=f".{output.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, output)
-    except BaseException:
-        pathlib.Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _page(runs: Sequence[Run], folder: pathlib.Path, tournament: Table | None) -> str:
-    results = [
-        cards(runs) or _nothing("results"),
-        _titled("All evaluations" if len(runs) == 1 else "Final table", evaluation_table(runs)),
-        final_figures(runs, folder),
-        pictures_section(runs, folder),
-        _titled("Win rates", tournament_section(tournament, folder) if tournament else ""),
-        _titled("What is gained for the KL spent", frontier_section(runs, folder)),
-        _titled("Over the stages", progress_section(runs, folder)),
-        _titled("Held-out metrics at the last step", held_out_table(runs)),
-    ]
-    note = '<p class="note">Square brackets: confidence intervals as the evaluators recorded them; that of a '
-    note += "change takes its two sides as independent, which makes it wide rather than narrow.</p>"
-    if any(run.evaluations for run in runs):
-        results.append(note)
-    sections = [
-        ("results", "Results", "".join(results)),
-        ("curves", "Curves", curves_section(runs, folder)),
-        ("samples", "Samples", samples_section(runs)),
-        ("timing", "Time and throughput", timing_section(runs)),
-        ("configuration", "Configuration", configuration_section(runs)),
-        ("sources", "Sources and versions", _sources(runs)),
-    ]
-    body = "".join(
-        f'<section id="{key}"><h2>{title}</h2>{html or _nothing(key)}</section>\n'
-        for key, title, html in sections
-    )
-    links = "".join(f'<a href="#{key}">{title}</a>' for key, title, _ in sections)
-    title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs: " + ", ".join(run.label for run in runs)
+def _page(runs: Sequence[Run], folder: AnyPath, tournament: Table | None) -> str:
     style = importlib.resources.files("jaxpref.report").joinpath("style.css").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; img-src data:"
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<title>{text(title)}</title>
-<style>{style}</style>
-</head>
-<body>
-{_header(runs, title)}
-<nav>{links}</nav>
-{_problems(runs)}{body}<script>{_SCRIPT}</script>
-</body>
-</html>
-"""
+    summaries, notes = _docstrings(runs)
+    one = len(runs) == 1
+    return render(
+        "page",
+        title=runs[0].name if one else f"{len(runs)} runs: " + ", ".join(run.label for run in runs),
+        digest=base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode(),
+        style=Markup(style),
+        script=Markup(_SCRIPT),
+        summaries=summaries,
+        notes=notes,
+        device=str(runs[0].experiment.get("device") or "") if one else "",
+        command=_command(runs[0]) if one else "",
+        problems=[p if one else f"{run.label}: {p}" for run in runs for p in run.problems],
+        sections=_sections(runs, folder, tournament),
+    )
 
 
-def _titled(title: str, html: str) -> str:
-    return f"<h3>{title}</h3>{html}" if html else ""
+def _sections(runs: Sequence[Run], folder: AnyPath, tournament: Table | None) -> list[dict[str, Any]]:
+    results = [
+        ("", cards(runs)),
+        ("All evaluations" if len(runs) == 1 else "Final table", evaluation_table(runs)),
+        ("", final_figures(runs, folder)),
+        ("", pictures_section(runs, folder)),
+        ("Win rates", tournament_section(tournament, folder) if tournament else ""),
+        ("What is gained for the KL spent", frontier_section(runs, folder)),
+        ("Over the stages", progress_section(runs, folder)),
+        ("Held-out metrics at the last step", held_out_table(runs)),
+    ]
+    sections = [
+        ("results", "Results", results),
+        ("curves", "Curves", [("", curves_section(runs, folder))]),
+        ("samples", "Samples", [("", samples_section(runs))]),
+        ("timing", "Time and throughput", [("", timing_section(runs))]),
+        ("configuration", "Configuration", [("", configuration_section(runs))]),
+        ("sources", "Sources and versions", [("", _sources(runs))]),
+    ]
+    note = _BRACKETS if any(run.evaluations for run in runs) else ""
+    return [
+        {
+            "key": key,
+            "title": title,
+            "parts": parts,
+            "empty": _MISSING.get(key, "Nothing was recorded."),
+            "note": note if key == "results" else "",
+        }
+        for key, title, parts in sections
+    ]
 
 
-def _nothing(key: str) -> str:
-    return f'<p class="empty">{_MISSING.get(key, "Nothing was recorded.")}</p>'
-
-
-def _header(runs: Sequence[Run], title: str) -> str:
-    paragraphs, notes = [], []
+def _docstrings(runs: Sequence[Run]) -> tuple[list[str], list[tuple[str, str]]]:
+    """First paragraphs of the experiments' docstrings, and (of which run, the rest) of each."""
+    summaries: list[str] = []
+    notes: list[tuple[str, str]] = []
     for run in {run.name: run for run in reversed(runs)}.values():
         docstring = str(run.experiment.get("docstring") or "").strip()
         first, _, rest = docstring.partition("\n\n")
-        if first and f'<p class="summary">{text(first)}</p>' not in paragraphs:
-            paragraphs.insert(0, f'<p class="summary">{text(first)}</p>')
+        if first and first not in summaries:
+            summaries.insert(0, first)
         if rest.strip():
-            of = f" of {text(run.name)}" if len(runs) > 1 else ""
-            notes.insert(0, f"<details><summary>Notes{of}</summary><pre>{text(rest.strip())}</pre></details>")
-    facts = []
-    if len(runs) == 1:
-        device = runs[0].experiment.get("device")
-        command = _command(runs[0])
-        facts = [f"on {text(device)}"] if device else []
-        facts += [f"<code>{text(command)}</code>"] if command else []
-    line = f'<p class="facts">{" · ".join(facts)}</p>' if facts else ""
-    return f"<header><h1>{text(title)}</h1>{''.join(paragraphs)}{line}{''.join(notes)}</header>"
+            notes.insert(0, (f" of {run.name}" if len(runs) > 1 else "", rest.strip()))
+    return summaries, notes
 
 
 def _command(run: Run) -> str:
@@ -162,39 +141,25 @@ def _command(run: Run) -> str:
     return shlex.join(map(str, command)) if isinstance(command, list) else str(command)
 
 
-def _problems(runs: Sequence[Run]) -> str:
-    items = [
-        f"<li>{text(f'{run.label}: ' if len(runs) > 1 else '')}{text(problem)}</li>"
-        for run in runs
-        for problem in run.problems
-    ]
-    return f'<ul class="problems">{"".join(items)}</ul>\n' if items else ""
-
-
-def _sources(runs: Sequence[Run]) -> str:
-    ids = dict.fromkeys(str(i) for run in runs for i in (run.experiment.get("arxiv") or []))
-    items = "".join(f"<li>{_arxiv(i)}</li>" for i in ids)
-    html = f'<p>Papers whose methods or data were used:</p><ul class="links">{items}</ul>' if items else ""
-    if len(runs) > 1:
-        cells = [
-            [text(r.label), text(r.experiment.get("device", "")), f"<code>{text(_command(r))}</code>"]
-            for r in runs
-        ]
-        html += table(["Run", "Device", "Command"], cells, first_is_text=3)
+def _sources(runs: Sequence[Run]) -> Markup:
+    papers = dict.fromkeys(str(i) for run in runs for i in (run.experiment.get("arxiv") or []))
+    several = [[r.label, str(r.experiment.get("device", "")), _command(r)] for r in runs]
     versions = [run.experiment.get("versions") for run in runs]
     known = [v if isinstance(v, dict) else {} for v in versions]
-    rows = [
-        [text(name), *(text(v.get(name, "")) for v in known)]
-        for name in dict.fromkeys(n for v in known for n in v)
-    ]
-    if rows:
-        header = ["Package", *([text(run.label) for run in runs] if len(runs) > 1 else ["Version"])]
-        html += table(header, rows, first_is_text=len(header))
-    return html
+    return render(
+        "sources",
+        papers=[_arxiv(i) for i in papers],
+        runs=several if len(runs) > 1 else [],
+        header=["Package", *([run.label for run in runs] if len(runs) > 1 else ["Version"])],
+        versions=[
+            [str(name), *(str(v.get(name, "")) for v in known)]
+            for name in dict.fromkeys(n for v in known for n in v)
+        ],
+    )
 
 
-def _arxiv(identifier: str) -> str:
+def _arxiv(identifier: str) -> tuple[str, bool]:
+    """The id without a prefix, and whether it is one that arXiv can have; if not, what was given."""
     bare = re.sub(r"^arxiv:\s*", "", identifier.strip(), flags=re.IGNORECASE)
-    if not _ARXIV.fullmatch(bare):
-        return text(identifier)
-    return f'<a href="https://arxiv.org/abs/{text(bare)}">arXiv:{text(bare)}</a>'
+    known = _ARXIV.fullmatch(bare) is not None
+    return (bare if known else identifier), known

@@ -1,15 +1,16 @@
 """Drawings that evaluators ask for: policies and values on grids, maps, curves."""
 
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from markupsafe import Markup
 
+from jaxpref.paths import AnyPath
 from jaxpref.report import figures
 from jaxpref.report.maps import road_map
-from jaxpref.report.markup import text
 from jaxpref.report.runs import Picture, Run
+from jaxpref.report.template import render
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,7 +21,7 @@ _MOVES = ((0.0, -1.0), (0.0, 1.0), (-1.0, 0.0), (1.0, 0.0))  # up, down, left, r
 _MOST = 12  # drawings in a page
 
 
-def pictures_section(runs: Sequence[Run], folder: pathlib.Path) -> str:
+def pictures_section(runs: Sequence[Run], folder: AnyPath) -> Markup:
     """The last drawing of each title of every run, runs side by side; empty if there is none.
 
     What is the same in several runs (hidden rewards, say) is drawn once.
@@ -38,14 +39,17 @@ def pictures_section(runs: Sequence[Run], folder: pathlib.Path) -> str:
         for i, (_, run, picture) in enumerate(asked)
     ]
     order = sorted(range(len(asked)), key=lambda i: (asked[i][2].evaluator, asked[i][2].title, asked[i][0]))
-    html, left_out = [], []
+    drawn, left_out = [], []
     for i in order[:_MOST]:
         (index, _, picture), title = asked[i], titles[i]
-        drawn = _drawn(picture, title, f"picture_{index}_{picture.stage}_{picture.evaluator}", folder)
-        (html if drawn else left_out).append(drawn or f"{title} ({picture.kind})")
-    note = f'<p class="note">{text(", ".join(left_out))}: could not be drawn.</p>' if left_out else ""
-    more = f'<p class="note">{len(asked) - _MOST} more are not shown.</p>' if len(asked) > _MOST else ""
-    return f'<h3>Pictures</h3><div class="figures">{"".join(html)}</div>{more}{note}' if asked else ""
+        svg = _drawn(picture, title, f"picture_{index}_{picture.stage}_{picture.evaluator}", folder)
+        if svg is None:
+            left_out.append(f"{title} ({picture.kind})")
+        else:
+            drawn.append((svg, title))
+    if not asked:
+        return Markup("")
+    return render("pictures", drawn=drawn, more=len(asked) - _MOST, left_out=left_out)
 
 
 def _alike(one: Picture, other: Picture) -> bool:
@@ -53,19 +57,18 @@ def _alike(one: Picture, other: Picture) -> bool:
     return all(getattr(one, field) == getattr(other, field) for field in fields)
 
 
-def _drawn(picture: Picture, title: str, name: str, folder: pathlib.Path) -> str:
-    """Empty where the kind is not known or the data are not what it draws."""
+def _drawn(picture: Picture, title: str, name: str, folder: AnyPath) -> Markup | None:
+    """None where the kind is not known or the data are not what it draws."""
     draw = KINDS.get(picture.kind)
     if draw is None:
-        return ""
+        return None
     name = figures.slug(f"{name}_{picture.title}")
     with figures.style(name):
         try:
             figure = draw(title, picture.data)
         except (KeyError, TypeError, ValueError):
-            return ""
-        svg = figures.save(figure, name, folder)
-    return f'<figure role="img" aria-label="{text(title)}">{svg}</figure>'
+            return None
+        return figures.save(figure, name, folder)
 
 
 def grid_policy(title: str, data: Mapping[str, Any]) -> "Figure":

@@ -1,14 +1,18 @@
 """Which values of an evaluator to compare, and the tables of them."""
 
+import dataclasses
 import math
-import pathlib
 from collections.abc import Sequence
 
+from markupsafe import Markup
+
+from jaxpref.paths import AnyPath
 from jaxpref.report import figures
 from jaxpref.report.intervals import change
-from jaxpref.report.markup import interval, signed, table, text, value
+from jaxpref.report.markup import Cell, interval, signed, value
 from jaxpref.report.runs import Evaluation, Run
 from jaxpref.report.series import curve, panels
+from jaxpref.report.template import render
 
 __all__ = ["Key", "ends", "evaluation_table", "final_figures", "held_out_table", "history", "keys"]
 
@@ -37,10 +41,10 @@ def ends(run: Run, key: Key) -> tuple[Evaluation | None, Evaluation | None]:
     return before, rows[-1]
 
 
-def final_figures(runs: Sequence[Run], folder: pathlib.Path) -> str:
+def final_figures(runs: Sequence[Run], folder: AnyPath) -> Markup:
     """With several runs: the last value of each metric, one row per run."""
     if len(runs) < 2:
-        return ""
+        return Markup("")
     drawn = []
     for evaluator, metric in keys(runs):
         finals = [(run.label, ends(run, (evaluator, metric))[1]) for run in runs]
@@ -53,32 +57,29 @@ def final_figures(runs: Sequence[Run], folder: pathlib.Path) -> str:
         ]
         with figures.style(name):
             figure = figures.final_figure(known, f"{evaluator}: {metric}", hues)
-            drawn.append(f"<figure>{figures.save(figure, name, folder)}</figure>")
-    return f'<div class="figures">{"".join(drawn)}</div>' if drawn else ""
+            drawn.append((figures.save(figure, name, folder), f"{evaluator}: {metric}"))
+    return render("drawings", labels=[], drawn=drawn) if drawn else Markup("")
 
 
-def _estimate(e: Evaluation | None) -> str:
-    if e is None:
-        return value(None)
-    limits = interval(e.low, e.high)
-    return f'{value(e.mean)} <span class="ci">{limits}</span>' if limits else value(e.mean)
+def _estimate(e: Evaluation | None) -> Cell:
+    return Cell(value(None)) if e is None else Cell(value(e.mean), interval(e.low, e.high) or None)
 
 
-def evaluation_table(runs: Sequence[Run]) -> str:
+def evaluation_table(runs: Sequence[Run]) -> Markup:
     """One run: all its evaluations, start and end of each stage. Several: last values, runs as columns."""
     if not keys(runs):
-        return ""
+        return Markup("")
     return _table_of_one(runs[0]) if len(runs) == 1 else _table_of_several(runs)
 
 
-def _table_of_one(run: Run) -> str:
+def _table_of_one(run: Run) -> Markup:
     stages = [stage for stage in run.stages if any(e.stage == stage for e in run.evaluations)]
     header = ["Metric", "Evaluator"]
     for stage in stages:
-        header += [f"{text(stage)}, start", f"{text(stage)}, end"]
+        header += [f"{stage}, start", f"{stage}, end"]
     rows = []
     for key in keys([run]):
-        cells = [text(key[1]), text(key[0])]
+        cells: list[str | Cell] = [key[1], key[0]]
         for stage in stages:
             of_stage = [e for e in history(run, key) if e.stage == stage]
             first = next((e for e in of_stage if e.step == 0), None)
@@ -86,14 +87,14 @@ def _table_of_one(run: Run) -> str:
             cells += [_estimate(first), _estimate(final)]
         before, after = ends(run, key)
         moved = change(before, after) if before and after else None
-        limits = f' <span class="ci">{interval(moved.low, moved.high, sign=True)}</span>' if moved else ""
-        cells.append(f"{signed(moved.difference)}{limits}" if moved else value(None))
+        limits = interval(moved.low, moved.high, sign=True) if moved else None
+        cells.append(Cell(signed(moved.difference) if moved else value(None), limits))
         cells.append(f"{after.count:,}" if after and after.count is not None else value(None))
         rows.append(cells)
-    return table([*header, "Change", "n"], rows, first_is_text=2)
+    return render("tables", header=[*header, "Change", "n"], rows=rows, text=2, note="")
 
 
-def _table_of_several(runs: Sequence[Run]) -> str:
+def _table_of_several(runs: Sequence[Run]) -> Markup:
     rows = []
     for key in keys(runs):
         finals = [ends(run, key)[1] for run in runs]
@@ -102,21 +103,21 @@ def _table_of_several(runs: Sequence[Run]) -> str:
         best = None
         if better in ("higher", "lower") and len({e.mean for e in known}) > 1:
             best = (max if better == "higher" else min)(known, key=lambda e: e.mean)
-        cells = [text(key[1]), text(key[0]), {"higher": "↑", "lower": "↓"}.get(better, "")]
+        cells: list[str | Cell] = [key[1], key[0], {"higher": "↑", "lower": "↓"}.get(better, "")]
         for e in finals:
             cell = _estimate(e)
             if best is not None and e is not None and e.mean == best.mean:
-                cell = f'<strong class="best">{cell} ★</strong>'
+                cell = dataclasses.replace(cell, after=" ★", best=True)
             elif best is not None and e is not None and _overlap(e, best):
-                cell += " ≈"
+                cell = dataclasses.replace(cell, after=" ≈")
             cells.append(cell)
         rows.append(cells)
     note = (
-        '<p class="note">Last value of each run. ★ best; ≈ its interval overlaps the best one\'s. '
-        "↑ higher is better, ↓ lower is better.</p>"
+        "Last value of each run. ★ best; ≈ its interval overlaps the best one's. "
+        "↑ higher is better, ↓ lower is better."
     )
-    header = ["Metric", "Evaluator", "", *(text(run.label) for run in runs)]
-    return table(header, rows, first_is_text=3) + note
+    header = ["Metric", "Evaluator", "", *(run.label for run in runs)]
+    return render("tables", header=header, rows=rows, text=3, note=note)
 
 
 def _overlap(first: Evaluation, second: Evaluation) -> bool:
@@ -124,7 +125,7 @@ def _overlap(first: Evaluation, second: Evaluation) -> bool:
     return both and first.low <= second.high and second.low <= first.high
 
 
-def held_out_table(runs: Sequence[Run]) -> str:
+def held_out_table(runs: Sequence[Run]) -> Markup:
     """Last logged value on held-out data of every metric, for each run and stage."""
     rows = []
     for panel in panels(runs):
@@ -134,8 +135,8 @@ def held_out_table(runs: Sequence[Run]) -> str:
             lines = [curve(run, panel.stage, metric, "eval") for run in runs]
             if any(line is not None for line in lines):
                 last = [value(float(line.values[-1])) if line is not None else value(None) for line in lines]
-                rows.append([text(metric), text(panel.stage), *last])
+                rows.append([metric, panel.stage, *last])
     if not rows:
-        return ""
-    header = ["Metric", "Stage", *([text(run.label) for run in runs] if len(runs) > 1 else ["Last value"])]
-    return table(header, rows, first_is_text=2)
+        return Markup("")
+    header = ["Metric", "Stage", *([run.label for run in runs] if len(runs) > 1 else ["Last value"])]
+    return render("tables", header=header, rows=rows, text=2, note="")

@@ -3,9 +3,10 @@
 import dataclasses
 import json
 import math
-import pathlib
 from collections.abc import Sequence
 from typing import Any
+
+from jaxpref.paths import AnyPath, absolute, as_path, reachable, read_text
 
 __all__ = ["Evaluation", "Picture", "Run", "Sample", "read_run", "read_runs"]
 
@@ -78,13 +79,13 @@ class Run:
         return list(dict.fromkeys(rows))
 
 
-def read_run(directory: pathlib.Path, label: str | None = None) -> Run:
+def read_run(directory: AnyPath, label: str | None = None) -> Run:
     """One run directory.
 
     Raises:
       ValueError: the directory does not exist, or has no readable experiment.json (so it is not a run).
     """
-    if not directory.is_dir():
+    if not reachable(directory).is_dir():
         raise ValueError(f"{directory}: expected a run directory, got {_kind(directory)}")
     file = directory / "experiment.json"
     if not file.is_file():
@@ -94,7 +95,7 @@ def read_run(directory: pathlib.Path, label: str | None = None) -> Run:
             "give the workdir of `jaxpref train`"
         )
     try:
-        experiment = json.loads(file.read_text(encoding="utf-8", errors="replace"))
+        experiment = json.loads(read_text(file))
     except json.JSONDecodeError as error:
         raise ValueError(f"{file}, line {error.lineno}: not JSON ({error.msg})") from error
     if not isinstance(experiment, dict):
@@ -114,7 +115,7 @@ def read_run(directory: pathlib.Path, label: str | None = None) -> Run:
     drawn = directory / "pictures.jsonl"
     pictures = _rows(drawn, ("stage", "step", "title", "kind", "data"), problems) if drawn.is_file() else []
     return Run(
-        label=label or directory.resolve().name,
+        label=label or absolute(directory).name,
         experiment=experiment,
         metrics=metrics,
         evaluations=tuple(_evaluations(evaluation_rows)),
@@ -124,12 +125,12 @@ def read_run(directory: pathlib.Path, label: str | None = None) -> Run:
     )
 
 
-def read_runs(directories: Sequence[pathlib.Path]) -> list[Run]:
+def read_runs(directories: Sequence[AnyPath]) -> list[Run]:
     """Several runs, each with a label of its own: its experiment's name where that tells them apart."""
     if not directories:
         raise ValueError("expected at least one run directory, got none")
-    runs = [read_run(pathlib.Path(directory)) for directory in directories]
-    paths = [pathlib.Path(directory).resolve() for directory in directories]
+    runs = [read_run(as_path(directory)) for directory in directories]
+    paths = [absolute(as_path(directory)) for directory in directories]
     if len(set(paths)) < len(paths):
         twice = next(path for path in paths if paths.count(path) > 1)
         raise ValueError(f"the run directory {twice} was given twice; name each once")
@@ -144,18 +145,18 @@ def read_runs(directories: Sequence[pathlib.Path]) -> list[Run]:
     return [dataclasses.replace(run, label=label) for run, label in zip(runs, labels, strict=True)]
 
 
-def _kind(path: pathlib.Path) -> str:
+def _kind(path: AnyPath) -> str:
     return "a file" if path.is_file() else "nothing: the path does not exist"
 
 
 def _rows(
-    file: pathlib.Path, keys: tuple[str, ...], problems: list[str], *, needed: bool = True
+    file: AnyPath, keys: tuple[str, ...], problems: list[str], *, needed: bool = True
 ) -> list[dict[str, Any]]:
     """The readable rows of a JSON-lines file; what is not readable becomes a problem, not an error."""
     if not file.is_file():
         problems.append(f"{file.name} is missing, so what it would show is left out.")
         return []
-    lines = file.read_text(encoding="utf-8", errors="replace").split("\n")
+    lines = read_text(file).split("\n")
     rows, bad = [], []
     for number, line in enumerate(lines, start=1):
         if not line.strip():

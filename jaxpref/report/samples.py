@@ -1,9 +1,12 @@
 """Samples side by side: the same prompt before and after the last stage, or across runs."""
 
 from collections.abc import Sequence
+from typing import Any
 
-from jaxpref.report.markup import text, value
+from markupsafe import Markup
+
 from jaxpref.report.runs import Run, Sample
+from jaxpref.report.template import render
 
 __all__ = ["samples_section"]
 
@@ -15,26 +18,22 @@ _CHARACTERS = 1_500  # of a prompt or a response
 Column = tuple[str, dict[str, Sample]]  # heading, sample by id
 
 
-def samples_section(runs: Sequence[Run]) -> str:
+def samples_section(runs: Sequence[Run]) -> Markup:
     """One block per evaluator that left samples; empty if none did."""
-    evaluators = list(dict.fromkeys(s.evaluator for run in runs for s in run.samples))
-    return "".join(_evaluator(runs, evaluator) for evaluator in evaluators)
+    names = list(dict.fromkeys(s.evaluator for run in runs for s in run.samples))
+    return render("samples", evaluators=[_evaluator(runs, name) for name in names], opened=_OPEN)
 
 
-def _evaluator(runs: Sequence[Run], evaluator: str) -> str:
+def _evaluator(runs: Sequence[Run], evaluator: str) -> dict[str, Any]:
     columns = _columns(runs, evaluator)
     # Scores of a checker are marks; any other scores are shown as numbers.
     scores = {s.score for _, by_id in columns for s in by_id.values()} - {None}
     marks = scores <= {0.0, 1.0}
     ids = list(dict.fromkeys(key for _, by_id in columns for key in by_id))
-    blocks = [_block(columns, key, marks) for key in ids[:_MAX]]
-    folded = ""
-    if len(blocks) > _OPEN:
-        summary = f"<summary>{len(blocks) - _OPEN} more prompts</summary>"
-        folded = f"<details>{summary}{''.join(blocks[_OPEN:])}</details>"
     shown = f"The first {min(len(ids), _MAX)} of {len(ids)} recorded prompts, in their order, not selected."
     counts = _transitions(columns, ids) if marks and scores else ""
-    return f'<h3>{text(evaluator)}</h3><p class="note">{shown} {counts}</p>{"".join(blocks[:_OPEN])}{folded}'
+    blocks = [_block(columns, key) for key in ids[:_MAX]]
+    return {"name": evaluator, "note": f"{shown} {counts}", "marks": marks, "blocks": blocks}
 
 
 def _columns(runs: Sequence[Run], evaluator: str) -> list[Column]:
@@ -65,56 +64,36 @@ def _stage_columns(run: Run, evaluator: str) -> list[Column]:
     return columns
 
 
-def _block(columns: list[Column], key: str, marks: bool) -> str:
+def _block(columns: list[Column], key: str) -> dict[str, Any]:
     prompt = next(by_id[key].prompt for _, by_id in columns if key in by_id)
     cells = []
     for heading, by_id in columns:
         sample = by_id.get(key)
         if sample is None:
-            cells.append(
-                f'<div class="response"><h4>{text(heading)}</h4><p class="empty">not sampled</p></div>'
-            )
+            cells.append({"heading": heading, "missing": "not sampled"})
         elif sample.prompt != prompt:
             # Runs may number their prompts differently: never put answers to other questions side by side.
-            cells.append(
-                f'<div class="response"><h4>{text(heading)}</h4><p class="empty">another prompt</p></div>'
-            )
+            cells.append({"heading": heading, "missing": "another prompt"})
         else:
-            note = f'<p class="meta">{text(sample.note)}</p>' if sample.note else ""
-            cells.append(
-                f'<div class="response"><h4>{text(heading)} {_score(sample.score, marks)}</h4>'
-                f"{_passage(sample.response)}{note}</div>"
-            )
+            answer = {"response": _passage(sample.response), "score": sample.score, "note": sample.note}
+            cells.append({"heading": heading, "missing": ""} | answer)
     beside = len(columns) <= 2 and len(prompt) <= _SHORT_PROMPT
     layout = "beside" if beside else "above" if len(columns) <= 4 else "stacked"
-    return (
-        f'<article class="sample {layout}">'
-        f'<div class="prompt"><h4>Prompt {text(key)}</h4>{_passage(prompt, keep_end=True)}</div>'
-        f'<div class="responses">{"".join(cells)}</div></article>'
-    )
+    return {"layout": layout, "id": key, "prompt": _passage(prompt, keep_end=True), "cells": cells}
 
 
-def _score(score: float | None, marks: bool) -> str:
-    if score is None:
-        return ""
-    if not marks:
-        return f'<span class="score">{value(score)}</span>'
-    return '<span class="mark good">✓ right</span>' if score else '<span class="mark bad">✗ wrong</span>'
-
-
-def _passage(content: str, keep_end: bool = False) -> str:
-    if not content:
-        return '<p class="empty">empty</p>'
+def _passage(content: str, keep_end: bool = False) -> dict[str, str]:
     shown = content.strip()
     if not shown:
-        return f'<p class="empty">only white space, {len(content):,} characters</p>'
+        blank = f"only white space, {len(content):,} characters" if content else "empty"
+        return {"empty": blank}
     rest = len(shown) - _CHARACTERS
-    before = after = ""
+    passage = {"empty": "", "before": "", "text": shown, "after": ""}
     if rest > 0 and keep_end:  # of a long dialogue, the last turns matter
-        before, shown = f'<span class="meta">{rest:,} characters before this … </span>', shown[rest:]
+        passage |= {"before": f"{rest:,}", "text": shown[rest:]}
     elif rest > 0:
-        shown, after = shown[:_CHARACTERS], f'<span class="meta"> … {rest:,} more characters</span>'
-    return f'<div class="passage" dir="auto">{before}{text(shown)}{after}</div>'
+        passage |= {"text": shown[:_CHARACTERS], "after": f"{rest:,}"}
+    return passage
 
 
 def _transitions(columns: list[Column], ids: Sequence[str]) -> str:

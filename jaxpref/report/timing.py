@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 
 import numpy as np
+from markupsafe import Markup
 
-from jaxpref.report.markup import seconds, table, text, value
+from jaxpref.report.markup import Cell, seconds, value
 from jaxpref.report.runs import Run, number
 from jaxpref.report.series import curve
+from jaxpref.report.template import render
 
 __all__ = ["timing_section"]
 
@@ -22,9 +24,9 @@ def _active_seconds(times: np.ndarray) -> tuple[float, float]:
     return float(gaps[~pauses].sum()), float(gaps[pauses].sum())
 
 
-def timing_section(runs: Sequence[Run]) -> str:
+def timing_section(runs: Sequence[Run]) -> Markup:
     """A table with one row per run and stage; empty if no run logged a training step."""
-    rows = []
+    rows: list[list[str | Cell]] = []
     for run in runs:
         for stage in run.stages:
             train = [r for r in run.metrics if r["stage"] == stage and r.get("split", "train") == "train"]
@@ -33,11 +35,11 @@ def timing_section(runs: Sequence[Run]) -> str:
             times = [number(r.get("time")) for r in run.metrics if r["stage"] == stage]
             active, paused = _active_seconds(np.asarray([t for t in times if np.isfinite(t)]))
             took = seconds(active) + (f" (and {seconds(paused)} between sittings)" if paused else "")
-            label = [text(run.label)] if len(runs) > 1 else []
+            label = [run.label] if len(runs) > 1 else []
             rows.append(
                 [
                     *label,
-                    text(stage),
+                    stage,
                     f"{len(train):,}",
                     took,
                     _spread(run, stage, "tokens_per_second"),
@@ -45,22 +47,25 @@ def timing_section(runs: Sequence[Run]) -> str:
                 ]
             )
     if not rows:
-        return ""
+        return Markup("")
     label = ["Run"] if len(runs) > 1 else []
-    if all(row[-1] == value(None) for row in rows):
+    if all(row[-1] == _NONE for row in rows):
         rows = [row[:-1] for row in rows]
     header = [*label, "Stage", "Steps", "Time", "Tokens/s", "Model-FLOPs utilisation"]
     note = (
-        '<p class="note">Time: first to last log row of the stage, evaluation included. '
-        "Speed: median over the steps, with the 10th and 90th percentile.</p>"
+        "Time: first to last log row of the stage, evaluation included. "
+        "Speed: median over the steps, with the 10th and 90th percentile."
     )
-    return table(header[: len(rows[0])], rows, first_is_text=1 + len(label)) + note
+    return render("tables", header=header[: len(rows[0])], rows=rows, text=1 + len(label), note=note)
 
 
-def _spread(run: Run, stage: str, metric: str) -> str:
+_NONE = Cell(value(None))
+
+
+def _spread(run: Run, stage: str, metric: str) -> Cell:
     line = curve(run, stage, metric, "train")
     values = line.values[np.isfinite(line.values)] if line is not None else np.array([])
     if not values.size:
-        return value(None)
+        return _NONE
     low, middle, high = np.percentile(values, [10, 50, 90])
-    return f'{value(float(middle))} <span class="ci">[{value(float(low))}, {value(float(high))}]</span>'
+    return Cell(value(float(middle)), f"[{value(float(low))}, {value(float(high))}]")

@@ -2,15 +2,17 @@
 
 import dataclasses
 import json
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from markupsafe import Markup
 
+from jaxpref.paths import AnyPath, read_text
 from jaxpref.report import figures
-from jaxpref.report.markup import interval, signed, table, text, value
+from jaxpref.report.markup import Cell, interval, signed, value
 from jaxpref.report.runs import number
+from jaxpref.report.template import render
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,13 +32,13 @@ class Table:
     differences: list[list[dict[str, float]]]
 
 
-def read_tournament(file: pathlib.Path, labels: Mapping[str, str]) -> Table | None:
+def read_tournament(file: AnyPath, labels: Mapping[str, str]) -> Table | None:
     """The tournament next to a page; None if there is none, it is not readable or it is of other runs.
 
     `labels`: what each run directory of the page is called on it.
     """
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = json.loads(read_text(file))
         runs = found["runs"]
         if any(run is not None and run not in labels for run in runs):
             return None
@@ -46,41 +48,33 @@ def read_tournament(file: pathlib.Path, labels: Mapping[str, str]) -> Table | No
         return None
 
 
-def tournament_section(found: Table, folder: pathlib.Path) -> str:
+def tournament_section(found: Table, folder: AnyPath) -> Markup:
     """The heat map, with a PNG in `folder`, and win rates with what separates each policy from the first."""
     first = found.labels[0]
     rows = []
     for i, label in enumerate(found.labels):
         against, between = found.matrix[i][0], found.differences[i]
-        cells = [text(label), _estimate(found.overall[i]), _estimate(against) if i else value(None)]
+        cells = [label, _estimate(found.overall[i]), _estimate(against) if i else value(None)]
         # Against the best of the others: what a reader wants to know of each row.
         best = max(
             (j for j in range(len(between)) if j != i), key=lambda j: found.matrix[j][0]["mean"], default=i
         )
         gap = between[best]
         limits = interval(number(gap["low"]), number(gap["high"]), sign=True)
-        cells.append(
-            f'{signed(number(gap["mean"]))} <span class="ci">{limits}</span> {text(found.labels[best])}'
-        )
+        cells.append(Cell(signed(number(gap["mean"])), limits, after=f" {found.labels[best]}"))
         rows.append(cells)
-    drawn = ""
+    drawn = []
     if len(found.labels) <= _MOST:
         with figures.style("tournament"):
-            svg = figures.save(_figure(found), "tournament", folder)
-        drawn = f'<figure role="img" aria-label="win rates">{svg}</figure>'
+            drawn = [(figures.save(_figure(found), "tournament", folder), "win rates")]
     count = int(number(found.matrix[0][-1].get("count")))
-    note = (
-        f'<p class="note">Share of {count:,} held-out prompts on which the row beats the column: '
-        "ties one half, both orders averaged, Clopper-Pearson intervals. Last column: difference of two "
-        "win rates against the first policy, with a bootstrap over prompts, both of a prompt together.</p>"
-    )
-    header = ["Policy", "Win rate, all others", f"Against {text(first)}", "Minus the best other"]
-    return f'<div class="figures">{drawn}</div>{table(header, rows)}{note}'
+    header = ["Policy", "Win rate, all others", f"Against {first}", "Minus the best other"]
+    return render("tournament", drawn=drawn, header=header, rows=rows, count=f"{count:,}")
 
 
-def _estimate(e: Mapping[str, Any]) -> str:
+def _estimate(e: Mapping[str, Any]) -> Cell:
     limits = interval(number(e.get("low")), number(e.get("high")))
-    return f'{value(number(e.get("mean")))} <span class="ci">{limits}</span>'
+    return Cell(value(number(e.get("mean"))), limits)
 
 
 def _figure(found: Table) -> "Figure":

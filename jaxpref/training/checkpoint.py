@@ -5,12 +5,13 @@ pure function of it), so a resumed run sees the same batches whatever number of 
 """
 
 import contextlib
-import pathlib
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
+
+from jaxpref.paths import AnyPath, absolute
 
 __all__ = ["Checkpoints", "restore_params"]
 
@@ -18,7 +19,7 @@ __all__ = ["Checkpoints", "restore_params"]
 class Checkpoints:
     """Orbax manager of `directory`, with errors that say what to do."""
 
-    def __init__(self, directory: pathlib.Path, *, keep: int = 2, best_metric: str | None = None) -> None:
+    def __init__(self, directory: AnyPath, *, keep: int = 2, best_metric: str | None = None) -> None:
         self.directory = directory
         self._best = best_metric
         policies: list[Any] = [checkpoint_managers.LatestN(keep)]
@@ -29,7 +30,7 @@ class Checkpoints:
                 )
             )
         self._manager = ocp.CheckpointManager(
-            directory.absolute(),
+            absolute(directory),
             item_names=("state", "meta"),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
@@ -105,10 +106,10 @@ class Checkpoints:
         return steps[-1] if steps else "0"
 
 
-def restore_params(directory: pathlib.Path, step: int, target: Any) -> Any:
+def restore_params(directory: AnyPath, step: int, target: Any) -> Any:
     """Only `params` of a saved state, laid out as `target`."""
     item = {"params": jax.tree.map(ocp.utils.to_shape_dtype_struct, target)}
-    path = directory.absolute() / str(step) / "state"
+    path = absolute(directory) / str(step) / "state"
     try:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             restored = checkpointer.restore(
@@ -124,7 +125,7 @@ def restore_params(directory: pathlib.Path, step: int, target: Any) -> Any:
     return restored["params"]
 
 
-def _unreadable(path: pathlib.Path, error: Exception) -> ValueError:
+def _unreadable(path: AnyPath, error: Exception) -> ValueError:
     reason = str(error).strip().splitlines()
     return ValueError(
         f"checkpoint {path} cannot be read ({type(error).__name__}: {reason[0][:300] if reason else ''}). "

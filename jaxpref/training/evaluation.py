@@ -142,8 +142,9 @@ def evaluate_stage(setting: Setting, stage: Stage, step: int, algorithm: Algorit
         files.append("samples.jsonl", [at | dataclasses.asdict(s) for s in evaluation.samples])
         if evaluation.pictures:
             files.append("pictures.jsonl", [at | dataclasses.asdict(p) for p in evaluation.pictures])
-        files.points(stage.name, "evaluations", step, {n: e.mean for n, e in evaluation.metrics.items()})
+        files.write(stage.name, "evaluations", step, {n: e.mean for n, e in evaluation.metrics.items()})
         files.log(f"{stage.name}  {step}/{stage.num_steps} {summary(evaluation)}")
+    files.flush()  # other processes read the samples
 
 
 def summary(evaluation: Evaluation) -> str:

@@ -1,6 +1,5 @@
 """The host loop of one stage, and the step that it compiles. Every algorithm runs through here."""
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
@@ -177,6 +176,7 @@ class _StageRun:
         if due.probe:
             self.run_evaluators(done)
         if due.keep:
+            self.setting.files.flush()
             self.checkpoints.save(done, self.state, self.meta, values)
         if due.stop and not due.last:
             self.checkpoints.wait()
@@ -203,9 +203,7 @@ class _StageRun:
             return None
         stage, files = self.stage, self.setting.files
         values = held_out_pass(self.evaluation, self.whole, self.held_out, self.setting.mesh)
-        at = {"stage": stage.name, "step": step, "split": "eval", "time": time.time()}
-        files.append("metrics.jsonl", [at | values])
-        files.points(stage.name, "eval", step, values)
+        files.write(stage.name, "eval", step, values)
         shown = "  ".join(f"{k} {values[k]:.4g}" for k in ("loss", "rewards/accuracies") if k in values)
         files.log(f"{stage.name}  {step}/{stage.num_steps} held out: {shown}")
         return values
@@ -215,6 +213,7 @@ class _StageRun:
 
     def _saved(self, error: NonFiniteError) -> NonFiniteError:
         """The error that ends a run whose loss was not finite; the state is the one before that update."""
+        self.setting.files.flush()
         self.checkpoints.save(error.step, self.state, self.meta)
         self.checkpoints.wait()
         explain = self.setting.policy.explain

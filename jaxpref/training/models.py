@@ -1,12 +1,12 @@
 """Models of other runs, for a run that learns with them: judges, critics, teachers."""
 
 import logging
-import pathlib
 from collections.abc import Callable
 
 import jax
 import numpy as np
 
+from jaxpref.paths import as_path
 from jaxpref.policies.base import Model, Policy
 from jaxpref.training.checkpoint import Checkpoints, restore_params
 
@@ -24,13 +24,13 @@ def trained_model(
 
     Args:
       policy: builds the policy of that run, as its experiment does.
-      workdir: the folder of that run. stage: whose checkpoint.
+      workdir: the folder of that run, or its URL. stage: whose checkpoint.
       step: which checkpoint; None: the last one.
 
     Raises:
       ValueError: there is no such run, stage or checkpoint, or its shapes are not those of `policy`.
     """
-    root = pathlib.Path(workdir)
+    root = as_path(workdir)
     directory = root / "checkpoints" / stage
     if not directory.is_dir():
         known = sorted(p.name for p in (root / "checkpoints").glob("*") if p.is_dir())

@@ -1,13 +1,14 @@
 """A folder of prepared data sets: what `jaxpref prepare FILE records=DIR` writes and `records=DIR` reads.
 
 Each data set is stored under a hash of its complete description, so a folder can serve only the very
-configuration it was made for; nothing of the original source, nor TensorFlow, is needed to read it.
+configuration it was made for; nothing of the original source, nor TensorFlow, is needed to read it. It may
+lie in an object store (`records=gs://bucket/folder`), see `data.remote`.
 """
 
 import dataclasses
 import hashlib
 import json
-import pathlib
+import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -19,8 +20,9 @@ from jaxpref.config import describe
 from jaxpref.data.loader import Loader
 from jaxpref.data.prepare import prepared
 from jaxpref.data.records import Records
-from jaxpref.data.records_io import write_records
+from jaxpref.data.remote import write_records_to
 from jaxpref.experiment import Experiment, Stage
+from jaxpref.paths import as_path, reachable, write_whole
 from jaxpref.training import distributed, sharding
 from jaxpref.training.params import started_from
 from jaxpref.training.run import setting_of
@@ -55,9 +57,9 @@ def _map_sources(stage: Stage, change: Callable[[str, Source], Source]) -> Stage
 
 def prepare_experiment(
     experiment: Experiment,
-    directory: str | pathlib.Path,
+    directory: str | os.PathLike[str],
     *,
-    reference_workdir: str | pathlib.Path | None = None,
+    reference_workdir: str | os.PathLike[str] | None = None,
     log: Callable[[str], None] = print,
 ) -> None:
     """Writes every data set of the experiment.
@@ -66,7 +68,7 @@ def prepare_experiment(
     each stage starts from, taken from that run's checkpoints (of the stage before) or the initial weights.
     Of several processes each reads all records and scores its rows; the first one writes.
     """
-    root, first = pathlib.Path(directory), distributed.first()
+    root, first = as_path(directory), distributed.first()
     setting = None if reference_workdir is None else setting_of(experiment, reference_workdir, log=log)
     written: dict[str, str] = {}
     for stage in experiment.stages:
@@ -80,22 +82,22 @@ def prepare_experiment(
                     records = records.with_column("reference_logps", logps)
                 written[name] = f"{stage.name} {role}"
                 if first:
-                    write_records(records, root / name, overwrite=True)
+                    write_records_to(records, root / name)
                     log(f"{stage.name} {role}: {len(records):,} records in {root / name}")
             return source
 
         _map_sources(stage, write)
     if first:
-        (root / "index.json").write_text(json.dumps(written, indent=2) + "\n")
+        write_whole(root / "index.json", json.dumps(written, indent=2) + "\n")
 
 
-def with_prepared(experiment: Experiment, directory: str | pathlib.Path) -> Experiment:
+def with_prepared(experiment: Experiment, directory: str | os.PathLike[str]) -> Experiment:
     """The experiment reading all its data from `directory`.
 
     Raises:
       ValueError: a data set of this configuration is not there.
     """
-    root = pathlib.Path(directory)
+    root = reachable(as_path(directory))
 
     def replaced(role: str, source: Source) -> Source:
         folder = root / _folder(source)

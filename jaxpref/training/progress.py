@@ -7,7 +7,7 @@ import time
 import jax
 
 from jaxpref.metrics import Metrics, to_floats
-from jaxpref.training.writer import RunFiles
+from jaxpref.training.files import RunFiles
 
 __all__ = ["NonFiniteError", "StepLog"]
 
@@ -34,8 +34,8 @@ class NonFiniteError(Exception):
 class StepLog:
     """Metrics of a stage's steps.
 
-    A step's metrics are read one step late, so that the device never waits for the host. Every step becomes a
-    JSON line; every `log_every` steps their means become TensorBoard points and a line on stdout.
+    A step's metrics are read one step late, so that the device never waits for the host. Writers that want
+    every step get it; every `log_every` steps the others get means, and stdout a line.
     """
 
     files: RunFiles
@@ -72,11 +72,12 @@ class StepLog:
         self._total += elapsed
         self._flops += flops
         self._recent.append(values)
-        row = {"stage": self.stage, "step": step, "split": "train", "time": time.time()} | values
         finite = math.isfinite(values["loss"]) and math.isfinite(values.get("grad_norm", 0.0))
         if (step + 1) % self.log_every == 0 or step + 1 == self.num_steps or not finite:
-            row |= self._line(step)
-        self.files.append("metrics.jsonl", [row])
+            means, rates = self._line(step)
+            self.files.write(self.stage, "train", step, values | rates, means | rates)
+        else:
+            self.files.write(self.stage, "train", step, values, {})
         if not finite:
             found = f"loss {values['loss']}, grad_norm {values.get('grad_norm')} at step {step}"
             if "skipped" not in values:
@@ -87,17 +88,16 @@ class StepLog:
         """Call when training goes on after something else took time."""
         self._last = time.monotonic()
 
-    def _line(self, step: int) -> dict[str, float]:
-        """Reports the interval that ends with `step`; returns its throughput."""
+    def _line(self, step: int) -> tuple[dict[str, float], dict[str, float]]:
+        """Reports the interval that ends with `step`; returns the means over it, and its throughput."""
         means = {k: math.fsum(r[k] for r in self._recent) / len(self._recent) for k in self._recent[0]}
         rates = {"tokens_per_second": means["num_tokens"] * len(self._recent) / self._seconds}
         if self._flops:  # a policy that counts none (a table) has no utilisation, and 0 would read as idle
             rates["mfu"] = self._flops / self._seconds / self.peak
-        self.files.points(self.stage, "train", step, means | rates)
         left = self._total / (step + 1 - self.first) * (self.num_steps - step - 1)
         self.files.log(_text(self.stage, step + 1, self.num_steps, means | rates, left))
         self._recent, self._flops, self._seconds = [], 0.0, 0.0
-        return rates
+        return means, rates
 
 
 def _duration(seconds: float) -> str:

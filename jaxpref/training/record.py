@@ -9,7 +9,8 @@ import jax
 
 from jaxpref.config import describe, leaves
 from jaxpref.experiment import Experiment
-from jaxpref.training.writer import RunFiles
+from jaxpref.paths import read_text
+from jaxpref.training.files import RunFiles
 
 __all__ = ["record_experiment"]
 
@@ -27,7 +28,7 @@ def record_experiment(
     description = json.loads(json.dumps(describe(experiment)))
     path = files.directory / "experiment.json"
     if path.exists() and not allow_changes:
-        old, new = leaves(json.loads(path.read_text())["config"]), leaves(description)
+        old, new = leaves(json.loads(read_text(path))["config"]), leaves(description)
         differing = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
         if differing:
             listed = ", ".join(f"{k}: {old.get(k)} -> {new.get(k)}" for k in differing[:5])

@@ -1,41 +1,48 @@
 """A whole run: the stages in order, each from its last checkpoint or from where the one before ended."""
 
 import dataclasses
-import pathlib
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 
 import jax
 
 from jaxpref.algorithms import Algorithm
 from jaxpref.experiment import Experiment, Stage
+from jaxpref.paths import AnyPath, as_path, reachable
 from jaxpref.training import sharding
+from jaxpref.training.files import RunFiles, show_choices
 from jaxpref.training.loop import run_stage
 from jaxpref.training.params import initial_params, saved_params, stage_checkpoints
 from jaxpref.training.preemption import Preemption
 from jaxpref.training.record import record_experiment
 from jaxpref.training.setting import Setting
-from jaxpref.training.writer import RunFiles, show_choices
+from jaxpref.training.writers import DEFAULT
 from jaxpref.types import Params
 
-__all__ = ["Result", "setting_of", "train"]
+__all__ = ["Result", "run_folder", "setting_of", "train"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
     params: Params
-    directory: pathlib.Path
+    directory: AnyPath
     compiles: dict[str, int]  # stage -> programs compiled for its step: one for each bucket that occurred
 
 
 def train(
     experiment: Experiment,
-    workdir: str | pathlib.Path,
+    workdir: str | os.PathLike[str],
     *,
     allow_changes: bool = False,
     docstring: str = "",
+    writers: Sequence[str] = DEFAULT,
     log: Callable[[str], None] = print,
 ) -> Result:
     """Runs all stages; an interrupted run with the same `workdir` goes on where it was, bit for bit.
+
+    Args:
+      workdir: a folder, or one of an object store (`gs://bucket/run`); all processes must see it.
+      writers: where metrics go beside metrics.jsonl, see `training.writers`.
 
     Raises:
       Interrupted: SIGTERM; the state is saved.
@@ -43,7 +50,7 @@ def train(
       ValueError: the mesh, batch size, data, weights or checkpoint do not fit; the message says how to fix.
     """
     with Preemption() as preemption:
-        setting = setting_of(experiment, workdir, preemption=preemption, log=log)
+        setting = setting_of(experiment, workdir, preemption=preemption, writers=writers, log=log)
         files = setting.files
         try:
             mesh = sharding.describe_mesh(setting.mesh)
@@ -56,11 +63,27 @@ def train(
             files.close()
 
 
+def run_folder(workdir: str | os.PathLike[str]) -> AnyPath:
+    """The path of a run.
+
+    Raises:
+      ValueError: its store does not answer, or is one that Orbax cannot write checkpoints to.
+    """
+    for scheme in ("s3", "az", "hf"):
+        if str(workdir).startswith(f"{scheme}://"):
+            raise ValueError(
+                f"workdir={workdir}: Orbax writes checkpoints to folders and to gs://, not to {scheme}://; "
+                "mount it and give the mounted path"
+            )
+    return reachable(as_path(workdir))
+
+
 def setting_of(
     experiment: Experiment,
-    workdir: str | pathlib.Path,
+    workdir: str | os.PathLike[str],
     *,
     preemption: Preemption | None = None,
+    writers: Sequence[str] = DEFAULT,
     log: Callable[[str], None] = print,
 ) -> Setting:
     """Builds mesh, policy and tokenizer, and checks that they fit one another."""
@@ -71,7 +94,7 @@ def setting_of(
             f"vocabulary mismatch: the tokenizer has {tokenizer.vocab_size} ids and the model "
             f"{policy.vocab_size}; give the model that many, or change the tokenizer"
         )
-    files = RunFiles(pathlib.Path(workdir), active=jax.process_index() == 0, log=log)
+    files = RunFiles(run_folder(workdir), active=jax.process_index() == 0, log=log, names=writers)
     show_choices(files.log)
     return Setting(
         experiment=experiment,

@@ -9,8 +9,8 @@ import jax
 from jaxpref.experiment import Experiment
 from jaxpref.policies.base import Policy, whole
 from jaxpref.training.constants import Loaded, loaded
+from jaxpref.training.files import RunFiles
 from jaxpref.training.preemption import Preemption
-from jaxpref.training.writer import RunFiles
 from jaxpref.types import Params
 
 __all__ = ["Setting"]

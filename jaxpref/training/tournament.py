@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import pathlib
 from collections.abc import Callable, Sequence
 
 import jax
@@ -10,6 +9,7 @@ import jax
 from jaxpref.evals.sampling import prompts_of
 from jaxpref.evals.tournament import WinRates, answers, judged, win_rates
 from jaxpref.experiment import Experiment, Tournament
+from jaxpref.paths import AnyPath, write_whole
 from jaxpref.training.evaluation import context_of
 from jaxpref.training.params import stage_checkpoints, trained_params
 from jaxpref.training.run import setting_of
@@ -20,7 +20,7 @@ __all__ = ["play", "write_tournament"]
 
 def play(
     tournament: Tournament,
-    runs: Sequence[tuple[str, Experiment, pathlib.Path]],
+    runs: Sequence[tuple[str, Experiment, AnyPath]],
     *,
     log: Callable[[str], None] = print,
 ) -> WinRates:
@@ -75,10 +75,8 @@ def _check_finished(setting: Setting) -> None:
         )
 
 
-def write_tournament(found: WinRates, directories: Sequence[pathlib.Path], root: pathlib.Path) -> None:
+def write_tournament(found: WinRates, directories: Sequence[AnyPath], root: AnyPath) -> None:
     """`root/tournament.json`, for the report: names, folders of the runs (none for the base), estimates."""
     if jax.process_index() == 0:
         content = dataclasses.asdict(found) | {"runs": [None, *(d.name for d in directories)]}
-        partial = root / "tournament.partial"
-        partial.write_text(json.dumps(content, indent=1) + "\n")
-        partial.replace(root / "tournament.json")
+        write_whole(root / "tournament.json", json.dumps(content, indent=1) + "\n")

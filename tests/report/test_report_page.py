@@ -173,6 +173,17 @@ def test_hostile_text_stays_text(tmp_path):
     assert "␀␛" in page.text
 
 
+def test_markup_in_a_name_and_in_a_response_is_shown_as_written(tmp_path):
+    runs = [write_run(tmp_path / n, name=f"<i>{n}</i>", num_steps=3, brief=True) for n in ("one", "two")]
+    file = runs[0] / "samples.jsonl"
+    file.write_text(file.read_text().replace("The answer is", "<script>alert(1)</script>{{ 7 * 7 }} &amp;"))
+    source = write_report(runs, tmp_path / "report.html").read_text()
+    assert "<i>" not in source
+    assert source.count("&lt;i&gt;one&lt;/i&gt;") > 5
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;{{ 7 * 7 }} &amp;amp;" in source
+    assert source.count("<script>") == 1
+
+
 @pytest.mark.parametrize("missing", ["metrics", "evaluations", "samples"])
 def test_a_missing_file_is_named_and_the_rest_is_shown(tmp_path, missing):
     run = write_run(tmp_path / "run", num_steps=5, brief=True)

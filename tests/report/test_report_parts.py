@@ -2,18 +2,23 @@
 
 import json
 import math
+import pathlib
+import re
 
+import jinja2
 import numpy as np
 import pytest
 from fake_runs import write_run
 
+from jaxpref import report
 from jaxpref.report.configuration import differences
 from jaxpref.report.figures import slug
 from jaxpref.report.intervals import change
-from jaxpref.report.markup import interval, seconds, text, value
+from jaxpref.report.markup import interval, seconds, value
 from jaxpref.report.results import ends
 from jaxpref.report.runs import Evaluation, read_run, read_runs
 from jaxpref.report.series import Curve, panels, smooth, thin
+from jaxpref.report.template import environment
 from jaxpref.report.timing import timing_section
 
 
@@ -187,6 +192,30 @@ def test_small_parts_of_the_page():
     assert interval(-0.1, 0.25, sign=True) == "[-0.100, +0.250]"
     assert interval(math.nan, 1.0) == ""
     assert [seconds(s) for s in (4.2, 48, 200, 7500)] == ["4.2 s", "48 s", "3 min 20 s", "2 h 05 min"]
-    assert text('<a href="x">&\r\n\t\x07') == "&lt;a href=&quot;x&quot;&gt;&amp;\n\t␇"
     assert slug("dpo_rewards/chosen and rejected") == "dpo_rewards_chosen_and_rejected"
     assert slug("é") != slug("è")
+
+
+def test_templates_escape_what_they_show_and_show_text_and_numbers_only():
+    shown = environment().from_string("{{ x }}").render
+    assert shown(x='<a href="x">&\r\n\t\x07') == "&lt;a href=&#34;x&#34;&gt;&amp;\n\t␇"
+    assert shown(x=0.5) == "0.5"
+    with pytest.raises(TypeError, match="not None"):
+        shown(x=None)
+    with pytest.raises(jinja2.UndefinedError):
+        shown(y=1)
+
+
+def test_html_is_in_templates_alone():
+    """Else some of it would be put together, and escaped, by hand."""
+    folder = pathlib.Path(report.__file__).parent
+    sources = {file.name: file.read_text() for file in folder.glob("*.py")}
+    tags = {
+        name
+        for name, source in sources.items()
+        if re.search(r"</?(p|h\d|div|table|td|li|span|pre)\b", source)
+    }
+    assert tags == set()
+    marked = {name for name, source in sources.items() if re.search(r'Markup\((?!"")', source)}
+    assert marked == {"template.py", "figures.py", "page.py"}
+    assert not any("html.escape" in source for source in sources.values())

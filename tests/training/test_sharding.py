@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
-from jaxpref.training.step import compiled_step
+from jaxpref.training.loop import compiled_step
 from launch import TINY, here, run
 from tiny import experiment
 

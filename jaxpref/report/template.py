@@ -1,0 +1,45 @@
+"""HTML is made by the templates of this folder, and by nothing else.
+
+Whatever a template shows is escaped as it is put in, text of users and our own alike. `Markup` alone is not:
+what another template gave, the drawings of `figures`, and the page's style and script.
+"""
+
+import functools
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from jaxpref.report import figures
+from jaxpref.report.markup import clean, interval, seconds, signed, value
+
+__all__ = ["environment", "render"]
+
+
+def _shown(content: Any) -> Any:
+    """What takes the place of a value in a template, before it is escaped."""
+    if isinstance(content, Markup | jinja2.Undefined):  # the latter fails by itself, and says its name
+        return content
+    if not isinstance(content, str | int | float):
+        raise TypeError(f"a template shows text and numbers, not {content!r}")
+    return clean(content)
+
+
+@functools.cache
+def environment() -> jinja2.Environment:
+    """Escapes everything, and fails on a name that it was not given."""
+    made = jinja2.Environment(
+        loader=jinja2.PackageLoader("jaxpref.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.globals.update(color=figures.color, interval=interval, seconds=seconds, signed=signed, value=value)
+    return made
+
+
+def render(template: str, **values: Any) -> Markup:
+    """`templates/<template>.html` with these values, without white space around it."""
+    return Markup(environment().get_template(f"{template}.html").render(values).strip())

@@ -1,0 +1,146 @@
+"""What a run leaves behind: metrics through its writers, and the rows that evaluators leave."""
+
+import contextlib
+import json
+import logging
+import pathlib
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from jaxpref.paths import AnyPath, write_whole
+from jaxpref.training import writers
+from jaxpref.training.spool import Spool
+
+__all__ = ["RunFiles", "show_choices"]
+
+_ROWS = ("evaluations.jsonl", "samples.jsonl", "pictures.jsonl")
+
+
+class _Forward(logging.Handler):
+    def __init__(self, log: Callable[[str], None]) -> None:
+        super().__init__(logging.INFO)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._log(record.getMessage())
+
+
+def show_choices(log: Callable[[str], None]) -> None:
+    """Sends what lower layers decided while tracing (which kernel, why) where this run's lines go."""
+    logger = logging.getLogger("jaxpref")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.handlers = [_Forward(log)]
+
+
+class RunFiles:
+    """The files of one run directory. Only the first process writes; the others get silent ones.
+
+    Writers are made when the first number or row comes, so that a command that only reads leaves no file.
+    """
+
+    def __init__(
+        self,
+        directory: AnyPath,
+        *,
+        active: bool = True,
+        log: Callable[[str], None] = print,
+        names: Sequence[str] = writers.DEFAULT,
+    ) -> None:
+        self.directory = directory
+        self._active = active
+        self._print = log
+        self._builders = writers.builders(names)  # in every process: all fail on a wrong name, not one
+        self._open: list[writers.Writer] | None = None
+        self._spool = Spool(directory, log=self.log)
+
+    def log(self, text: str) -> None:
+        if self._active:
+            self._print(text)
+            sys.stdout.flush()
+
+    def write_json(self, name: str, value: Any) -> None:
+        if self._active:
+            with self._writing():
+                if isinstance(self.directory, pathlib.Path):
+                    self.directory.mkdir(parents=True, exist_ok=True)
+                write_whole(self.directory / name, json.dumps(value, indent=2) + "\n")
+
+    def write(
+        self,
+        stage: str,
+        split: str,
+        step: int,
+        values: Mapping[str, float],
+        means: Mapping[str, float] | None = None,
+    ) -> None:
+        """Metrics for all writers; those that do not want every step get `means` instead, if there are any.
+
+        means: None: `values` for all of them; empty: nothing for those.
+        """
+        if not self._active:
+            return
+        with self._writing():
+            for writer in self._writers():
+                row = values if means is None or writer.every_step else means
+                if row:
+                    writer.write(stage, split, step, row)
+        self._spool.tick()
+
+    def append(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
+        """Rows of an evaluator."""
+        if self._active:
+            with self._writing():
+                writers.JsonLines(self._spool.local / name).append(rows)
+
+    def read(self, name: str) -> list[dict[str, Any]]:
+        """Rows of a JSON-lines file; a last line cut by a kill is dropped."""
+        path = self._spool.current(name)
+        return writers.read_rows(path) if path.exists() else []
+
+    def forget_after(self, stages: list[str], stage: str, step: int) -> None:
+        """Removes rows that a resumed run will write again: later stages, and this stage past `step`."""
+        if not self._active:
+            return
+        done = stages[: stages.index(stage)]
+
+        def kept(of: str, split: str, at: int) -> bool:
+            # A train row describes the update that starts at its step; other rows describe the step itself.
+            return of in done or (of == stage and at <= (step - 1 if split == "train" else step))
+
+        with self._writing():
+            rows = [writers.JsonLines(self._spool.local / name) for name in _ROWS]
+            for writer in [*self._writers(), *rows]:
+                writer.forget(kept)
+
+    def flush(self) -> None:
+        """All that was written is in the run's directory when this returns."""
+        if self._active:
+            with self._writing():
+                for writer in self._open or ():
+                    writer.flush()
+            self._spool.store()
+
+    def close(self) -> None:
+        for writer in self._open or ():
+            writer.close()
+        self._open = None
+        self._spool.close()
+
+    def _writers(self) -> list[writers.Writer]:
+        if self._open is None:
+            self._open = [build(self._spool.local) for build in self._builders]
+        return self._open
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            local = isinstance(self.directory, pathlib.Path)
+            cure = "Free space" if local else "See that the bucket is there and that you may write to it,"
+            raise ValueError(
+                f"{error.filename or self.directory} could not be written: {error}. {cure} and run the same "
+                "command again; it resumes from the last checkpoint"
+            ) from error

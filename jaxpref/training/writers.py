@@ -1,0 +1,182 @@
+"""Where a run's metrics go: one interface, and who implements it, by name.
+
+`writers=csv,tensorboard` (or `train(..., writers=("csv",))`) chooses. metrics.jsonl is always written, since
+a resumed run and the report read it. A writer of your own is `package.module:function`, where
+`function(directory: pathlib.Path)` returns one (a module beside the experiment file will do); the folder is
+local, whatever the run's own is (`spool`).
+"""
+
+import csv
+import importlib
+import io
+import json
+import math
+import pathlib
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import tensorboardX
+
+from jaxpref.paths import AnyPath, write_whole
+
+__all__ = ["DEFAULT", "WRITERS", "Csv", "JsonLines", "Kept", "TensorBoard", "Writer", "builders"]
+
+Kept = Callable[[str, str, int], bool]  # (stage, split, step): is a row of it kept by a run that resumes
+
+
+class Writer(Protocol):
+    """Takes metrics. Only the first process of a run has writers."""
+
+    every_step: bool
+    """True: values of each training step; False: their means over `log_every` steps."""
+
+    def write(self, stage: str, split: str, step: int, values: Mapping[str, float]) -> None:
+        """`split`: "train" (`step`: the one that the update starts from), "eval" (held-out records, after
+        `step` steps) or "evaluations" (means of an evaluator)."""
+        ...
+
+    def flush(self) -> None:
+        """After it, what was written is in files."""
+        ...
+
+    def forget(self, kept: Kept) -> None:
+        """Removes what a resumed run will write again, in files of the run before."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def _number(value: Any) -> Any:
+    # JSON has no NaN; a reader of the file must see that the number was not finite, not fail on it.
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class JsonLines:
+    """One JSON object a line; each line is in the file before the call returns."""
+
+    every_step = True
+
+    def __init__(self, file: pathlib.Path) -> None:
+        self.file = file
+
+    def write(self, stage: str, split: str, step: int, values: Mapping[str, float]) -> None:
+        if split != "evaluations":  # evaluations.jsonl has those, with their intervals
+            self.append([{"stage": stage, "step": step, "split": split, "time": time.time()} | dict(values)])
+
+    def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        lines = [json.dumps({k: _number(v) for k, v in row.items()}) + "\n" for row in rows]
+        with self.file.open("a") as file:
+            file.writelines(lines)
+
+    def forget(self, kept: Kept) -> None:
+        if self.file.exists():
+            rows = [r for r in read_rows(self.file) if kept(r["stage"], r.get("split", ""), r["step"])]
+            write_whole(self.file, "".join(json.dumps(row) + "\n" for row in rows))
+
+    def flush(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def read_rows(file: AnyPath) -> list[dict[str, Any]]:
+    """Rows of a JSON-lines file; a last line cut by a kill is dropped."""
+    rows = []
+    for line in file.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+class TensorBoard:
+    """Scalars `stage/split/name` in event files. TensorBoard itself drops points that come again."""
+
+    every_step = False
+
+    def __init__(self, directory: pathlib.Path) -> None:
+        self._board = tensorboardX.SummaryWriter(str(directory / "tensorboard"), write_to_disk=True)
+
+    def write(self, stage: str, split: str, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._board.add_scalar(f"{stage}/{split}/{name}", value, step)
+
+    def flush(self) -> None:
+        self._board.flush()
+
+    def forget(self, kept: Kept) -> None:
+        pass
+
+    def close(self) -> None:
+        self._board.close()
+
+
+class Csv:
+    """metrics.csv, a row for each number: time (seconds since 1970), stage, split, step, name, value."""
+
+    every_step = True
+    _HEADER = ("time", "stage", "split", "step", "name", "value")
+
+    def __init__(self, directory: pathlib.Path) -> None:
+        self.file = directory / "metrics.csv"
+        if not self.file.exists():
+            self._rewrite([])
+
+    def write(self, stage: str, split: str, step: int, values: Mapping[str, float]) -> None:
+        now = time.time()
+        with self.file.open("a", newline="") as file:
+            csv.writer(file).writerows((now, stage, split, step, name, v) for name, v in values.items())
+
+    def _rewrite(self, rows: Iterable[Sequence[Any]]) -> None:
+        text = io.StringIO(newline="")
+        csv.writer(text).writerows([self._HEADER, *rows])
+        write_whole(self.file, text.getvalue())
+
+    def forget(self, kept: Kept) -> None:
+        with self.file.open(newline="") as file:
+            rows = [row for row in csv.reader(file) if len(row) == len(self._HEADER)][1:]
+        self._rewrite(row for row in rows if kept(row[1], row[2], int(row[3])))
+
+    def flush(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+Builder = Callable[[pathlib.Path], Writer]
+
+WRITERS: Mapping[str, Builder] = {
+    "csv": Csv,
+    "jsonl": lambda directory: JsonLines(directory / "metrics.jsonl"),
+    "tensorboard": TensorBoard,
+}
+DEFAULT = ("tensorboard",)
+
+
+def builders(names: Sequence[str]) -> tuple[Builder, ...]:
+    """What makes the writers of these names, that of metrics.jsonl first.
+
+    Raises:
+      ValueError: a name is not in `WRITERS`, and is no function of a module that can be imported either.
+    """
+    return tuple(_builder(name) for name in dict.fromkeys(("jsonl", *names)))
+
+
+def _builder(name: str) -> Builder:
+    if name in WRITERS:
+        return WRITERS[name]
+    module, colon, function = name.partition(":")
+    try:
+        found: Any = getattr(importlib.import_module(module), function) if colon else None
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"writers: {name!r} cannot be imported ({error})") from error
+    if not callable(found):
+        raise ValueError(
+            f"writers: {name!r} is none of {', '.join(WRITERS)}; give one of them, or a function of your own "
+            "as package.module:function"
+        )
+    return found  # pyright: ignore[reportReturnType]
