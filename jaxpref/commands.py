@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpref import config
+from jaxpref import config, keys
 from jaxpref.experiment import Experiment, Tournament, smoke, smoke_tournament
 from jaxpref.training import distributed, sharding
 from jaxpref.training.evaluation import evaluations, held_out_loader, held_out_pass, summary
@@ -194,8 +194,8 @@ def evaluate(options: Options) -> int:
         setting.files.log(summary(evaluation))
     loader = held_out_loader(setting, stage)
     if loader is not None:
-        function = compiled_evaluation(algorithm, setting.mesh, seed=experiment.seed)
-        for name, value in held_out_pass(function, state, loader, setting.mesh).items():
+        function = compiled_evaluation(algorithm, setting.mesh, seed=experiment.seed, stage=stage.name)
+        for name, value in held_out_pass(function, state, loader, setting.mesh, stage.num_steps).items():
             setting.files.log(f"held out  {name:24s} {value:.5g}")
     return 0
 
@@ -222,7 +222,7 @@ def sample(options: Options) -> int:
     out = policy.sample(
         params,
         sharding.put_whole(Prompts(jnp.asarray(tokens), jnp.asarray(mask)), setting.mesh),
-        jax.random.key(options.seed),
+        keys.key(options.seed, None, "samples"),
         num_samples=options.num_samples,
         max_tokens=options.max_tokens,
         temperature=options.temperature,

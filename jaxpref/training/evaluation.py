@@ -37,12 +37,16 @@ def held_out_loader(setting: Setting, stage: Stage) -> Loader | None:
 
 
 def held_out_pass(
-    evaluate: Callable[[Any, Any, int], Metrics], state: Any, loader: Loader, mesh: jax.sharding.Mesh
+    evaluate: Callable[[Any, Any, int, int], Metrics],
+    state: Any,
+    loader: Loader,
+    mesh: jax.sharding.Mesh,
+    step: int,
 ) -> dict[str, float]:
-    """The algorithm's metrics over all held-out records."""
+    """The algorithm's metrics over all held-out records, after `step` steps."""
     total = None
     for index, batch in enumerate(loader.evaluation_batches()):
-        metrics = evaluate(state, sharding.put_batch(batch, mesh), index)
+        metrics = evaluate(state, sharding.put_batch(batch, mesh), step, index)
         total = metrics if total is None else merge(total, metrics)
     return to_floats(jax.device_get(total)) if total else {}
 
@@ -78,6 +82,8 @@ def context_of(
         params=params,
         tokenizer=setting.tokenizer,
         seed=setting.experiment.seed,
+        stage=stage.name,
+        step=step,
         rewards=no_rewards if scored is None else lambda batch: scored(state, batch),
         put=lambda batch: sharding.put_whole(batch, mesh),
         fetch=sharding.fetch,

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
+from jaxpref import keys
 from jaxpref.algorithms import Algorithm
 from jaxpref.data.loader import Loader
 from jaxpref.experiment import Stage
@@ -46,9 +47,10 @@ def run_stage(setting: Setting, stage: Stage, params: Params, checkpoints: Check
         [s.name for s in experiment.stages], stage.name, -1 if checkpoints.latest is None else start
     )
     skip = experiment.non_finite == "skip"
-    step_function = compiled_step(algorithm, shardings, mesh, seed=experiment.seed, skip_non_finite=skip)
-    collect = collecting(algorithm, mesh, seed=experiment.seed)
-    evaluation_function = compiled_evaluation(algorithm, mesh, seed=experiment.seed)
+    place = {"seed": experiment.seed, "stage": stage.name}
+    step_function = compiled_step(algorithm, shardings, mesh, **place, skip_non_finite=skip)
+    collect = collecting(algorithm, mesh, **place)
+    evaluation_function = compiled_evaluation(algorithm, mesh, **place)
     alive = jax.device_put(jnp.bool_(True), NamedSharding(mesh, PartitionSpec()))
     peak, _ = matmul_peak()
     meta = {"data": loader.description}
@@ -57,7 +59,7 @@ def run_stage(setting: Setting, stage: Stage, params: Params, checkpoints: Check
         """One pass over the held-out records."""
         if held_out is None:
             return None
-        values = held_out_pass(evaluation_function, state, held_out, mesh)
+        values = held_out_pass(evaluation_function, state, held_out, mesh, step)
         files.append(
             "metrics.jsonl",
             [{"stage": stage.name, "step": step, "split": "eval", "time": time.time()} | values],
@@ -128,7 +130,7 @@ def _loader(setting: Setting, stage: Stage) -> Loader:
     loader = Loader(
         records,
         batch_size=stage.batch_size,
-        seed=setting.experiment.seed,
+        seed=keys.number(setting.experiment.seed, stage.name, "data"),
         prompt_buckets=stage.prompt_buckets or None,
         response_buckets=stage.response_buckets or None,
         shuffle=stage.shuffle,
