@@ -1,4 +1,4 @@
-"""Random keys by path (seed, stage, purpose, ...), so that no two uses in a run share randomness by accident.
+"""Random keys by path (seed, stage, purpose, ...), so that no two uses share randomness by accident.
 
 The tree of a run; `stage` is None for what belongs to no stage:
 
@@ -16,15 +16,16 @@ The tree of a run; `stage` is None for what belongs to no stage:
 | a name | evaluation | step, batch, "loss" or "collect" | a pass over held-out records |
 | a name | evaluator | name, step, batch | what an evaluator draws |
 
-A key that is handed on (to `init`, `step`, `sample`, a loss) belongs to its taker, who draws from it, splits it,
-or folds into it: one of the three, and one call of it for each key.
+A key that is handed on (to `init`, `step`, `sample`, a loss) belongs to its taker, who draws from it,
+splits it, or folds into it: one of the three, and no number or purpose twice.
 
 *Why not `jax.random.fold_in` alone*: jax derives keys by encrypting a counter under the parent, so that
-`fold_in(key, i)` is `split(key, n)[i]`. *Why these paths differ*: every part of a path folds twice, and its first
-counter is at least 2^31: below 3 2^30 for a name (from its hash), 2^32 - 1 for an integer. `split` counts from 0. So
-no name is an integer, and neither is a child of a split into at most 2^31. Counters under one parent give different
-keys for certain, since the cipher is a permutation of them. Keys of different parents, and the 62 bits of names'
-hashes, coincide as random numbers do: n keys have two equal ones with probability below n^2 / 2^62.
+`fold_in(key, i)` is `split(key, n)[i]`. *Why these paths differ*: every part of a path folds twice, and its
+first counter is at least 2^31: below 3 2^30 for a name (from its hash), 2^32 - 1 for an integer. `split`
+counts from 0. So no name is an integer, and neither is a child of a split into at most 2^31. Counters under
+one parent give different keys for certain, since the cipher is a permutation of them. Keys of different
+parents, and the 62 bits of names' hashes, coincide as random numbers do: n keys have two equal ones with
+probability below n^2 / 2^62.
 """
 
 import hashlib

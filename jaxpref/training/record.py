@@ -34,9 +34,8 @@ def record_experiment(
         if scheme != keys.SCHEME:
             raise ValueError(
                 f"{files.directory} holds a run that derives its randomness in another way (keys {scheme}, "
-                f"now {keys.SCHEME}), so that data order and draws would change; choose another workdir, go on "
-                "with the jaxpref that began it, or pass --allow-changes to start further stages from its "
-                "checkpoints"
+                f"now {keys.SCHEME}): data order and draws would change; choose another workdir, go on with "
+                "the jaxpref that began it, or pass --allow-changes to start further stages from what it has"
             )
         old, new = leaves(held["config"]), leaves(description)
         differing = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
