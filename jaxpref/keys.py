@@ -9,23 +9,25 @@ The tree of a run; `stage` is None for what belongs to no stage:
 | None | samples | | `jaxpref sample` |
 | None | tournament | player, batch | `evals.tournament` |
 | None | evaluator | name, ... | what is the same at every evaluation: where episodes start |
-| None | prepare | name of a maker of data, ... | data that are made, also on the host (`number`) |
 | a name | data | | order of the records, on the host (`number`) |
 | a name | step | step | `Algorithm.step` |
 | a name | collect | step | `Algorithm.collect` |
 | a name | evaluation | step, batch, "loss" or "collect" | a pass over held-out records |
 | a name | evaluator | name, step, batch | what an evaluator draws |
 
+Data sets and worlds that are made have seeds of their own, among their arguments, and are no part of this
+tree.
+
 A key that is handed on (to `init`, `step`, `sample`, a loss) belongs to its taker, who draws from it,
-splits it, or folds into it: one of the three, and no number or purpose twice.
+splits it, or folds into it: one of the three, and no number twice.
 
 *Why not `jax.random.fold_in` alone*: jax derives keys by encrypting a counter under the parent, so that
 `fold_in(key, i)` is `split(key, n)[i]`. *Why these paths differ*: every part of a path folds twice, and its
-first counter is at least 2^31: below 3 2^30 for a name (from its hash), 2^32 - 1 for an integer. `split`
-counts from 0. So no name is an integer, and neither is a child of a split into at most 2^31. Counters under
-one parent give different keys for certain, since the cipher is a permutation of them. Keys of different
-parents, and the 62 bits of names' hashes, coincide as random numbers do: n keys have two equal ones with
-probability below n^2 / 2^62.
+first counter is at least 2^31: below 3 2^30 for a name (from its hash), 2^32 - 1 for an integer. Splits and
+draws count from 0. So no name is an integer, and neither is a child of a split into at most 2^31. Counters
+under one parent give different keys for certain, since the cipher is a permutation of them. Keys of
+different parents, and the 62 bits of names' hashes, coincide as random numbers do: n keys have two equal
+ones with probability below n^2 / 2^62.
 """
 
 import hashlib
@@ -35,10 +37,9 @@ import operator
 from typing import Any, Literal
 
 import jax
-import numpy as np
 from jaxtyping import Array, Int, Key
 
-__all__ = ["SCHEME", "Purpose", "fold", "generator", "key", "number"]
+__all__ = ["SCHEME", "Purpose", "fold", "key", "number"]
 
 SCHEME = (
     2  # of deriving keys, kept with a run: another one gives other draws, so a run does not go on under it
@@ -50,7 +51,6 @@ Purpose = Literal[
     "model",
     "samples",
     "tournament",
-    "prepare",
     "data",
     "step",
     "collect",
@@ -82,11 +82,6 @@ def fold(key: Key[Array, ""], *path: str | int | Int[Array, ""]) -> Key[Array, "
 def number(seed: int, stage: str | None, purpose: Purpose, *path: str | int) -> int:
     """An integer in [0, 2^63) for this place of the tree: a seed for numpy or for a world on the host."""
     return int.from_bytes(_digest((int(seed), stage, purpose, *path))[:8], "big") >> 1
-
-
-def generator(seed: int, stage: str | None, purpose: Purpose, *path: str | int) -> np.random.Generator:
-    """numpy's generator for this place of the tree."""
-    return np.random.default_rng(number(seed, stage, purpose, *path))
 
 
 def _digest(path: tuple[str | int | None, ...]) -> bytes:

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxpref import keys
 from jaxpref.planning.tabular import Policy, policy_values, values
 from jaxpref.planning.worlds import World, with_weights
 
@@ -52,9 +51,7 @@ def random_successors(
         where many policies walk some loop for ever.
       max_sweeps: of value iteration, after which a policy is what it is.
     """
-    drawn = jax.random.normal(
-        keys.key(seed, None, "prepare", "random_successors"), (num_policies, world.features.shape[-1])
-    )
+    drawn = jax.random.normal(jax.random.key(seed), (num_policies, world.features.shape[-1]))
     if typical is not None:
         drawn = jnp.abs(drawn) * jnp.asarray(typical, drawn.dtype)[None]
 
