@@ -190,12 +190,13 @@ def evaluate(options: Options) -> int:
     algorithm = stage.algorithm(setting.policy)
     # Params of an earlier stage, where this one has none yet.
     state = dataclasses.replace(trained_state(setting, stage, algorithm, options.step), params=params)
-    for evaluation in evaluations(setting, stage, stage.num_steps, algorithm, state):
+    step = stage.num_steps if options.step is None else options.step  # the draws are those of the run's own
+    for evaluation in evaluations(setting, stage, step, algorithm, state):
         setting.files.log(summary(evaluation))
     loader = held_out_loader(setting, stage)
     if loader is not None:
         function = compiled_evaluation(algorithm, setting.mesh, seed=experiment.seed, stage=stage.name)
-        for name, value in held_out_pass(function, state, loader, setting.mesh, stage.num_steps).items():
+        for name, value in held_out_pass(function, state, loader, setting.mesh, step).items():
             setting.files.log(f"held out  {name:24s} {value:.5g}")
     return 0
 

@@ -41,9 +41,7 @@ from jaxtyping import Array, Int, Key
 
 __all__ = ["SCHEME", "Purpose", "fold", "key", "number"]
 
-SCHEME = (
-    2  # of deriving keys, kept with a run: another one gives other draws, so a run does not go on under it
-)
+SCHEME = 2  # kept with a run, which does not go on under another one: its data order and draws would change
 _INTEGER = 2**32 - 1
 
 Purpose = Literal[
