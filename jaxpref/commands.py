@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxpref import config
+from jaxpref import config, keys
 from jaxpref.experiment import Experiment, Tournament, smoke, smoke_tournament
 from jaxpref.paths import AnyPath, as_path, write_whole
 from jaxpref.training import distributed
@@ -195,11 +195,12 @@ def evaluate(options: Options) -> int:
     algorithm = stage.algorithm(setting.policy)
     # Params of an earlier stage, where this one has none yet.
     state = dataclasses.replace(trained_state(setting, stage, algorithm, options.step), params=params)
-    for evaluation in evaluations(setting, stage, stage.num_steps, algorithm, state):
+    step = stage.num_steps if options.step is None else options.step  # the draws are those of the run's own
+    for evaluation in evaluations(setting, stage, step, algorithm, state):
         setting.files.log(summary(evaluation))
     if loader is not None:
-        function = compiled_evaluation(algorithm, setting.mesh, seed=experiment.seed)
-        for name, value in held_out_pass(function, state, loader, setting.mesh).items():
+        function = compiled_evaluation(algorithm, setting.mesh, seed=experiment.seed, stage=stage.name)
+        for name, value in held_out_pass(function, state, loader, setting.mesh, step).items():
             setting.files.log(f"held out  {name:24s} {value:.5g}")
     return 0
 
@@ -227,7 +228,7 @@ def sample(options: Options) -> int:
     out = context.policy.sample(
         context.params,
         context.put(Prompts(tokens, mask)),
-        jax.random.key(options.seed),
+        keys.key(options.seed, None, "samples"),
         num_samples=options.num_samples,
         max_tokens=options.max_tokens,
         temperature=options.temperature,

@@ -2,13 +2,12 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxpref.algorithms.base import Algorithm, TrainState, num_tokens
+from jaxpref.algorithms.base import NONE, Algorithm, Constants, TrainState, num_tokens
 from jaxpref.algorithms.reported import reward_metrics
 from jaxpref.algorithms.reward_posterior import RewardPosterior, reward_posterior
 from jaxpref.losses.checks import positive
@@ -71,7 +70,7 @@ class RewardChain:
     width: float
     confidence: float
 
-    def init(self, params: Params, constants: Any = None, key: PRNGKey | None = None) -> TrainState:
+    def init(self, params: Params, constants: Constants = NONE, key: PRNGKey | None = None) -> TrainState:
         bank = {
             "draws": {"weights": jnp.zeros((self.draws, self.size), params["weights"].dtype)},
             "map": {"weights": jnp.zeros_like(params["weights"])},

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxpref import games
-from jaxpref.algorithms.base import Algorithm, num_tokens
+from jaxpref.algorithms.base import NONE, Algorithm, Constants, num_tokens
 from jaxpref.algorithms.inputs import bind, loss_name
 from jaxpref.environments.base import Game
 from jaxpref.metrics import Mean, Metrics, weighted_mean
@@ -95,7 +95,9 @@ class Dynamics:
     step_size: Callable[..., Any]
     bound: Callable[..., Any] | None
 
-    def init(self, params: Params, constants: Any = None, key: PRNGKey | None = None) -> MatrixGameState:
+    def init(
+        self, params: Params, constants: Constants = NONE, key: PRNGKey | None = None
+    ) -> MatrixGameState:
         kl = self.to_equilibrium(params).mean()
         return MatrixGameState(jnp.int32(0), params, jnp.exp(_log_policy(params)), kl)
 

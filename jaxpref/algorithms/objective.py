@@ -115,13 +115,15 @@ class Objective:
 
 
 # Of a part of the batch: its total and count, its metrics, and anything else (kept where there is one part).
-LossOfBatch = Callable[[Params, Any], tuple[Mean, tuple[Metrics, Any]]]
+LossOfBatch = Callable[[Params, Any, PRNGKey], tuple[Mean, tuple[Metrics, Any]]]
 
 
 def accumulated_gradient(
     loss: LossOfBatch,
     params: Params,
     batch: Any,
+    key: PRNGKey,
+    *,
     microbatches: int = 1,
     combine: Callable[[Params], Params] | None = None,
 ) -> tuple[Params, tuple[Metrics, Any]]:
@@ -129,7 +131,8 @@ def accumulated_gradient(
 
     The totals are differentiated and the sum divided once by the global count (the sum of weights), so parts
     of unequal weight (ragged responses, padding rows) give exactly the full-batch gradient; a mean of means
-    would not. Counts are treated as data. Losses that couple the examples of a batch see one part at a time.
+    would not. Counts are treated as data. Losses that couple the examples of a batch see one part at a time,
+    and each part has a key of its own.
 
     With `combine` the totals are `[o]`, and it gets their gradients (a leading axis `o`) of the whole batch.
 
@@ -137,38 +140,45 @@ def accumulated_gradient(
     stays sharded in every part.
     """
 
-    def total(params, part):
-        mean, aux = loss(params, part)
+    def total(params, part, key):
+        mean, aux = loss(params, part, key)
         return mean.total, (mean.count, aux)
 
     differentiate = jax.grad(total, has_aux=True) if combine is None else _by_objective(total)
     if microbatches == 1:
-        gradient, (count, aux) = differentiate(params, batch)
+        gradient, (count, aux) = differentiate(params, batch, key)
     else:
-        rows = {leaf.shape[0] for leaf in jax.tree.leaves(batch)}
-        if any(n % microbatches for n in rows):
-            raise ValueError(f"microbatches={microbatches} does not divide a batch of {sorted(rows)} rows")
-        parts = jax.tree.map(lambda x: x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1), batch)
-
-        def add(carry, part):
-            gradient, count, metrics = carry
-            g, (n, (m, _)) = differentiate(params, part)
-            return (jax.tree.map(jnp.add, gradient, g), count + n, merge(metrics, m)), None
-
-        shapes = jax.eval_shape(differentiate, params, jax.tree.map(lambda x: x[0], parts))
-        gradient, (count, (metrics, _)) = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-        (gradient, count, metrics), _ = jax.lax.scan(add, (gradient, count, metrics), parts)
+        gradient, count, metrics = _summed(differentiate, params, batch, key, microbatches)
         aux = (metrics, None)
     scale = 1 / jnp.where(count == 0, 1, count)
     gradient = jax.tree.map(lambda g: (g * scale).astype(g.dtype), gradient)
     return gradient if combine is None else combine(gradient), aux
 
 
+def _summed(
+    differentiate: Callable[..., Any], params: Params, batch: Any, key: PRNGKey, microbatches: int
+) -> tuple[Params, Array, Metrics]:
+    """Gradient, count and metrics of all parts of a batch together."""
+    rows = {leaf.shape[0] for leaf in jax.tree.leaves(batch)}
+    if any(n % microbatches for n in rows):
+        raise ValueError(f"microbatches={microbatches} does not divide a batch of {sorted(rows)} rows")
+    parts = jax.tree.map(lambda x: x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1), batch)
+
+    def add(carry, given):
+        gradient, count, metrics = carry
+        g, (n, (m, _)) = differentiate(params, *given)
+        return (jax.tree.map(jnp.add, gradient, g), count + n, merge(metrics, m)), None
+
+    shapes = jax.eval_shape(differentiate, params, jax.tree.map(lambda x: x[0], parts), key)
+    gradient, (count, (metrics, _)) = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    return jax.lax.scan(add, (gradient, count, metrics), (parts, jax.random.split(key, microbatches)))[0]
+
+
 def _by_objective(total: Callable[..., Any]) -> Callable[..., Any]:
     """Gradients of each entry of a vector of totals, stacked: one forward pass, a backward pass for each."""
 
-    def differentiate(params, part):
-        totals, pull, aux = jax.vjp(lambda p: total(p, part), params, has_aux=True)
+    def differentiate(params, part, key):
+        totals, pull, aux = jax.vjp(lambda p: total(p, part, key), params, has_aux=True)
         return jax.vmap(lambda one: pull(one)[0])(jnp.eye(len(totals), dtype=totals.dtype)), aux
 
     return differentiate

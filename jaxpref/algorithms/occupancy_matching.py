@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
-from jaxpref.algorithms.base import Algorithm, TrainState, num_tokens
+from jaxpref.algorithms.base import NONE, Algorithm, Constants, TrainState, num_tokens
 from jaxpref.algorithms.demonstrated import demonstrated, first_states
 from jaxpref.algorithms.objective import accumulated_gradient
 from jaxpref.algorithms.optimizers import apply_gradient
@@ -64,11 +64,11 @@ def occupancy_matching(
     every = _every_step(states, actions, horizon or 1)
     matching = Matching(policy.token_logps, every, mdp, divergence, horizon, arrivals, smoothing, first)
 
-    def init(params: Params, constants: Any = None, key: PRNGKey | None = None) -> TrainState:
+    def init(params: Params, constants: Constants = NONE, key: PRNGKey | None = None) -> TrainState:
         return TrainState(jnp.int32(0), params, transform.init(params))
 
     def step(state: TrainState, batch: Segments, key: PRNGKey) -> tuple[TrainState, Metrics]:
-        gradient, (metrics, _) = accumulated_gradient(matching.loss, state.params, batch, 1)
+        gradient, (metrics, _) = accumulated_gradient(matching.loss, state.params, batch, key)
         params, opt_state, more = apply_gradient(transform, state.params, state.opt_state, gradient)
         return TrainState(state.step + 1, params, opt_state), metrics | more
 
@@ -116,7 +116,9 @@ class Matching:
         flat = flat.reshape(-1)
         return (1 - self.smoothing) * flat + self.smoothing / flat.size
 
-    def loss(self, params: Params, batch: Segments) -> tuple[Mean, tuple[Metrics, None]]:
+    def loss(
+        self, params: Params, batch: Segments, key: PRNGKey | None = None
+    ) -> tuple[Mean, tuple[Metrics, None]]:
         states, actions = self.mdp.rewards.shape
         discount = self.mdp.discount if self.horizon is None else 1.0
         expert = demonstrated(batch, states=states, actions=actions, discount=discount)

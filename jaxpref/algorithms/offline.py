@@ -74,11 +74,11 @@ def offline(
         return TrainState(jnp.int32(0), params, opt_state, members, carried, constants=dict(constants))
 
     def step(state: TrainState, batch: Completions, key: PRNGKey) -> tuple[TrainState, Metrics]:
-        def loss_of_part(params: Params, part: Completions):
+        def loss_of_part(params: Params, part: Completions, key: PRNGKey):
             return objective(params, part, state, key)
 
         gradient, (metrics, carried) = accumulated_gradient(
-            loss_of_part, state.params, batch, microbatches, combine
+            loss_of_part, state.params, batch, key, microbatches=microbatches, combine=combine
         )
         params, opt_state, more = apply_gradient(transform, state.params, state.opt_state, gradient)
         done = state.step + 1

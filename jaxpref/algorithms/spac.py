@@ -47,7 +47,9 @@ class Critic:
         """f of each response."""
         return self.bound * jax.nn.sigmoid(self.rewards(params, batch))
 
-    def __call__(self, params: Params, batch: Completions) -> tuple[Mean, tuple[Metrics, None]]:
+    def __call__(
+        self, params: Params, batch: Completions, key: PRNGKey | None = None
+    ) -> tuple[Mean, tuple[Metrics, None]]:
         """The critic's loss on recorded pairs (responses 0 and 1) and samples (the others), with metrics."""
         rewards = self.rewards(params, batch)
         mean = weighted_mean(fed(self.loss, {"rewards": rewards}, {}), batch.weights)
@@ -150,7 +152,9 @@ def spac(
 
     def step(state: SpacState, batch: Completions, key: PRNGKey) -> tuple[SpacState, Metrics]:
         def improve(carry, _):
-            gradient, (metrics, _) = accumulated_gradient(follower_of, carry[0], batch, microbatches)
+            gradient, (metrics, _) = accumulated_gradient(
+                follower_of, carry[0], batch, key, microbatches=microbatches
+            )
             params, opt_state, _ = apply_gradient(transform, carry[0], carry[1], gradient)
             return (params, opt_state), metrics
 

@@ -1,7 +1,7 @@
 """Supervised fine-tuning: token negative log-likelihood of the given responses."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 
 import jax.numpy as jnp
@@ -30,8 +30,9 @@ def sft(
     transform = optimizer()
 
     def loss(
-        params: Params, batch: Completions, constants: Mapping[str, Params]
+        params: Params, batch: Completions, key: PRNGKey, constants: Constants
     ) -> tuple[Mean, tuple[Metrics, None]]:
+        del key
         logps = policy.token_logps(whole(params, constants), batch).sum(-1)
         lengths = batch.lengths.astype(jnp.float32)
         total = weighted_mean(losses.sft(logps.reshape(-1)), batch.response_weights.reshape(-1)).total
@@ -49,16 +50,16 @@ def sft(
         return TrainState(jnp.int32(0), params, transform.init(params), constants=dict(constants))
 
     def step(state: TrainState, batch: Completions, key: PRNGKey) -> tuple[TrainState, Metrics]:
-        del key
         of_part = partial(loss, constants=state.constants)
-        gradient, (metrics, _) = accumulated_gradient(of_part, state.params, batch, microbatches)
+        gradient, (metrics, _) = accumulated_gradient(
+            of_part, state.params, batch, key, microbatches=microbatches
+        )
         params, opt_state, more = apply_gradient(transform, state.params, state.opt_state, gradient)
         new = dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state)
         return new, metrics | more
 
     def evaluate(state: TrainState, batch: Completions, key: PRNGKey) -> Metrics:
-        del key
-        return loss(state.params, batch, state.constants)[1][0]
+        return loss(state.params, batch, key, state.constants)[1][0]
 
     def rewards(state: TrainState, batch: Completions) -> Float[Array, "b k"]:
         """A likelihood has no reward of its own: the log-prob (nats) stands in."""

@@ -11,9 +11,10 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float
 
+from jaxpref import keys
 from jaxpref.evals.intervals import Estimate
 from jaxpref.policies.base import Policy
-from jaxpref.types import Completions, Params
+from jaxpref.types import Completions, Params, PRNGKey
 
 __all__ = ["Context", "Estimate", "Evaluation", "Picture", "TextSample"]
 
@@ -70,8 +71,15 @@ class Context:
     # Samples of this name when the stage began; at its beginning, the last ones of the stage before.
     baseline: Callable[[str], list[TextSample]] = lambda name: []
     member: Callable[[str], Params] = _no_member
+    stage: str | None = None  # where this evaluation is: after `step` steps of that stage
+    step: int = 0
 
     def rows(self, wanted: int) -> int:
         """Rows of a batch that is to hold `wanted`: the fewest that divide over the devices. What the mesh is
         decides no metric, so evaluators fill up instead of refusing."""
         return -(-wanted // self.rows_multiple) * self.rows_multiple
+
+    def key(self, name: str) -> PRNGKey:
+        """Of all that the evaluator of this name draws, another one at each step of each stage: samples of
+        two evaluations are independent, so one may be judged against the other."""
+        return keys.key(self.seed, self.stage, "evaluator", name, self.step)

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from jaxpref import keys
 from jaxpref.environments.gymnasium import World
 from jaxpref.environments.rollouts import JaxWorld, expert_return
 from jaxpref.evals.base import Context, Estimate, Evaluation
@@ -45,13 +46,13 @@ def control_returns(
     if episodes < 1 or max_steps < 1:
         raise ValueError(f"{name}: expected episodes and steps, got {episodes} and {max_steps}")
     count = episodes if num_prompts is None else min(episodes, num_prompts)
-    act = context.compiled(_act(context, stochastic))
+    act = context.compiled(_act(context, name, stochastic))
     worlds = [world() for _ in range(count)]
     try:
         played = play(
             worlds,
             lambda seen, step: np.asarray(context.fetch(act(context.params, seen, np.int32(step)))),
-            seeds=[1000 * context.seed + i for i in range(count)],
+            seeds=[_start(context, name, i) for i in range(count)],
             max_steps=max_steps,
         )
     finally:
@@ -135,7 +136,7 @@ def compiled_returns(
     if count < 1 or steps < 1:
         raise ValueError(f"{name}: expected episodes and steps, got {count} and {steps}")
 
-    def run(params, keys):
+    def run(params, starts):
         def one(key):
             def go(state, _):
                 return built.step(state, act(params, built.observe(state), None))
@@ -144,11 +145,11 @@ def compiled_returns(
             earned = jax.lax.scan(go, start, None, length=steps)[1].sum()
             return earned, expert_return(built, start, steps)
 
-        return jax.vmap(one)(keys)
+        return jax.vmap(one)(starts)
 
-    keys = jax.random.split(jax.random.key(context.seed), count)
+    starts = jax.random.split(keys.key(context.seed, None, "evaluator", name, "starts"), count)
     mine, best = (
-        np.asarray(x, np.float64) for x in context.fetch(context.compiled(run)(context.params, keys))
+        np.asarray(x, np.float64) for x in context.fetch(context.compiled(run)(context.params, starts))
     )
     mean = partial(clustered, groups=np.arange(count))
     return Evaluation(
@@ -161,9 +162,14 @@ def compiled_returns(
     )
 
 
-def _act(context: Context, stochastic: bool) -> Callable:
+def _start(context: Context, name: str, episode: int) -> int:
+    """A seed for a world: the same at every evaluation of a run."""
+    return keys.number(context.seed, None, "evaluator", name, "starts", episode) % 2**31
+
+
+def _act(context: Context, name: str, stochastic: bool) -> Callable:
     def act(params, observations, step):
-        key = jax.random.fold_in(jax.random.key(context.seed), step) if stochastic else None
+        key = keys.fold(context.key(name), step) if stochastic else None
         assert context.policy.act is not None
         return context.policy.act(params, observations, key)
 

@@ -63,7 +63,9 @@ def diversity(
         raise ValueError(f"diversity.num_samples: expected 2 or more to compare, got {num_samples}")
     table, rows = prompts_of(records, num_prompts), []
     drawing = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p}
-    for drawn in draw(context, table, num_samples=num_samples, batch_size=batch_size, **drawing):
+    for drawn in draw(
+        context, table, context.key(name), num_samples=num_samples, batch_size=batch_size, **drawing
+    ):
         for row in np.flatnonzero(drawn.real):
             tokens, mask = drawn.completions.response_tokens[row], drawn.completions.response_mask[row]
             kept = [np.asarray(t)[np.asarray(m)].tolist() for t, m in zip(tokens, mask, strict=True)]

@@ -35,7 +35,7 @@ def generation(
     lengths: list[int] = []
     table = prompts_of(records, num_prompts)
     drawing = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p}
-    for batch in draw(context, table, batch_size=batch_size, **drawing):
+    for batch in draw(context, table, context.key(name), batch_size=batch_size, **drawing):
         for row in map(int, np.flatnonzero(batch.real)):
             prompt, response, ended = texts(context.tokenizer, batch.completions, row, 0)
             score = None if checker is None else float(checker(prompt, response))

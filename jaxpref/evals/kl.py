@@ -43,7 +43,14 @@ def sampled_kl(
     score = context.compiled(context.policy.token_logps)
     table = prompts_of(records, num_prompts)
     ratios, logps, lengths = [], [], []
-    for drawn in draw(context, table, max_tokens=max_tokens, num_samples=num_samples, batch_size=batch_size):
+    for drawn in draw(
+        context,
+        table,
+        context.key(name),
+        max_tokens=max_tokens,
+        num_samples=num_samples,
+        batch_size=batch_size,
+    ):
         held = np.asarray(context.fetch(score(other, context.put(drawn.completions))), np.float64).sum(-1)
         own = np.where(drawn.completions.response_mask, drawn.token_logps, 0).astype(np.float64).sum(-1)
         ratios.append((own - held)[drawn.real])

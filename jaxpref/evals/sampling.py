@@ -4,14 +4,14 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Float
 
+from jaxpref import keys
 from jaxpref.data.loader import Loader
 from jaxpref.data.records import Records
 from jaxpref.evals.base import Context
-from jaxpref.types import Completions
+from jaxpref.types import Completions, PRNGKey
 
 __all__ = ["Drawn", "draw", "prompts_of", "texts"]
 
@@ -34,30 +34,27 @@ def prompts_of(records: Callable[[], Records], num_prompts: int | None) -> Recor
 def draw(
     context: Context,
     table: Records,
+    key: PRNGKey,
     *,
     max_tokens: int,
     num_samples: int = 1,
     temperature: float = 1.0,
     top_p: float | None = None,
     batch_size: int = 64,
-    stream: int | None = None,
 ) -> Iterator[Drawn]:
     """`num_samples` responses of the context's policy to each prompt, batch by batch in table order.
 
-    The same table, batch size and seed give the same noise. `stream` makes it independent of that of other
-    streams: responses that are compared with one another must be, or their win rate is that of coupled draws.
+    The same table, batch size and key give the same noise. Responses that are compared with one another need
+    keys of their own, or their win rate is that of coupled draws.
     """
     loader = Loader(table, batch_size=context.rows(batch_size), seed=0, shuffle=False)
-    base = jax.random.key(context.seed)
-    base = base if stream is None else jax.random.fold_in(base, stream)
-
     for index, batch in enumerate(loader.evaluation_batches()):
         prompts = context.put(batch.prompts)
         # Not compiled here: a policy's own compiled function serves every evaluation of a run.
         out = context.policy.sample(
             context.params,
             prompts,
-            jax.random.fold_in(base, index),
+            keys.fold(key, index),
             num_samples=num_samples,
             max_tokens=max_tokens,
             temperature=temperature,

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from jaxpref import keys
 from jaxpref.data.records import Records
 from jaxpref.evals.base import Context
 from jaxpref.evals.intervals import Estimate, clopper_pearson, clustered, paired_bootstrap
@@ -46,12 +47,12 @@ def answers(context: Context, tournament: Tournament, table: Records, *, stream:
         for drawn in draw(
             context,
             table,
+            keys.key(context.seed, None, "tournament", stream),
             max_tokens=tournament.max_tokens,
             num_samples=tournament.num_samples,
             temperature=tournament.temperature,
             top_p=tournament.top_p,
             batch_size=tournament.batch_size,
-            stream=stream,
         )
     ]
     return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)

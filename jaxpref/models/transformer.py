@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxpref import keys
 from jaxpref.kernels.partition import looked_up
 from jaxpref.kernels.token_logps import IMPLEMENTATIONS
 from jaxpref.models.attention import Keys, attend
@@ -77,27 +78,26 @@ class Transformer:
     def init(self, key: PRNGKey) -> Params:
         """Random weights."""
         sizes, dtype = self.sizes, jnp.dtype(self.param_dtype)
-        embed_key, unembed_key, block_key = jax.random.split(key, 3)
 
-        def table(table_key: PRNGKey) -> Array:
-            return (jax.random.normal(table_key, (sizes.vocab, sizes.embed)) * _EMBEDDING_SCALE).astype(dtype)
+        def normal(name: str, shape: tuple[int, int], scale: float) -> Array:
+            return (jax.random.normal(keys.fold(key, name), shape) * scale).astype(dtype)
 
-        def block(one_key: PRNGKey) -> dict[str, Any]:
-            return nnx.to_pure_dict(nnx.state(Block(sizes, dtype=dtype, rngs=nnx.Rngs(params=one_key))))
+        def block(layer: Array) -> dict[str, Any]:
+            rngs = nnx.Rngs(params=keys.fold(key, "blocks", layer))
+            return nnx.to_pure_dict(nnx.state(Block(sizes, dtype=dtype, rngs=rngs)))
 
+        table = sizes.vocab, sizes.embed
         params = {
-            "embedding": table(embed_key),
-            "blocks": jax.vmap(block)(jax.random.split(block_key, sizes.layers)),
+            "embedding": normal("embedding", table, _EMBEDDING_SCALE),
+            "blocks": jax.vmap(block)(jnp.arange(sizes.layers)),
             "final_norm": nnx.to_pure_dict(nnx.state(Norm(sizes, sizes.embed, dtype=dtype))),
         }
         if not sizes.tied:
-            params["unembedding"] = table(unembed_key)
+            params["unembedding"] = normal("unembedding", table, _EMBEDDING_SCALE)
         if self.outputs:
-            # As reward models are commonly started: first rewards of order one over the root of the width.
-            head = jax.random.normal(jax.random.fold_in(key, 1), (sizes.embed, self.outputs)) / (
-                sizes.embed + 1
-            )
-            params["head"] = head.astype(dtype)
+            # As in arXiv:2009.01325: first rewards have a variance of about one, since the final norm leaves
+            # numbers of size one.
+            params["head"] = normal("head", (sizes.embed, self.outputs), (sizes.embed + 1) ** -0.5)
         return params
 
     def axes(self) -> Any:

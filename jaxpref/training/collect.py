@@ -1,55 +1,58 @@
 """Draws of an algorithm, and its evaluation, as the loop calls them."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxpref import keys
 from jaxpref.algorithms import Algorithm
 from jaxpref.metrics import Metrics
 from jaxpref.training.sharding import OnMesh
 
 __all__ = ["collecting", "compiled_evaluation"]
 
-_DRAWS = 2**31  # a stream of its own: steps fold their index, which is smaller, into the key of the seed
-
 Collect = Callable[[Any, Any, int], tuple[Any, Metrics]]
 
 
-def collecting(algorithm: Algorithm, mesh: Mesh, *, seed: int) -> Collect | None:
-    """`(state, batch, index) -> (what step eats, metrics)` with the mesh in context; None without `collect`.
+def collecting(algorithm: Algorithm, mesh: Mesh, *, seed: int, stage: str) -> Collect | None:
+    """`(state, batch, index) -> (what step takes, metrics)` with the mesh in context; None without `collect`.
 
-    Not compiled as a whole, since a judge may run on the host. Draws depend on (seed, index) alone.
+    Not compiled as a whole, since a judge may run on the host. Draws depend on (seed, stage, index) alone.
     """
     collect = algorithm.collect
     if collect is None:
         return None
     on_mesh = OnMesh(collect, mesh)
-
-    def collected(state: Any, batch: Any, index: int) -> tuple[Any, Metrics]:
-        stream = jax.random.fold_in(jax.random.key(seed), _DRAWS)
-        return on_mesh(state, batch, jax.random.fold_in(stream, index))
-
-    return collected
+    key_of = jax.jit(lambda index: keys.key(seed, stage, "collect", index))
+    return lambda state, batch, index: on_mesh(state, batch, key_of(index))
 
 
-def compiled_evaluation(algorithm: Algorithm, mesh: Mesh, *, seed: int) -> Callable[[Any, Any, int], Metrics]:
-    """`(state, batch, index) -> metrics`, replicated on every device.
+Evaluate = Callable[[Any, Any, int, int], Metrics]
 
-    An algorithm that draws responses does so for the prompts of `batch`, from (seed, index) alone.
+
+def compiled_evaluation(algorithm: Algorithm, mesh: Mesh, *, seed: int, stage: str) -> Evaluate:
+    """`(state, batch, step, index) -> metrics`, replicated on every device.
+
+    `index`: of the batch in the pass after `step` steps. An algorithm that draws responses does so for the
+    prompts of `batch`, from (seed, stage, step, index) alone.
     """
 
-    def evaluate(state, batch):
-        return algorithm.evaluate(state, batch, jax.random.key(seed))
+    def key_of(step, index, part: str):
+        return keys.key(seed, stage, "evaluation", step, index, part)
+
+    def evaluate(state, batch, step, index):
+        return algorithm.evaluate(state, batch, key_of(step, index, "loss"))
 
     compiled = OnMesh(jax.jit(evaluate, out_shardings=NamedSharding(mesh, PartitionSpec())), mesh)
-    collect = collecting(algorithm, mesh, seed=seed + 1)
+    if algorithm.collect is None:
+        return compiled
+    collect, draw_key = OnMesh(algorithm.collect, mesh), jax.jit(partial(key_of, part="collect"))
 
-    def evaluated(state: Any, batch: Any, index: int) -> Metrics:
-        if collect is None:
-            return compiled(state, batch)
-        batch, drawn = collect(state, batch, index)
-        return compiled(state, batch) | drawn
+    def evaluated(state: Any, batch: Any, step: int, index: int) -> Metrics:
+        batch, drawn = collect(state, batch, draw_key(step, index))
+        return compiled(state, batch, step, index) | drawn
 
     return evaluated

@@ -33,13 +33,17 @@ def held_out_loader(setting: Setting, stage: Stage) -> Loader | None:
 
 
 def held_out_pass(
-    evaluate: Callable[[Any, Any, int], Metrics], state: Any, loader: Loader, mesh: jax.sharding.Mesh
+    evaluate: Callable[[Any, Any, int, int], Metrics],
+    state: Any,
+    loader: Loader,
+    mesh: jax.sharding.Mesh,
+    step: int,
 ) -> dict[str, float]:
-    """The algorithm's metrics over all held-out records."""
+    """The algorithm's metrics over all held-out records, after `step` steps."""
     total = None
     for index in range(loader.evaluation_steps()):
         batch = sharding.put_batch(partial(loader.evaluation_batch, index), loader.batch_size, mesh)
-        metrics = evaluate(state, batch, index)
+        metrics = evaluate(state, batch, step, index)
         total = metrics if total is None else merge(total, metrics)
     return to_floats(jax.device_get(total)) if total else {}
 
@@ -81,6 +85,8 @@ def context_of(
         params=None if params is None else setting.whole(params),
         tokenizer=setting.tokenizer,
         seed=setting.experiment.seed,
+        stage=stage.name,
+        step=step,
         rewards=no_rewards if scored is None else lambda batch: scored(state, batch),
         put=put,
         fetch=sharding.fetch,

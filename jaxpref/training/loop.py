@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxpref import keys
 from jaxpref.algorithms import Algorithm
 from jaxpref.data.loader import Loader
 from jaxpref.experiment import Stage
@@ -45,7 +46,7 @@ def run_stage(
 
 
 def compiled_step(
-    algorithm: Algorithm, shardings: Any, mesh: Mesh, *, seed: int, skip_non_finite: bool
+    algorithm: Algorithm, shardings: Any, mesh: Mesh, *, seed: int, stage: str, skip_non_finite: bool
 ) -> OnMesh:
     """`(state, alive, constants, batch, step) -> (state, alive, metrics)`; donates state and `alive`.
 
@@ -54,7 +55,7 @@ def compiled_step(
     good and the state stays the last finite one, so the host may find out a step later and still save it."""
 
     def step(state, alive, constants, batch, index):
-        key = jax.random.fold_in(jax.random.key(seed), index)
+        key = keys.key(seed, stage, "step", index)
         new, metrics = algorithm.step(with_constants(state, constants), batch, key)
         watched = [metrics[name].value for name in GUARDED if name in metrics]
         finite = jnp.isfinite(jnp.stack(watched)).all()
@@ -107,7 +108,8 @@ class _StageRun:
         self.meta = {"data": self.loader.description, "constants": layout.fingerprints}
         self.start = checkpoints.latest or 0
         fresh = checkpoints.latest is None
-        key = jax.random.key(experiment.seed)
+        place = {"seed": experiment.seed, "stage": stage.name}
+        key = keys.key(experiment.seed, stage.name, "start")
         self.state: Any = layout.start(params, key) if fresh else self._restored(layout)
         done = -1 if fresh else self.start
         setting.files.forget_after([s.name for s in experiment.stages], stage.name, done)
@@ -116,11 +118,11 @@ class _StageRun:
             self.algorithm,
             layout.shardings,
             mesh,
-            seed=experiment.seed,
+            **place,
             skip_non_finite=experiment.non_finite == "skip",
         )
-        self.collect = collecting(self.algorithm, mesh, seed=experiment.seed)
-        self.evaluation = compiled_evaluation(self.algorithm, mesh, seed=experiment.seed)
+        self.collect = collecting(self.algorithm, mesh, **place)
+        self.evaluation = compiled_evaluation(self.algorithm, mesh, **place)
         self.log = StepLog(
             setting.files, stage.name, self.start, stage.num_steps, experiment.log_every, matmul_peak()[0]
         )
@@ -202,7 +204,7 @@ class _StageRun:
         if self.held_out is None:
             return None
         stage, files = self.stage, self.setting.files
-        values = held_out_pass(self.evaluation, self.whole, self.held_out, self.setting.mesh)
+        values = held_out_pass(self.evaluation, self.whole, self.held_out, self.setting.mesh, step)
         files.write(stage.name, "eval", step, values)
         shown = "  ".join(f"{k} {values[k]:.4g}" for k in ("loss", "rewards/accuracies") if k in values)
         files.log(f"{stage.name}  {step}/{stage.num_steps} held out: {shown}")
@@ -243,7 +245,7 @@ def _loader(setting: Setting, stage: Stage) -> Loader:
     loader = Loader(
         records,
         batch_size=stage.batch_size,
-        seed=setting.experiment.seed,
+        seed=keys.number(setting.experiment.seed, stage.name, "data"),
         prompt_buckets=stage.prompt_buckets or None,
         response_buckets=stage.response_buckets or None,
         shuffle=stage.shuffle,

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
+from jaxpref import keys
 from jaxpref.paths import as_path
 from jaxpref.policies.base import Model, Policy
 from jaxpref.training.checkpoint import Checkpoints, restore_params
@@ -57,6 +58,6 @@ def trained_model(
 def random_model(*, policy: Callable[[], Policy], seed: int = 0) -> Model:
     """A model that knows nothing, `policy.init`: for a dry run of memory and speed. It says so."""
     built = policy()
-    params = jax.jit(built.init)(jax.random.key(seed))
+    params = jax.jit(built.init)(keys.key(seed, None, "model"))
     logger.info("random_model: RANDOM weights, for a dry run; what a judge of them says means nothing")
     return Model(jax.tree.map(np.asarray, params), built.axes())

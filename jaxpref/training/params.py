@@ -7,6 +7,7 @@ memory for an evaluation, and a resumed run finds the same ones.
 import jax
 import jax.numpy as jnp
 
+from jaxpref import keys
 from jaxpref.training import sharding
 from jaxpref.training.checkpoint import Checkpoints, restore_params
 from jaxpref.training.setting import Setting
@@ -81,11 +82,11 @@ def initial_params(setting: Setting) -> Params:
     shardings = sharding.param_shardings(abstract, setting.axes, setting.mesh)
     if experiment.weights is None:
         init = jax.jit(setting.policy.init, out_shardings=shardings)
-        return init(jax.random.key(experiment.seed))
+        return init(keys.key(experiment.seed, None, "init"))
     weights = experiment.weights()
     if "head" in abstract and "head" not in weights:
         # Pretrained language models have no reward head: it starts as in a model from scratch.
-        weights = weights | {"head": setting.policy.init(jax.random.key(experiment.seed))["head"]}
+        weights = weights | {"head": setting.policy.init(keys.key(experiment.seed, None, "init"))["head"]}
     given = {jax.tree_util.keystr(p): jnp.shape(x) for p, x in jax.tree.leaves_with_path(weights)}
     wanted = {jax.tree_util.keystr(p): x.shape for p, x in jax.tree.leaves_with_path(abstract)}
     differing = [k for k in sorted(given.keys() | wanted.keys()) if given.get(k) != wanted.get(k)]

@@ -7,6 +7,7 @@ from importlib import metadata
 
 import jax
 
+from jaxpref import keys
 from jaxpref.config import describe, leaves
 from jaxpref.experiment import Experiment
 from jaxpref.paths import read_text
@@ -23,12 +24,21 @@ def record_experiment(
     """Writes experiment.json.
 
     Raises:
-      ValueError: the directory holds a run of another configuration and `allow_changes` is False.
+      ValueError: the directory holds a run of another configuration, or one whose keys are derived in
+        another way (`keys.SCHEME`), and `allow_changes` is False.
     """
     description = json.loads(json.dumps(describe(experiment)))
     path = files.directory / "experiment.json"
     if path.exists() and not allow_changes:
-        old, new = leaves(json.loads(read_text(path))["config"]), leaves(description)
+        held = json.loads(read_text(path))
+        scheme = held.get("keys", 1)
+        if scheme != keys.SCHEME:
+            raise ValueError(
+                f"{files.directory} holds a run that derives its randomness in another way (keys {scheme}, "
+                f"now {keys.SCHEME}): data order and draws would change; choose another workdir, go on with "
+                "the jaxpref that began it, or pass --allow-changes to start further stages from what it has"
+            )
+        old, new = leaves(held["config"]), leaves(description)
         differing = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
         if differing:
             listed = ", ".join(f"{k}: {old.get(k)} -> {new.get(k)}" for k in differing[:5])
@@ -44,6 +54,7 @@ def record_experiment(
             "docstring": docstring,
             "arxiv": list(experiment.arxiv),
             "config": description,
+            "keys": keys.SCHEME,
             "versions": versions | {"python": platform.python_version()},
             "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}, mesh {mesh}",
             "command": " ".join(sys.argv),

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 
+from jaxpref import keys
 from jaxpref.algorithms import Algorithm
 from jaxpref.experiment import Stage
 from jaxpref.training import sharding
@@ -94,5 +95,5 @@ def trained_state(setting: Setting, stage: Stage, algorithm: Algorithm, step: in
         found = checkpoints.best if step is None else step
         if found is not None:
             return with_constants(layout.restore(checkpoints, found)[0], layout.constants)
-    key = jax.random.key(setting.experiment.seed)
+    key = keys.key(setting.experiment.seed, stage.name, "start")
     return with_constants(layout.start(started_from(setting, stage.name), key), layout.constants)

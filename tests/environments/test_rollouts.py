@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxpref import keys
 from jaxpref.environments.gymnax import gymnax_pendulum
 from jaxpref.environments.rollouts import JaxWorld, expert_return, regret_segments
 from jaxpref.evals import compiled_returns
@@ -69,7 +70,7 @@ def test_returns_beside_those_of_the_expert():
 
     best = measured(lambda params, x, key: -x)
     assert best["lost to expert"].mean == 0
-    starts = jax.vmap(POINT.reset)(jax.random.split(jax.random.key(0), 8))
+    starts = jax.vmap(POINT.reset)(jax.random.split(keys.key(0, None, "evaluator", "episodes", "starts"), 8))
     assert best["return"].mean == pytest.approx(-np.abs(starts).mean(), rel=1e-5)
     idle = measured(lambda params, x, key: 0 * x)
     assert idle["lost to expert"].mean == pytest.approx(4 * np.abs(starts).mean(), rel=1e-5)

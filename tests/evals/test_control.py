@@ -14,7 +14,8 @@ from jaxpref.policies.states import state_table
 
 
 class Countdown:
-    """Starts at the seed plus one, loses one a step, and pays what its action says; 0 is the end."""
+    """Starts at 1 for the first seed it ever sees, at 2 for the second and so on, loses one a step, and pays
+    what its action says; 0 is the end."""
 
     def __init__(self, tells):
         self.tells, self.left, self.closed = tells, 0, False
@@ -24,7 +25,9 @@ class Countdown:
         return np.array([self.left, 1.0])
 
     def reset(self, *, seed=None):
-        self.left = seed + 1
+        if seed not in SEEDS:
+            SEEDS.append(seed)
+        self.left = SEEDS.index(seed) + 1
         return self._seen(), {}
 
     def step(self, action):
@@ -37,15 +40,23 @@ class Countdown:
         self.closed = True
 
 
-OPEN = []
+OPEN, SEEDS = [], []
 
 
-def _context(policy, params, seed=0):
+@pytest.fixture(autouse=True)
+def _nothing_seen():
+    OPEN.clear()
+    SEEDS.clear()
+
+
+def _context(policy, params, seed=0, step=0):
     return Context(
         policy=policy,
         params=params,
         tokenizer=None,
         seed=seed,
+        stage="cpl",
+        step=step,
         rewards=lambda batch: batch,
         put=lambda x: x,
         fetch=jax.device_get,
@@ -81,15 +92,23 @@ def test_returns_lengths_and_successes_of_a_world_that_counts_down():
 
 
 def test_drawn_actions_differ_and_repeat():
+    """At another step too they differ, from the same starts; another run has other starts."""
     policy = gaussian_controller(observation_size=2, action_size=1, hidden=(2,))
     params = policy.init(jax.random.key(0))
 
-    def total(**more):
-        return control_returns(_context(policy, params), world=partial(Countdown, False), episodes=3, **more)
+    def total(seed=0, step=0, **more):
+        context = _context(policy, params, seed, step)
+        return control_returns(context, world=partial(Countdown, False), episodes=3, **more)
 
     first, again, likeliest = total(stochastic=True), total(stochastic=True), total()
     assert first == again
     assert first.metrics["return"] != likeliest.metrics["return"]
+    later = total(stochastic=True, step=5)
+    assert first.metrics["return"] != later.metrics["return"]
+    assert first.metrics["episode length"] == later.metrics["episode length"]
+    assert len(SEEDS) == 3
+    total(seed=1)
+    assert len(SEEDS) == 6
 
 
 def test_worlds_and_policies_that_are_not_there(monkeypatch):

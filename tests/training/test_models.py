@@ -2,11 +2,11 @@
 
 from functools import partial
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxpref import keys
 from jaxpref.algorithms.base import TrainState
 from jaxpref.policies.tabular import tabular
 from jaxpref.training.checkpoint import Checkpoints
@@ -49,5 +49,5 @@ def test_what_is_missing_is_said(run, tmp_path):
 def test_a_random_model_says_so(caplog):
     with caplog.at_level("INFO", logger="jaxpref"):
         model = random_model(policy=policy, seed=3)
-    np.testing.assert_array_equal(model.params["logits"], policy().init(jax.random.key(3))["logits"])
+    np.testing.assert_array_equal(model.params["logits"], policy().init(keys.key(3, None, "model"))["logits"])
     assert "RANDOM" in caplog.text

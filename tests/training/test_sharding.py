@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
-from jaxpref.training.loop import compiled_step
 from launch import TINY, here, run
 from tiny import experiment
 
 from jaxpref.data.loader import Loader
 from jaxpref.experiment import MeshShape
+from jaxpref.training.loop import compiled_step
 from jaxpref.training.sharding import (
     check_batch_size,
     make_mesh,

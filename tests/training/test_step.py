@@ -29,7 +29,8 @@ def test_what_follows_a_step_that_was_not_finite(skip, steps, total):
     whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     state = TrainState(jnp.int32(0), jnp.float32(0), ())
     state, alive = jax.device_put((state, jnp.bool_(True)), whole)
-    step = compiled_step(_adding(), jax.tree.map(lambda _: whole, state), mesh, seed=0, skip_non_finite=skip)
+    shardings = jax.tree.map(lambda _: whole, state)
+    step = compiled_step(_adding(), shardings, mesh, seed=0, stage="add", skip_non_finite=skip)
     for index, batch in enumerate((1.0, jnp.nan, 3.0)):
         state, alive, _ = step(state, alive, {}, jax.device_put(jnp.float32(batch), whole), index)
     assert (int(state.step), float(state.params)) == (steps, total)

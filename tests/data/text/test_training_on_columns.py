@@ -42,8 +42,9 @@ def _trained(records, loss, steps=6):
 
 
 def test_kto_on_labelled_responses():
+    """Loss of the last batch, over 12 seeds: mean 0.478, deviation 0.008 (after 6 steps 0.500 and 0.002)."""
     records = labelled(records=partial(arithmetic_pairs, num_examples=32))
-    first, last = _trained(records, losses.kto)
+    first, last = _trained(records, losses.kto, steps=24)
     assert first["loss"] == pytest.approx(0.5, abs=1e-6), "the policy starts as its reference"
     assert last["loss"] < 0.5
     assert last["rewards/chosen"] > last["rewards/rejected"]
