@@ -1,4 +1,14 @@
-"""Adversarial imitation in a finite world, exactly: a discriminator against a policy, nothing sampled."""
+"""Adversarial imitation in a finite world, exactly: a discriminator against a policy, nothing sampled.
+
+GAIL (Ho & Ermon 2016, arXiv:1606.03476) and AIRL (Fu, Luo & Levine 2018, arXiv:1710.11248) on tables. A step
+moves the discriminator by the gradient of the mean of a loss over the expert's and the learner's occupancies
+(both of total 1), and then the policy by soft policy improvement, pi exp(step_size Q), Q the learner's exact
+action values of what it earns: the natural gradient of a softmax table. With both balanced, AIRL's rewards
+are the log-probs of the expert, its advantages, wherever the expert goes. Demonstrations start at time 0, and
+their steps weigh discount^t; what they would have done after their end is missing.
+
+*Differs from* released codes: no samples of the learner, no trust region, no value network. Totals of 1 hide
+how long trajectories are, so in a world that ends, rewards of one sign (GAIL's) reward living on."""
 
 import dataclasses
 from collections.abc import Callable
@@ -132,20 +142,10 @@ def adversarial(
     step_size: float = 0.5,
     discriminator_steps: int = 1,
 ) -> Algorithm:
-    """GAIL (Ho & Ermon 2016, arXiv:1606.03476) and AIRL (Fu, Luo & Levine 2018, arXiv:1710.11248) on tables.
+    """GAIL: `loss=losses.gail, earns=gail_rewards`. AIRL: `loss=losses.airl, earns=airl_rewards`.
 
-    A step moves the discriminator by the gradient of the mean of `loss` over the expert's and the learner's
-    occupancies (both of total 1), and then the policy by soft policy improvement, pi exp(step_size Q), Q
-    the learner's exact action values of what it earns: the natural gradient of a softmax table. GAIL:
-    `loss=losses.gail, earns=gail_rewards`. AIRL: `loss=losses.airl, earns=airl_rewards`. With both balanced,
-    AIRL's rewards are the log-probs of the expert, its advantages, wherever the expert goes.
-
-    Demonstrations start at time 0, and their steps weigh discount^t; what they would have done after their
-    end is missing. Metrics: `loss` (2 log 2 where nothing tells the two apart), `occupancy/distance` (total
-    variation, in [0, 1]), `nll` (of the demonstrations' steps, nats) and `entropy` of the policy, nats.
-
-    *Differs from* released codes: no samples of the learner, no trust region, no value network. Totals of 1
-    hide how long trajectories are, so in a world that ends, rewards of one sign (GAIL's) reward living on.
+    Metrics: `loss` (2 log 2 where nothing tells the two apart), `occupancy/distance` (total variation, in
+    [0, 1]), `nll` (of the demonstrations' steps, nats) and `entropy` of the policy, nats.
 
     Args:
       policy: `policies.states.state_table` of the world.
@@ -167,39 +167,54 @@ def adversarial(
     if discriminator_steps < 1:
         raise ValueError(f"adversarial.discriminator_steps: expected 1 or more, got {discriminator_steps}")
     first = None if start is None else np.asarray(start(), np.float32)
-    game, transform = Imitation(world(), rewards(), loss, earns, first), optimizer()
+    game = Imitation(world(), rewards(), loss, earns, first)
     states, actions = game.shape
     _check_table(policy, states, actions)
+    players = _Adversaries(game, optimizer(), temperature, step_size, discriminator_steps)
+    flops = 4.0 * states**3 + 2.0 * discriminator_steps * (states * actions) ** 2
+    return Algorithm(players.init, players.step, players.evaluate, lambda batch: flops, players.rewards)
 
-    def init(params: Params, constants: Constants = NONE, key: PRNGKey | None = None) -> AdversarialState:
-        discriminator = game.reward.init(jax.random.key(0) if key is None else key)
-        return AdversarialState(jnp.int32(0), params, discriminator, transform.init(discriminator))
 
-    def step(state: AdversarialState, batch: Segments, key: PRNGKey) -> tuple[AdversarialState, Metrics]:
-        metrics, seen = game.measured(state.params, state.discriminator, batch)
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Adversaries:
+    game: Imitation
+    transform: optax.GradientTransformation  # of the discriminator
+    temperature: float
+    step_size: float
+    discriminator_steps: int
+
+    def init(
+        self, params: Params, constants: Constants = NONE, key: PRNGKey | None = None
+    ) -> AdversarialState:
+        discriminator = self.game.reward.init(jax.random.key(0) if key is None else key)
+        return AdversarialState(jnp.int32(0), params, discriminator, self.transform.init(discriminator))
+
+    def step(
+        self, state: AdversarialState, batch: Segments, key: PRNGKey
+    ) -> tuple[AdversarialState, Metrics]:
+        metrics, seen = self.game.measured(state.params, state.discriminator, batch)
 
         def sharpen(carry: tuple[Params, Any], _: None):
-            slope = jax.grad(game.discriminator_loss)(carry[0], *seen)
-            discriminator, opt_state, more = apply_gradient(transform, carry[0], carry[1], slope)
+            slope = jax.grad(self.game.discriminator_loss)(carry[0], *seen)
+            discriminator, opt_state, more = apply_gradient(self.transform, carry[0], carry[1], slope)
             return (discriminator, opt_state), more
 
         (discriminator, opt_state), more = jax.lax.scan(
-            sharpen, (state.discriminator, state.opt_state), None, length=discriminator_steps
+            sharpen, (state.discriminator, state.opt_state), None, length=self.discriminator_steps
         )
-        logits = game.improved(seen[2], discriminator, step_size=step_size, temperature=temperature)
+        logits = self.game.improved(
+            seen[2], discriminator, step_size=self.step_size, temperature=self.temperature
+        )
         new = AdversarialState(state.step + 1, {"logits": logits}, discriminator, opt_state)
         return new, metrics | jax.tree.map(lambda x: x[-1], more)
 
-    def evaluate(state: AdversarialState, batch: Segments, key: PRNGKey) -> Metrics:
-        return game.measured(state.params, state.discriminator, batch)[0]
+    def evaluate(self, state: AdversarialState, batch: Segments, key: PRNGKey) -> Metrics:
+        return self.game.measured(state.params, state.discriminator, batch)[0]
 
-    def rewarded(state: AdversarialState, batch: Segments) -> Float[Array, "b k"]:
+    def rewards(self, state: AdversarialState, batch: Segments) -> Float[Array, "b k"]:
         """What the discriminator's rewards say of each segment, undiscounted."""
-        table = game.rewards(state.discriminator)
+        table = self.game.rewards(state.discriminator)
         return jnp.where(batch.mask, table[batch.observations, batch.actions], 0).sum(-1)
-
-    flops = 4.0 * states**3 + 2.0 * discriminator_steps * (states * actions) ** 2
-    return Algorithm(init, step, evaluate, lambda batch: flops, rewarded)
 
 
 def _check_table(policy: Policy, states: int, actions: int) -> None:

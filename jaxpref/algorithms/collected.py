@@ -31,7 +31,13 @@ def sampler(
     top_k: int | None = None,
     top_p: float | None = None,
 ) -> DrawRecords:
-    """One response for each draw. The columns `[b]` of the batch stay; those of its responses go."""
+    """One response for each draw. The columns of rows stay; those of responses go.
+
+    Args:
+      draws: who draws each response of a prompt (`algorithms.draws`), such as `({"policy": 1.0},) * 2`.
+      max_tokens: longest response; together with the buckets of the stage it fixes the compiled shapes.
+      temperature, top_k, top_p: of drawing, applied to the mixture. Log-probs are always at temperature 1.
+    """
     names, count = members(draws), len(alternatives(draws)[0])
     alone = len(names) == 1 and _is_alone(draws)
     weights_of = jax.jit(lambda step, key, prompts: table(draws, len(prompts.prompt_mask), step, key))

@@ -26,11 +26,14 @@ class Collector:
     """
 
     draw: DrawRecords
-    hybrid: bool = False  # the recorded responses come first
+    # Puts the responses of the records in front of those drawn: HyPO, SPAC, SPIN.
+    hybrid: bool = False
     critic: Policy | None = None  # adds the values that the update is compared with
-    scorer: Scorer | None = None
-    judge: Judge | None = None
-    build: Builder | None = None  # by default the record is what was drawn
+    scorer: Scorer | None = None  # its scores `[b, k]` become the column `scores`
+    judge: Judge | None = None  # its `P [b, k, k]` becomes `preferences`
+    # What to learn from out of the k responses (`jaxpref.selection`); by default all of them, in the order
+    # drawn, or for hybrid records the recorded responses and then those drawn.
+    build: Builder | None = None
     contested: bool = False  # whether the policy's own responses meet those of others
 
     def __call__(self, state: TrainState, batch: Completions, key: PRNGKey) -> tuple[Completions, Metrics]:

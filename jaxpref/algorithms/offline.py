@@ -6,7 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from jaxpref.algorithms.bank import Rule, frozen, refreshed, start
 from jaxpref.algorithms.base import NONE, Algorithm, Constants, TrainState
@@ -66,40 +66,49 @@ def offline(
     objective = Objective(
         policy, loss, reference, scale, features, outputs_reward, combine is not None, pair_scan
     )
-    transform = optimizer()
+    learner = _Offline(objective, optimizer(), rules, loss_state, combine, microbatches)
+    return Algorithm(
+        learner.init, learner.step, learner.evaluate, learner.flops, objective.rewards, parts=microbatches
+    )
 
-    def init(params: Params, constants: Constants = NONE, key: PRNGKey | None = None) -> TrainState:
-        carried = None if loss_state is None else loss_state()
-        opt_state, members = transform.init(params), start(rules, params)
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Offline:
+    objective: Objective
+    transform: optax.GradientTransformation
+    rules: Mapping[str, Rule]  # of the policies that follow this one
+    loss_state: Callable[[], Any] | None
+    combine: Callable[[Any], Any] | None
+    microbatches: int
+
+    def init(self, params: Params, constants: Constants = NONE, key: PRNGKey | None = None) -> TrainState:
+        carried = None if self.loss_state is None else self.loss_state()
+        opt_state, members = self.transform.init(params), start(self.rules, params)
         return TrainState(jnp.int32(0), params, opt_state, members, carried, constants=dict(constants))
 
-    def step(state: TrainState, batch: Completions, key: PRNGKey) -> tuple[TrainState, Metrics]:
-        def loss_of_part(params: Params, part: Completions, key: PRNGKey):
-            return objective(params, part, state, key)
+    def step(self, state: TrainState, batch: Completions, key: PRNGKey) -> tuple[TrainState, Metrics]:
+        def loss(params: Params, part: Completions, key: PRNGKey):
+            return self.objective(params, part, state, key)
 
         gradient, (metrics, carried) = accumulated_gradient(
-            loss_of_part, state.params, batch, key, microbatches=microbatches, combine=combine
+            loss, state.params, batch, key, microbatches=self.microbatches, combine=self.combine
         )
-        params, opt_state, more = apply_gradient(transform, state.params, state.opt_state, gradient)
+        params, opt_state, more = apply_gradient(self.transform, state.params, state.opt_state, gradient)
         done = state.step + 1
-        moved = refreshed(rules, state.bank, params, done)
+        moved = refreshed(self.rules, state.bank, params, done)
         new = dataclasses.replace(
             state, step=done, params=params, opt_state=opt_state, bank=moved, loss_state=carried
         )
         return new, metrics | more
 
-    def evaluate(state: TrainState, batch: Completions, key: PRNGKey) -> Metrics:
-        return objective(state.params, batch, state, key)[1][0]
+    def evaluate(self, state: TrainState, batch: Completions, key: PRNGKey) -> Metrics:
+        return self.objective(state.params, batch, state, key)[1][0]
 
-    def rewards(state: TrainState, batch: Completions) -> Float[Array, "b k"]:
-        return objective.rewards(state, batch)
-
-    live = reference in rules
-    mismatched = any(i.base == "mismatched_logps" for i in inputs_of(loss))
-    passes = 3 + live + (1 + live) * mismatched
-    return Algorithm(
-        init, step, evaluate, lambda batch: passes * policy.flops(batch), rewards, parts=microbatches
-    )
+    def flops(self, batch: Completions) -> float:
+        live = self.objective.reference in self.rules
+        mismatched = any(i.base == "mismatched_logps" for i in self.objective.source.inputs)
+        passes = 3 + live + (1 + live) * mismatched
+        return passes * self.objective.policy.flops(batch)
 
 
 def _check(

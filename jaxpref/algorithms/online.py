@@ -1,7 +1,13 @@
-"""Optimisation of an objective on responses that the policy draws while it learns."""
+"""Optimisation of an objective on responses that the policy draws while it learns.
+
+A loss may name what is known of drawn responses: `win_rates`, `scores`, `behaviour_token_logps` and the other
+columns of `types.COLUMNS`, and `values` of a policy with one head output. No gradient flows through draws,
+judges or builders.
+"""
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -49,72 +55,39 @@ def online(
     microbatches: int = 1,
     pair_scan: bool = False,
 ) -> Algorithm:
-    """Draws responses to each prompt of a batch, has them judged, makes training records of them, and takes
-    the step that `offline` takes on recorded ones. No gradient flows through draws, judges or builders.
+    """Draws responses to each prompt of a batch, has them judged, builds records, and learns as `offline`
+    does.
 
     Args:
       loss, optimizer, reference, bank, reward_scale, loss_state, features, microbatches, pair_scan: as in
-        `offline`. A loss may also name what is known of drawn responses: `win_rates`, `scores`,
-        `behaviour_token_logps` and the other columns of `types.COLUMNS`, and `values` of a policy with one
-        head output.
-      draws: who draws each response of a prompt (`algorithms.draws`), such as `({"policy": 1.0},) * 2`.
-      max_tokens: longest response; together with the buckets of the stage it fixes the compiled shapes.
-      judge: builds a judge, whose `P [b, k, k]` becomes `preferences`.
-      scorer: builds a scorer, whose scores `[b, k]` become the column `scores`.
-      build: what to learn from out of the k responses (`jaxpref.selection`); by default all of them, in the
-        order drawn, or for hybrid records the recorded responses and then those drawn.
-      hybrid: put the responses of the records in front of those drawn: HyPO, SPAC, SPIN.
-      models: other models that are not trained, by name, such as a trained "judge"; draws and judges may name
-      them. temperature, top_k, top_p: of drawing, applied to the mixture. Log-probs are always at temperature
-      1. epochs, minibatches: passes over what was drawn, and updates in each (PPO: 1 and 8). The schedule of
-      the
-        optimizer counts updates; the bank counts steps.
-      exact: in place of drawing, take every tuple of responses with its probability: exact expected gradients
-        for tabular policies. A batch of b prompts becomes b n^k rows.
+        `offline`.
+      draws, max_tokens, temperature, top_k, top_p: as in `collected.sampler`.
+      exact: as in `collected.enumerator`, in place of drawing: exact expected gradients for tables.
+      judge, scorer: build those of `collector.Collector`. build, hybrid: as there.
+      models: models that are not trained, by name, such as "judge"; draws and judges may name them.
+      epochs, minibatches: passes over what was drawn, and updates in each (PPO: 1 and 8). The schedule of
+        the optimizer counts updates; the bank counts steps.
     """
-    if epochs < 1 or minibatches < 1:
-        raise ValueError(f"online: epochs and minibatches count from 1, got {epochs} and {minibatches}")
-    inner = offline(
-        policy,
-        loss=loss,
-        optimizer=optimizer,
-        reference=reference,
-        bank=bank,
-        reward_scale=reward_scale,
-        loss_state=loss_state,
-        features=features,
-        microbatches=microbatches,
-        pair_scan=pair_scan,
-    )
-    _check_members(draws, bank or {}, reference, models or {})
-    draw = (
-        enumerator(policy, draws)
-        if exact
-        else sampler(policy, draws, max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p)
-    )
+    _check(draws, {*(bank or ()), *(models or ())}, reference, epochs, minibatches)
+    learning = {"loss_state": loss_state, "features": features, "microbatches": microbatches}
+    learning |= {"reference": reference, "bank": bank, "reward_scale": reward_scale, "pair_scan": pair_scan}
+    inner = offline(policy, loss=loss, optimizer=optimizer, **learning)
+    drawing = {"max_tokens": max_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p}
+    draw = enumerator(policy, draws) if exact else sampler(policy, draws, **drawing)
     critic = policy if any(i.base == "behaviour_values" for i in inputs_of(loss)) else None
-    collect = Collector(
-        draw,
-        hybrid=hybrid,
-        critic=critic,
-        scorer=scorer and scorer(),
-        judge=judge and judge(),
-        build=build,
-        contested=_contested(draws),
+    judged = (scorer and scorer(), judge and judge())
+    return inner._replace(
+        step=partial(passes, inner.step, epochs=epochs, minibatches=minibatches),
+        flops=lambda batch: len(members(draws)) * policy.flops(batch) + epochs * inner.flops(batch),
+        collect=Collector(draw, hybrid, critic, *judged, build, _contested(draws)),
+        constants=None if not models else partial(_loaded, models),
+        # With `exact` a batch has more rows than its records, and only the step knows how many.
+        parts=1 if exact else minibatches * microbatches,
     )
 
-    def step(state: TrainState, batch: Completions, key: PRNGKey) -> tuple[TrainState, Metrics]:
-        if epochs == minibatches == 1:
-            return inner.step(state, batch, key)
-        return passes(inner.step, state, batch, key, epochs=epochs, minibatches=minibatches)
 
-    def flops(batch: Completions) -> float:
-        return len(members(draws)) * policy.flops(batch) + epochs * inner.flops(batch)
-
-    loaded = None if not models else lambda: {name: load() for name, load in models.items()}
-    # With `exact` a batch has more rows than its records, and only the step knows how many.
-    parts = 1 if exact else minibatches * microbatches
-    return inner._replace(step=step, flops=flops, collect=collect, constants=loaded, parts=parts)
+def _loaded(models: Mapping[str, Callable[[], Model]]) -> dict[str, Model]:
+    return {name: load() for name, load in models.items()}
 
 
 def passes(
@@ -130,6 +103,8 @@ def passes(
 
     The bank moves once, at the end. Metrics are merged over all updates.
     """
+    if epochs == minibatches == 1:
+        return update(state, batch, key)
     rows = batch.mask.shape[0]
     if rows % minibatches:
         raise ValueError(f"minibatches={minibatches} does not divide a batch of {rows} rows")
@@ -151,10 +126,10 @@ def _contested(draws: Draws) -> bool:
     return any(own) and not all(own)
 
 
-def _check_members(
-    draws: Draws, bank: Mapping[str, Rule], reference: str | None, models: Mapping[str, Any]
-) -> None:
-    known = {"policy", *bank, *models} | ({"initial"} if reference == "initial" else set())
+def _check(draws: Draws, others: set[str], reference: str | None, epochs: int, minibatches: int) -> None:
+    if epochs < 1 or minibatches < 1:
+        raise ValueError(f"online: epochs and minibatches count from 1, got {epochs} and {minibatches}")
+    known = {"policy", *others} | ({"initial"} if reference == "initial" else set())
     unknown = sorted(set(members(draws)) - known)
     if unknown:
         raise ValueError(

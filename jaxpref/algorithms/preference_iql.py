@@ -1,4 +1,11 @@
-"""The other way round: a reward from preferences, then offline policy improvement on it."""
+"""Preference-based implicit Q-learning: a reward from preferences, then offline policy improvement on it.
+
+First a network r(s, a) explains the preferences by the difference of its sums over the two segments
+(Christiano et al. 2017, arXiv:1706.03741). Then it is held, and implicit Q-learning (Kostrikov et al. 2021,
+arXiv:2110.06169) improves the actor on the same segments: v is an expectile of the smaller target q, q
+regresses on r + discount * v of the next observation, and the actor imitates with the weight min(exp((q - v)
+/ temperature), largest_weight). The last step of a segment has no next observation and teaches q nothing;
+nothing is terminal."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -118,13 +125,6 @@ def preference_iql(
 ) -> Algorithm:
     """Preference-based implicit Q-learning on pairs of segments: what CPL does without.
 
-    For `reward_steps` steps a network r(s, a) explains the preferences by the difference of its sums over the
-    two segments (Christiano et al. 2017, arXiv:1706.03741). Then it is held, and implicit Q-learning
-    (Kostrikov et al. 2021, arXiv:2110.06169) improves the actor on the same segments: v is an expectile of
-    the smaller target q, q regresses on r + discount * v of the next observation, and the actor imitates with
-    the weight min(exp((q - v) / temperature), largest_weight). The last step of a segment has no next
-    observation and teaches q nothing; nothing is terminal (`ImplicitQ`).
-
     Defaults are those of the baseline "P-IQL" of arXiv:2310.13639's released code, as transcribed, but for
     `target_rate` and `largest_weight`, which are customary.
 
@@ -133,35 +133,58 @@ def preference_iql(
       reward_steps: steps for the reward alone; the actor stays as it is meanwhile.
       expectile: in [0.5, 1). temperature: above 0.
     """
-    positive(
-        temperature=temperature, target_rate=target_rate, largest_weight=largest_weight, discount=discount
-    )
+    positive(temperature=temperature, target_rate=target_rate)
+    positive(largest_weight=largest_weight, discount=discount)
     within("expectile", expectile, 0.5, 1)
     if reward_steps < 1:
         raise ValueError(f"reward_steps: expected 1 or more, got {reward_steps}")
-    pair_sizes = checked_sizes((observation_size + action_size, *hidden, 1))
-    state_sizes = checked_sizes((observation_size, *hidden, 1))
+    pairs = checked_sizes((observation_size + action_size, *hidden, 1))
+    states = checked_sizes((observation_size, *hidden, 1))
     objectives = ImplicitQ(policy, discount, expectile, temperature, largest_weight)
-    transform = optimizer()
+    learner = _PreferenceIQL(objectives, optimizer(), pairs, states, reward_steps, target_rate)
+    return Algorithm(
+        learner.init,
+        learner.step,
+        learner.evaluate,
+        lambda batch: 3 * policy.flops(batch),
+        lambda state, batch: objectives.rewards(state.reward, batch).sum(-1),
+    )
 
-    def init(params: Params, constants: Constants = NONE, key: PRNGKey | None = None) -> PreferenceIQLState:
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _PreferenceIQL:
+    objectives: ImplicitQ
+    transform: optax.GradientTransformation
+    pair_sizes: tuple[int, ...]  # of networks of observation and action
+    state_sizes: tuple[int, ...]  # of networks of the observation
+    reward_steps: int
+    target_rate: float
+
+    def init(
+        self, params: Params, constants: Constants = NONE, key: PRNGKey | None = None
+    ) -> PreferenceIQLState:
         keys = jax.random.split(jax.random.key(0) if key is None else key, 4)
-        reward = perceptron_init(keys[0], pair_sizes)
-        critics = {f"q_{i}": perceptron_init(keys[1 + i], pair_sizes) for i in range(2)}
-        critics["v"] = perceptron_init(keys[3], state_sizes)
+        reward = perceptron_init(keys[0], self.pair_sizes)
+        critics = {f"q_{i}": perceptron_init(keys[1 + i], self.pair_sizes) for i in range(2)}
+        critics["v"] = perceptron_init(keys[3], self.state_sizes)
         targets = {name: jax.tree.map(jnp.copy, critics[name]) for name in ("q_0", "q_1")}
-        started = (transform.init(params), reward, transform.init(reward), critics, transform.init(critics))
+        start = self.transform.init
+        started = (start(params), reward, start(reward), critics, start(critics))
         return PreferenceIQLState(jnp.int32(0), params, *started, targets)
 
-    def step(state: PreferenceIQLState, batch: Segments, key: PRNGKey) -> tuple[PreferenceIQLState, Metrics]:
+    def step(
+        self, state: PreferenceIQLState, batch: Segments, key: PRNGKey
+    ) -> tuple[PreferenceIQLState, Metrics]:
         del key
-        moved, metrics = _learned(objectives, transform, state, batch)
+        moved, metrics = _learned(self.objectives, self.transform, state, batch)
         targets = {
-            name: jax.tree.map(lambda new, old: old + target_rate * (new - old), moved.critics[name], old)
+            name: jax.tree.map(
+                lambda new, old: old + self.target_rate * (new - old), moved.critics[name], old
+            )
             for name, old in state.targets.items()
         }
         # First the reward alone, then all the others.
-        first = state.step < reward_steps
+        first = state.step < self.reward_steps
         rest = dataclasses.replace(
             moved, reward=state.reward, reward_opt_state=state.reward_opt_state, targets=targets
         )
@@ -169,17 +192,13 @@ def preference_iql(
         new = jax.tree.map(lambda a, b: jnp.where(first, a, b), alone, rest)
         return dataclasses.replace(new, step=state.step + 1), metrics
 
-    def evaluate(state: PreferenceIQLState, batch: Segments, key: PRNGKey) -> Metrics:
+    def evaluate(self, state: PreferenceIQLState, batch: Segments, key: PRNGKey) -> Metrics:
         del key
+        objectives, critics = self.objectives, (state.critics, state.targets, state.reward)
         _, of_reward = objectives.reward_loss(state.reward, batch)
-        _, (of_critics, advantage) = objectives.critic_loss(state.critics, state.targets, state.reward, batch)
+        _, (of_critics, advantage) = objectives.critic_loss(*critics, batch)
         _, of_actor = objectives.actor_loss(state.params, batch, advantage)
         return of_reward | of_critics | of_actor | {"num_tokens": num_tokens(batch)}
-
-    def rewards(state: PreferenceIQLState, batch: Segments) -> Float[Array, "b k"]:
-        return objectives.rewards(state.reward, batch).sum(-1)
-
-    return Algorithm(init, step, evaluate, lambda batch: 3 * policy.flops(batch), rewards)
 
 
 def _learned(

@@ -1,4 +1,10 @@
-"""Self-play with an adversarial critic at two time-scales: two players, two sets of params, one loop."""
+"""Self-play with an adversarial critic at two time-scales: two players, two sets of params, one loop.
+
+SPAC (Ji et al. 2024, arXiv:2406.04274, by secondary accounts; the defaults are ours). A step draws samples of
+the policy, moves the critic f in [0, bound] by `losses.spac_critic` (explain the pairs, else think little of
+the samples), and then the policy by REINFORCE on E f - KL(pi || previous) / eta, whose optimum is previous *
+exp(eta f). The theory has a critic solved in every round and the mixture of all policies; here is the last
+policy, and the critic is as good as its steps make it."""
 
 import dataclasses
 from collections.abc import Callable
@@ -109,12 +115,6 @@ def spac(
 ) -> Algorithm:
     """Two-timescale SPAC on recorded pairs: a pessimistic critic, and a policy that climbs it.
 
-    Ji et al. 2024, arXiv:2406.04274, by secondary accounts; the defaults are ours. A step draws samples of
-    the policy, moves the critic f in [0, bound] by `losses.spac_critic` (explain the pairs, else think little
-    of the samples), and then the policy by REINFORCE on E f - KL(pi || previous) / eta, whose optimum is
-    previous * exp(eta f). The theory has a critic solved in every round and the mixture of all policies; here
-    is the last policy, and the critic is as good as its steps make it.
-
     Args:
       critic: builds a policy with one head output, such as `transformer(outputs=1)` or `reward_table`. It
         starts from the params of the policy where theirs have the same names and shapes (a body), and
@@ -128,10 +128,8 @@ def spac(
     """
     _check(policy, critic_steps, round_steps, num_samples, mirror)
     positive(weight=weight, eta=eta, bound=bound, scale=scale)
-    follower_of = Critic(
-        _critic(critic), partial(losses.spac_critic, weight=weight, bound=bound, scale=scale), bound
-    )
-    leader_step = offline(
+    objective = partial(losses.spac_critic, weight=weight, bound=bound, scale=scale)
+    leader = offline(
         policy,
         loss=partial(losses.reinforce, beta=1 / eta, baseline=bound / 2),
         optimizer=optimizer,
@@ -139,53 +137,67 @@ def spac(
         bank={"previous": partial(copied, every=1 if mirror else round_steps)},
         microbatches=microbatches,
     )
-    transform, draws = critic_optimizer(), ({"policy": 1.0},) * num_samples
+    follower = Critic(_critic(critic), objective, bound)
+    draws = ({"policy": 1.0},) * num_samples
     draw = enumerator(policy, draws) if exact else sampler(policy, draws, max_tokens=max_tokens)
+    climb = partial(climbed, policy, follower, eta=eta) if mirror else None
+    game = _Spac(policy, leader, follower, critic_optimizer(), critic_steps, microbatches, climb)
+    collect, parts = Collector(draw, hybrid=True), 1 if exact else microbatches
+    return Algorithm(game.init, game.step, game.evaluate, game.flops, game.rewards, collect, parts=parts)
 
-    def init(params: Params, constants: Constants = NONE, key: PRNGKey | None = None) -> SpacState:
-        start = leader_step.init(params, constants, key)
-        fresh = follower_of.policy.init(jax.random.key(0) if key is None else key)
-        follower = _from(fresh, params)
-        return SpacState(
-            start.step, start.params, start.opt_state, start.bank, follower, transform.init(follower)
-        )
 
-    def step(state: SpacState, batch: Completions, key: PRNGKey) -> tuple[SpacState, Metrics]:
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Spac:
+    policy: Policy
+    leader: Algorithm  # how the policy learns from samples with scores
+    follower: Critic
+    transform: optax.GradientTransformation  # of the critic
+    critic_steps: int
+    microbatches: int
+    climb: Callable[[Params, Params], Params] | None  # solves a round, in place of the leader's step
+
+    def init(self, params: Params, constants: Constants = NONE, key: PRNGKey | None = None) -> SpacState:
+        start = self.leader.init(params, constants, key)
+        fresh = self.follower.policy.init(jax.random.key(0) if key is None else key)
+        critic = _from(fresh, params)
+        opt_state = self.transform.init(critic)
+        return SpacState(start.step, start.params, start.opt_state, start.bank, critic, opt_state)
+
+    def step(self, state: SpacState, batch: Completions, key: PRNGKey) -> tuple[SpacState, Metrics]:
         def improve(carry, _):
             gradient, (metrics, _) = accumulated_gradient(
-                follower_of, carry[0], batch, key, microbatches=microbatches
+                self.follower, carry[0], batch, key, microbatches=self.microbatches
             )
-            params, opt_state, _ = apply_gradient(transform, carry[0], carry[1], gradient)
+            params, opt_state, _ = apply_gradient(self.transform, carry[0], carry[1], gradient)
             return (params, opt_state), metrics
 
-        follower, seen = jax.lax.scan(
-            improve, (state.critic, state.critic_opt_state), None, length=critic_steps
+        critic, seen = jax.lax.scan(
+            improve, (state.critic, state.critic_opt_state), None, length=self.critic_steps
         )
-        samples = follower_of.judged(follower[0], batch)
-        if mirror:
-            metrics = leader_step.evaluate(state.leader, samples, key)
-            params = climbed(policy, follower_of, state.params, follower[0], eta)
+        samples = self.follower.judged(critic[0], batch)
+        if self.climb is not None:
+            metrics = self.leader.evaluate(state.leader, samples, key)
+            params = self.climb(state.params, critic[0])
             new = TrainState(state.step + 1, params, state.opt_state, {"previous": params})
         else:
-            new, metrics = leader_step.step(state.leader, samples, key)
+            new, metrics = self.leader.step(state.leader, samples, key)
         last = jax.tree.map(lambda x: x[-1], seen)
-        return SpacState(new.step, new.params, new.opt_state, new.bank, *follower), metrics | last
+        return SpacState(new.step, new.params, new.opt_state, new.bank, *critic), metrics | last
 
-    def evaluate(state: SpacState, batch: Completions, key: PRNGKey) -> Metrics:
-        metrics = leader_step.evaluate(state.leader, follower_of.judged(state.critic, batch), key)
-        return metrics | follower_of(state.critic, batch)[1][0]
+    def evaluate(self, state: SpacState, batch: Completions, key: PRNGKey) -> Metrics:
+        samples = self.follower.judged(state.critic, batch)
+        metrics = self.leader.evaluate(state.leader, samples, key)
+        return metrics | self.follower(state.critic, batch)[1][0]
 
-    def flops(batch: Completions) -> float:
-        return 5 * policy.flops(batch) + (3 * critic_steps + 1) * follower_of.policy.flops(batch)
+    def flops(self, batch: Completions) -> float:
+        of_critic = self.follower.policy.flops(batch)
+        return 5 * self.policy.flops(batch) + (3 * self.critic_steps + 1) * of_critic
 
-    def rewards(state: SpacState, batch: Completions) -> Float[Array, "b k"]:
-        return follower_of.value(state.critic, batch)
-
-    collect, parts = Collector(draw, hybrid=True), 1 if exact else microbatches
-    return Algorithm(init, step, evaluate, flops, rewards, collect, parts=parts)
+    def rewards(self, state: SpacState, batch: Completions) -> Float[Array, "b k"]:
+        return self.follower.value(state.critic, batch)
 
 
-def climbed(policy: Policy, critic: Critic, params: Params, follower: Params, eta: float) -> Params:
+def climbed(policy: Policy, critic: Critic, params: Params, follower: Params, *, eta: float) -> Params:
     """The table proportional to pi exp(eta f): a round of the policy, solved."""
     logits = params["logits"]
     if logits.ndim != 2:
