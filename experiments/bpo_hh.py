@@ -38,7 +38,7 @@ from typing import Any
 
 from jaxpref import losses
 from jaxpref.algorithms import offline, online, sft
-from jaxpref.algorithms.bank import copied
+from jaxpref.algorithms.copies import copied
 from jaxpref.algorithms.optimizers import adamw, warmup_cosine, warmup_linear
 from jaxpref.data import gguf_tokenizer, hf_tokenizer
 from jaxpref.data.prepare import chosen_only, hh_pairs
@@ -116,12 +116,12 @@ def experiment(
                 algorithm=partial(
                     online,
                     loss=loss,
-                    draws=({"behaviour": 1.0},) * 2,
-                    bank={"behaviour": partial(copied, every=num_steps // phases)},
+                    sample_from=({"behaviour": 1.0},) * 2,
+                    policies={"behaviour": partial(copied, every=num_steps // phases)},
                     reference=anchor,
                     judge=partial(helpfulness_judge, **judged),
                     models={"judge": partial(judge_model, run=judge_run, **judged)},
-                    build=two_samples,
+                    select=two_samples,
                     max_tokens=MAX_TOKENS,
                     optimizer=partial(
                         adamw,

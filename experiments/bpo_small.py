@@ -51,7 +51,7 @@ import _arithmetic as base
 
 from jaxpref import losses
 from jaxpref.algorithms import online
-from jaxpref.algorithms.bank import copied
+from jaxpref.algorithms.copies import copied
 from jaxpref.algorithms.optimizers import adamw, restarted, warmup_cosine
 from jaxpref.data.text.synthetic import arithmetic_tokenizer
 from jaxpref.evals import sampled_kl
@@ -92,11 +92,11 @@ def experiment(
                 algorithm=partial(
                     online,
                     loss=loss,
-                    draws=({"behaviour": 1.0},) * 2,
-                    bank={"behaviour": partial(copied, every=num_steps // phases)},
+                    sample_from=({"behaviour": 1.0},) * 2,
+                    policies={"behaviour": partial(copied, every=num_steps // phases)},
                     reference=anchor,
                     judge=base.right_wins,
-                    build=two_samples,
+                    select=two_samples,
                     max_tokens=base.MAX_TOKENS,
                     optimizer=partial(adamw, schedule=partial(restarted, schedule=schedule, every=cycle)),
                 ),

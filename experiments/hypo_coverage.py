@@ -164,7 +164,7 @@ def _compare(
                 algorithm=partial(
                     online,
                     loss=partial(losses.hypo, beta=beta, kl_weight=kl_weight),
-                    draws=({"policy": 1.0},) * 2,
+                    sample_from=({"policy": 1.0},) * 2,
                     hybrid=True,
                     exact=True,
                     max_tokens=1,

@@ -62,7 +62,7 @@ def experiment(
         algorithm=partial(
             online,
             loss=partial(losses.hypo, beta=beta, kl_weight=kl_weight),
-            draws=({"policy": 1.0},) * 2,
+            sample_from=({"policy": 1.0},) * 2,
             hybrid=True,
             max_tokens=base.MAX_TOKENS,
             optimizer=partial(base.optimizer, peak=peak, num_steps=num_steps),

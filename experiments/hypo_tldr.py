@@ -67,7 +67,7 @@ def experiment(
         algorithm=partial(
             online,
             loss=partial(losses.hypo, beta=beta, kl_weight=kl_weight),
-            draws=({"policy": 1.0},) * num_samples,
+            sample_from=({"policy": 1.0},) * num_samples,
             hybrid=True,
             max_tokens=RESPONSE_LENGTH,
             optimizer=_optimizer(num_steps),

@@ -58,8 +58,8 @@ import numpy as np
 
 from jaxpref import losses
 from jaxpref.algorithms import online, sft
-from jaxpref.algorithms.bank import averaged
-from jaxpref.algorithms.draws import Draws, nash_md
+from jaxpref.algorithms.copies import averaged
+from jaxpref.algorithms.mixtures import Mixtures, nash_md
 from jaxpref.data import Example, Records, encode_example
 from jaxpref.data.text.synthetic import arithmetic_demonstrations, arithmetic_tokenizer, check_arithmetic
 from jaxpref.environments.fitted import fitted_rewards
@@ -101,9 +101,9 @@ def experiment(
     """Nash-MD-PG; `beta` 0 is self-play, 1 the best response to the base model."""
     return play(
         name=name,
-        draws=nash_md(beta, num_samples=num_samples, num_opponents=num_samples),
+        sample_from=nash_md(beta, num_samples=num_samples, num_opponents=num_samples),
         loss=partial(losses.nash_md, tau=tau),
-        build=partial(versus, num_opponents=num_samples),
+        select=partial(versus, num_opponents=num_samples),
         peak=peak,
         num_steps=num_steps,
         batch_size=batch_size,
@@ -137,21 +137,21 @@ def sweep_methods(
         *(
             play(
                 name=name,
-                draws=own * 2,
+                sample_from=own * 2,
                 loss=partial(losses.rloo, beta=price),
                 scorer=rewards_of_samples,
                 **many,
             )
             for name, price in (("rlhf", tau), ("rlhf_dear", 4 * tau))
         ),
-        play(name="ipo_md", draws=nash_md(0.125)[1:] * 2, loss=ipo, build=soft_pair, **pairs),
-        play(name="online_ipo", draws=own[:1] * 2, loss=ipo, build=soft_pair, **pairs),
+        play(name="ipo_md", sample_from=nash_md(0.125)[1:] * 2, loss=ipo, select=soft_pair, **pairs),
+        play(name="online_ipo", sample_from=own[:1] * 2, loss=ipo, select=soft_pair, **pairs),
         play(
             name="nash_ema",
-            draws=own + ({"average": 1.0},) * num_samples,
-            bank=average,
+            sample_from=own + ({"average": 1.0},) * num_samples,
+            policies=average,
             loss=nash,
-            build=partial(versus, num_opponents=num_samples),
+            select=partial(versus, num_opponents=num_samples),
             **many,
         ),
     ]
@@ -173,7 +173,7 @@ def tournament(*, num_prompts: int = 1000, num_samples: int = 4) -> Tournament:
 def play(
     *,
     name: str,
-    draws: Draws,
+    sample_from: Mixtures,
     loss: Callable[..., Any],
     peak: float,
     num_steps: int,
@@ -209,7 +209,7 @@ def play(
                 name="game",
                 algorithm=partial(
                     online,
-                    draws=draws,
+                    sample_from=sample_from,
                     loss=loss,
                     max_tokens=MAX_TOKENS,
                     optimizer=partial(base.optimizer, peak=peak, num_steps=num_steps),
@@ -315,4 +315,4 @@ def rewards() -> np.ndarray:
 def rewards_of_samples() -> Scorer:
     """`rewards` of each response."""
     known, scorer = jnp.asarray(rewards(), jnp.float32), text_scorer(kind, arithmetic_tokenizer())
-    return lambda bank, completions: known[scorer(bank, completions).astype(jnp.int32)]
+    return lambda policies, completions: known[scorer(policies, completions).astype(jnp.int32)]

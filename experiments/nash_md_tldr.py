@@ -36,7 +36,7 @@ from pm_tldr import STAGE, preference_model
 
 from jaxpref import losses
 from jaxpref.algorithms import online, sft
-from jaxpref.algorithms.draws import nash_md
+from jaxpref.algorithms.mixtures import nash_md
 from jaxpref.algorithms.optimizers import adamw, constant, warmup_cosine
 from jaxpref.data import gguf_tokenizer, hf_tokenizer
 from jaxpref.evals import generation, sampled_kl
@@ -117,10 +117,10 @@ def experiment(
                 algorithm=partial(
                     online,
                     loss=partial(losses.nash_md, tau=tau),
-                    draws=nash_md(beta),
+                    sample_from=nash_md(beta),
                     judge=partial(summaries_judge, **compared),
                     models={"judge": partial(judge_model, run=judge_run, **compared)},
-                    build=versus,
+                    select=versus,
                     max_tokens=max_tokens,
                     optimizer=partial(adamw, schedule=partial(constant, value=learning_rate)),
                     microbatches=microbatches,

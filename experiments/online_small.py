@@ -42,8 +42,8 @@ import _arithmetic as base
 
 from jaxpref import losses
 from jaxpref.algorithms import online
-from jaxpref.algorithms.bank import copied
-from jaxpref.algorithms.draws import xpo as policy_and_reference
+from jaxpref.algorithms.copies import copied
+from jaxpref.algorithms.mixtures import xpo as policy_and_reference
 from jaxpref.data.text.synthetic import arithmetic_tokenizer
 from jaxpref.evals import sampled_kl
 from jaxpref.experiment import Experiment, Tournament
@@ -58,9 +58,9 @@ def experiment(*, beta: float = 1.0, num_steps: int = 100, peak: float = 3e-4) -
     algorithm = partial(
         online,
         loss=partial(losses.dpo, beta=beta),
-        draws=(POLICY,) * 2,
+        sample_from=(POLICY,) * 2,
         judge=base.right_wins,
-        build=two_samples,
+        select=two_samples,
     )
     return _run("online_dpo", algorithm, 2, "2402.04792", num_steps=num_steps, peak=peak)
 
@@ -70,9 +70,9 @@ def xpo(*, beta: float = 1.0, alpha: float = 1e-3, num_steps: int = 100, peak: f
     algorithm = partial(
         online,
         loss=partial(losses.xpo, beta=beta, alpha=alpha),
-        draws=policy_and_reference(),
+        sample_from=policy_and_reference(),
         judge=base.right_wins,
-        build=soft_pair,
+        select=soft_pair,
     )
     return _run("xpo", algorithm, 2, "2405.21046", num_steps=num_steps, peak=peak)
 
@@ -84,11 +84,11 @@ def iterative_dpo(
     algorithm = partial(
         online,
         loss=partial(losses.dpo, beta=beta),
-        draws=(PREVIOUS,) * samples,
-        bank={"previous": partial(copied, every=num_steps // iterations)},
+        sample_from=(PREVIOUS,) * samples,
+        policies={"previous": partial(copied, every=num_steps // iterations)},
         reference="previous",
         judge=base.right_wins,
-        build=max_min,
+        select=max_min,
     )
     return _run("iterative_dpo", algorithm, samples, "2405.07863", num_steps=num_steps, peak=peak)
 
@@ -100,11 +100,11 @@ def sppo(
     algorithm = partial(
         online,
         loss=partial(losses.sppo, beta=beta),
-        draws=(PREVIOUS,) * samples,
-        bank={"previous": partial(copied, every=num_steps // iterations)},
+        sample_from=(PREVIOUS,) * samples,
+        policies={"previous": partial(copied, every=num_steps // iterations)},
         reference="previous",
         judge=base.right_wins,
-        build=max_min_rated,
+        select=max_min_rated,
     )
     return _run("sppo", algorithm, samples, "2405.00675", num_steps=num_steps, peak=peak)
 
@@ -115,11 +115,11 @@ def spin(*, beta: float = 1.0, iterations: int = 4, num_steps: int = 100, peak: 
     algorithm = partial(
         online,
         loss=partial(losses.dpo, beta=beta),
-        draws=(PREVIOUS,),
-        bank={"previous": partial(copied, every=num_steps // iterations)},
+        sample_from=(PREVIOUS,),
+        policies={"previous": partial(copied, every=num_steps // iterations)},
         reference="previous",
         hybrid=True,
-        build=offline_and_self,
+        select=offline_and_self,
     )
     return _run("spin", algorithm, 1, "2401.01335", num_steps=num_steps, peak=peak)
 
@@ -127,7 +127,7 @@ def spin(*, beta: float = 1.0, iterations: int = 4, num_steps: int = 100, peak: 
 def rloo(*, beta: float = 0.05, samples: int = 4, num_steps: int = 100, peak: float = 3e-4) -> Experiment:
     """REINFORCE, the other samples of the prompt being the baseline; arXiv:2402.14740."""
     algorithm = partial(
-        online, loss=partial(losses.rloo, beta=beta), draws=(POLICY,) * samples, scorer=base.checker
+        online, loss=partial(losses.rloo, beta=beta), sample_from=(POLICY,) * samples, scorer=base.checker
     )
     return _run("rloo", algorithm, samples, "2402.14740", num_steps=num_steps, peak=peak)
 
@@ -135,7 +135,7 @@ def rloo(*, beta: float = 0.05, samples: int = 4, num_steps: int = 100, peak: fl
 def grpo(*, beta: float = 0.04, samples: int = 4, num_steps: int = 100, peak: float = 3e-4) -> Experiment:
     """Scores standardised within the samples of a prompt; arXiv:2402.03300."""
     algorithm = partial(
-        online, loss=partial(losses.grpo, beta=beta), draws=(POLICY,) * samples, scorer=base.checker
+        online, loss=partial(losses.grpo, beta=beta), sample_from=(POLICY,) * samples, scorer=base.checker
     )
     return _run("grpo", algorithm, samples, "2402.03300", num_steps=num_steps, peak=peak)
 
@@ -147,7 +147,7 @@ def reinforce(
     algorithm = partial(
         online,
         loss=partial(losses.reinforce, beta=beta, baseline=baseline),
-        draws=(POLICY,),
+        sample_from=(POLICY,),
         scorer=base.checker,
     )
     return _run("reinforce", algorithm, 1, "2312.00886", num_steps=num_steps, peak=peak)
@@ -166,7 +166,7 @@ def ppo(
     algorithm = partial(
         online,
         loss=partial(losses.ppo, kl_coef=kl_coef, vf_coef=vf_coef),
-        draws=(POLICY,),
+        sample_from=(POLICY,),
         scorer=base.checker,
         epochs=epochs,
         minibatches=minibatches,

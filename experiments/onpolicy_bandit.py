@@ -48,7 +48,7 @@ import numpy as np
 
 from jaxpref import losses
 from jaxpref.algorithms import offline, online
-from jaxpref.algorithms.bank import frozen
+from jaxpref.algorithms.copies import frozen
 from jaxpref.algorithms.optimizers import adamw, constant
 from jaxpref.data.text.actions import action_pairs, actions_tokenizer
 from jaxpref.environments import didactic_bandit
@@ -69,7 +69,7 @@ def experiment(
     """IPO on the best and the worst of ten draws."""
     return _learn(
         name="ipo" if on_policy else "ipo_off_policy",
-        algorithm=_drawing(on_policy, loss=partial(losses.ipo, tau=tau), build=_EXTREMES),
+        algorithm=_drawing(on_policy, loss=partial(losses.ipo, tau=tau), select=_EXTREMES),
         peak=peak,
         num_steps=num_steps,
         seed=seed,
@@ -87,7 +87,7 @@ def dpo(
     """DPO on the best and the worst of ten draws."""
     return _learn(
         name="dpo" if on_policy else "dpo_off_policy",
-        algorithm=_drawing(on_policy, loss=partial(losses.dpo, beta=beta), build=_EXTREMES),
+        algorithm=_drawing(on_policy, loss=partial(losses.dpo, beta=beta), select=_EXTREMES),
         peak=peak,
         num_steps=num_steps,
         seed=seed,
@@ -100,7 +100,7 @@ def best_of_n(
     """Imitation of the best of ten draws: nothing is pushed down."""
     return _learn(
         name="best_of_n" if on_policy else "best_of_n_off_policy",
-        algorithm=_drawing(on_policy, loss=losses.sft, build=partial(best_of, by="scores"), reference=None),
+        algorithm=_drawing(on_policy, loss=losses.sft, select=partial(best_of, by="scores"), reference=None),
         peak=peak,
         num_steps=num_steps,
         seed=seed,
@@ -194,8 +194,8 @@ def _drawing(on_policy: bool, **settings: Any) -> Callable[..., Any]:
     drawer = "policy" if on_policy else "initial"
     return partial(
         online,
-        draws=({drawer: 1.0},) * 10,
-        bank={"initial": frozen},
+        sample_from=({drawer: 1.0},) * 10,
+        policies={"initial": frozen},
         max_tokens=1,
         optimizer=optimizer,
         **settings,

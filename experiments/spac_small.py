@@ -35,7 +35,7 @@ import _arithmetic as base
 
 from jaxpref import losses
 from jaxpref.algorithms import offline, online
-from jaxpref.algorithms.bank import copied
+from jaxpref.algorithms.copies import copied
 from jaxpref.data.text.synthetic import arithmetic_tokenizer
 from jaxpref.evals import sampled_kl
 from jaxpref.experiment import Experiment
@@ -53,7 +53,7 @@ def experiment(
         algorithm=partial(
             online,
             loss=partial(losses.spac, weight=weight, eta=eta),
-            draws=({"previous": 1.0},),
+            sample_from=({"previous": 1.0},),
             hybrid=True,
             max_tokens=base.MAX_TOKENS,
             **_rounds(round_steps),
@@ -92,7 +92,7 @@ def sweep_methods(*, num_steps: int = STEPS) -> list[Experiment]:
 
 def _rounds(round_steps: int) -> dict[str, Any]:
     """The reference is the policy at the start of a round."""
-    return {"reference": "previous", "bank": {"previous": partial(copied, every=round_steps)}}
+    return {"reference": "previous", "policies": {"previous": partial(copied, every=round_steps)}}
 
 
 def _after_sft(*, name: str, algorithm: Callable[..., Any], num_steps: int, seed: int) -> Experiment:

@@ -38,7 +38,7 @@ import numpy as np
 
 from jaxpref import losses
 from jaxpref.algorithms import offline, online, spac
-from jaxpref.algorithms.bank import copied
+from jaxpref.algorithms.copies import copied
 from jaxpref.algorithms.optimizers import adamw, constant
 from jaxpref.data.text.actions import action_pairs, actions_tokenizer
 from jaxpref.environments import uncovered_bandit
@@ -73,7 +73,7 @@ def from_start(*, weight: float = 10.0, eta: float = 1.0, round_steps: int = 100
         algorithm=partial(
             online,
             loss=partial(losses.spac, weight=weight, eta=eta),
-            draws=({"initial": 1.0},),
+            sample_from=({"initial": 1.0},),
             reference="initial",
             **_EXACT,
         ),
@@ -99,7 +99,7 @@ def dpo(*, eta: float = 1.0, round_steps: int = 100) -> Experiment:
             loss=partial(losses.dpo, beta=1 / eta),
             optimizer=optimizer,
             reference="previous",
-            bank={"previous": partial(copied, every=round_steps)},
+            policies={"previous": partial(copied, every=round_steps)},
         ),
         round_steps=round_steps,
     )
@@ -157,9 +157,9 @@ def _held_to_iterate(loss: Callable[..., Any], round_steps: int) -> Callable[...
     return partial(
         online,
         loss=loss,
-        draws=({"previous": 1.0},),
+        sample_from=({"previous": 1.0},),
         reference="previous",
-        bank={"previous": partial(copied, every=round_steps)},
+        policies={"previous": partial(copied, every=round_steps)},
         **_EXACT,
     )
 

@@ -19,7 +19,7 @@ from jaxpref.training.collect import compiled_evaluation
 from jaxpref.training.evaluation import context_of, evaluations, held_out_loader, held_out_pass, summary
 from jaxpref.training.params import trained_params
 from jaxpref.training.prepared import prepare_experiment, with_prepared
-from jaxpref.training.run import run_folder, setting_of
+from jaxpref.training.run import open_run, run_folder
 from jaxpref.training.run import train as run_training
 from jaxpref.training.state import trained_state
 from jaxpref.training.tournament import play, write_tournament
@@ -188,29 +188,29 @@ def evaluate(options: Options) -> int:
     distributed.initialize()
     experiment, workdir, own = _load(options)
     experiment = _ready(experiment, own, options)
-    setting = setting_of(experiment, workdir)
+    run = open_run(experiment, workdir)
     stage = next((s for s in experiment.stages if s.name == options.stage), experiment.stages[-1])
-    loader = held_out_loader(setting, stage)
-    params = trained_params(setting, stage=options.stage, step=options.step)
-    algorithm = stage.algorithm(setting.policy)
+    loader = held_out_loader(run, stage)
+    params = trained_params(run, stage=options.stage, step=options.step)
+    algorithm = stage.algorithm(run.policy)
     # Params of an earlier stage, where this one has none yet.
-    state = dataclasses.replace(trained_state(setting, stage, algorithm, options.step), params=params)
+    state = dataclasses.replace(trained_state(run, stage, algorithm, options.step), params=params)
     step = stage.num_steps if options.step is None else options.step  # the draws are those of the run's own
-    for evaluation in evaluations(setting, stage, step, algorithm, state):
-        setting.files.log(summary(evaluation))
+    for evaluation in evaluations(run, stage, step, algorithm, state):
+        run.files.log(summary(evaluation))
     if loader is not None:
-        function = compiled_evaluation(algorithm, setting.mesh, seed=experiment.seed, stage=stage.name)
-        for name, value in held_out_pass(function, state, loader, setting.mesh, step).items():
-            setting.files.log(f"held out  {name:24s} {value:.5g}")
+        function = compiled_evaluation(algorithm, run.mesh, seed=experiment.seed, stage=stage.name)
+        for name, value in held_out_pass(function, state, loader, run.mesh, step).items():
+            run.files.log(f"held out  {name:24s} {value:.5g}")
     return 0
 
 
 def sample(options: Options) -> int:
     distributed.initialize()
     experiment, workdir, _ = _load(options)
-    setting = setting_of(experiment, workdir)
-    params = trained_params(setting, stage=options.stage, step=options.step)
-    context, tokenizer = context_of(setting, params, stage=experiment.stages[-1]), setting.tokenizer
+    run = open_run(experiment, workdir)
+    params = trained_params(run, stage=options.stage, step=options.step)
+    context, tokenizer = context_of(run, params, stage=experiment.stages[-1]), run.tokenizer
     if tokenizer is None:
         raise ValueError(f"{experiment.name}: this policy reads no text, so it cannot answer a prompt")
     rows = [

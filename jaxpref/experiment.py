@@ -89,9 +89,9 @@ class Experiment:
 class Tournament:
     """How the trained policies of a sweep are compared: what a file's `tournament()` returns.
 
-    Every policy answers the same prompts, and `judge` says who beats whom. Its bank has "initial" (the base
-    policy) and, where `judge_params` loads some, "judge". `jaxpref sweep` plays it when all runs are done.
-    """
+    Every policy answers the same prompts, and `judge` says who beats whom. It gets the params of "initial"
+    (the base policy) and, where `judge_params` loads some, "judge". `jaxpref sweep` plays it when all runs
+    are done."""
 
     records: Callable[[], Any]  # -> data.Records, held out; their prompts are answered
     judge: Callable[[], Judge]

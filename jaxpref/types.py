@@ -51,6 +51,23 @@ COLUMNS = {
     "behaviour_token_logps": ("b k r", "the same for each scored token, 0 elsewhere"),
     "behaviour_values": ("b k r", "the critic's values of a drawn response before the update"),
     "prompt_embeddings": ("b d", "of the prompt, by any encoder"),
+    "signs": ("b o", "of each objective: 1 where response 0 is better, -1 where it is worse, 0 for a tie"),
+    "degrees": ("b", "how strongly response 0 is preferred, from 0"),
+    "densities": ("b k", "ratio of densities of desirable and undesirable prompts, by a classifier"),
+    "step_ids": ("b k r", "which step of a solution each token is of, from 0"),
+    "step_weights": ("b k r", "of each token in the mean over a response's steps"),
+    "segment_mask": ("b k r", "True on the tokens of the step that is compared"),
+    "token_rewards": ("b k r", "of each token, by another model"),
+    "token_weights": ("b k r", "of each token's log-ratio"),
+    "kl_weights": ("b k r", "of each token's KL"),
+    "image_free_logps": ("b k", "log-prob of the response without the image (nats)"),
+    "generator_logps": ("b k", "log-prob of the response under the generator (nats)"),
+    "returns": ("b k", "summed reward of each segment"),
+    "best_returns": ("b k", "of the best segment that could have been"),
+    "log_density_ratios": ("b k r", "log of the expert's over the learner's density of each state"),
+    "action_values": ("b k r", "Q of each step"),
+    "state_values": ("b k r", "V of each step"),
+    "next_values": ("b k r", "V after each step"),
 }
 
 

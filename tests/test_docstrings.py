@@ -4,6 +4,7 @@ import ast
 import doctest
 import importlib
 import inspect
+import logging
 import re
 from functools import partial
 from pathlib import Path
@@ -67,7 +68,9 @@ def test_functions_say_what_they_return_and_show_it(file):
 
 
 @pytest.mark.parametrize("file", FILES, ids=module_of)
-def test_examples_run(file):
+def test_examples_run(file, monkeypatch):
+    # A run in this process may have left a handler that prints.
+    monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)
     module = importlib.import_module(module_of(file))
     known = {"jax": jax, "jnp": jnp, "np": np, "partial": partial}
     known |= {room: importlib.import_module(f"jaxpref.{room}") for room in ROOMS}

@@ -50,7 +50,7 @@ def test_the_real_size_traces(function, monkeypatch):
     assert sum(x.size for x in jax.tree.leaves(params)) > 4e8
     for stage in experiment.stages:
         algorithm = stage.algorithm(policy)
-        models = {} if algorithm.models is None else algorithm.models()
+        models = {} if algorithm.constants is None else algorithm.constants()
         members = {name: model.params for name, model in models.items()}
         last = stage is experiment.stages[-1]
         k, learnt = FUNCTIONS[function] if last else (1, 1)

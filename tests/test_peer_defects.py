@@ -130,7 +130,7 @@ def test_the_frozen_reference_has_no_optimizer_state():
     state = _algorithm().init(POLICY.init(KEY))
     moments = [x for x in jax.tree.leaves(state.opt_state) if jnp.size(x) > 1]
     assert len(moments) == 2 * len(jax.tree.leaves(state.params))
-    assert set(jax.tree.leaves(jax.tree.map(jnp.size, state.bank["initial"]))) == {12}
+    assert set(jax.tree.leaves(jax.tree.map(jnp.size, state.policies["initial"]))) == {12}
 
 
 def test_resuming_does_not_replay_the_data():

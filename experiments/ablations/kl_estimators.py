@@ -72,10 +72,10 @@ def experiment(
                 name="game",
                 algorithm=partial(
                     online,
-                    draws=({"policy": 1.0},) * 2,
+                    sample_from=({"policy": 1.0},) * 2,
                     loss=partial(forms[form], tau=tau),
                     judge=partial(judge, tree_seed=tree_seed),
-                    build=versus,
+                    select=versus,
                     max_tokens=2,
                     exact=True,
                     optimizer=partial(optimizer, num_steps=num_steps),

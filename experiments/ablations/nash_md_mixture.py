@@ -37,7 +37,7 @@ import numpy as np
 
 from jaxpref import losses
 from jaxpref.algorithms import online
-from jaxpref.algorithms.draws import nash_md
+from jaxpref.algorithms.mixtures import nash_md
 from jaxpref.algorithms.optimizers import adamw, warmup_cosine
 from jaxpref.data.text.actions import action_pairs, actions_tokenizer
 from jaxpref.evals import Context, Estimate, Evaluation
@@ -60,10 +60,10 @@ def experiment(*, beta: float = 0.125, tau: float = 0.05, num_steps: int = 500) 
                 name="game",
                 algorithm=partial(
                     online,
-                    draws=nash_md(beta),
+                    sample_from=nash_md(beta),
                     loss=partial(losses.nash_md, tau=tau),
                     judge=judge,
-                    build=versus,
+                    select=versus,
                     max_tokens=1,
                     exact=True,
                     optimizer=partial(optimizer, num_steps=num_steps),

@@ -27,7 +27,8 @@ class TrainState:
     step: Int[Array, ""]  # optimizer updates done
     params: Params
     opt_state: optax.OptState
-    bank: dict[str, Params] = dataclasses.field(default_factory=dict)  # other policies; see `algorithms.bank`
+    # Other policies by name, that follow this one: see `algorithms.copies`.
+    policies: dict[str, Params] = dataclasses.field(default_factory=dict)
     loss_state: Any = None  # what a loss carries from step to step, if it does
     memory: Any = None  # records of earlier steps, where an algorithm keeps some
     # What is not trained and not saved: judges and critics by name, and "policy": what the policy itself
@@ -37,7 +38,7 @@ class TrainState:
     @property
     def everyone(self) -> dict[str, Params]:
         """The params of every model by name, the trained policy among them."""
-        own = {"policy": self.params} | self.bank
+        own = {"policy": self.params} | self.policies
         others = {name: value for name, value in self.constants.items() if name != "policy"}
         return {name: whole(value, self.constants) for name, value in own.items()} | others
 

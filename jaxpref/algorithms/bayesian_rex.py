@@ -25,10 +25,10 @@ def bayesian_rex(
     """B-REX (Brown et al. 2020, arXiv:2002.09089): each step moves the chain on by `draws` kept draws.
 
     Params are the mean of the last step's draws, whose directions the chain has forgotten its start for once
-    some steps have burnt in. The bank holds these "draws" `{"weights": [draws, m]}` and the likeliest weights
-    so far, "map" (the prior is uniform on the sphere): `evals.posterior_returns` reads them. The likelihood
-    is that of a batch, so a batch must be all the data: `batch_size` rows of as many. Weights of rows are not
-    looked at by the chain.
+    some steps have burnt in. The state holds these "draws" `{"weights": [draws, m]}` and the likeliest
+    weights so far, "map" (the prior is uniform on the sphere): `evals.posterior_returns` reads them. The
+    likelihood is that of a batch, so a batch must be all the data: `batch_size` rows of as many. Weights of
+    rows are not looked at by the chain.
 
     Features of segments are summed once a step; a proposal then costs one product, and no planning.
 
@@ -71,11 +71,11 @@ class RewardChain:
     confidence: float
 
     def init(self, params: Params, constants: Constants = NONE, key: PRNGKey | None = None) -> TrainState:
-        bank = {
+        policies = {
             "draws": {"weights": jnp.zeros((self.draws, self.size), params["weights"].dtype)},
             "map": {"weights": jnp.zeros_like(params["weights"])},
         }
-        return TrainState(jnp.int32(0), params, (), bank, jnp.float32(-jnp.inf))
+        return TrainState(jnp.int32(0), params, (), policies, jnp.float32(-jnp.inf))
 
     def scores(self, weights: Float[Array, " m"], batch: Segments) -> Float[Array, "b k"]:
         return self.quantities({"weights": weights}, batch, ("embeddings",), None, None)["embeddings"][..., 0]
@@ -110,22 +110,22 @@ class RewardChain:
         )
 
     def step(self, state: TrainState, batch: Segments, key: PRNGKey) -> tuple[TrainState, Metrics]:
-        before = state.bank["draws"]["weights"][-1]
+        before = state.policies["draws"]["weights"][-1]
         anywhere, chain_key = jax.random.split(key)
         start = jnp.where(state.step == 0, jax.random.normal(anywhere, (self.size,), before.dtype), before)
         chain = self.moved(start, batch, chain_key)
         best = chain.log_likelihoods.argmax()
         highest = jnp.maximum(chain.log_likelihoods[best], state.loss_state)
         better = highest > state.loss_state
-        likeliest = jnp.where(better, chain.weights[best], state.bank["map"]["weights"])
+        likeliest = jnp.where(better, chain.weights[best], state.policies["map"]["weights"])
         params, one = {"weights": chain.weights.mean(0)}, jnp.float32(1)
         metrics = self.measured(params, batch) | {
             "chain/loss": Mean(-chain.log_likelihoods.mean(), batch.valid.sum().astype(jnp.float32)),
             "chain/accepted": Mean(chain.accepted, one),
             "chain/concentration": Mean(jnp.linalg.norm(params["weights"]), one),
         }
-        bank = {"draws": {"weights": chain.weights}, "map": {"weights": likeliest}}
-        return TrainState(state.step + 1, params, (), bank, highest), metrics
+        policies = {"draws": {"weights": chain.weights}, "map": {"weights": likeliest}}
+        return TrainState(state.step + 1, params, (), policies, highest), metrics
 
     def evaluate(self, state: TrainState, batch: Segments, key: PRNGKey) -> Metrics:
         return self.measured(state.params, batch)

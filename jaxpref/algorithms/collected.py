@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from jaxpref.algorithms.draws import Draws, alternatives, members, table
+from jaxpref.algorithms.mixtures import Mixtures, alternatives, members, table
 from jaxpref.metrics import Metrics, weighted_mean
 from jaxpref.policies.base import Policy
 from jaxpref.policies.tabular import enumerated
@@ -18,13 +18,13 @@ from jaxpref.types import Completions, Params, PRNGKey, Samples
 
 __all__ = ["DrawRecords", "behind", "drawn_metrics", "enumerator", "sampler", "with_values"]
 
-# (bank, batch, key, step) -> records with the columns of drawn responses
+# (policies, batch, key, step) -> records with the columns of drawn responses
 DrawRecords = Callable[[Mapping[str, Params], Completions, PRNGKey, Int[Array, ""]], Completions]
 
 
 def sampler(
     policy: Policy,
-    draws: Draws,
+    mixtures: Mixtures,
     *,
     max_tokens: int,
     temperature: float = 1.0,
@@ -34,22 +34,22 @@ def sampler(
     """One response for each draw. The columns of rows stay; those of responses go.
 
     Args:
-      draws: who draws each response of a prompt (`algorithms.draws`), such as `({"policy": 1.0},) * 2`.
+      mixtures: who draws each response of a prompt (`algorithms.mixtures`), such as `({"policy": 1.0},) * 2`.
       max_tokens: longest response; together with the buckets of the stage it fixes the compiled shapes.
       temperature, top_k, top_p: of drawing, applied to the mixture. Log-probs are always at temperature 1.
     """
-    names, count = members(draws), len(alternatives(draws)[0])
-    alone = len(names) == 1 and _is_alone(draws)
-    weights_of = jax.jit(lambda step, key, prompts: table(draws, len(prompts.prompt_mask), step, key))
+    names, count = members(mixtures), len(alternatives(mixtures)[0])
+    alone = len(names) == 1 and _is_alone(mixtures)
+    weights_of = jax.jit(lambda step, key, prompts: table(mixtures, len(prompts.prompt_mask), step, key))
     finish = jax.jit(lambda batch, drawn, weights: _record(batch, drawn, weights, names))
 
     def draw(
-        bank: Mapping[str, Params], batch: Completions, key: PRNGKey, step: Int[Array, ""]
+        policies: Mapping[str, Params], batch: Completions, key: PRNGKey, step: Int[Array, ""]
     ) -> Completions:
         die, noise = jax.random.split(key)
         prompts = batch.prompts
         weights = weights_of(step, die, prompts)
-        params = bank[names[0]] if alone else tuple(bank[name] for name in names)
+        params = policies[names[0]] if alone else tuple(policies[name] for name in names)
         drawn = policy.sample(
             params,
             prompts,
@@ -66,8 +66,8 @@ def sampler(
     return draw
 
 
-def _is_alone(draws: Draws) -> bool:
-    return all(set(draw.values()) == {1.0} for one in alternatives(draws) for draw in one)
+def _is_alone(mixtures: Mixtures) -> bool:
+    return all(set(draw.values()) == {1.0} for one in alternatives(mixtures) for draw in one)
 
 
 def _record(batch: Completions, drawn: Samples, weights: Array, names: tuple[str, ...]) -> Completions:
@@ -96,18 +96,18 @@ def _on_policy(weights: Array, names: tuple[str, ...]) -> Array:
     return (weights == alone.reshape((1,) * (weights.ndim - 1) + (-1,))).all(-1) & ("policy" in names)
 
 
-def enumerator(policy: Policy, draws: Draws) -> DrawRecords:
+def enumerator(policy: Policy, mixtures: Mixtures) -> DrawRecords:
     """Every tuple of responses that may be drawn, as a row of its own with its probability as its weight.
 
     For tables, whose logits are their params: the params of a mixture are the weighted sum of those of its
-    members. b prompts, k draws and n responses give b n^k rows (times the alternatives among the draws).
+    members. b prompts, k draws and n responses give b n^k rows (times the alternatives among the mixtures).
     """
-    names, choices = members(draws), alternatives(draws)
+    names, choices = members(mixtures), alternatives(mixtures)
     count = len(choices[0])
 
     @jax.jit
     def draw(
-        bank: Mapping[str, Params], batch: Completions, key: PRNGKey, step: Int[Array, ""]
+        policies: Mapping[str, Params], batch: Completions, key: PRNGKey, step: Int[Array, ""]
     ) -> Completions:
         del key
         every = enumerated(policy, batch.prompts)
@@ -118,7 +118,7 @@ def enumerator(policy: Policy, draws: Draws) -> DrawRecords:
             weights = table([one], 1, step, jax.random.key(0))[0]  # [k, m']
             token_logps = jnp.stack(
                 [
-                    policy.token_logps(_mixed([bank[name] for name in members([one])], row), every)
+                    policy.token_logps(_mixed([policies[name] for name in members([one])], row), every)
                     for row in weights
                 ],
                 1,
@@ -161,13 +161,13 @@ def _mixed(params: list[Params], weights: Array) -> Params:
     return jax.tree.map(lambda *x: sum(w * leaf for w, leaf in zip(weights, x, strict=True)), *params)
 
 
-def _weight_of(name: str, draws: Draws, weights: Array) -> Array:
-    names = members(draws)
+def _weight_of(name: str, mixtures: Mixtures, weights: Array) -> Array:
+    names = members(mixtures)
     return weights[:, names.index(name)] if name in names else jnp.zeros(len(weights))
 
 
 def behind(recorded: Completions, drawn: Completions) -> Completions:
-    """The recorded pair, then what was drawn; nobody of the bank drew the former. All responses of an exact
+    """The recorded pair, then what was drawn; no policy drew the former. All responses of an exact
     expectation are rows of their own, whose weights have those of the recorded rows in them."""
     each = len(drawn.prompt_tokens) // len(recorded.prompt_tokens)
     recorded = recorded if each == 1 else jax.tree.map(lambda x: jnp.repeat(x, each, 0), recorded)

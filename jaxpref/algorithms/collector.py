@@ -13,14 +13,14 @@ from jaxpref.metrics import Metrics
 from jaxpref.policies.base import Policy
 from jaxpref.types import Completions, PRNGKey
 
-__all__ = ["Builder", "Collector"]
+__all__ = ["Selector", "Collector"]
 
-Builder = Callable[[Completions, PRNGKey], Completions]
+Selector = Callable[[Completions, PRNGKey], Completions]
 
 
 @dataclasses.dataclass(frozen=True)
 class Collector:
-    """Draws responses, values and scores them, has them judged, and builds records to learn from.
+    """Draws responses, values and scores them, has them judged, and selects what to learn from.
 
     Not compiled as a whole, since scorers and judges may read values on the host; its parts are.
     """
@@ -33,13 +33,13 @@ class Collector:
     judge: Judge | None = None  # its `P [b, k, k]` becomes `preferences`
     # What to learn from out of the k responses (`jaxpref.selection`); by default all of them, in the order
     # drawn, or for hybrid records the recorded responses and then those drawn.
-    build: Builder | None = None
+    select: Selector | None = None
     contested: bool = False  # whether the policy's own responses meet those of others
 
     def __call__(self, state: TrainState, batch: Completions, key: PRNGKey) -> tuple[Completions, Metrics]:
         """The record that `step` takes, and metrics of what was drawn."""
         everyone = state.everyone
-        draw_key, build_key = jax.random.split(key)
+        draw_key, select_key = jax.random.split(key)
         record = self.draw(everyone, batch, draw_key, state.step)
         if self.hybrid:
             record = _behind(batch, record)
@@ -51,12 +51,12 @@ class Collector:
         if self.judge is not None:
             record = dataclasses.replace(record, preferences=self.judge(everyone, record))
         metrics = _drawn_metrics(record, contested=self.contested)
-        return record if self.build is None else self._built(record, build_key), metrics
+        return record if self.select is None else self._selected(record, select_key), metrics
 
     @functools.cached_property
-    def _built(self) -> Builder:
-        assert self.build is not None
-        return jax.jit(self.build)
+    def _selected(self) -> Selector:
+        assert self.select is not None
+        return jax.jit(self.select)
 
 
 _behind = jax.jit(behind)

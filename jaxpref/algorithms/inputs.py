@@ -26,7 +26,7 @@ __all__ = [
     "Input",
     "bind",
     "check_loss",
-    "fed",
+    "call_loss",
     "inputs_of",
     "loss_name",
     "recorded",
@@ -174,7 +174,7 @@ def bind(loss: Callable[..., Any], inputs: Mapping[str, Any]) -> Any:
     return loss(**{i.name: inputs[i.name] for i in inputs_of(loss)})
 
 
-def fed(loss: Callable[..., Any], policy: Mapping[str, Any], reference: Mapping[str, Array]) -> Any:
+def call_loss(loss: Callable[..., Any], policy: Mapping[str, Any], reference: Mapping[str, Array]) -> Any:
     """Calls `loss` with what it names out of `policy` and `reference`, which hold all responses."""
     return bind(loss, {i.name: _value(loss, i, policy, reference) for i in inputs_of(loss)})
 

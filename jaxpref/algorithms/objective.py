@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxpref.algorithms.base import TrainState, num_tokens
-from jaxpref.algorithms.inputs import fed, inputs_of, loss_name, row_weights
+from jaxpref.algorithms.inputs import call_loss, inputs_of, loss_name, row_weights
 from jaxpref.algorithms.quantities import Features, Source
 from jaxpref.algorithms.reported import reported
 from jaxpref.losses.preference_model import general_preference_scores
@@ -36,7 +36,7 @@ class Objective:
 
     policy: Policy
     loss: Callable[..., Any]
-    reference: str | None = None  # "batch" or a member of the bank
+    reference: str | None = None  # "batch" or one of the other policies
     reward_scale: float = 1.0
     features: Features | None = None
     # Reward `[b, k]` of a head's outputs `[b, k, m]`, for what is reported. By default one output is the
@@ -57,15 +57,15 @@ class Objective:
 
         Gradients go to `params` alone; `state` gives the other policies, constants and what the loss carries.
         """
-        params, bank = whole(params, state.constants), state.everyone
+        params, policies = whole(params, state.constants), state.everyone
         loss_key, noise_key = jax.random.split(key)
-        reference = self.source.of_reference(bank, batch, noise_key)
+        reference = self.source.of_reference(policies, batch, noise_key)
         carried = state.loss_state
         if self.pair_scan:
             mean, values = self._scanned(params, batch, reference)
         else:
-            values = self.source.of_policy(params, bank, batch, noise_key)
-            out = fed(self.loss, values | {"key": loss_key, "state": carried}, reference)
+            values = self.source.of_policy(params, policies, batch, noise_key)
+            out = call_loss(self.loss, values | {"key": loss_key, "state": carried}, reference)
             if carried is not None:
                 out, carried = out
             mean = self.mean(out, batch)
@@ -107,7 +107,7 @@ class Objective:
         def total(token_logps: Array, data: tuple) -> Array:
             part, part_reference = data
             values = {"logps": token_logps.sum(-1), "lengths": part.lengths}
-            return self.mean(fed(self.loss, values, part_reference), part).total
+            return self.mean(call_loss(self.loss, values, part_reference), part).total
 
         value, token_logps = self.policy.summed_loss(params, batch, total, (batch, reference))
         count = row_weights(self.source.inputs, batch).sum()

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from jaxpref.algorithms.bank import Rule, frozen, refreshed, start
 from jaxpref.algorithms.base import NONE, Algorithm, Constants, TrainState
+from jaxpref.algorithms.copies import Rule, frozen, refreshed, start
 from jaxpref.algorithms.inputs import check_loss, inputs_of, loss_name
 from jaxpref.algorithms.objective import Objective, accumulated_gradient, beta_of
 from jaxpref.algorithms.optimizers import apply_gradient
@@ -29,7 +29,7 @@ def offline(
     loss: Callable[..., Any],
     optimizer: Callable[[], optax.GradientTransformation],
     reference: str | None = "initial",
-    bank: Mapping[str, Rule] | None = None,
+    policies: Mapping[str, Rule] | None = None,
     reward_scale: float | None = None,
     loss_state: Callable[[], Any] | None = None,
     features: Features | None = None,
@@ -45,8 +45,8 @@ def offline(
       optimizer: builds the optax transformation.
       reference: "initial": a frozen copy of the starting params, run every step. "batch": the column
         `reference_logps` of the records (`jaxpref prepare` writes it). None: a reference-free loss. Or the
-        name of another member of the `bank`.
-      bank: other policies that follow this one, by name (`algorithms.bank`).
+        name of another one of `policies`.
+      policies: other policies that follow this one, by name (`algorithms.copies`).
       reward_scale: factor of the reported rewards; by default the loss's own `beta`, or 1 if it has none.
       loss_state: builds the state of a loss that carries one, such as `losses.bco_state`.
       features: `(params, batch, key) -> {name: [b, k, ...]}`, more inputs by name; `reference_` ones too.
@@ -58,7 +58,7 @@ def offline(
       pair_scan: take the gradient of the unembedding in the forward pass, a few pairs at a time: the same
         numbers with logits of a few pairs only. For policies that offer it (transformers do).
     """
-    rules = dict(bank or {}) | ({"initial": frozen} if reference == "initial" else {})
+    rules = dict(policies or {}) | ({"initial": frozen} if reference == "initial" else {})
     _check(policy, loss, reference, rules, loss_state, microbatches)
     if pair_scan:
         _check_pair_scan(policy, loss, combine)
@@ -95,9 +95,9 @@ class _Offline:
         )
         params, opt_state, more = apply_gradient(self.transform, state.params, state.opt_state, gradient)
         done = state.step + 1
-        moved = refreshed(self.rules, state.bank, params, done)
+        moved = refreshed(self.rules, state.policies, params, done)
         new = dataclasses.replace(
-            state, step=done, params=params, opt_state=opt_state, bank=moved, loss_state=carried
+            state, step=done, params=params, opt_state=opt_state, policies=moved, loss_state=carried
         )
         return new, metrics | more
 
@@ -121,11 +121,11 @@ def _check(
 ) -> None:
     if reference not in ("batch", None, *rules):
         raise ValueError(
-            f"reference: expected 'initial', 'batch' or None, or a member of the bank, got {reference!r}; "
-            f"the bank has {sorted(rules)}"
+            f"reference: expected 'initial', 'batch' or None, or one of `policies`, got {reference!r}; "
+            f"there are {sorted(rules)}"
         )
     if "policy" in rules:
-        raise ValueError("bank: 'policy' is the trained policy itself; choose another name")
+        raise ValueError("policies: 'policy' is the trained policy itself; choose another name")
     check_loss(loss, reference=reference, offers=policy.offers)
     name, stateful = loss_name(loss), any(i.base == "state" for i in inputs_of(loss))
     if stateful and loss_state is None:

@@ -1,7 +1,7 @@
 """Optimisation of an objective on responses that the policy draws while it learns.
 
 A loss may name what is known of drawn responses: `win_rates`, `scores`, `behaviour_token_logps` and the other
-columns of `types.COLUMNS`, and `values` of a policy with one head output. No gradient flows through draws,
+columns of `types.COLUMNS`, and `values` of a policy with one head output. No gradient flows through mixtures,
 judges or builders.
 """
 
@@ -14,12 +14,12 @@ import jax
 import optax
 from jaxtyping import Array
 
-from jaxpref.algorithms.bank import Rule
 from jaxpref.algorithms.base import Algorithm, TrainState
 from jaxpref.algorithms.collected import enumerator, sampler
-from jaxpref.algorithms.collector import Builder, Collector
-from jaxpref.algorithms.draws import Draws, alternatives, members
+from jaxpref.algorithms.collector import Collector, Selector
+from jaxpref.algorithms.copies import Rule
 from jaxpref.algorithms.inputs import inputs_of
+from jaxpref.algorithms.mixtures import Mixtures, alternatives, members
 from jaxpref.algorithms.offline import offline
 from jaxpref.judges import Judge, Scorer
 from jaxpref.metrics import Metrics
@@ -34,14 +34,14 @@ def online(
     *,
     loss: Callable[..., Any],
     optimizer: Callable[[], optax.GradientTransformation],
-    draws: Draws,
+    sample_from: Mixtures,
     max_tokens: int,
     judge: Callable[[], Judge] | None = None,
     scorer: Callable[[], Scorer] | None = None,
-    build: Builder | None = None,
+    select: Selector | None = None,
     hybrid: bool = False,
     reference: str | None = "initial",
-    bank: Mapping[str, Rule] | None = None,
+    policies: Mapping[str, Rule] | None = None,
     models: Mapping[str, Callable[[], Model]] | None = None,
     temperature: float = 1.0,
     top_k: int | None = None,
@@ -55,31 +55,31 @@ def online(
     microbatches: int = 1,
     pair_scan: bool = False,
 ) -> Algorithm:
-    """Draws responses to each prompt of a batch, has them judged, builds records, and learns as `offline`
-    does.
+    """Draws responses to prompts, has them judged, selects what to learn from, and learns as `offline` does.
 
     Args:
-      loss, optimizer, reference, bank, reward_scale, loss_state, features, microbatches, pair_scan: as in
+      loss, optimizer, reference, policies, reward_scale, loss_state, features, microbatches, pair_scan: as in
         `offline`.
-      draws, max_tokens, temperature, top_k, top_p: as in `collected.sampler`.
+      sample_from, max_tokens, temperature, top_k, top_p: as in `collected.sampler`.
       exact: as in `collected.enumerator`, in place of drawing: exact expected gradients for tables.
-      judge, scorer: build those of `collector.Collector`. build, hybrid: as there.
+      judge, scorer: build those of `collector.Collector`. select, hybrid: as there.
       models: models that are not trained, by name, such as "judge"; draws and judges may name them.
       epochs, minibatches: passes over what was drawn, and updates in each (PPO: 1 and 8). The schedule of
-        the optimizer counts updates; the bank counts steps.
+        the optimizer counts updates; the other policies count steps.
     """
-    _check(draws, {*(bank or ()), *(models or ())}, reference, epochs, minibatches)
-    learning = {"loss_state": loss_state, "features": features, "microbatches": microbatches}
-    learning |= {"reference": reference, "bank": bank, "reward_scale": reward_scale, "pair_scan": pair_scan}
-    inner = offline(policy, loss=loss, optimizer=optimizer, **learning)
-    drawing = {"max_tokens": max_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p}
-    draw = enumerator(policy, draws) if exact else sampler(policy, draws, **drawing)
+    _check(sample_from, {*(policies or ()), *(models or ())}, reference, epochs, minibatches)
+    learning = {"reference": reference, "policies": policies, "reward_scale": reward_scale}
+    learning |= {"loss_state": loss_state, "features": features, "microbatches": microbatches}
+    inner = offline(policy, loss=loss, optimizer=optimizer, pair_scan=pair_scan, **learning)
+    warped = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    draw = sampler(policy, sample_from, max_tokens=max_tokens, **warped)
+    draw = enumerator(policy, sample_from) if exact else draw
     critic = policy if any(i.base == "behaviour_values" for i in inputs_of(loss)) else None
     judged = (scorer and scorer(), judge and judge())
     return inner._replace(
         step=partial(passes, inner.step, epochs=epochs, minibatches=minibatches),
-        flops=lambda batch: len(members(draws)) * policy.flops(batch) + epochs * inner.flops(batch),
-        collect=Collector(draw, hybrid, critic, *judged, build, _contested(draws)),
+        flops=lambda batch: len(members(sample_from)) * policy.flops(batch) + epochs * inner.flops(batch),
+        collect=Collector(draw, hybrid, critic, *judged, select, _contested(sample_from)),
         constants=None if not models else partial(_loaded, models),
         # With `exact` a batch has more rows than its records, and only the step knows how many.
         parts=1 if exact else minibatches * microbatches,
@@ -101,7 +101,7 @@ def passes(
 ) -> tuple[TrainState, Metrics]:
     """`epochs` passes of `update` over a batch, each in an order of its own and in `minibatches` equal parts.
 
-    The bank moves once, at the end. Metrics are merged over all updates.
+    The other policies move once, at the end. Metrics are merged over all updates.
     """
     if epochs == minibatches == 1:
         return update(state, batch, key)
@@ -113,25 +113,28 @@ def passes(
 
     def one(now: TrainState, given: tuple[Array, PRNGKey]) -> tuple[TrainState, Metrics]:
         part = jax.tree.map(lambda x: x[given[0]], batch)
-        return update(dataclasses.replace(now, step=state.step, bank=state.bank), part, given[1])
+        return update(dataclasses.replace(now, step=state.step, policies=state.policies), part, given[1])
 
     parts = orders.reshape(epochs * minibatches, -1)
     new, metrics = jax.lax.scan(one, state, (parts, jax.random.split(update_key, len(parts))))
     return new, jax.tree.map(lambda x: x.sum(0), metrics)
 
 
-def _contested(draws: Draws) -> bool:
+def _contested(mixtures: Mixtures) -> bool:
     """Whether the policy's own responses meet those of others."""
-    own = [draw == {"policy": 1.0} for one in alternatives(draws) for draw in one]
+    own = [draw == {"policy": 1.0} for one in alternatives(mixtures) for draw in one]
     return any(own) and not all(own)
 
 
-def _check(draws: Draws, others: set[str], reference: str | None, epochs: int, minibatches: int) -> None:
+def _check(
+    mixtures: Mixtures, others: set[str], reference: str | None, epochs: int, minibatches: int
+) -> None:
     if epochs < 1 or minibatches < 1:
         raise ValueError(f"online: epochs and minibatches count from 1, got {epochs} and {minibatches}")
     known = {"policy", *others} | ({"initial"} if reference == "initial" else set())
-    unknown = sorted(set(members(draws)) - known)
+    unknown = sorted(set(members(mixtures)) - known)
     if unknown:
         raise ValueError(
-            f"draws: {unknown} are not in the bank, which has {sorted(known)}; add them with bank={{...}}"
+            f"sample_from: {unknown} are no policies here; there are {sorted(known)}; add them with "
+            "policies={...}"
         )

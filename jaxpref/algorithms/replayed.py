@@ -32,8 +32,8 @@ def replayed(
 
     The buffer is part of the state (saved, resumed bit for bit) and holds tokens and masks alone, pairs with
     the chosen response first: what a row meant when it was drawn (log-probs, win rates) has changed since. So
-    it serves losses of pairs, whose reference is a member of the bank: old pairs meet the present anchor, as
-    in the released code of online BPO (arXiv:2406.12168). Places not yet filled have no weight.
+    it serves losses of pairs, whose reference is one of the other policies: old pairs meet the present
+    anchor, as in the released code of online BPO (arXiv:2406.12168). Places not yet filled have no weight.
 
     Args:
       algorithm: such as a partial of `online`; its loss may name log-probs and lengths only.
@@ -66,8 +66,8 @@ def replayed(
         new, metrics = inner.step(state, batch, fresh_key)
         for old_key in keys:
             draw_key, step_key = jax.random.split(old_key)
-            # The bank moves once a step, at its end.
-            held = dataclasses.replace(new, step=state.step, bank=state.bank)
+            # The other policies move once a step, at its end.
+            held = dataclasses.replace(new, step=state.step, policies=state.policies)
             new, old = inner.step(held, draw(buffer, draw_key, rows), step_key)
             shared = metrics.keys() & old.keys()
             metrics = metrics | merge({n: metrics[n] for n in shared}, {n: old[n] for n in shared})

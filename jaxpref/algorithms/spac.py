@@ -17,11 +17,11 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from jaxpref import losses
-from jaxpref.algorithms.bank import copied
 from jaxpref.algorithms.base import NONE, Algorithm, Constants, TrainState
 from jaxpref.algorithms.collected import enumerator, sampler
 from jaxpref.algorithms.collector import Collector
-from jaxpref.algorithms.inputs import fed
+from jaxpref.algorithms.copies import copied
+from jaxpref.algorithms.inputs import call_loss
 from jaxpref.algorithms.objective import accumulated_gradient
 from jaxpref.algorithms.offline import offline
 from jaxpref.algorithms.optimizers import apply_gradient
@@ -58,7 +58,7 @@ class Critic:
     ) -> tuple[Mean, tuple[Metrics, None]]:
         """The critic's loss on recorded pairs (responses 0 and 1) and samples (the others), with metrics."""
         rewards = self.rewards(params, batch)
-        mean = weighted_mean(fed(self.loss, {"rewards": rewards}, {}), batch.weights)
+        mean = weighted_mean(call_loss(self.loss, {"rewards": rewards}, {}), batch.weights)
         f = self.bound * jax.nn.sigmoid(jax.lax.stop_gradient(rewards))
         parts = {"chosen": f[:, 0], "rejected": f[:, 1], "sampled": f[:, 2:].mean(1)}
         metrics = {f"critic/{name}": weighted_mean(part, batch.weights) for name, part in parts.items()}
@@ -80,14 +80,14 @@ class SpacState:
     step: Int[Array, ""]  # steps of the policy
     params: Params
     opt_state: optax.OptState
-    bank: dict[str, Params]  # "previous": the policy that the present round starts from
+    policies: dict[str, Params]  # "previous": the policy that the present round starts from
     critic: Params
     critic_opt_state: optax.OptState
 
     @property
     def leader(self) -> TrainState:
         """The policy alone."""
-        return TrainState(self.step, self.params, self.opt_state, self.bank)
+        return TrainState(self.step, self.params, self.opt_state, self.policies)
 
     @property
     def everyone(self) -> dict[str, Params]:
@@ -134,12 +134,12 @@ def spac(
         loss=partial(losses.reinforce, beta=1 / eta, baseline=bound / 2),
         optimizer=optimizer,
         reference="previous",
-        bank={"previous": partial(copied, every=1 if mirror else round_steps)},
+        policies={"previous": partial(copied, every=1 if mirror else round_steps)},
         microbatches=microbatches,
     )
     follower = Critic(_critic(critic), objective, bound)
-    draws = ({"policy": 1.0},) * num_samples
-    draw = enumerator(policy, draws) if exact else sampler(policy, draws, max_tokens=max_tokens)
+    mixtures = ({"policy": 1.0},) * num_samples
+    draw = enumerator(policy, mixtures) if exact else sampler(policy, mixtures, max_tokens=max_tokens)
     climb = partial(climbed, policy, follower, eta=eta) if mirror else None
     game = _Spac(policy, leader, follower, critic_optimizer(), critic_steps, microbatches, climb)
     collect, parts = Collector(draw, hybrid=True), 1 if exact else microbatches
@@ -161,7 +161,7 @@ class _Spac:
         fresh = self.follower.policy.init(jax.random.key(0) if key is None else key)
         critic = _from(fresh, params)
         opt_state = self.transform.init(critic)
-        return SpacState(start.step, start.params, start.opt_state, start.bank, critic, opt_state)
+        return SpacState(start.step, start.params, start.opt_state, start.policies, critic, opt_state)
 
     def step(self, state: SpacState, batch: Completions, key: PRNGKey) -> tuple[SpacState, Metrics]:
         def improve(carry, _):
@@ -182,7 +182,7 @@ class _Spac:
         else:
             new, metrics = self.leader.step(state.leader, samples, key)
         last = jax.tree.map(lambda x: x[-1], seen)
-        return SpacState(new.step, new.params, new.opt_state, new.bank, *critic), metrics | last
+        return SpacState(new.step, new.params, new.opt_state, new.policies, *critic), metrics | last
 
     def evaluate(self, state: SpacState, batch: Completions, key: PRNGKey) -> Metrics:
         samples = self.follower.judged(state.critic, batch)

@@ -53,7 +53,7 @@ def _no_member(name: str) -> Params:
 class Context:
     """What an evaluator may use. `put` shards a host batch, `fetch` brings an array to every host.
 
-    `member` gives other params by name: a member of the state's bank, "initial" (what the stage started
+    `member` gives other params by name: one of the other policies, "initial" (what the stage started
     from) or the name of an earlier stage (what it left). They are looked up when asked for: a frozen copy in
     the state if it has one, else weights and checkpoints, so a resumed run finds the same ones and a run that
     asks for none pays nothing. An unknown name is a ValueError.

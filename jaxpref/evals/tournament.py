@@ -59,7 +59,7 @@ def answers(context: Context, tournament: Tournament, table: Records, *, stream:
 
 
 def judged(
-    context: Context, tournament: Tournament, players: Sequence[Completions], bank: Mapping[str, Params]
+    context: Context, tournament: Tournament, players: Sequence[Completions], policies: Mapping[str, Params]
 ) -> Float[np.ndarray, "n k k"]:
     """P(i beats j) of the `k` players on each prompt, the mean over their samples.
 
@@ -86,7 +86,7 @@ def judged(
                 masks[at, :, s] & real[:, None, None],
                 columns={"example_ids": first.columns["example_ids"][at]},
             )
-            found = context.fetch(compiled(bank, context.put(record)))
+            found = context.fetch(compiled(policies, context.put(record)))
             total[at[real]] += np.asarray(found)[real]
     mean = total / tokens.shape[2]
     return (mean + 1 - mean.swapaxes(1, 2)) / 2

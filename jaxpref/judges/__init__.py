@@ -1,7 +1,7 @@
 """Judges and scorers: which of `k` responses to a prompt is better, however it is found."""
 
-from jaxpref.judges.base import Bank as Bank
 from jaxpref.judges.base import Judge as Judge
+from jaxpref.judges.base import Policies as Policies
 from jaxpref.judges.base import Scorer as Scorer
 from jaxpref.judges.language import follow_up_likelihood as follow_up_likelihood
 from jaxpref.judges.language import implicit_preference as implicit_preference

@@ -1,8 +1,8 @@
 """The contracts of judges and scorers.
 
-A judge maps `(bank, completions)` to `P [b, k, k]`, `P[:, i, j]` the probability that response i beats
+A judge maps `(policies, completions)` to `P [b, k, k]`, `P[:, i, j]` the probability that response i beats
 response j, with `P + P^T = 1` and one half on the diagonal. A scorer maps the same to `[b, k]`, higher is
-better. The bank holds the params of every policy by name: "policy" is being trained, "initial" is its frozen
+better. The state holds the params of every policy by name: "policy" is being trained, "initial" is its frozen
 start, and there may be others. Neither has a gradient.
 """
 
@@ -15,21 +15,21 @@ from jaxtyping import Array, Float
 from jaxpref.policies.base import Policy
 from jaxpref.types import Completions, Params
 
-__all__ = ["Bank", "Judge", "Scorer", "head_of", "member_of"]
+__all__ = ["Policies", "Judge", "Scorer", "head_of", "member_of"]
 
-Bank = Mapping[str, Params]
+Policies = Mapping[str, Params]
 
 
 class Judge(Protocol):
-    def __call__(self, bank: Bank, completions: Completions, /) -> Float[Array, "b k k"]: ...
+    def __call__(self, policies: Policies, completions: Completions, /) -> Float[Array, "b k k"]: ...
 
 
 class Scorer(Protocol):
-    def __call__(self, bank: Bank, completions: Completions, /) -> Float[Array, "b k"]: ...
+    def __call__(self, policies: Policies, completions: Completions, /) -> Float[Array, "b k"]: ...
 
 
-def member_of(bank: Bank, name: str, what: str) -> Params:
-    """Params of a member of the bank, with no gradient.
+def member_of(policies: Policies, name: str, what: str) -> Params:
+    """Params of one of the other policies, with no gradient.
 
     Args:
       what: who asks, for the error.
@@ -45,10 +45,10 @@ def member_of(bank: Bank, name: str, what: str) -> Params:
       >>> print(float(member_of({"judge": jnp.array(2.0)}, "judge", "a judge")))
       2.0000
     """
-    if not isinstance(bank, Mapping) or name not in bank:
-        held = sorted(bank) if isinstance(bank, Mapping) else type(bank).__name__
-        raise ValueError(f"{what}: expected a bank with the member {name!r}, got {held}; set `member`")
-    return jax.lax.stop_gradient(bank[name])
+    if not isinstance(policies, Mapping) or name not in policies:
+        held = sorted(policies) if isinstance(policies, Mapping) else type(policies).__name__
+        raise ValueError(f"{what}: expected params called {name!r}, got {held}; set `member`")
+    return jax.lax.stop_gradient(policies[name])
 
 
 def head_of(policy: Policy, what: str, fits: Callable[[int], bool], wanted: str):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxpref.judges.base import Bank, Scorer, member_of
+from jaxpref.judges.base import Policies, Scorer, member_of
 from jaxpref.packing import packed, real, repeated
 from jaxpref.policies.base import Policy
 from jaxpref.types import Completions, Params
@@ -39,7 +39,7 @@ def follow_up_likelihood(
       positive, negative: token ids of each follow-up, without padding; no side may be empty.
       separator: tokens between the response and the follow-up, such as the start of a user's turn.
       eos_id: left out at the end of a response before the conversation goes on; None keeps what is there.
-      member: name in the bank of the model that is asked.
+      member: name of the model that is asked.
 
     Returns:
       A scorer in nats.
@@ -51,9 +51,9 @@ def follow_up_likelihood(
       >>> from jaxpref.policies.tabular import tabular
       >>> from jaxpref.types import Completions
       >>> scorer = judges.follow_up_likelihood(tabular(prompts=2, vocab=2), positive=[[0]], negative=[[1]])
-      >>> bank = {"judge": {"logits": jnp.array([[1.0, 0.0], [0.0, 3.0]])}}  # after token 0; after token 1
+      >>> policies = {"judge": {"logits": jnp.array([[1.0, 0.0], [0.0, 3.0]])}}  # after tokens 0 and 1
       >>> tokens = jnp.array([[[0], [1]]])
-      >>> print(scorer(bank, Completions(tokens[:, 0], tokens[:, 0] >= 0, tokens, tokens >= 0)))
+      >>> print(scorer(policies, Completions(tokens[:, 0], tokens[:, 0] >= 0, tokens, tokens >= 0)))
       [[1.0000 -3.0000]]
     """
     for side, utterances in (("positive", positive), ("negative", negative)):
@@ -63,8 +63,8 @@ def follow_up_likelihood(
     weights = np.repeat([1 / len(positive), -1 / len(negative)], [len(positive), len(negative)])
     asked = _answers(policy, answers, (), (), separator, eos_id)
 
-    def scorer(bank: Bank, completions: Completions) -> Float[Array, "b k"]:
-        logps = asked(member_of(bank, member, "follow_up_likelihood"), completions)
+    def scorer(policies: Policies, completions: Completions) -> Float[Array, "b k"]:
+        logps = asked(member_of(policies, member, "follow_up_likelihood"), completions)
         return logps @ jnp.asarray(weights, logps.dtype)
 
     return scorer
@@ -101,9 +101,9 @@ def implicit_preference(
       >>> from jaxpref.policies.tabular import tabular
       >>> from jaxpref.types import Completions
       >>> scorer = judges.implicit_preference(tabular(prompts=2, vocab=2), yes_id=0, no_id=1)
-      >>> bank = {"policy": {"logits": jnp.array([[1.0, 0.0], [0.0, 3.0]])}}  # after token 0; after token 1
+      >>> policies = {"policy": {"logits": jnp.array([[1.0, 0.0], [0.0, 3.0]])}}  # after tokens 0 and 1
       >>> tokens = jnp.array([[[0], [1]]])
-      >>> print(scorer(bank, Completions(tokens[:, 0], tokens[:, 0] >= 0, tokens, tokens >= 0)))
+      >>> print(scorer(policies, Completions(tokens[:, 0], tokens[:, 0] >= 0, tokens, tokens >= 0)))
       [[0.7311 0.0474]]
     """
     if yes_id == no_id or not 0 <= min(yes_id, no_id) <= max(yes_id, no_id) < policy.vocab_size:
@@ -112,8 +112,8 @@ def implicit_preference(
         )
     asked = _answers(policy, [[yes_id], [no_id]], before, between, after, eos_id)
 
-    def scorer(bank: Bank, completions: Completions) -> Float[Array, "b k"]:
-        logps = asked(member_of(bank, member, "implicit_preference"), completions)
+    def scorer(policies: Policies, completions: Completions) -> Float[Array, "b k"]:
+        logps = asked(member_of(policies, member, "implicit_preference"), completions)
         return jax.nn.sigmoid(logps[..., 0] - logps[..., 1])
 
     return scorer

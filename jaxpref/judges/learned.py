@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxpref.judges.base import Bank, Judge, head_of, member_of
+from jaxpref.judges.base import Judge, Policies, head_of, member_of
 from jaxpref.judges.pointwise import bradley_terry_judge
 from jaxpref.judges.scorers import reward_scorer
 from jaxpref.losses.checks import positive
@@ -20,7 +20,7 @@ def reward_judge(policy: Policy, *, temperature: float = 1.0, member: str = "jud
     """sigmoid((r_i - r_j) / temperature) of a policy with one head output; `k` forward passes a prompt.
 
     Args:
-      temperature: above 0, in the unit of the rewards. member: name in the bank of the policy's params.
+      temperature: above 0, in the unit of the rewards. member: name of its params.
 
     Returns:
       A judge.
@@ -51,7 +51,7 @@ def general_preference_judge(
 
     Args:
       temperature: above 0, in the unit of the scores s.
-      normalize: whether embeddings are scaled to length 1. member: name in the bank of the policy's params.
+      normalize: whether embeddings are scaled to length 1. member: name of its params.
 
     Returns:
       A judge.
@@ -64,9 +64,9 @@ def general_preference_judge(
       >>> from jaxpref.types import Completions
       >>> read = lambda params, batch, *_: {"embeddings": params[batch.response_tokens[..., 0]]}
       >>> policy = tabular(prompts=1, vocab=2)._replace(outputs=2, quantities=read)
-      >>> tokens, bank = jnp.array([[[0], [1]]]), {"judge": jnp.eye(2)}  # a quarter turn apart: s = 1
+      >>> tokens, policies = jnp.array([[[0], [1]]]), {"judge": jnp.eye(2)}  # a quarter turn apart: s = 1
       >>> batch = Completions(tokens[:, 0], tokens[:, 0] >= 0, tokens, tokens >= 0)
-      >>> print(judges.general_preference_judge(policy, temperature=1.0)(bank, batch)[0])
+      >>> print(judges.general_preference_judge(policy, temperature=1.0)(policies, batch)[0])
       [[0.5000 0.7311]
        [0.2689 0.5000]]
     """
@@ -74,8 +74,8 @@ def general_preference_judge(
     name = "general_preference_judge"
     outputs = head_of(policy, name, lambda m: m % 2 == 0, "an even number of outputs")
 
-    def judge(bank: Bank, completions: Completions) -> Float[Array, "b k k"]:
-        embeddings = outputs(member_of(bank, member, name), completions)
+    def judge(policies: Policies, completions: Completions) -> Float[Array, "b k k"]:
+        embeddings = outputs(member_of(policies, member, name), completions)
         return general_preferences(embeddings, temperature=temperature, normalize=normalize)
 
     return judge
@@ -87,7 +87,7 @@ def pair_judge(policy: Policy, *, temperature: float = 1.0, member: str = "judge
     It reads both orders of each pair, so position cannot matter: `k (k - 1)` passes a prompt.
 
     Args:
-      temperature: above 0, in the unit of the scores. member: name in the bank of the policy's params.
+      temperature: above 0, in the unit of the scores. member: name of its params.
 
     Returns:
       A judge.
@@ -110,9 +110,9 @@ def pair_judge(policy: Policy, *, temperature: float = 1.0, member: str = "judge
     positive(temperature=temperature)
     outputs = head_of(policy, "pair_judge", lambda m: m == 1, "one output")
 
-    def judge(bank: Bank, completions: Completions) -> Float[Array, "b k k"]:
+    def judge(policies: Policies, completions: Completions) -> Float[Array, "b k k"]:
         b, k = completions.lengths.shape
-        flat = outputs(member_of(bank, member, "pair_judge"), completions)[..., 0]
+        flat = outputs(member_of(policies, member, "pair_judge"), completions)[..., 0]
         if flat.shape[1] != k * (k - 1):
             raise ValueError("pair_judge: the policy scores single responses; wrap it in policies.comparing")
         order = np.array([(i, j) for i in range(k) for j in range(k) if i != j])

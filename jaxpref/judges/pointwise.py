@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxpref.judges.base import Bank, Judge, Scorer
+from jaxpref.judges.base import Judge, Policies, Scorer
 from jaxpref.judges.scorers import rule_scorer
 from jaxpref.losses.checks import positive
 from jaxpref.losses.preference_model import bradley_terry_preferences, check_preferences
@@ -37,8 +37,8 @@ def bradley_terry_judge(scorer: Scorer, *, temperature: float = 1.0) -> Judge:
     """
     positive(temperature=temperature)
 
-    def judge(bank: Bank, completions: Completions) -> Float[Array, "b k k"]:
-        return bradley_terry_preferences(scorer(bank, completions), temperature=temperature)
+    def judge(policies: Policies, completions: Completions) -> Float[Array, "b k k"]:
+        return bradley_terry_preferences(scorer(policies, completions), temperature=temperature)
 
     return judge
 
@@ -58,8 +58,8 @@ def ordering_judge(scorer: Scorer) -> Judge:
        [0.0000 0.5000]]
     """
 
-    def judge(bank: Bank, completions: Completions) -> Float[Array, "b k k"]:
-        scores = jnp.asarray(scorer(bank, completions))
+    def judge(policies: Policies, completions: Completions) -> Float[Array, "b k k"]:
+        scores = jnp.asarray(scorer(policies, completions))
         greater = (scores[:, :, None] > scores[:, None]).astype(jnp.float32)
         return (greater + 1 - greater.swapaxes(1, 2)) / 2
 
@@ -108,8 +108,8 @@ def matrix_judge(kind: Callable[[Completions], Int[Array, "b k"]], table: Sequen
     wins = jnp.asarray(table, jnp.float32)
     check_preferences(wins)
 
-    def judge(bank: Bank, completions: Completions) -> Float[Array, "b k k"]:
-        del bank
+    def judge(policies: Policies, completions: Completions) -> Float[Array, "b k k"]:
+        del policies
         kinds = jnp.clip(jnp.asarray(kind(completions)), 0, wins.shape[0] - 1)
         return wins[kinds[:, :, None], kinds[:, None]]
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxpref.judges.base import Bank, Scorer, head_of, member_of
+from jaxpref.judges.base import Policies, Scorer, head_of, member_of
 from jaxpref.losses.checks import positive
 from jaxpref.packing import packed, repeated
 from jaxpref.policies.base import Policy
@@ -19,7 +19,7 @@ def reward_scorer(policy: Policy, *, member: str = "judge") -> Scorer:
     """The output of a policy with one head output: a reward model.
 
     Args:
-      member: name in the bank of the policy's params.
+      member: name of its params.
 
     Returns:
       A scorer, in the unit of the rewards.
@@ -39,8 +39,8 @@ def reward_scorer(policy: Policy, *, member: str = "judge") -> Scorer:
     """
     outputs = head_of(policy, "reward_scorer", lambda m: m == 1, "one output")
 
-    def scorer(bank: Bank, completions: Completions) -> Float[Array, "b k"]:
-        return outputs(member_of(bank, member, "reward_scorer"), completions)[..., 0]
+    def scorer(policies: Policies, completions: Completions) -> Float[Array, "b k"]:
+        return outputs(member_of(policies, member, "reward_scorer"), completions)[..., 0]
 
     return scorer
 
@@ -53,7 +53,7 @@ def implicit_reward(
     Rewards of one prompt are known up to a constant of that prompt: compare responses to the same one only.
 
     Args:
-      beta: above 0. member, reference: names in the bank of pi and pi_ref.
+      beta: above 0. member, reference: names of pi and pi_ref.
 
     Returns:
       A scorer, in nats times beta.
@@ -65,16 +65,17 @@ def implicit_reward(
       >>> from jaxpref.policies.tabular import tabular
       >>> from jaxpref.types import Completions
       >>> tuned, start = jnp.log(jnp.array([[0.9, 0.1]])), jnp.log(jnp.array([[0.5, 0.5]]))
-      >>> bank, tokens = {"policy": {"logits": tuned}, "initial": {"logits": start}}, jnp.array([[[0], [1]]])
+      >>> policies = {"policy": {"logits": tuned}, "initial": {"logits": start}}
+      >>> tokens = jnp.array([[[0], [1]]])
       >>> batch = Completions(tokens[:, 0], tokens[:, 0] >= 0, tokens, tokens >= 0)
-      >>> print(judges.implicit_reward(tabular(prompts=1, vocab=2))(bank, batch))  # log(1.8) / 10 first
+      >>> print(judges.implicit_reward(tabular(prompts=1, vocab=2))(policies, batch))  # log(1.8) / 10 first
       [[0.0588 -0.1609]]
     """
     positive(beta=beta)
     ratio = density_ratio(policy, strong=member, weak=reference)
 
-    def scorer(bank: Bank, completions: Completions) -> Float[Array, "b k"]:
-        return beta * ratio(bank, completions)
+    def scorer(policies: Policies, completions: Completions) -> Float[Array, "b k"]:
+        return beta * ratio(policies, completions)
 
     return scorer
 
@@ -99,7 +100,7 @@ def density_ratio(
 
     Args:
       policy: of the strong model, and of the weak one unless `weak_policy` is given.
-      strong, weak: names of their params in the bank. per_token: divide by the number of scored tokens.
+      strong, weak: names of their params. per_token: divide by the number of scored tokens.
       instruction: tokens in front of the prompt, for the strong model alone.
 
     Returns:
@@ -112,9 +113,9 @@ def density_ratio(
       >>> from jaxpref.policies.tabular import tabular
       >>> from jaxpref.types import Completions
       >>> high, low = jnp.log(jnp.array([[0.9, 0.1]])), jnp.log(jnp.array([[0.5, 0.5]]))
-      >>> bank, tokens = {"strong": {"logits": high}, "weak": {"logits": low}}, jnp.array([[[0], [1]]])
+      >>> both, tokens = {"strong": {"logits": high}, "weak": {"logits": low}}, jnp.array([[[0], [1]]])
       >>> batch = Completions(tokens[:, 0], tokens[:, 0] >= 0, tokens, tokens >= 0)
-      >>> print(judges.density_ratio(tabular(prompts=1, vocab=2))(bank, batch))  # log(1.8), log(0.2)
+      >>> print(judges.density_ratio(tabular(prompts=1, vocab=2))(both, batch))  # log(1.8), log(0.2)
       [[0.5878 -1.6094]]
     """
     other = policy if weak_policy is None else weak_policy
@@ -126,14 +127,14 @@ def density_ratio(
 
     low_logps, high_logps = jax.jit(other.token_logps), jax.jit(policy.token_logps)
 
-    def scorer(bank: Bank, completions: Completions) -> Float[Array, "b k"]:
-        low = low_logps(member_of(bank, weak, "density_ratio"), completions)
+    def scorer(policies: Policies, completions: Completions) -> Float[Array, "b k"]:
+        low = low_logps(member_of(policies, weak, "density_ratio"), completions)
         instructed = completions
         if len(instruction):
             part = repeated(instruction, completions.prompt_tokens.shape[0])
             tokens, mask = packed(part, (completions.prompt_tokens, completions.prompt_mask))
             instructed = _with_prompts(completions, tokens, mask)
-        high = high_logps(member_of(bank, strong, "density_ratio"), instructed)
+        high = high_logps(member_of(policies, strong, "density_ratio"), instructed)
         ratio = (high - low).sum(-1)
         return ratio / jnp.maximum(completions.lengths, 1) if per_token else ratio
 
@@ -154,8 +155,8 @@ def rule_scorer(rule: Callable[[Completions], Float[Array, "b k"]]) -> Scorer:
       [[2 1]]
     """
 
-    def scorer(bank: Bank, completions: Completions) -> Float[Array, "b k"]:
-        del bank
+    def scorer(policies: Policies, completions: Completions) -> Float[Array, "b k"]:
+        del policies
         return jax.lax.stop_gradient(jnp.asarray(rule(completions)))
 
     return scorer

@@ -9,7 +9,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from jaxpref.data.text.tokenizers import Tokenizer
-from jaxpref.judges.base import Bank, Scorer
+from jaxpref.judges.base import Policies, Scorer
 from jaxpref.packing import real
 from jaxpref.types import Completions
 
@@ -111,8 +111,8 @@ def text_scorer(check: Callable[[str, str], float], tokenizer: Tokenizer) -> Sco
             found[i, j] = _number(check(prompt, text), prompt, text)
         return found
 
-    def scorer(bank: Bank, completions: Completions) -> Float[Array, "b k"]:
-        del bank
+    def scorer(policies: Policies, completions: Completions) -> Float[Array, "b k"]:
+        del policies
         return rows_on_host(scores, completions)
 
     return scorer

@@ -103,7 +103,8 @@ class _Rule:
         return self.record(loop._replace(caches=caches), logits)
 
     def record(self, loop: _Loop, member_logits: list[Float[Array, "b k v"]]) -> _Loop:
-        """Draws a token of every response from these logits and writes it down, padding where it is done."""
+        """Draws a token of every response from these logits and writes it down, padding where it is
+        done."""
         logits = mixed_logits(member_logits, self.weights)
         logits = jnp.broadcast_to(logits, (*loop.done.shape, logits.shape[-1]))
         token, drawn = drawn_tokens(

@@ -15,20 +15,20 @@ from jaxpref.experiment import Stage
 from jaxpref.metrics import Metrics, merge, to_floats
 from jaxpref.policies.base import check_records
 from jaxpref.training import sharding
+from jaxpref.training.context import RunContext
 from jaxpref.training.params import left_by, started_from
-from jaxpref.training.setting import Setting
 from jaxpref.types import Params
 
 __all__ = ["context_of", "evaluate_stage", "evaluations", "held_out_loader", "held_out_pass", "summary"]
 
 
-def held_out_loader(setting: Setting, stage: Stage) -> Loader | None:
+def held_out_loader(run: RunContext, stage: Stage) -> Loader | None:
     """Batches of the stage's held-out records; None where it has none."""
     if stage.evaluation is None:
         return None
-    sharding.check_batch_size(stage.batch_size, setting.mesh, where=stage.name)
+    sharding.check_batch_size(stage.batch_size, run.mesh, where=stage.name)
     records = stage.evaluation()
-    check_records(setting.policy, records)
+    check_records(run.policy, records)
     return Loader(records, batch_size=stage.batch_size, seed=0, shuffle=False)
 
 
@@ -49,17 +49,15 @@ def held_out_pass(
 
 
 def evaluations(
-    setting: Setting, stage: Stage, step: int, algorithm: Algorithm, state: Any
+    run: RunContext, stage: Stage, step: int, algorithm: Algorithm, state: Any
 ) -> list[Evaluation]:
     """Runs the stage's evaluators."""
-    context = context_of(
-        setting, state.params, stage=stage, step=step, state=state, rewards=algorithm.rewards
-    )
+    context = context_of(run, state.params, stage=stage, step=step, state=state, rewards=algorithm.rewards)
     return [evaluator(context) for evaluator in stage.evaluators]
 
 
 def context_of(
-    setting: Setting,
+    run: RunContext,
     params: Params,
     *,
     stage: Stage,
@@ -68,7 +66,7 @@ def context_of(
     rewards: Callable[[Any, Any], Any] | None = None,
 ) -> Context:
     """What evaluators of `params` may use, at this step of this stage; `state`: the algorithm's, if any."""
-    mesh = setting.mesh
+    mesh = run.mesh
     scored = None if rewards is None else sharding.OnMesh(jax.jit(rewards), mesh)
 
     def no_rewards(batch: Any) -> Any:
@@ -81,10 +79,10 @@ def context_of(
         return sharding.put_batch(read, len(jax.tree.leaves(batch)[0]), mesh)
 
     return Context(
-        policy=setting.policy._replace(sample=sharding.OnMesh(setting.policy.sample, mesh)),
-        params=None if params is None else setting.whole(params),
-        tokenizer=setting.tokenizer,
-        seed=setting.experiment.seed,
+        policy=run.policy._replace(sample=sharding.OnMesh(run.policy.sample, mesh)),
+        params=None if params is None else run.whole(params),
+        tokenizer=run.tokenizer,
+        seed=run.experiment.seed,
         stage=stage.name,
         step=step,
         rewards=no_rewards if scored is None else lambda batch: scored(state, batch),
@@ -92,18 +90,18 @@ def context_of(
         fetch=sharding.fetch,
         compiled=lambda function: sharding.OnMesh(jax.jit(function), mesh),
         rows_multiple=sharding.batch_shards(mesh),
-        baseline=_baseline(setting, stage, step),
-        member=_members(setting, stage, params, state),
+        baseline=_baseline(run, stage, step),
+        member=_members(run, stage, params, state),
     )
 
 
-def _baseline(setting: Setting, stage: Stage, step: int) -> Callable[[str], list[TextSample]]:
+def _baseline(run: RunContext, stage: Stage, step: int) -> Callable[[str], list[TextSample]]:
     """What an evaluator sampled when the stage began, or at the end of those before it."""
-    names = [s.name for s in setting.experiment.stages]
+    names = [s.name for s in run.experiment.stages]
     before = names[: names.index(stage.name)]
     earlier = [
         row
-        for row in setting.files.read("samples.jsonl")
+        for row in run.files.read("samples.jsonl")
         if row["stage"] in before or (row["stage"] == stage.name and row["step"] == 0 < step)
     ]
     fields = [field.name for field in dataclasses.fields(TextSample)]
@@ -116,20 +114,20 @@ def _baseline(setting: Setting, stage: Stage, step: int) -> Callable[[str], list
     return baseline
 
 
-def _members(setting: Setting, stage: Stage, params: Params, state: Any) -> Callable[[str], Params]:
+def _members(run: RunContext, stage: Stage, params: Params, state: Any) -> Callable[[str], Params]:
     """Params by name, see `evals.base.Context`. What is read from disk is read once."""
-    names = [s.name for s in setting.experiment.stages]
+    names = [s.name for s in run.experiment.stages]
     before = names[: names.index(stage.name)]
     held = dict(getattr(state, "everyone", {})) | {"policy": params}
     if params is not None:
-        held["policy"] = setting.whole(params)
+        held["policy"] = run.whole(params)
 
     def member(name: str) -> Params:
         if name not in held:
             if name == "initial":
-                held[name] = setting.whole(started_from(setting, stage.name))
+                held[name] = run.whole(started_from(run, stage.name))
             elif name in before:
-                held[name] = setting.whole(left_by(setting, name))
+                held[name] = run.whole(left_by(run, name))
             else:
                 known = list(dict.fromkeys([*held, "initial", *before]))
                 raise ValueError(f"no params called {name!r} in stage {stage.name}; there are {known}")
@@ -138,10 +136,10 @@ def _members(setting: Setting, stage: Stage, params: Params, state: Any) -> Call
     return member
 
 
-def evaluate_stage(setting: Setting, stage: Stage, step: int, algorithm: Algorithm, state: Any) -> None:
+def evaluate_stage(run: RunContext, stage: Stage, step: int, algorithm: Algorithm, state: Any) -> None:
     """Runs the evaluators and files what they say."""
-    files = setting.files
-    for evaluation in evaluations(setting, stage, step, algorithm, state):
+    files = run.files
+    for evaluation in evaluations(run, stage, step, algorithm, state):
         at = {"stage": stage.name, "step": step, "evaluator": evaluation.name}
         metrics = {name: dataclasses.asdict(e) for name, e in evaluation.metrics.items()}
         files.append("evaluations.jsonl", [at | {"metrics": metrics}])

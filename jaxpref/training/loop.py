@@ -17,6 +17,7 @@ from jaxpref.policies.base import check_records
 from jaxpref.training import sharding
 from jaxpref.training.checkpoint import Checkpoints
 from jaxpref.training.collect import collecting, compiled_evaluation
+from jaxpref.training.context import RunContext
 from jaxpref.training.evaluation import (
     evaluate_stage,
     held_out_loader,
@@ -24,7 +25,6 @@ from jaxpref.training.evaluation import (
 )
 from jaxpref.training.peak import matmul_peak
 from jaxpref.training.progress import NonFiniteError, StepLog
-from jaxpref.training.setting import Setting
 from jaxpref.training.sharding import OnMesh
 from jaxpref.training.state import Layout, moving, with_constants
 from jaxpref.types import Params
@@ -39,10 +39,10 @@ class Interrupted(Exception):
 
 
 def run_stage(
-    setting: Setting, stage: Stage, algorithm: Algorithm, params: Params, checkpoints: Checkpoints
+    run: RunContext, stage: Stage, algorithm: Algorithm, params: Params, checkpoints: Checkpoints
 ) -> tuple[Params, int]:
     """Trains from `params`, or from the last checkpoint. Returns the params and the programs compiled."""
-    return _StageRun(setting, stage, algorithm, params, checkpoints).run()
+    return _StageRun(run, stage, algorithm, params, checkpoints).train()
 
 
 def compiled_step(
@@ -93,17 +93,17 @@ class _StageRun:
 
     def __init__(
         self,
-        setting: Setting,
+        run: RunContext,
         stage: Stage,
         algorithm: Algorithm,
         params: Params,
         checkpoints: Checkpoints,
     ) -> None:
-        self.setting, self.stage, self.algorithm = setting, stage, algorithm
+        self.run, self.stage, self.algorithm = run, stage, algorithm
         self.checkpoints = checkpoints
-        experiment, mesh = setting.experiment, setting.mesh
-        self.loader, self.held_out = _loader(setting, stage), held_out_loader(setting, stage)
-        layout = Layout.of(setting, self.algorithm)
+        experiment, mesh = run.experiment, run.mesh
+        self.loader, self.held_out = _loader(run, stage), held_out_loader(run, stage)
+        layout = Layout.of(run, self.algorithm)
         self.constants = layout.constants
         self.meta = {"data": self.loader.description, "constants": layout.fingerprints}
         self.start = checkpoints.latest or 0
@@ -112,7 +112,7 @@ class _StageRun:
         key = keys.key(experiment.seed, stage.name, "start")
         self.state: Any = layout.start(params, key) if fresh else self._restored(layout)
         done = -1 if fresh else self.start
-        setting.files.forget_after([s.name for s in experiment.stages], stage.name, done)
+        run.files.forget_after([s.name for s in experiment.stages], stage.name, done)
         self.alive = jax.device_put(jnp.bool_(True), NamedSharding(mesh, PartitionSpec()))
         self.train_step = compiled_step(
             self.algorithm,
@@ -124,7 +124,7 @@ class _StageRun:
         self.collect = collecting(self.algorithm, mesh, **place)
         self.evaluation = compiled_evaluation(self.algorithm, mesh, **place)
         self.log = StepLog(
-            setting.files, stage.name, self.start, stage.num_steps, experiment.log_every, matmul_peak()[0]
+            run.files, stage.name, self.start, stage.num_steps, experiment.log_every, matmul_peak()[0]
         )
 
     @property
@@ -132,7 +132,7 @@ class _StageRun:
         """The state as algorithms see it."""
         return with_constants(self.state, self.constants)
 
-    def run(self) -> tuple[Params, int]:
+    def train(self) -> tuple[Params, int]:
         if self.start == 0:
             self.run_evaluators(0)
             self.run_held_out(0)
@@ -148,9 +148,7 @@ class _StageRun:
 
     def batch(self, index: int) -> Any:
         """The records of a step, on the devices that learn from them."""
-        return sharding.put_batch(
-            partial(self.loader.batch, index), self.loader.batch_size, self.setting.mesh
-        )
+        return sharding.put_batch(partial(self.loader.batch, index), self.loader.batch_size, self.run.mesh)
 
     def step(self, batch: Any, index: int) -> tuple[Any, Metrics]:
         """One step of training; returns what it learnt from, and its metrics."""
@@ -173,12 +171,12 @@ class _StageRun:
             raise self._saved(error) from None
         if not due.anything:
             return
-        watched = due.look or (due.keep and self.setting.experiment.best_metric is not None)
+        watched = due.look or (due.keep and self.run.experiment.best_metric is not None)
         values = self.run_held_out(done) if watched else None
         if due.probe:
             self.run_evaluators(done)
         if due.keep:
-            self.setting.files.flush()
+            self.run.files.flush()
             self.checkpoints.save(done, self.state, self.meta, values)
         if due.stop and not due.last:
             self.checkpoints.wait()
@@ -189,7 +187,7 @@ class _StageRun:
 
     def _due(self, done: int) -> _Due:
         stage = self.stage
-        last, stop = done == stage.num_steps, self.setting.preemption.reached(done)
+        last, stop = done == stage.num_steps, self.run.preemption.reached(done)
         probe = stage.evaluators_every is not None and done % stage.evaluators_every == 0
         return _Due(
             last,
@@ -203,22 +201,22 @@ class _StageRun:
         """One pass over the held-out records."""
         if self.held_out is None:
             return None
-        stage, files = self.stage, self.setting.files
-        values = held_out_pass(self.evaluation, self.whole, self.held_out, self.setting.mesh, step)
+        stage, files = self.stage, self.run.files
+        values = held_out_pass(self.evaluation, self.whole, self.held_out, self.run.mesh, step)
         files.write(stage.name, "eval", step, values)
         shown = "  ".join(f"{k} {values[k]:.4g}" for k in ("loss", "rewards/accuracies") if k in values)
         files.log(f"{stage.name}  {step}/{stage.num_steps} held out: {shown}")
         return values
 
     def run_evaluators(self, step: int) -> None:
-        evaluate_stage(self.setting, self.stage, step, self.algorithm, self.whole)
+        evaluate_stage(self.run, self.stage, step, self.algorithm, self.whole)
 
     def _saved(self, error: NonFiniteError) -> NonFiniteError:
         """The error that ends a run whose loss was not finite; the state is the one before that update."""
-        self.setting.files.flush()
+        self.run.files.flush()
         self.checkpoints.save(error.step, self.state, self.meta)
         self.checkpoints.wait()
-        explain = self.setting.policy.explain
+        explain = self.run.policy.explain
         cause = explain(sharding.fetch(self.state.params)) if explain else None
         advice = "Lower the learning rate, or set non_finite=skip to drop such updates"
         return NonFiniteError(
@@ -234,24 +232,24 @@ class _StageRun:
                 f"{self.stage.name}: the checkpoint was written with other data (saved, now): {differing}; "
                 "resume with the same data and batch settings, or start in a new workdir"
             )
-        self.setting.files.log(f"{self.stage.name}: resumed at step {self.start}")
+        self.run.files.log(f"{self.stage.name}: resumed at step {self.start}")
         return state
 
 
-def _loader(setting: Setting, stage: Stage) -> Loader:
+def _loader(run: RunContext, stage: Stage) -> Loader:
     """Training batches; says what there is."""
     records = stage.train()
-    check_records(setting.policy, records)
+    check_records(run.policy, records)
     loader = Loader(
         records,
         batch_size=stage.batch_size,
-        seed=keys.number(setting.experiment.seed, stage.name, "data"),
+        seed=keys.number(run.experiment.seed, stage.name, "data"),
         prompt_buckets=stage.prompt_buckets or None,
         response_buckets=stage.response_buckets or None,
         shuffle=stage.shuffle,
     )
     drops = {k: v for k, v in dict(records.metadata.get("drops", {})).items() if v}
-    setting.files.log(
+    run.files.log(
         f"{stage.name}: {len(records):,} records ({loader.steps_per_epoch:.1f} steps an epoch), "
         f"{stage.num_steps} steps of {stage.batch_size}"
         + (f"; dropped while preparing: {drops}" if drops else "")

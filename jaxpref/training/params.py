@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxpref import keys
 from jaxpref.training import sharding
 from jaxpref.training.checkpoint import Checkpoints, restore_params
-from jaxpref.training.setting import Setting
+from jaxpref.training.context import RunContext
 from jaxpref.types import Params
 
 __all__ = [
@@ -23,70 +23,70 @@ __all__ = [
 ]
 
 
-def trained_params(setting: Setting, *, stage: str | None = None, step: int | None = None) -> Params:
+def trained_params(run: RunContext, *, stage: str | None = None, step: int | None = None) -> Params:
     """Params of the last (or named) stage's best (or named) checkpoint; the initial ones if there is none."""
-    experiment = setting.experiment
+    experiment = run.experiment
     names = [s.name for s in experiment.stages]
     if stage is not None and stage not in names:
         raise ValueError(f"unknown stage {stage!r}; this experiment has {', '.join(names)}")
     for name in [stage] if stage else reversed(names):
-        with stage_checkpoints(setting, name) as checkpoints:
+        with stage_checkpoints(run, name) as checkpoints:
             found = checkpoints.best if step is None else step
         if found is not None:
-            return saved_params(setting, checkpoints, found)
+            return saved_params(run, checkpoints, found)
     if stage is not None or step is not None:
-        raise ValueError(f"{setting.files.directory} has no checkpoint of stage {stage or names[-1]}")
-    return initial_params(setting)
+        raise ValueError(f"{run.files.directory} has no checkpoint of stage {stage or names[-1]}")
+    return initial_params(run)
 
 
-def stage_checkpoints(setting: Setting, stage: str) -> Checkpoints:
+def stage_checkpoints(run: RunContext, stage: str) -> Checkpoints:
     return Checkpoints(
-        setting.files.directory / "checkpoints" / stage,
-        keep=setting.experiment.keep_checkpoints,
-        best_metric=setting.experiment.best_metric,
+        run.files.directory / "checkpoints" / stage,
+        keep=run.experiment.keep_checkpoints,
+        best_metric=run.experiment.best_metric,
     )
 
 
-def saved_params(setting: Setting, checkpoints: Checkpoints, step: int) -> Params:
+def saved_params(run: RunContext, checkpoints: Checkpoints, step: int) -> Params:
     """Params of one checkpoint, laid out over the mesh."""
-    shardings = sharding.param_shardings(setting.abstract_params, setting.axes, setting.mesh)
-    target = sharding.with_shardings(setting.abstract_params, shardings)
+    shardings = sharding.param_shardings(run.abstract_params, run.axes, run.mesh)
+    target = sharding.with_shardings(run.abstract_params, shardings)
     return restore_params(checkpoints.directory, step, target)
 
 
-def left_by(setting: Setting, stage: str) -> Params:
+def left_by(run: RunContext, stage: str) -> Params:
     """Params of the last checkpoint of a stage: what the next one starts from.
 
     Raises:
       ValueError: the stage has no checkpoint.
     """
-    with stage_checkpoints(setting, stage) as checkpoints:
+    with stage_checkpoints(run, stage) as checkpoints:
         if checkpoints.latest is None:
             raise ValueError(
-                f"{setting.files.directory} has no checkpoint of stage {stage}; train it first, or give the "
+                f"{run.files.directory} has no checkpoint of stage {stage}; train it first, or give the "
                 "workdir of the run"
             )
-        return saved_params(setting, checkpoints, checkpoints.latest)
+        return saved_params(run, checkpoints, checkpoints.latest)
 
 
-def started_from(setting: Setting, stage: str) -> Params:
+def started_from(run: RunContext, stage: str) -> Params:
     """Params that a stage starts from: what the stage before left, or the initial ones."""
-    names = [s.name for s in setting.experiment.stages]
+    names = [s.name for s in run.experiment.stages]
     index = names.index(stage)
-    return left_by(setting, names[index - 1]) if index else initial_params(setting)
+    return left_by(run, names[index - 1]) if index else initial_params(run)
 
 
-def initial_params(setting: Setting) -> Params:
+def initial_params(run: RunContext) -> Params:
     """Pretrained weights, or those of `policy.init`, laid out over the mesh."""
-    experiment, abstract = setting.experiment, setting.abstract_params
-    shardings = sharding.param_shardings(abstract, setting.axes, setting.mesh)
+    experiment, abstract = run.experiment, run.abstract_params
+    shardings = sharding.param_shardings(abstract, run.axes, run.mesh)
     if experiment.weights is None:
-        init = jax.jit(setting.policy.init, out_shardings=shardings)
+        init = jax.jit(run.policy.init, out_shardings=shardings)
         return init(keys.key(experiment.seed, None, "init"))
     weights = experiment.weights()
     if "head" in abstract and "head" not in weights:
         # Pretrained language models have no reward head: it starts as in a model from scratch.
-        weights = weights | {"head": setting.policy.init(keys.key(experiment.seed, None, "init"))["head"]}
+        weights = weights | {"head": run.policy.init(keys.key(experiment.seed, None, "init"))["head"]}
     given = {jax.tree_util.keystr(p): jnp.shape(x) for p, x in jax.tree.leaves_with_path(weights)}
     wanted = {jax.tree_util.keystr(p): x.shape for p, x in jax.tree.leaves_with_path(abstract)}
     differing = [k for k in sorted(given.keys() | wanted.keys()) if given.get(k) != wanted.get(k)]

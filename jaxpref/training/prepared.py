@@ -24,9 +24,9 @@ from jaxpref.data.remote import write_records_to
 from jaxpref.experiment import Experiment, Stage
 from jaxpref.paths import as_path, reachable, write_whole
 from jaxpref.training import distributed, sharding
+from jaxpref.training.context import RunContext
 from jaxpref.training.params import started_from
-from jaxpref.training.run import setting_of
-from jaxpref.training.setting import Setting
+from jaxpref.training.run import open_run
 
 __all__ = ["prepare_experiment", "with_prepared"]
 
@@ -69,7 +69,7 @@ def prepare_experiment(
     Of several processes each reads all records and scores its rows; the first one writes.
     """
     root, first = as_path(directory), distributed.first()
-    setting = None if reference_workdir is None else setting_of(experiment, reference_workdir, log=log)
+    run = None if reference_workdir is None else open_run(experiment, reference_workdir, log=log)
     written: dict[str, str] = {}
     for stage in experiment.stages:
 
@@ -77,8 +77,8 @@ def prepare_experiment(
             name = _folder(source)
             if name not in written:
                 records = source()
-                if setting is not None and records.k > 1:
-                    logps = _reference_logps(setting, stage, records)
+                if run is not None and records.k > 1:
+                    logps = _reference_logps(run, stage, records)
                     records = records.with_column("reference_logps", logps)
                 written[name] = f"{stage.name} {role}"
                 if first:
@@ -112,15 +112,15 @@ def with_prepared(experiment: Experiment, directory: str | os.PathLike[str]) -> 
     return dataclasses.replace(experiment, stages=stages)
 
 
-def _reference_logps(setting: Setting, stage: Stage, records: Records) -> np.ndarray:
+def _reference_logps(run: RunContext, stage: Stage, records: Records) -> np.ndarray:
     """float32 [n, k], nats, of the params that training starts from."""
-    sharding.check_batch_size(stage.batch_size, setting.mesh, where=stage.name)
-    params = setting.whole(started_from(setting, stage.name))
-    logps = jax.jit(lambda params, batch: setting.policy.token_logps(params, batch).sum(-1))
-    score = sharding.OnMesh(logps, setting.mesh)
+    sharding.check_batch_size(stage.batch_size, run.mesh, where=stage.name)
+    params = run.whole(started_from(run, stage.name))
+    logps = jax.jit(lambda params, batch: run.policy.token_logps(params, batch).sum(-1))
+    score = sharding.OnMesh(logps, run.mesh)
     loader = Loader(records, batch_size=stage.batch_size, seed=0, shuffle=False)
     parts = []
     for index in range(loader.evaluation_steps()):
-        batch = sharding.put_batch(partial(loader.evaluation_batch, index), loader.batch_size, setting.mesh)
+        batch = sharding.put_batch(partial(loader.evaluation_batch, index), loader.batch_size, run.mesh)
         parts.append(sharding.fetch(score(params, batch)))
     return np.concatenate(parts)[: len(records)].astype(np.float32)

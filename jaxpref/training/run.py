@@ -10,16 +10,16 @@ from jaxpref.algorithms import Algorithm
 from jaxpref.experiment import Experiment, Stage
 from jaxpref.paths import AnyPath, as_path, reachable
 from jaxpref.training import sharding
+from jaxpref.training.context import RunContext
 from jaxpref.training.files import RunFiles, show_choices
 from jaxpref.training.loop import run_stage
 from jaxpref.training.params import initial_params, saved_params, stage_checkpoints
 from jaxpref.training.preemption import Preemption
 from jaxpref.training.record import record_experiment
-from jaxpref.training.setting import Setting
 from jaxpref.training.writers import DEFAULT
 from jaxpref.types import Params
 
-__all__ = ["Result", "run_folder", "setting_of", "train"]
+__all__ = ["Result", "run_folder", "open_run", "train"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,15 +50,15 @@ def train(
       ValueError: the mesh, batch size, data, weights or checkpoint do not fit; the message says how to fix.
     """
     with Preemption() as preemption:
-        setting = setting_of(experiment, workdir, preemption=preemption, writers=writers, log=log)
-        files = setting.files
+        run = open_run(experiment, workdir, preemption=preemption, writers=writers, log=log)
+        files = run.files
         try:
-            mesh = sharding.describe_mesh(setting.mesh)
+            mesh = sharding.describe_mesh(run.mesh)
             record_experiment(files, experiment, mesh=mesh, docstring=docstring, allow_changes=allow_changes)
-            parameters = sum(x.size for x in jax.tree.leaves(setting.abstract_params))
+            parameters = sum(x.size for x in jax.tree.leaves(run.abstract_params))
             device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
             files.log(f"{experiment.name}: {parameters:,} parameters, mesh {mesh} on {device}, in {workdir}")
-            return _run_stages(setting)
+            return _run_stages(run)
         finally:
             files.close()
 
@@ -78,14 +78,14 @@ def run_folder(workdir: str | os.PathLike[str]) -> AnyPath:
     return reachable(as_path(workdir))
 
 
-def setting_of(
+def open_run(
     experiment: Experiment,
     workdir: str | os.PathLike[str],
     *,
     preemption: Preemption | None = None,
     writers: Sequence[str] = DEFAULT,
     log: Callable[[str], None] = print,
-) -> Setting:
+) -> RunContext:
     """Builds mesh, policy and tokenizer, and checks that they fit one another."""
     mesh = sharding.make_mesh(experiment.mesh)
     policy, tokenizer = experiment.policy(), experiment.tokenizer and experiment.tokenizer()
@@ -96,7 +96,7 @@ def setting_of(
         )
     files = RunFiles(run_folder(workdir), active=jax.process_index() == 0, log=log, names=writers)
     show_choices(files.log)
-    return Setting(
+    return RunContext(
         experiment=experiment,
         files=files,
         mesh=mesh,
@@ -108,24 +108,24 @@ def setting_of(
     )
 
 
-def _run_stages(setting: Setting) -> Result:
+def _run_stages(run: RunContext) -> Result:
     params, compiles = None, {}
-    stages = setting.experiment.stages
-    algorithms = [_algorithm(setting, stage) for stage in stages]
+    stages = run.experiment.stages
+    algorithms = [_algorithm(run, stage) for stage in stages]
     for stage, algorithm in zip(stages, algorithms, strict=True):
-        with stage_checkpoints(setting, stage.name) as checkpoints:
+        with stage_checkpoints(run, stage.name) as checkpoints:
             latest = checkpoints.latest
             if latest is not None and latest >= stage.num_steps and stage is not stages[-1]:
-                setting.files.log(f"{stage.name}: done at step {latest}")
-                params = saved_params(setting, checkpoints, latest)
+                run.files.log(f"{stage.name}: done at step {latest}")
+                params = saved_params(run, checkpoints, latest)
                 continue
-            params = initial_params(setting) if params is None else params
-            params, compiles[stage.name] = run_stage(setting, stage, algorithm, params, checkpoints)
-    return Result(params, setting.files.directory, compiles)
+            params = initial_params(run) if params is None else params
+            params, compiles[stage.name] = run_stage(run, stage, algorithm, params, checkpoints)
+    return Result(params, run.files.directory, compiles)
 
 
-def _algorithm(setting: Setting, stage: Stage) -> Algorithm:
+def _algorithm(run: RunContext, stage: Stage) -> Algorithm:
     """Of every stage before the first one trains: what does not fit is said before hours of training."""
-    algorithm = stage.algorithm(setting.policy)
-    sharding.check_batch_size(stage.batch_size, setting.mesh, parts=algorithm.parts, where=stage.name)
+    algorithm = stage.algorithm(run.policy)
+    sharding.check_batch_size(stage.batch_size, run.mesh, parts=algorithm.parts, where=stage.name)
     return algorithm

@@ -17,8 +17,8 @@ from jaxpref.experiment import Stage
 from jaxpref.training import sharding
 from jaxpref.training.checkpoint import Checkpoints
 from jaxpref.training.constants import loaded
+from jaxpref.training.context import RunContext
 from jaxpref.training.params import stage_checkpoints, started_from
-from jaxpref.training.setting import Setting
 from jaxpref.types import Params
 
 __all__ = ["Layout", "moving", "trained_state", "with_constants"]
@@ -45,15 +45,15 @@ class Layout:
     shardings: Any
 
     @classmethod
-    def of(cls, setting: Setting, algorithm: Algorithm) -> "Layout":
+    def of(cls, run: RunContext, algorithm: Algorithm) -> "Layout":
         """Loads the constants of policy and algorithm, and lays everything out."""
-        found = setting.constants
+        found = run.constants
         if algorithm.constants is not None:
-            found |= loaded(algorithm.constants(), setting.mesh)
-        given = setting.abstract_params
+            found |= loaded(algorithm.constants(), run.mesh)
+        given = run.abstract_params
         start = functools.partial(_started, algorithm)
         abstract = jax.eval_shape(start, given, found.params, jax.random.key(0))
-        shardings = sharding.state_shardings(abstract, given, setting.axes, setting.mesh)
+        shardings = sharding.state_shardings(abstract, given, run.axes, run.mesh)
         return cls(algorithm, found.params, found.fingerprints, abstract, shardings)
 
     def start(self, params: Params, key: Any) -> Any:
@@ -87,13 +87,13 @@ def _started(algorithm: Algorithm, params: Params, constants: Mapping[str, Param
     return moving(algorithm.init(params, constants, key))
 
 
-def trained_state(setting: Setting, stage: Stage, algorithm: Algorithm, step: int | None = None) -> Any:
+def trained_state(run: RunContext, stage: Stage, algorithm: Algorithm, step: int | None = None) -> Any:
     """The whole state of the best (or named) checkpoint of a stage, so that a policy which the stage copies
     or averages is the one it had. Without a checkpoint: what training would start with."""
-    layout = Layout.of(setting, algorithm)
-    with stage_checkpoints(setting, stage.name) as checkpoints:
+    layout = Layout.of(run, algorithm)
+    with stage_checkpoints(run, stage.name) as checkpoints:
         found = checkpoints.best if step is None else step
         if found is not None:
             return with_constants(layout.restore(checkpoints, found)[0], layout.constants)
-    key = keys.key(setting.experiment.seed, stage.name, "start")
-    return with_constants(layout.start(started_from(setting, stage.name), key), layout.constants)
+    key = keys.key(run.experiment.seed, stage.name, "start")
+    return with_constants(layout.start(started_from(run, stage.name), key), layout.constants)

@@ -54,7 +54,7 @@ def test_params_are_the_posterior_mean_and_the_bank_has_the_likeliest(chain):
     state, metrics, held_out = chain
     circle, shares, logs = exact()
     np.testing.assert_allclose(state.params["weights"], shares @ circle, atol=0.03)
-    np.testing.assert_allclose(state.bank["map"]["weights"], circle[logs.argmax()], atol=0.03)
+    np.testing.assert_allclose(state.policies["map"]["weights"], circle[logs.argmax()], atol=0.03)
     assert float(state.loss_state) == pytest.approx(logs.max(), abs=1e-3)
     assert float(metrics["chain/loss"].value) == pytest.approx(-(shares @ logs) / 12, abs=0.02)
     assert float(metrics["chain/concentration"].value) == pytest.approx(

@@ -11,7 +11,7 @@ import pytest
 
 from jaxpref import losses
 from jaxpref.algorithms import offline, online
-from jaxpref.algorithms.bank import copied
+from jaxpref.algorithms.copies import copied
 from jaxpref.algorithms.optimizers import restarted, warmup_linear
 from jaxpref.judges import matrix_judge
 from jaxpref.policies.tabular import tabular
@@ -52,8 +52,8 @@ def strict():
 
 def _bpo(*, every: int, **settings):
     defaults = dict(
-        draws=({"behaviour": 1.0},) * 2,
-        bank={"behaviour": partial(copied, every=every)},
+        sample_from=({"behaviour": 1.0},) * 2,
+        policies={"behaviour": partial(copied, every=every)},
         reference="behaviour",
         max_tokens=1,
     )
@@ -80,7 +80,7 @@ def test_phases_follow_the_law_of_proximal_points():
         every=every,
         loss=partial(losses.osp, beta=beta),
         judge=rater,
-        build=soft_pair,
+        select=soft_pair,
         exact=True,
         optimizer=partial(optax.sgd, 2.0),
     )
@@ -101,7 +101,7 @@ def test_phases_of_bpo_ipo_are_multiplicative_weights():
         every=every,
         loss=partial(losses.online_ipo, tau=tau),
         judge=cycle,
-        build=soft_pair,
+        select=soft_pair,
         exact=True,
         optimizer=partial(optax.sgd, 0.5),
     )
@@ -115,7 +115,7 @@ def test_phases_of_bpo_ipo_are_multiplicative_weights():
 def test_one_phase_is_offline_learning_on_samples_of_the_initial_policy():
     """F = 1: the same pairs and the same anchor as in DPO on recorded samples, bit for bit."""
     settings = {"loss": partial(losses.dpo, beta=0.3), "optimizer": partial(optax.sgd, 0.5)}
-    drawing = _bpo(every=1000, judge=strict, build=two_samples, **settings)
+    drawing = _bpo(every=1000, judge=strict, select=two_samples, **settings)
     recorded = offline(_policy(), reference="initial", **settings)
     params = _policy().init(jax.random.key(0))
     first = state = drawing.init(params)
@@ -144,13 +144,13 @@ def test_one_phase_is_offline_learning_on_samples_of_the_initial_policy():
 )
 def test_margins_of_other_losses_begin_at_zero_in_every_phase(loss, first):
     """BPO-IPO: 1 / (4 tau^2); BPO-SLiC: 1."""
-    algorithm = _bpo(every=1, loss=loss, judge=strict, build=two_samples, optimizer=partial(optax.sgd, 0.5))
+    algorithm = _bpo(every=1, loss=loss, judge=strict, select=two_samples, optimizer=partial(optax.sgd, 0.5))
     params = {"logits": jnp.asarray(np.log(REFERENCE)[None], jnp.float32)}
     state = algorithm.init({"logits": params["logits"] + jnp.array([[0.5, 0.0, -0.5]])})
     metrics = algorithm.evaluate(state, _prompts(4), jax.random.key(0))
     assert float(metrics["loss"].value) == pytest.approx(first, abs=1e-6)
-    behind = algorithm.init(params).bank
-    metrics = algorithm.evaluate(dataclasses.replace(state, bank=behind), _prompts(4), jax.random.key(0))
+    behind = algorithm.init(params).policies
+    metrics = algorithm.evaluate(dataclasses.replace(state, policies=behind), _prompts(4), jax.random.key(0))
     assert float(metrics["loss"].value) < first
 
 

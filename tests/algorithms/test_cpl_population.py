@@ -11,7 +11,7 @@ from scipy.optimize import minimize
 from x64 import enable_x64
 
 from jaxpref import config, losses
-from jaxpref.algorithms.inputs import fed, recorded
+from jaxpref.algorithms.inputs import call_loss, recorded
 from jaxpref.evals import soft_optimal_error
 from jaxpref.evals.base import Context
 from jaxpref.planning import values
@@ -57,7 +57,7 @@ def _minimiser(tabular, mdp, bias):
     @jax.value_and_grad
     def objective(logits):
         logps = policy.token_logps({"logits": logits}, batch)
-        return fed(loss, recorded(batch) | {"token_logps": logps}, {}).mean()
+        return call_loss(loss, recorded(batch) | {"token_logps": logps}, {}).mean()
 
     def flat(x):
         value, slope = objective(jnp.asarray(x.reshape(4, 3)))

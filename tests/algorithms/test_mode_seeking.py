@@ -71,7 +71,7 @@ def test_own_samples_seek_a_mode_and_imitation_covers():
     reverse = online(
         _policy(),
         loss=partial(losses.reinforce, beta=1.0),
-        draws=({"policy": 1.0},),
+        sample_from=({"policy": 1.0},),
         max_tokens=1,
         scorer=score,
         exact=True,

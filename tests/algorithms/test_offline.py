@@ -67,7 +67,7 @@ def test_the_optimum_on_a_table_is_the_exponential_tilt_of_the_reference():
         state, _ = step(state, pairs(x, i, j), KEY)
     expected = jax.nn.softmax(params["logits"] + rewards / beta, -1)
     np.testing.assert_allclose(jax.nn.softmax(state.params["logits"], -1), expected, atol=2e-4)
-    np.testing.assert_array_equal(state.bank["initial"]["logits"], params["logits"])
+    np.testing.assert_array_equal(state.policies["initial"]["logits"], params["logits"])
 
 
 def test_precomputed_reference_equals_the_frozen_copy():
@@ -79,7 +79,7 @@ def test_precomputed_reference_equals_the_frozen_copy():
         a, first = frozen.step(a, batch, KEY)
         b, second = column.step(b, with_column, KEY)
         assert to_floats(first) == pytest.approx(to_floats(second), rel=1e-6)
-    assert not b.bank
+    assert not b.policies
     np.testing.assert_allclose(a.params["logits"], b.params["logits"], rtol=1e-6)
 
 
@@ -114,7 +114,7 @@ def test_padding_rows_change_nothing():
 def test_reference_free_loss_keeps_no_reference():
     algorithm = _algorithm(losses.simpo, reference=None)
     state = algorithm.init(POLICY.init(KEY))
-    assert not state.bank
+    assert not state.policies
     state, metrics = algorithm.step(state, _batch(), KEY)
     assert to_floats(metrics)["rewards/chosen"] < 0, "beta * logps without a reference"
 

@@ -11,8 +11,8 @@ import pytest
 
 from jaxpref import losses
 from jaxpref.algorithms import online
-from jaxpref.algorithms.bank import averaged, copied, frozen
-from jaxpref.algorithms.draws import nash_md, pilaf, xpo
+from jaxpref.algorithms.copies import averaged, copied, frozen
+from jaxpref.algorithms.mixtures import nash_md, pilaf, xpo
 from jaxpref.judges import matrix_judge, rule_scorer
 from jaxpref.policies.tabular import tabular
 from jaxpref.selection import max_min, soft_pair, versus
@@ -47,10 +47,10 @@ def _online(**settings):
     defaults = dict(
         loss=losses.dpo,
         optimizer=partial(optax.sgd, 1.0),
-        draws=({"policy": 1.0},) * 2,
+        sample_from=({"policy": 1.0},) * 2,
         max_tokens=1,
         judge=dice,
-        build=soft_pair,
+        select=soft_pair,
     )
     return online(_policy(), **(defaults | settings))
 
@@ -103,7 +103,7 @@ def test_exact_collection_weighs_lists_by_their_probability():
         return rewards[batch.prompt_tokens[:, 0][:, None], batch.response_tokens[..., 0]]
 
     algorithm = _online(
-        loss=squares, exact=True, judge=None, build=None, scorer=lambda: scored, reference=None
+        loss=squares, exact=True, judge=None, select=None, scorer=lambda: scored, reference=None
     )
     state = _state(algorithm)
     logps = np.asarray(jax.nn.log_softmax(state.params["logits"]), np.float64)
@@ -119,7 +119,7 @@ def test_exact_collection_weighs_lists_by_their_probability():
 def test_exact_hybrid_collection_gives_the_gradient_of_dpo_and_the_kl():
     """HyPO: each recorded pair meets all pairs of samples; weights of the records stay."""
     loss = partial(losses.hypo, beta=0.5, kl_weight=0.3)
-    algorithm = _online(loss=loss, hybrid=True, exact=True, judge=None, build=None)
+    algorithm = _online(loss=loss, hybrid=True, exact=True, judge=None, select=None)
     state, share = _state(algorithm), jnp.array([1.0, 3.0])
     batch = dataclasses.replace(_prompts(0, 1), columns={"weights": share})
 
@@ -134,7 +134,7 @@ def test_exact_hybrid_collection_gives_the_gradient_of_dpo_and_the_kl():
 
 
 def test_sampled_updates_average_to_the_exact_one():
-    exact, sampled = (_online(loss=_soft, build=None, exact=e, judge=dice) for e in (True, False))
+    exact, sampled = (_online(loss=_soft, select=None, exact=e, judge=dice) for e in (True, False))
     state, rows = _state(exact), 64
     wanted, _ = _update(exact, state, _prompts(0), jax.random.key(0))
     batch = _prompts(*[0] * rows)
@@ -143,13 +143,13 @@ def test_sampled_updates_average_to_the_exact_one():
     assert (np.abs(moved.mean(0) - wanted[0]) < 4 * error + 1e-6).all()
 
 
-@pytest.mark.parametrize("draws", [nash_md(0.25), xpo(), pilaf(0.5)], ids=["nash_md", "xpo", "pilaf"])
-def test_exact_weights_are_probabilities_of_the_mixtures(draws):
-    algorithm = _online(draws=draws, exact=True, build=None)
+@pytest.mark.parametrize("sample_from", [nash_md(0.25), xpo(), pilaf(0.5)], ids=["nash_md", "xpo", "pilaf"])
+def test_exact_weights_are_probabilities_of_the_mixtures(sample_from):
+    algorithm = _online(sample_from=sample_from, exact=True, select=None)
     state = _state(algorithm)
     record, _ = algorithm.collect(state, _prompts(1), jax.random.key(0))
     logits = {"policy": state.params["logits"][1], "initial": jnp.array(LOGITS[1])}
-    choices = [draws] if isinstance(draws[0], dict) else draws
+    choices = [sample_from] if isinstance(sample_from[0], dict) else sample_from
     wanted = sum(
         np.outer(*(jax.nn.softmax(sum(w * logits[n] for n, w in draw.items())) for draw in one))
         for one in choices
@@ -164,8 +164,8 @@ def test_exact_weights_are_probabilities_of_the_mixtures(draws):
 
 def test_draws_of_members_follow_their_mixture():
     """Frequencies of sampled pairs within four standard errors of the exact weights."""
-    draws, rows = nash_md(0.5), 4000
-    algorithm = _online(draws=draws, build=None)
+    sample_from, rows = nash_md(0.5), 4000
+    algorithm = _online(sample_from=sample_from, select=None)
     state = _state(algorithm, shift=1.0)
     record, metrics = algorithm.collect(state, _prompts(*[0] * rows), jax.random.key(1))
     second = np.asarray(record.response_tokens[:, 1, 0])
@@ -182,8 +182,8 @@ def test_draws_of_members_follow_their_mixture():
 def test_behaviour_is_the_anchor_of_a_phase():
     """BPO: inside a phase the anchor stays; where a phase begins every margin is 0 and the loss log 2."""
     algorithm = _online(
-        draws=({"behaviour": 1.0},) * 2,
-        bank={"behaviour": partial(copied, every=3)},
+        sample_from=({"behaviour": 1.0},) * 2,
+        policies={"behaviour": partial(copied, every=3)},
         reference="behaviour",
         loss=_soft,
         exact=True,
@@ -191,7 +191,7 @@ def test_behaviour_is_the_anchor_of_a_phase():
     state = algorithm.init(_policy().init(jax.random.key(0)))
     anchors, first = [], []
     for i in range(6):
-        anchors.append(np.asarray(state.bank["behaviour"]["logits"]))
+        anchors.append(np.asarray(state.policies["behaviour"]["logits"]))
         collected, _ = algorithm.collect(state, _prompts(0, 1), jax.random.key(i))
         state, metrics = jax.jit(algorithm.step)(state, collected, jax.random.key(i))
         first.append(float(metrics["loss"].value))
@@ -205,8 +205,8 @@ def test_behaviour_is_the_anchor_of_a_phase():
 
 def test_rules_of_the_bank():
     algorithm = _online(
-        bank={"average": partial(averaged, decay=0.75), "start": frozen},
-        draws=({"policy": 1.0}, {"average": 1.0}),
+        policies={"average": partial(averaged, decay=0.75), "start": frozen},
+        sample_from=({"policy": 1.0}, {"average": 1.0}),
         loss=_soft,
         exact=True,
     )
@@ -214,15 +214,17 @@ def test_rules_of_the_bank():
     before = np.asarray(state.params["logits"])
     collected, _ = algorithm.collect(state, _prompts(0, 1), jax.random.key(0))
     new, _ = jax.jit(algorithm.step)(state, collected, jax.random.key(0))
-    np.testing.assert_array_equal(new.bank["start"]["logits"], before)
-    np.testing.assert_array_equal(new.bank["initial"]["logits"], before)
+    np.testing.assert_array_equal(new.policies["start"]["logits"], before)
+    np.testing.assert_array_equal(new.policies["initial"]["logits"], before)
     np.testing.assert_allclose(
-        new.bank["average"]["logits"], 0.75 * before + 0.25 * np.asarray(new.params["logits"]), atol=1e-6
+        new.policies["average"]["logits"], 0.75 * before + 0.25 * np.asarray(new.params["logits"]), atol=1e-6
     )
 
 
 def test_recorded_pairs_come_before_the_drawn_responses():
-    algorithm = _online(hybrid=True, judge=None, build=None, scorer=points, draws=({"policy": 1.0},) * 3)
+    algorithm = _online(
+        hybrid=True, judge=None, select=None, scorer=points, sample_from=({"policy": 1.0},) * 3
+    )
     state = _state(algorithm)
     record, metrics = algorithm.collect(state, _prompts(0, 1, 1), jax.random.key(0))
     np.testing.assert_array_equal(record.response_tokens[:, :2, 0], [[0, 1]] * 3)
@@ -234,7 +236,7 @@ def test_recorded_pairs_come_before_the_drawn_responses():
 def test_every_recorded_pair_meets_every_response_of_an_exact_expectation():
     """Its weight is that of the pair times the probability of the response."""
     algorithm = _online(
-        hybrid=True, exact=True, judge=None, build=None, loss=losses.spac, draws=({"policy": 1.0},)
+        hybrid=True, exact=True, judge=None, select=None, loss=losses.spac, sample_from=({"policy": 1.0},)
     )
     state, batch = _state(algorithm), _prompts(0, 1)
     given = {"weights": jnp.array([0.25, 0.75])}
@@ -258,7 +260,7 @@ def test_rows_of_padding_stay_padding():
 
 
 def test_one_pass_in_one_part_is_the_plain_step_and_more_are_more_updates():
-    plain, parts = _online(loss=_soft, build=None), _online(loss=_soft, build=None, epochs=2, minibatches=2)
+    plain, parts = _online(loss=_soft, select=None), _online(loss=_soft, select=None, epochs=2, minibatches=2)
     state, batch, key = _state(plain), _prompts(0, 1, 0, 1), jax.random.key(0)
     record, _ = plain.collect(state, batch, key)
     moved = jax.jit(parts.step)(state, record, key)[0]
@@ -267,11 +269,13 @@ def test_one_pass_in_one_part_is_the_plain_step_and_more_are_more_updates():
         moved.params["logits"], jax.jit(plain.step)(state, record, key)[0].params["logits"]
     )
     # A member that follows the policy does so once a step, at its end: within one, it is where it was.
-    bank = {"previous": partial(copied, every=1)}
-    following = _online(loss=_soft, build=None, epochs=2, minibatches=2, reference="previous", bank=bank)
+    policies = {"previous": partial(copied, every=1)}
+    following = _online(
+        loss=_soft, select=None, epochs=2, minibatches=2, reference="previous", policies=policies
+    )
     again = jax.jit(following.step)(_state(following), record, key)[0]
     np.testing.assert_array_equal(again.params["logits"], moved.params["logits"])
-    np.testing.assert_array_equal(again.bank["previous"]["logits"], moved.params["logits"])
+    np.testing.assert_array_equal(again.policies["previous"]["logits"], moved.params["logits"])
     with pytest.raises(ValueError, match="does not divide"):
         _online(loss=_soft, minibatches=3).step(state, record, key)
 
@@ -280,9 +284,9 @@ def test_nash_md_moves_towards_the_equilibrium_by_exact_gradients():
     """The fixed point pi_b = ref exp(P(. > m(pi_b)) / tau), m the geometric mixture: arXiv:2312.00886."""
     tau, beta = 0.3, 0.5
     algorithm = _online(
-        draws=nash_md(beta),
+        sample_from=nash_md(beta),
         loss=partial(losses.nash_md, tau=tau),
-        build=versus,
+        select=versus,
         exact=True,
         optimizer=partial(optax.adam, 0.02),
     )
@@ -300,15 +304,15 @@ def test_nash_md_moves_towards_the_equilibrium_by_exact_gradients():
 
 
 def test_settings_that_cannot_run_are_refused():
-    with pytest.raises(ValueError, match="not in the bank"):
-        _online(draws=({"teacher": 1.0},) * 2)
+    with pytest.raises(ValueError, match="are no policies here"):
+        _online(sample_from=({"teacher": 1.0},) * 2)
     with pytest.raises(ValueError, match="one or more responses"):
-        _online(draws=())
+        _online(sample_from=())
     with pytest.raises(ValueError, match="count from 1"):
         _online(epochs=0)
     with pytest.raises(ValueError, match="trained policy itself"):
-        _online(bank={"policy": frozen})
-    algorithm = _online(build=max_min, judge=None)
+        _online(policies={"policy": frozen})
+    algorithm = _online(select=max_min, judge=None)
     with pytest.raises(ValueError, match="no preferences"):
         algorithm.collect(_state(algorithm), _prompts(0), jax.random.key(0))
 
@@ -321,10 +325,10 @@ def test_replayed_pairs_meet_the_present_anchor_and_give_more_updates():
         online,
         loss=losses.dpo,
         optimizer=partial(optax.sgd, 1.0),
-        draws=({"policy": 1.0},) * 2,
+        sample_from=({"policy": 1.0},) * 2,
         max_tokens=1,
         scorer=points,
-        build=partial(max_min, by="scores"),
+        select=partial(max_min, by="scores"),
     )
     settings = dict(algorithm=build, capacity=16, prompt_length=2, response_length=1)
     algorithm, plain = replayed(_policy(), **settings), build(_policy())

@@ -22,8 +22,8 @@ rewards = partial(linear_reward, features=lambda: PHI)
 
 def test_bounds_are_quantiles_of_exact_returns():
     draws = TRUTH + 0.3 * np.random.default_rng(1).normal(size=(500, 2))
-    bank = {"draws": draws, "map": draws[3]}
-    members = {name: {"weights": jnp.asarray(w, jnp.float32)} for name, w in bank.items()}
+    policies = {"draws": draws, "map": draws[3]}
+    members = {name: {"weights": jnp.asarray(w, jnp.float32)} for name, w in policies.items()}
     policy, mean = return_scores(world=world, rewards=rewards), jnp.asarray(draws.mean(0), jnp.float32)
     context = Context(
         policy,

@@ -30,8 +30,8 @@ def larger_token():
 def careless():
     """The first response wins whatever it says, and the larger token beats the second."""
 
-    def judge(bank, completions):
-        p = larger_token()(bank, completions)
+    def judge(policies, completions):
+        p = larger_token()(policies, completions)
         return jnp.where(jnp.triu(jnp.ones(p.shape, bool), 1), 1.0, p)
 
     return judge

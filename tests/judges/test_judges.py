@@ -52,9 +52,9 @@ def test_every_judge_keeps_the_contract(name):
     params = policy.init(KEY)
     params = params | {"head": 40 * params["head"]}
     batch = _batch([[1, 2, 4], [3, 3, 2]])
-    bank = {"judge": params}
+    policies = {"judge": params}
     judge = jax.jit(build(policy))
-    p = judge(bank, batch)
+    p = judge(policies, batch)
     check_preferences(p, tolerance=1e-6)
     assert np.abs(p - 0.5).max() > 0.01
     # Another order of the responses is the same matrix, permuted.
@@ -62,7 +62,7 @@ def test_every_judge_keeps_the_contract(name):
     moved = Completions(
         batch.prompt_tokens, batch.prompt_mask, batch.response_tokens[:, order], batch.response_mask[:, order]
     )
-    np.testing.assert_allclose(judge(bank, moved), p[:, order][:, :, order], atol=1e-6)
+    np.testing.assert_allclose(judge(policies, moved), p[:, order][:, :, order], atol=1e-6)
 
 
 def test_a_rule_counts_ties_as_one_half():
@@ -79,9 +79,9 @@ def test_a_judge_reads_the_member_it_is_told():
     mine = judges.reward_judge(policy, member="mine")
     expected = judges.reward_judge(policy)({"judge": other}, batch)
     np.testing.assert_array_equal(mine({"judge": one, "mine": other}, batch), expected)
-    with pytest.raises(ValueError, match=r"member 'mine', got \['judge'\]"):
+    with pytest.raises(ValueError, match=r"params called 'mine', got \['judge'\]"):
         mine({"judge": one}, batch)
-    with pytest.raises(ValueError, match="expected a bank"):
+    with pytest.raises(ValueError, match="expected params called"):
         mine(jnp.zeros(3), batch)
     gradient = jax.grad(lambda params: mine({"mine": params}, batch)[0, 0, 1])(one)
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient)), "what judges is frozen"

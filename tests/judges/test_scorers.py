@@ -52,11 +52,11 @@ def _last_real(batch, i, j):
 
 def test_the_implicit_reward_is_beta_times_the_log_ratio():
     batch = _batch([[2, 4], [3, 1]])
-    bank = {"policy": _params(0), "initial": _params(1)}
-    found = jax.jit(judges.implicit_reward(POLICY, beta=0.3))(bank, batch)
-    logps = [POLICY.token_logps(bank[m], batch).sum(-1) for m in ("policy", "initial")]
+    policies = {"policy": _params(0), "initial": _params(1)}
+    found = jax.jit(judges.implicit_reward(POLICY, beta=0.3))(policies, batch)
+    logps = [POLICY.token_logps(policies[m], batch).sum(-1) for m in ("policy", "initial")]
     np.testing.assert_allclose(found, 0.3 * (logps[0] - logps[1]), rtol=1e-5)
-    ratio = jax.jit(judges.density_ratio(POLICY, strong="policy", weak="initial"))(bank, batch)
+    ratio = jax.jit(judges.density_ratio(POLICY, strong="policy", weak="initial"))(policies, batch)
     np.testing.assert_allclose(found, 0.3 * ratio, rtol=1e-5)
 
 
@@ -64,10 +64,10 @@ def test_a_density_ratio_of_equal_models_is_0_and_an_instruction_is_for_the_stro
     batch = _batch([[2, 4], [3, 1]])
     # A short prompt of 1 real token, so that the instruction stands where padding was.
     batch = dataclasses.replace(batch, prompt_mask=jnp.array([[True, False]] * 2))
-    bank = {"strong": _params(0), "weak": _params(0)}
-    np.testing.assert_array_equal(judges.density_ratio(POLICY)(bank, batch), 0)
-    bank["weak"] = _params(2)
-    sums, means = (judges.density_ratio(POLICY, per_token=p)(bank, batch) for p in (False, True))
+    policies = {"strong": _params(0), "weak": _params(0)}
+    np.testing.assert_array_equal(judges.density_ratio(POLICY)(policies, batch), 0)
+    policies["weak"] = _params(2)
+    sums, means = (judges.density_ratio(POLICY, per_token=p)(policies, batch) for p in (False, True))
     np.testing.assert_allclose(means * batch.lengths, sums, rtol=1e-5)
 
     def token_logps(params, rows):  # of a model that reads the first token of its prompt
@@ -76,9 +76,9 @@ def test_a_density_ratio_of_equal_models_is_0_and_an_instruction_is_for_the_stro
         return jnp.where(rows.response_mask, logps, 0)
 
     policy = POLICY._replace(token_logps=token_logps)
-    found = judges.density_ratio(policy, instruction=(3, 4))(bank, batch)
-    strong = token_logps(bank["strong"], dataclasses.replace(batch, prompt_tokens=jnp.full((2, 2), 3)))
-    expected = (strong - token_logps(bank["weak"], batch)).sum(-1)
+    found = judges.density_ratio(policy, instruction=(3, 4))(policies, batch)
+    strong = token_logps(policies["strong"], dataclasses.replace(batch, prompt_tokens=jnp.full((2, 2), 3)))
+    expected = (strong - token_logps(policies["weak"], batch)).sum(-1)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     with pytest.raises(ValueError, match="one vocabulary"):
         judges.density_ratio(POLICY, weak_policy=scored_table_policy(VOCAB + 1))
@@ -96,14 +96,16 @@ def _reads_its_last_token():
 
 
 def test_follow_ups_are_teacher_forced_and_sides_swap():
-    batch, bank, policy = _batch([[2, 4], [0, 3]]), {"judge": _params(3)}, _reads_its_last_token()
+    batch, policies, policy = _batch([[2, 4], [0, 3]]), {"judge": _params(3)}, _reads_its_last_token()
     good, bad = [[2, 3, 4], [5]], [[6, 6]]
     ask = partial(judges.follow_up_likelihood, policy, separator=(4,))
-    found = jax.jit(ask(positive=good, negative=bad))(bank, batch)
-    good_logp = (_chain(bank["judge"], [4, 2, 3, 4]) + _chain(bank["judge"], [4, 5])) / 2
-    by_hand = good_logp - _chain(bank["judge"], [4, 6, 6])  # whatever the response, which the table forgets
+    found = jax.jit(ask(positive=good, negative=bad))(policies, batch)
+    good_logp = (_chain(policies["judge"], [4, 2, 3, 4]) + _chain(policies["judge"], [4, 5])) / 2
+    by_hand = good_logp - _chain(
+        policies["judge"], [4, 6, 6]
+    )  # whatever the response, which the table forgets
     np.testing.assert_allclose(found, np.full((2, 2), by_hand), rtol=1e-5)
-    swapped = jax.jit(ask(positive=bad, negative=good))(bank, batch)
+    swapped = jax.jit(ask(positive=bad, negative=good))(policies, batch)
     np.testing.assert_allclose(swapped, -found, rtol=1e-5)
     for wrong in ({"positive": []}, {"negative": [[]]}):
         with pytest.raises(ValueError, match="at least one token"):
@@ -112,28 +114,28 @@ def test_follow_ups_are_teacher_forced_and_sides_swap():
 
 def test_a_response_is_read_before_the_question_without_its_end():
     """Without a separator its last token predicts the follow-up; the prompt's where there is no response."""
-    batch, bank, policy = _batch([[2, 4], [0, 3]]), {"judge": _params(3)}, _reads_its_last_token()
+    batch, policies, policy = _batch([[2, 4], [0, 3]]), {"judge": _params(3)}, _reads_its_last_token()
     batch = dataclasses.replace(batch, response_tokens=batch.response_tokens.at[0, 0, 1].set(EOS))
     ask = partial(judges.follow_up_likelihood, policy, positive=[[2]], negative=[[3]])
-    without, kept = (jax.jit(ask(eos_id=eos))(bank, batch) for eos in (EOS, None))
+    without, kept = (jax.jit(ask(eos_id=eos))(policies, batch) for eos in (EOS, None))
     last = np.array([[_last_real(batch, i, j) for j in (0, 1)] for i in (0, 1)])
-    logps = np.asarray(jax.nn.log_softmax(bank["judge"]["logits"], -1))
+    logps = np.asarray(jax.nn.log_softmax(policies["judge"]["logits"], -1))
     np.testing.assert_allclose(kept, (logps[:, 2] - logps[:, 3])[last], rtol=1e-5)
     assert last[0, 0] == EOS
     last[0, 0] = batch.response_tokens[0, 0, 0]
     np.testing.assert_allclose(without, (logps[:, 2] - logps[:, 3])[last], rtol=1e-5)
     # Yes or no is the same reading with answers of one token.
     sure = judges.implicit_preference(policy, yes_id=2, no_id=3, eos_id=EOS, member="judge")
-    np.testing.assert_allclose(jax.jit(sure)(bank, batch), jax.nn.sigmoid(without), rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(sure)(policies, batch), jax.nn.sigmoid(without), rtol=1e-5)
 
 
 def test_yes_or_no_is_the_share_of_yes():
-    batch, bank = _batch([[2, 4]]), {"policy": _params(4)}
+    batch, policies = _batch([[2, 4]]), {"policy": _params(4)}
     ask = partial(
         judges.implicit_preference, _reads_its_last_token(), before=(3,), between=(4,), after=(2, 5)
     )
-    p = jax.nn.softmax(bank["policy"]["logits"][5])
-    found, flipped = (jax.jit(ask(yes_id=y, no_id=n))(bank, batch) for y, n in ((2, 6), (6, 2)))
+    p = jax.nn.softmax(policies["policy"]["logits"][5])
+    found, flipped = (jax.jit(ask(yes_id=y, no_id=n))(policies, batch) for y, n in ((2, 6), (6, 2)))
     np.testing.assert_allclose(found, np.full((1, 2), p[2] / (p[2] + p[6])), rtol=1e-5)
     np.testing.assert_allclose(flipped, 1 - found, rtol=1e-5)
     with pytest.raises(ValueError, match="two ids below 7"):
@@ -206,7 +208,7 @@ def test_a_learned_judge_is_compiled_where_nobody_compiles_it():
     """`online` calls judges outside of compiled functions: their forward pass must be traced once."""
     traced = []
 
-    def quantities(params, batch, names, reference_params=None):
+    def quantities(params, batch, names, reference_params, key):
         traced.append(names)
         return {"embeddings": batch.response_tokens[..., :1] * params}
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxpref.types import Completions
 
 
-def record(lengths, r=4, seed=0, preferences=None, **columns) -> Completions:
+def record(lengths, r=4, seed=0, preferences=None, axes=(), **columns) -> Completions:
     """Responses of the given lengths `[b, k]`; their tokens are all different within a prompt."""
     lengths = np.asarray(lengths)
     b, k = lengths.shape
@@ -22,6 +22,7 @@ def record(lengths, r=4, seed=0, preferences=None, **columns) -> Completions:
         jnp.asarray(np.arange(r) < lengths[..., None]),
         preferences=None if preferences is None else jnp.asarray(preferences, jnp.float32),
         columns={name: jnp.asarray(value) for name, value in columns.items()},
+        column_axes=axes,
     )
 
 

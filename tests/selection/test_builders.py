@@ -185,7 +185,7 @@ def test_divpo_at_fraction_0_is_max_min_and_prefers_the_rare():
     expected = pairs_of(selection.max_min, batch, by="scores")
     assert pairs_of(selection.divpo, batch, fraction=0.0) == expected
     assert pairs_of(selection.divpo, batch, fraction=0.5) != expected
-    equal = scored([[1, 1]], behaviour_logps=[[-1.0, -3.0]], rare=[[2.0, 1.0]])
+    equal = scored([[1, 1]], behaviour_logps=[[-1.0, -3.0]], rare=[[2.0, 1.0]], axes=(("rare", "b k"),))
     assert pairs_of(selection.divpo, equal) == [(1, 0)]
     assert pairs_of(selection.divpo, equal, diversity="rare") == [(0, 1)]
     # Range 10, fraction .2: good are >= 8, bad <= 2.

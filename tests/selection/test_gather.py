@@ -11,6 +11,8 @@ from selection_records import record
 from jaxpref.selection import append_responses, drop_rows, same_responses, take_responses, take_rows
 from jaxpref.types import check_completions
 
+AXES = (("of_the_row", "b d"), ("token_things", "b k r"))
+
 
 def _full(b=2, k=3, r=4):
     rng = np.random.default_rng(1)
@@ -26,8 +28,9 @@ def _full(b=2, k=3, r=4):
         token_things=rng.normal(size=(b, k, r)),
         prompt_embeddings=rng.normal(size=(b, k)),  # [b, d] with d = k, and known as such
         annotators=np.arange(b),
-        of_the_row=rng.normal(size=(b, k + 1)),
+        of_the_row=rng.normal(size=(b, k)),  # and so is this
         margins=np.ones(b),
+        axes=AXES,
     )
     return dataclasses.replace(batch, reference_logps=jnp.asarray(rng.normal(size=(b, k))))
 
@@ -69,7 +72,10 @@ def test_appending_pads_and_keeps_what_both_know():
     both = append_responses(first, first)
     assert both.reference_logps.shape == (2, 4)
     assert both.columns["token_things"].shape == (2, 4, 3)
-    wide = append_responses(first, dataclasses.replace(second, columns={"token_things": jnp.ones((2, 3, 5))}))
+    wide = append_responses(
+        first,
+        dataclasses.replace(second, columns={"token_things": jnp.ones((2, 3, 5))}, column_axes=AXES[1:]),
+    )
     assert wide.columns["token_things"].shape == (2, 5, 5)
     with pytest.raises(ValueError, match="same prompts"):
         append_responses(first, take_rows(first, jnp.array([0])))

@@ -26,7 +26,7 @@ from jaxpref.selection import two_samples
 from jaxpref.training.checkpoint import Checkpoints
 from jaxpref.training.constants import fingerprint
 from jaxpref.training.models import random_model
-from jaxpref.training.run import setting_of, train
+from jaxpref.training.run import open_run, train
 from jaxpref.training.state import Layout
 
 VOCAB = 24
@@ -157,11 +157,11 @@ def judged(policy, *, judge) -> Experiment:
             online,
             loss=losses.dpo,
             optimizer=SGD,
-            draws=({"policy": 1.0},) * 2,
+            sample_from=({"policy": 1.0},) * 2,
             max_tokens=4,
             judge=partial(reading, policy=judge),
             models={"judge": partial(random_model, policy=judge)},
-            build=two_samples,
+            select=two_samples,
         ),
         evaluators=(),
     )
@@ -184,7 +184,7 @@ def test_a_judge_is_in_no_checkpoint(one_device, tmp_path):
     assert judge_bytes > 10 * own_bytes
     assert saved_bytes(tmp_path, "game", 2) < judge_bytes / 2
     with Checkpoints(tmp_path / "checkpoints" / "game") as checkpoints:
-        layout = Layout.of(setting_of(given, tmp_path, log=quiet), given.stages[0].algorithm(policy()))
+        layout = Layout.of(open_run(given, tmp_path, log=quiet), given.stages[0].algorithm(policy()))
         state, meta = layout.restore(checkpoints, 2)
     assert meta["constants"] == {"judge": fingerprint(model.params)}
     assert state.constants == {}

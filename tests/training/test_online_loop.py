@@ -10,7 +10,7 @@ from launch import devices
 
 from jaxpref import losses
 from jaxpref.algorithms import online, replayed
-from jaxpref.algorithms.bank import averaged, copied
+from jaxpref.algorithms.copies import averaged, copied
 from jaxpref.algorithms.optimizers import adamw, constant
 from jaxpref.data.text.synthetic import arithmetic_pairs, arithmetic_tokenizer
 from jaxpref.experiment import Experiment, MeshShape, Stage
@@ -34,11 +34,11 @@ def _experiment(num_steps: int, mesh: MeshShape, **stage) -> Experiment:
         online,
         loss=losses.dpo,
         optimizer=partial(adamw, schedule=partial(constant, value=1e-2)),
-        draws=({"policy": 1.0}, {"policy": 0.5, "previous": 0.5}, {"average": 1.0}),
-        bank={"previous": partial(copied, every=2), "average": partial(averaged, decay=0.5)},
+        sample_from=({"policy": 1.0}, {"policy": 0.5, "previous": 0.5}, {"average": 1.0}),
+        policies={"previous": partial(copied, every=2), "average": partial(averaged, decay=0.5)},
         reference="previous",
         scorer=scorer,
-        build=partial(max_min, by="scores"),
+        select=partial(max_min, by="scores"),
         max_tokens=5,
     )
     return Experiment(
@@ -80,7 +80,7 @@ def whole(tmp_path_factory):
 
 
 def test_a_run_that_goes_on_ends_bit_for_bit_where_a_whole_one_ends(whole, tmp_path):
-    """The bank, the replay buffer and the draws of each step come back with the state."""
+    """The other policies, the replay buffer and the draws of each step come back with the state."""
     mesh = MeshShape(1, 2, 2)
     with devices(4):
         train(_experiment(2, mesh), tmp_path, log=lambda line: None)

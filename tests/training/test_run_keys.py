@@ -9,19 +9,19 @@ import jax
 import jax.extend
 import numpy as np
 import pytest
-from jaxpref.data.synthetic import arithmetic_pairs, arithmetic_tokenizer
 from launch import devices
 from tiny import experiment
 
 from jaxpref import keys, losses
 from jaxpref.algorithms import online
 from jaxpref.data.loader import Loader
+from jaxpref.data.text.synthetic import arithmetic_pairs, arithmetic_tokenizer
 from jaxpref.evals import generation, sampled_kl
 from jaxpref.experiment import Experiment
 from jaxpref.judges import text_scorer
 from jaxpref.selection import random_pair
 from jaxpref.training.params import stage_checkpoints
-from jaxpref.training.run import setting_of, train
+from jaxpref.training.run import open_run, train
 
 
 class Recorder:
@@ -85,7 +85,7 @@ def _three_stages() -> Experiment:
     often = {"batch_size": 4, "evaluators": sampled, "evaluators_every": 2, "evaluate_every": 2}
     offline = partial(dpo.algorithm.func, **loss)
     drawing = partial(
-        online, **loss, draws=({"policy": 1.0},) * 3, scorer=scorer, build=random_pair, max_tokens=3
+        online, **loss, sample_from=({"policy": 1.0},) * 3, scorer=scorer, select=random_pair, max_tokens=3
     )
     sft = dataclasses.replace(sft, **often | {"evaluators": sampled[:1]})
     dpo = dataclasses.replace(dpo, **often, algorithm=offline, evaluation=held_out)
@@ -126,9 +126,9 @@ def test_the_tree_of_the_run_is_the_one_written_down(uses):
 
     places = {of(None, "init"): "fold"}
     for stage in ("dpo", "online"):
-        places |= {of(stage, "step", step): "drawn" for step in range(3)}
+        places |= {of(stage, "step", step): "split" for step in range(3)}
         places |= {
-            of(stage, "evaluation", step, batch, "loss"): "drawn" for step in (0, 2, 3) for batch in range(3)
+            of(stage, "evaluation", step, batch, "loss"): "split" for step in (0, 2, 3) for batch in range(3)
         }
     places |= {of("online", "collect", step): "split" for step in range(3)}
     places |= {of("online", "evaluation", step, 0, "collect"): "split" for step in (0, 2, 3)}
@@ -178,7 +178,7 @@ def test_a_run_under_other_keys_does_not_go_on(one_device, tmp_path):
     with pytest.raises(ValueError, match=r"keys 1, now 2.*data order.*another workdir"):
         train(given, tmp_path, log=lambda line: None)
     assert "keys" not in json.loads(path.read_text())
-    with stage_checkpoints(setting_of(given, tmp_path), "sft") as checkpoints:
+    with stage_checkpoints(open_run(given, tmp_path), "sft") as checkpoints:
         saved = checkpoints.directory / "2" / "meta" / "metadata"
     meta = json.loads(saved.read_text())
     saved.write_text(json.dumps({"data": meta["data"] | {"seed": 0}}))

@@ -101,7 +101,7 @@ def test_activations_stay_where_their_rows_are(shape, microbatches):
     state = jax.eval_shape(algorithm.init, params)
     shardings = state_shardings(state, params, policy.axes(), mesh)
     batch = put_batch(partial(Loader(stage.train(), batch_size=16).batch, 0), 16, mesh)
-    step = compiled_step(algorithm, shardings, mesh, seed=0, skip_non_finite=False).compiled
+    step = compiled_step(algorithm, shardings, mesh, seed=0, stage="dpo", skip_non_finite=False).compiled
     with jax.set_mesh(mesh):
         lowered = step.lower(with_shardings(state, shardings), jax.ShapeDtypeStruct((), bool), {}, batch, 0)
     moved = re.findall(r"all-gather|all-reduce|all-to-all|collective-permute", lowered.compile().as_text())

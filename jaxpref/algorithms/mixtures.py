@@ -1,4 +1,4 @@
-"""Who draws the responses: mixtures of members of the bank, one for each response.
+"""Who draws the responses: mixtures of policies by name, one for each response.
 
 A draw is a dict from members to weights, `{"policy": 0.875, "initial": 0.125}`: next tokens come from the
 softmax of the weighted sum of their logits, mixed at every token. A weight may be a schedule, `step ->
@@ -15,15 +15,15 @@ from jaxtyping import Array, Float, Int
 
 from jaxpref.types import PRNGKey
 
-__all__ = ["Draw", "Draws", "alternatives", "members", "nash_md", "pilaf", "table", "xpo"]
+__all__ = ["Mixture", "Mixtures", "alternatives", "members", "nash_md", "pilaf", "table", "xpo"]
 
-Draw = Mapping[str, float | Callable[[Array], Array]]
-Draws = Sequence[Draw] | Sequence[Sequence[Draw]]
+Mixture = Mapping[str, float | Callable[[Array], Array]]
+Mixtures = Sequence[Mixture] | Sequence[Sequence[Mixture]]
 
 
 def nash_md(
     beta: float = 0.125, *, num_samples: int = 1, num_opponents: int = 1, opponent: str = "initial"
-) -> tuple[Draw, ...]:
+) -> tuple[Mixture, ...]:
     """`num_samples` of the policy, then `num_opponents` of its geometric mixture with `opponent`:
     arXiv:2312.00886. Build with `selection.versus` of as many opponents.
 
@@ -35,7 +35,7 @@ def nash_md(
     return ({"policy": 1.0},) * num_samples + (mixture,) * num_opponents
 
 
-def pilaf(beta: float = 0.1, *, reference: str = "initial") -> tuple[tuple[Draw, ...], ...]:
+def pilaf(beta: float = 0.1, *, reference: str = "initial") -> tuple[tuple[Mixture, ...], ...]:
     """By a fair coin two of the policy, or one of policy (policy / reference)^beta and one of its inverse.
 
     arXiv:2502.04270; `beta` is that of the DPO loss.
@@ -44,33 +44,35 @@ def pilaf(beta: float = 0.1, *, reference: str = "initial") -> tuple[tuple[Draw,
     return (({"policy": 1.0}, {"policy": 1.0}), (more, less))
 
 
-def xpo(*, reference: str = "initial") -> tuple[Draw, ...]:
+def xpo(*, reference: str = "initial") -> tuple[Mixture, ...]:
     """One of the policy, one of the reference: arXiv:2405.21046."""
     return ({"policy": 1.0}, {reference: 1.0})
 
 
-def alternatives(draws: Draws) -> Sequence[Sequence[Draw]]:
+def alternatives(mixtures: Mixtures) -> Sequence[Sequence[Mixture]]:
     """The tuples of draws to choose from.
 
     Raises:
       ValueError: no draw, or alternatives that give different numbers of responses.
     """
-    given: list[Any] = list(draws)
+    given: list[Any] = list(mixtures)
     found = [given] if given and isinstance(given[0], Mapping) else [list(one) for one in given]
     if not found or not found[0] or len({len(one) for one in found}) > 1:
-        raise ValueError(f"draws: expected one or more responses, as many in each alternative, got {draws}")
+        raise ValueError(
+            f"mixtures: expected one or more responses, as many in each alternative, got {mixtures}"
+        )
     return found
 
 
-def members(draws: Draws) -> tuple[str, ...]:
+def members(mixtures: Mixtures) -> tuple[str, ...]:
     """Members that draw, in the order of their first mention."""
-    names = [name for one in alternatives(draws) for draw in one for name in draw]
+    names = [name for one in alternatives(mixtures) for draw in one for name in draw]
     return tuple(dict.fromkeys(names))
 
 
-def table(draws: Draws, rows: int, step: Int[Array, ""], key: PRNGKey) -> Float[Array, "b k m"]:
-    """Weights of `members(draws)` for each response of each row."""
-    names = members(draws)
+def table(mixtures: Mixtures, rows: int, step: Int[Array, ""], key: PRNGKey) -> Float[Array, "b k m"]:
+    """Weights of `members(mixtures)` for each response of each row."""
+    names = members(mixtures)
 
     def weight(value: float | Callable[[Array], Array] | None) -> Array:
         return jnp.asarray(value(step) if callable(value) else value or 0.0, jnp.float32)
@@ -78,7 +80,7 @@ def table(draws: Draws, rows: int, step: Int[Array, ""], key: PRNGKey) -> Float[
     given = jnp.stack(
         [
             jnp.stack([jnp.stack([weight(draw.get(name)) for name in names]) for draw in one])
-            for one in alternatives(draws)
+            for one in alternatives(mixtures)
         ]
     )
     return given[jax.random.randint(key, (rows,), 0, len(given))]

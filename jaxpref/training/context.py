@@ -13,11 +13,11 @@ from jaxpref.training.files import RunFiles
 from jaxpref.training.preemption import Preemption
 from jaxpref.types import Params
 
-__all__ = ["Setting"]
+__all__ = ["RunContext"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Setting:
+class RunContext:
     experiment: Experiment
     files: RunFiles
     mesh: jax.sharding.Mesh

@@ -1,4 +1,4 @@
-"""The bank: named policies beside the one that is trained, and how each follows it.
+"""Other policies: by name, beside the one that is trained, and how each follows it.
 
 `dict[str, Params]` in the state. "policy" stands for the trained policy itself, "initial" for a frozen copy
 of the params a stage starts from. A rule says what a member becomes after each step; the reference of a loss,
@@ -16,38 +16,38 @@ from jaxpref.types import Params
 
 __all__ = ["Rule", "averaged", "copied", "frozen", "interpolated", "refreshed", "start"]
 
-# (member, policy, the bank before the step, steps done) -> member
+# (member, policy, the others before the step, steps done) -> member
 Rule = Callable[[Params, Params, Mapping[str, Params], Int[Array, ""]], Params]
 
 
-def frozen(member: Params, policy: Params, bank: Mapping[str, Params], step: Int[Array, ""]) -> Params:
+def frozen(member: Params, policy: Params, policies: Mapping[str, Params], step: Int[Array, ""]) -> Params:
     """What the stage started from, for good."""
-    del policy, bank, step
+    del policy, policies, step
     return member
 
 
 def copied(
-    member: Params, policy: Params, bank: Mapping[str, Params], step: Int[Array, ""], *, every: int
+    member: Params, policy: Params, policies: Mapping[str, Params], step: Int[Array, ""], *, every: int
 ) -> Params:
     """A copy of the policy, renewed after every `every` steps: the start of the current phase.
 
     With T steps and `every = T / F` there are F phases (F = 1: the initial policy for good; F = T: always the
     policy before the current step).
     """
-    del bank
+    del policies
     if every < 1:
         raise ValueError(f"copied: every must be at least 1 step, got {every}")
     return jax.lax.cond(step % every == 0, lambda: policy, lambda: member)
 
 
 def averaged(
-    member: Params, policy: Params, bank: Mapping[str, Params], step: Int[Array, ""], *, decay: float
+    member: Params, policy: Params, policies: Mapping[str, Params], step: Int[Array, ""], *, decay: float
 ) -> Params:
     """Exponential moving average of the params: `decay * member + (1 - decay) * policy`.
 
     The average is kept in the dtype of the params: with bfloat16 a decay near 1 is lost in rounding.
     """
-    del bank, step
+    del policies, step
     if not 0 <= decay <= 1:
         raise ValueError(f"averaged: expected a decay in [0, 1], got {decay}")
     return _blend(member, policy, 1 - decay)
@@ -56,22 +56,22 @@ def averaged(
 def interpolated(
     member: Params,
     policy: Params,
-    bank: Mapping[str, Params],
+    policies: Mapping[str, Params],
     step: Int[Array, ""],
     *,
     of: str,
     weight: float,
     start: str = "initial",
 ) -> Params:
-    """`(1 - weight) * bank[start] + weight * bank[of]` in parameter space: BPO's "ema" anchor with `of` the
-    behaviour policy and weight 0.01 (released code of arXiv:2406.12168)."""
+    """`(1 - weight) * policies[start] + weight * policies[of]` in parameter space: BPO's "ema" anchor with
+    `of` the behaviour policy and weight 0.01 (released code of arXiv:2406.12168)."""
     del member, policy, step
     if not 0 <= weight <= 1:
         raise ValueError(f"interpolated: expected a weight in [0, 1], got {weight}")
     for name in (of, start):
-        if name not in bank:
-            raise ValueError(f"interpolated: the bank has no {name!r}; it has {sorted(bank)}")
-    return _blend(bank[start], bank[of], weight)
+        if name not in policies:
+            raise ValueError(f"interpolated: the other policies has no {name!r}; it has {sorted(policies)}")
+    return _blend(policies[start], policies[of], weight)
 
 
 def start(rules: Mapping[str, Rule], params: Params) -> dict[str, Params]:
@@ -81,12 +81,12 @@ def start(rules: Mapping[str, Rule], params: Params) -> dict[str, Params]:
 
 
 def refreshed(
-    rules: Mapping[str, Rule], bank: Mapping[str, Params], policy: Params, step: Int[Array, ""]
+    rules: Mapping[str, Rule], policies: Mapping[str, Params], policy: Params, step: Int[Array, ""]
 ) -> dict[str, Params]:
-    """The bank after `step` steps. Members without a rule (judges) stay."""
+    """The other policies after `step` steps. Members without a rule (judges) stay."""
     return {
-        name: rules[name](member, policy, bank, step) if name in rules else member
-        for name, member in bank.items()
+        name: rules[name](member, policy, policies, step) if name in rules else member
+        for name, member in policies.items()
     }
 
 
