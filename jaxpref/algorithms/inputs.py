@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxpref.kernels.token_logps import KL, STATISTICS
+from jaxpref.policies.base import Policy, no_log_probs
 from jaxpref.types import Completions
 
 __all__ = [
@@ -45,6 +46,7 @@ SIDES = {
 }
 
 TOKEN_QUANTITIES = ("token_logps", *STATISTICS)
+_LOG_PROBS = ("logps", "token_logps", "mismatched_logps")
 HEAD_QUANTITIES = ("rewards", "embeddings", "values")
 # Of a response; an absent one has zeros here.
 _OF_RESPONSES = {"logps", "mismatched_logps", "hidden_states", *TOKEN_QUANTITIES, *HEAD_QUANTITIES}
@@ -102,11 +104,8 @@ def inputs_of(loss: Callable[..., Any]) -> tuple[Input, ...]:
     return tuple(Input.of(q.name) for q in parameters if q.default is q.empty and q.kind is not q.VAR_KEYWORD)
 
 
-def check_loss(loss: Callable[..., Any], *, reference: str | None, offers: Sequence[str]) -> None:
-    """Raises ValueError, before anything runs, if `loss` cannot be fed with this reference and policy.
-
-    `offers`: what the policy gives beside log-probs (`Policy.offers`).
-    """
+def check_loss(loss: Callable[..., Any], *, reference: str | None, policy: Policy) -> None:
+    """Raises ValueError, before anything runs, if `loss` cannot be called with this reference and policy."""
     name, wanted = loss_name(loss), inputs_of(loss)
     kl = [i.name for i in wanted if i.base in KL]
     needs_reference = any(i.reference for i in wanted) or bool(kl)
@@ -126,8 +125,10 @@ def check_loss(loss: Callable[..., Any], *, reference: str | None, offers: Seque
             f"loss {name} needs {beyond} of the reference, and the records hold its summed log-probs only: "
             "set reference='initial'"
         )
-    given = {*offers, *(("rewards",) if "embeddings" in offers else ())}
+    given = {*policy.offers, *(("rewards",) if "embeddings" in policy.offers else ())}
+    given |= set(_LOG_PROBS) if policy.token_logps is not no_log_probs else set()
     for bases, what in (
+        (_LOG_PROBS, "log-probs: it scores responses, and takes a loss of rewards or embeddings"),
         (HEAD_QUANTITIES, "a head: build the policy with outputs=1 (rewards) or more (embeddings)"),
         (STATISTICS, "statistics of tokens, which transformer policies give"),
         (("hidden_states",), "hidden states, which transformer policies give"),

@@ -126,7 +126,7 @@ def _check(
         )
     if "policy" in rules:
         raise ValueError("policies: 'policy' is the trained policy itself; choose another name")
-    check_loss(loss, reference=reference, offers=policy.offers)
+    check_loss(loss, reference=reference, policy=policy)
     name, stateful = loss_name(loss), any(i.base == "state" for i in inputs_of(loss))
     if stateful and loss_state is None:
         raise ValueError(
