@@ -27,8 +27,8 @@ def bayesian_rex(
     Params are the mean of the last step's draws, whose directions the chain has forgotten its start for once
     some steps have burnt in. The state holds these "draws" `{"weights": [draws, m]}` and the likeliest
     weights so far, "map" (the prior is uniform on the sphere): `evals.posterior_returns` reads them. The
-    likelihood is that of a batch, so a batch must be all the data: `batch_size` rows of as many. Weights of
-    rows are not looked at by the chain.
+    likelihood is that of a batch, so a batch must be all the data: `batch_size` rows of as many. A
+    row of weight 2 is seen twice.
 
     Features of segments are summed once a step; a proposal then costs one product, and no planning.
 
@@ -91,13 +91,12 @@ class RewardChain:
         """The chain from `start` on, given what the batch says."""
         # Scores are linear, so their slope is what each weight's feature sums to.
         features = jax.jacfwd(self.scores)(jnp.zeros((self.size,), start.dtype), batch)
-        features = jnp.where(batch.valid[:, None, None], features, 0)
-        rows = batch.valid.sum().astype(jnp.float32)
-        padding = (len(batch.valid) - rows) * jnp.log(2.0)  # rows of features 0 have a loss of log 2 each
+        first, second = features[:, 0], features[:, 1]
 
         def likelihood(weights: Float[Array, " m"]) -> Float[Array, ""]:
-            first, second = features[:, 0], features[:, 1]
-            return ranking_log_likelihood(weights, first, second, confidence=self.confidence) + padding
+            return ranking_log_likelihood(
+                weights, first, second, confidence=self.confidence, counts=batch.weights
+            )
 
         return reward_posterior(
             likelihood,
@@ -120,7 +119,7 @@ class RewardChain:
         likeliest = jnp.where(better, chain.weights[best], state.policies["map"]["weights"])
         params, one = {"weights": chain.weights.mean(0)}, jnp.float32(1)
         metrics = self.measured(params, batch) | {
-            "chain/loss": Mean(-chain.log_likelihoods.mean(), batch.valid.sum().astype(jnp.float32)),
+            "chain/loss": Mean(-chain.log_likelihoods.mean(), batch.weights.sum()),
             "chain/accepted": Mean(chain.accepted, one),
             "chain/concentration": Mean(jnp.linalg.norm(params["weights"]), one),
         }

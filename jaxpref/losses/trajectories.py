@@ -64,8 +64,9 @@ def ranking_log_likelihood(
     rejected_features: Float[Array, "n m"],
     *,
     confidence: float = 1.0,
+    counts: Float[Array, " n"] | None = None,
 ) -> Float[Array, ""]:
-    """log P(rankings | weights) = -sum log(1 + exp(-confidence w . (f_w - f_l))).
+    """log P(rankings | weights) = -sum counts log(1 + exp(-confidence w . (f_w - f_l))).
 
     The likelihood of Bayesian reward extrapolation, Brown et al. 2020, arXiv:2002.09089: rewards are linear
     in features that are fixed and summed over each trajectory beforehand, so a proposal costs one product.
@@ -73,6 +74,7 @@ def ranking_log_likelihood(
 
     Args:
       confidence: above 0: the unit of weights that are held to length 1.
+      counts: how often each pair was seen, 0 or more; None: once.
 
     Returns:
       A number in nats, 0 or less: the sum over all `n` pairs.
@@ -91,4 +93,5 @@ def ranking_log_likelihood(
         chosen_features=(chosen_features, "n m"),
         rejected_features=(rejected_features, "n m"),
     )
-    return -logistic(confidence * (chosen_features - rejected_features) @ weights).sum()
+    losses = logistic(confidence * (chosen_features - rejected_features) @ weights)
+    return -(losses if counts is None else jnp.where(counts > 0, counts * losses, 0)).sum()

@@ -1,5 +1,6 @@
 """B-REX in the loop against the exact posterior on the circle."""
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -10,6 +11,7 @@ import pytest
 from jaxpref.algorithms import bayesian_rex
 from jaxpref.data import SegmentRecords
 from jaxpref.environments import gridworld
+from jaxpref.metrics import to_floats
 from jaxpref.policies.reward_functions import linear_reward, tabular_reward
 from jaxpref.policies.rewarded import return_scores
 
@@ -65,6 +67,24 @@ def test_params_are_the_posterior_mean_and_the_bank_has_the_likeliest(chain):
     for found in (metrics, held_out):
         assert float(found["loss"].value) == pytest.approx(np.logaddexp(0, -1.5 * margins).mean(), rel=1e-4)
         assert float(found["rewards/accuracies"].value) == pytest.approx((margins > 0).mean())
+
+
+def test_a_row_of_weight_2_is_seen_twice_and_one_of_0_never():
+    """The same chain, draw for draw."""
+    algorithm = bayesian_rex(policy, draws=40, width=0.8)
+    state, step = algorithm.init(policy.init(jax.random.key(0))), jax.jit(algorithm.step)
+
+    def drawn(index, weights):
+        batch = jax.tree.map(jnp.asarray, pairs().rows(index))
+        batch = dataclasses.replace(batch, columns=batch.columns | {"weights": jnp.asarray(weights)})
+        after, metrics = step(state, batch, jax.random.key(1))
+        return after.policies["draws"]["weights"], to_floats(metrics)
+
+    twice, expected = drawn([0, 1, 1, 2, -1], [1.0, 1, 1, 1, 1])
+    weighed, metrics = drawn([0, 1, 2, 3, -1], [1.0, 2, 1, 0, 1])
+    np.testing.assert_allclose(weighed, twice, atol=1e-5)
+    for name in ("loss", "chain/loss", "chain/accepted"):
+        assert metrics[name] == pytest.approx(expected[name], rel=1e-5), name
 
 
 def test_scores_must_be_linear_in_weights():
