@@ -73,16 +73,18 @@ def write_records(records: Records, directory: str | Path, *, overwrite: bool = 
             temporary.rename(target)
 
 
-def add_column(directory: str | Path, name: str, values: np.ndarray) -> None:
+def add_column(directory: str | Path, name: str, values: np.ndarray, *, axes: str | None = None) -> None:
     """Adds or replaces a column of records on disk, e.g. `reference_logps` (float32 [n, k], nats).
 
-    The old column counts until the new one is complete. Raises as `write_records` and `Records.with_column`.
+    The old column counts until the new one is complete. `axes`, and what is raised: `Records.with_column`.
     """
     target = Path(directory)
     if not name.isidentifier():
         raise ValueError(f"column name: expected letters, digits and underscores, got {name!r}")
-    values = load_records(target).with_column(name, values).columns[name]
-    manifest = read_manifest(target)
+    records = load_records(target).with_column(name, values, axes=axes)
+    values, manifest = records.columns[name], read_manifest(target)
+    if "column_axes" in records.metadata:
+        manifest["column_axes"] = records.metadata["column_axes"]
     replaced = manifest["columns"].get(name, {}).get("file")
     temporary = target / f".{MANIFEST}.{uuid.uuid4().hex[:8]}.tmp"
     with _whole_or_nothing(temporary, target):

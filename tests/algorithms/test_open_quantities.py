@@ -14,7 +14,7 @@ from every_method import SGD, batch_of, small_transformer
 from jaxpref import losses
 from jaxpref.algorithms import offline, online
 from jaxpref.data.records import Example, Records, concatenate
-from jaxpref.data.records_io import load_records, write_records
+from jaxpref.data.records_io import add_column, load_records, write_records
 from jaxpref.policies.reward_table import reward_table
 from jaxpref.policies.tabular import tabular
 from jaxpref.selection.gather import take_responses
@@ -110,6 +110,8 @@ def test_columns_say_what_their_axes_are(tmp_path):
         examples().with_column("scores", score, axes="b d")
     records = examples().with_column("context", context, axes="b d").with_column("liked", score, axes="b k")
     write_records(records, tmp_path / "records")
+    add_column(tmp_path / "records", "later", context, axes="b d")
+    assert load_records(tmp_path / "records").only(0).columns["later"].shape == (3, 2)
     for table in (records, load_records(tmp_path / "records"), concatenate([records, records])):
         assert table.only(1).columns["context"].shape == (len(table), 2)
         np.testing.assert_array_equal(table.only(1).columns["liked"][:3, 0], score[:, 1])
