@@ -110,8 +110,6 @@ def test_columns_say_what_their_axes_are(tmp_path):
         examples().with_column("scores", score, axes="b d")
     records = examples().with_column("context", context, axes="b d").with_column("liked", score, axes="b k")
     write_records(records, tmp_path / "records")
-    add_column(tmp_path / "records", "later", context, axes="b d")
-    assert load_records(tmp_path / "records").only(0).columns["later"].shape == (3, 2)
     for table in (records, load_records(tmp_path / "records"), concatenate([records, records])):
         assert table.only(1).columns["context"].shape == (len(table), 2)
         np.testing.assert_array_equal(table.only(1).columns["liked"][:3, 0], score[:, 1])
@@ -120,6 +118,8 @@ def test_columns_say_what_their_axes_are(tmp_path):
         np.testing.assert_allclose(swapped.columns["context"], context[[0, 2]], rtol=1e-6)
         np.testing.assert_allclose(swapped.columns["liked"], score[[0, 2], ::-1], rtol=1e-6)
         assert set(batch.prompts.columns) == {"context", "example_ids"}
+    add_column(tmp_path / "records", "later", context, axes="b d")
+    assert load_records(tmp_path / "records").only(0).columns["later"].shape == (3, 2)
 
 
 def test_prompts_keep_their_columns_when_they_are_sampled_from():
