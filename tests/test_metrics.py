@@ -19,6 +19,13 @@ def test_masked_values_may_be_anything():
     assert weighted_mean(jnp.array([1.0, jnp.nan]), jnp.array([True, False])).value == 1
 
 
+def test_a_weighted_mean_is_numpys_also_of_rows_with_axes_of_their_own():
+    values, weights = np.arange(12.0).reshape(4, 3) ** 2, np.array([0.5, 0.0, 2.0, 0.25])
+    found = weighted_mean(jnp.asarray(values, jnp.float32), jnp.asarray(weights, jnp.float32))
+    np.testing.assert_allclose(found.value, np.average(values, 0, weights), rtol=1e-6)
+    assert found.count == weights.sum()
+
+
 def test_nothing_counted_is_zero_and_sums_add_up():
     assert weighted_mean(jnp.ones(2), jnp.zeros(2, bool)).value == 0
     tokens = {"num_tokens": summed(jnp.array([3, 4]))}

@@ -75,12 +75,14 @@ def test_batches_are_padded_and_masked():
 
 
 def test_files_round_trip(tmp_path):
-    records = pairs().with_column("annotators", np.arange(N))
+    mine = np.arange(2.0 * N).reshape(N, 2)
+    records = pairs().with_column("annotators", np.arange(N)).with_column("mine", mine, axes="b d")
     records.save(tmp_path / "r.npz")
     back = SegmentRecords.load(tmp_path / "r.npz")
     for name in ("observations", "actions", "step_lengths", "preferences", "group"):
         np.testing.assert_array_equal(getattr(back, name), getattr(records, name))
     np.testing.assert_array_equal(back.columns["annotators"], np.arange(N))
+    assert back.rows([0]).axes_of("mine") == ("b", "d")
     whole = (tmp_path / "r.npz").read_bytes()
     (tmp_path / "r.npz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"r\.npz: no segments could be read"):

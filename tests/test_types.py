@@ -63,3 +63,15 @@ def test_records_are_pytrees_that_vmap_and_eval_shape():
     assert lengths.shape == (2,)
     assert jax.eval_shape(lambda b: b.prompts, batch).prompt_tokens.shape == (2, 3)
     assert dataclasses.replace(batch, reference_logps=None) is not batch
+
+
+def test_columns_say_whose_they_are_and_prompts_keep_their_own():
+    """Of two columns of one shape, one is of responses and one of rows; nobody guesses."""
+    columns = {"scores": np.ones((2, 2)), "prompt_embeddings": np.ones((2, 2)), "mine": np.ones((2, 2))}
+    declared = _batch(columns=columns, column_axes=(("mine", "b d"),))
+    assert [declared.axes_of(name) for name in columns] == [("b", "k"), ("b", "d"), ("b", "d")]
+    prompts = declared.prompts
+    assert set(prompts.columns) == {"prompt_embeddings", "mine"}
+    assert prompts.column_axes == declared.column_axes
+    with pytest.raises(ValueError, match=r"column mine: of shape \[2, 2\], and nobody said"):
+        _ = _batch(columns=columns).prompts

@@ -13,9 +13,10 @@ from every_method import SGD, B, algorithm_of, batch_of, responses_of, small_tra
 from jaxpref import losses
 from jaxpref.algorithms import offline
 from jaxpref.algorithms.inputs import Input
+from jaxpref.algorithms.objective import accumulated_gradient
 from jaxpref.algorithms.quantities import mismatched
 from jaxpref.methods import METHODS
-from jaxpref.metrics import to_floats
+from jaxpref.metrics import Mean, to_floats
 from jaxpref.policies.tabular import tabular
 from jaxpref.types import Completions
 
@@ -200,6 +201,39 @@ def test_a_loss_that_draws_gets_the_step_key():
         to_floats(algorithm.evaluate(state, _table(), jax.random.key(i)))["loss"] for i in (1, 2)
     )
     assert first != second
+
+
+def test_policy_and_reference_see_the_same_noise_and_another_one_each_step():
+    """So that at the start, where the two are equal, whatever is noisy in both cancels."""
+
+    def features(params, batch, key):
+        return {"noise": jax.random.normal(key, batch.lengths.shape)}
+
+    def apart(noise, reference_noise):
+        return jnp.abs(noise - reference_noise)
+
+    def alone(noise):
+        return noise
+
+    def of_step(loss, number, **arguments):
+        algorithm = offline(TABLE, loss=loss, optimizer=SGD, features=features, **arguments)
+        metrics = algorithm.evaluate(algorithm.init(TABLE.init(KEY)), _table(), jax.random.key(number))
+        return float(metrics["loss"].value)
+
+    assert of_step(apart, 1) == 0
+    assert of_step(alone, 1, reference=None) != of_step(alone, 2, reference=None)
+
+
+def test_every_part_of_a_batch_has_a_key_of_its_own():
+    """The gradient of a row is the number that its part has drawn."""
+
+    def loss(params, rows, key):
+        mean = Mean((rows @ params).sum() * jax.random.uniform(key), jnp.float32(len(rows)))
+        return mean, ({}, None)
+
+    drawn, _ = accumulated_gradient(loss, jnp.zeros(6), jnp.eye(6), KEY, microbatches=3)
+    np.testing.assert_array_equal(drawn[:3], drawn[3:])  # row i is in part i mod 3
+    assert len(np.unique(drawn)) == 3
 
 
 def test_objectives_are_combined_from_the_gradients_of_the_whole_batch():

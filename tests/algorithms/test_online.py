@@ -129,8 +129,25 @@ def test_exact_hybrid_collection_gives_the_gradient_of_dpo_and_the_kl():
         dpo = -jax.nn.log_sigmoid(0.5 * (ratio[:, 0] - ratio[:, 1]))
         return (share * (dpo + 0.3 * (jnp.exp(logps) * ratio).sum(-1))).sum() / share.sum()
 
-    moved, _ = _update(algorithm, state, batch, jax.random.key(0))
+    moved, metrics = _update(algorithm, state, batch, jax.random.key(0))
     np.testing.assert_allclose(-moved, jax.grad(objective)(state.params["logits"]), atol=1e-6)
+    logps, reference = jax.nn.log_softmax(state.params["logits"]), jax.nn.log_softmax(jnp.array(LOGITS))
+    kl = np.average((jnp.exp(logps) * (logps - reference)).sum(-1), weights=share)
+    assert float(metrics["objective/kl"].value) == pytest.approx(kl, abs=1e-6)
+
+
+def test_metrics_of_draws_are_expectations_under_the_policy_by_the_weight_of_each_row():
+    algorithm = _online(
+        exact=True, scorer=points, select=None, sample_from=({"policy": 1.0}, {"initial": 1.0})
+    )
+    state, share = _state(algorithm), np.array([1.0, 3.0])
+    batch = dataclasses.replace(_prompts(0, 1), columns={"weights": jnp.asarray(share)})
+    _, metrics = algorithm.collect(state, batch, jax.random.key(0))
+    own, other = (np.asarray(jax.nn.softmax(x, -1)) for x in (state.params["logits"], jnp.array(LOGITS)))
+    wins = np.einsum("bi,ij,bj->b", own, DICE, other)
+    found = {name: float(metrics[f"objective/{name}"].value) for name in ("scores", "win_rate")}
+    expected = {"scores": np.average(own @ np.arange(3), weights=share), "win_rate": wins @ share / 4}
+    assert found == pytest.approx(expected, abs=1e-6)
 
 
 def test_sampled_updates_average_to_the_exact_one():

@@ -122,10 +122,10 @@ def test_the_gradient_is_that_of_the_reported_mean_whatever_the_weights_sum_to()
         mean = Mean((batch["w"] * batch["x"] * params).sum(), batch["w"].sum())
         return mean, ({"loss": mean}, None)
 
-    batch = {"x": jnp.array([1.0, 3.0, -2.0, 5.0]), "w": 0.01 * jnp.array([1.0, 1, 2, 0])}
+    batch = {"x": jnp.array([1.0, 3.0, -1.0, 5.0]), "w": 0.01 * jnp.array([1.0, 1, 2, 0])}
     for parts in (1, 2):
         gradient, (metrics, _) = accumulated_gradient(loss, jnp.float32(2.0), batch, KEY, microbatches=parts)
-        np.testing.assert_allclose(gradient, (1 + 3 - 4) / 4, atol=1e-7)
+        np.testing.assert_allclose(gradient, (1 + 3 - 2) / 4, atol=1e-7)
         np.testing.assert_allclose(gradient * 2, metrics["loss"].value, atol=1e-7)
     nothing, _ = accumulated_gradient(loss, jnp.float32(2.0), batch | {"w": jnp.zeros(4)}, KEY)
     assert float(nothing) == 0
@@ -153,7 +153,7 @@ def test_a_list_with_an_absent_response_counts_the_same_with_weights_of_one(loss
 
 
 def test_a_loss_of_all_responses_that_knows_of_no_absence_skips_such_rows():
-    """And of those it names, what it does not read may be absent."""
+    """One that names responses wants those alone, one that names the mask any two."""
 
     def spread(logps):
         return logps.max(-1) - logps.min(-1)
@@ -161,16 +161,20 @@ def test_a_loss_of_all_responses_that_knows_of_no_absence_skips_such_rows():
     def first(chosen_logps):
         return -chosen_logps
 
+    def masked(token_logps, mask):
+        return jnp.where(mask, token_logps, 0).sum((1, 2))
+
     params = TABLE.init(KEY)
     batch = _list_batch()
     logps = np.asarray(TABLE.token_logps(params, batch).sum(-1))
     found = {}
-    for loss in (spread, first):
+    for loss in (spread, first, masked):
         algorithm = offline(TABLE, loss=loss, optimizer=SGD, reference=None)
         found[loss] = to_floats(algorithm.evaluate(algorithm.init(params), batch, KEY))["loss"]
     whole = logps[[0, 3]]
     assert found[spread] == pytest.approx((whole.max(-1) - whole.min(-1)).mean(), rel=1e-6)
     assert found[first] == pytest.approx(-logps[:, 0].mean(), rel=1e-6)
+    assert found[masked] == pytest.approx(logps[[0, 1, 3]].sum() / 3, rel=1e-6)
 
 
 def test_ties_of_the_data_count_one_half():

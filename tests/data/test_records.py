@@ -78,6 +78,20 @@ class TestRows:
         with pytest.raises(ValueError, match="row 3 is not finite"):
             table().with_column("reference_logps", np.where(np.arange(23)[:, None] == 3, np.nan, logps))
 
+    def test_columns_that_nobody_knows_say_what_their_axes_are(self, tmp_path):
+        """Two columns of one shape: of responses, and of rows. Views, joins and the disk know them apart."""
+        values = np.arange(46.0).reshape(23, 2)
+        with pytest.raises(ValueError, match=r"column mine: of shape \[23, 2\], and nobody said"):
+            table().with_column("mine", values)
+        for axes in ("b k", "b d"):
+            records = table().with_column("mine", values, axes=axes)
+            write_records(records, tmp_path / axes)
+            joined = concatenate([records, records], metadata=table().metadata)
+            for same in (records, load_records(tmp_path / axes), joined):
+                assert same.rows([0]).axes_of("mine") == tuple(axes.split())
+                expected = values[4] if axes == "b d" else values[4, 1:]
+                np.testing.assert_array_equal(same.take([4]).only(1).columns["mine"][0], expected)
+
 
 class TestViews:
     def test_take_and_only(self):

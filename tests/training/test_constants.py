@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import re
 from functools import partial
 
 import jax
@@ -141,6 +142,30 @@ def test_a_run_goes_on_beside_the_same_constants_only(one_device, tmp_path):
         train(dpo(partial(adapted, seed=1), 4), tmp_path / "twice", allow_changes=True, log=quiet)
     again = train(dpo(adapted, 4), tmp_path / "twice", allow_changes=True, log=quiet)
     np.testing.assert_array_equal(again.params["change"], once.params["change"])
+
+
+@pytest.mark.parametrize(
+    ("saved", "now", "differing"),
+    [
+        ({"a": "1"}, {"a": "2"}, ["a"]),
+        ({"a": "1"}, {"a": "1", "b": "2"}, ["b"]),
+        ({"a": "1", "b": "2"}, {"b": "2"}, ["a"]),
+        ({"a": "1", "b": "2"}, {"b": "2", "a": "1"}, []),
+    ],
+)
+def test_a_checkpoint_wants_its_constants_no_more_or_fewer(saved, now, differing):
+    class Saved:
+        directory = "somewhere"
+
+        def restore(self, step, target):
+            return target, {"constants": saved}
+
+    layout = Layout(None, {}, now, {}, {})
+    if not differing:
+        assert layout.restore(Saved(), 0) == ({}, {"constants": saved})
+        return
+    with pytest.raises(ValueError, match=re.escape(f"other models of the names {differing}")):
+        layout.restore(Saved(), 0)
 
 
 def reading(*, policy):
