@@ -82,10 +82,10 @@ class RewardChain:
 
     def measured(self, params: Params, batch: Segments) -> Metrics:
         """Of one vector of weights."""
-        found = self.scores(params["weights"], batch)
-        losses = trajectory_bradley_terry(self.confidence * found[:, 0], self.confidence * found[:, 1])
+        scores = self.scores(params["weights"], batch)
+        losses = trajectory_bradley_terry(self.confidence * scores[:, 0], self.confidence * scores[:, 1])
         metrics = {"loss": weighted_mean(losses, batch.weights), "num_tokens": num_tokens(batch)}
-        return metrics | reward_metrics(found, None, batch, labels="index")
+        return metrics | reward_metrics(scores, None, batch, labels="index")
 
     def moved(self, start: Float[Array, " m"], batch: Segments, key: PRNGKey) -> RewardPosterior:
         """The chain from `start` on, given what the batch says."""

@@ -56,12 +56,12 @@ def alternatives(mixtures: Mixtures) -> Sequence[Sequence[Mixture]]:
       ValueError: no draw, or alternatives that give different numbers of responses.
     """
     given: list[Any] = list(mixtures)
-    found = [given] if given and isinstance(given[0], Mapping) else [list(one) for one in given]
-    if not found or not found[0] or len({len(one) for one in found}) > 1:
+    choices = [given] if given and isinstance(given[0], Mapping) else [list(one) for one in given]
+    if not choices or not choices[0] or len({len(one) for one in choices}) > 1:
         raise ValueError(
             f"mixtures: expected one or more responses, as many in each alternative, got {mixtures}"
         )
-    return found
+    return choices
 
 
 def members(mixtures: Mixtures) -> tuple[str, ...]:

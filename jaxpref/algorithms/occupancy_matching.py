@@ -103,10 +103,10 @@ class Matching:
         begun = jnp.asarray(begun, table.dtype)
         placed = paid(self.mdp, jnp.zeros((states, actions), table.dtype))
         if self.horizon is None:
-            found = occupancy(placed, table[..., 0], begun)
+            visits = occupancy(placed, table[..., 0], begun)
         else:
-            found = horizon_occupancy(placed, jnp.moveaxis(table, -1, 0), begun)[1].sum(0)
-        return found / found.sum()
+            visits = horizon_occupancy(placed, jnp.moveaxis(table, -1, 0), begun)[1].sum(0)
+        return visits / visits.sum()
 
     def matched(self, shares: Float[Array, "s a"]) -> Float[Array, " n"]:
         """What is compared: states and actions, or the states that they lead to."""

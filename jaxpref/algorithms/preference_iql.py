@@ -211,8 +211,8 @@ def _learned(
 
     def learn(loss: Callable[..., Any], params: Params, opt_state: Any, *more: Any):
         gradient, aux = jax.grad(loss, has_aux=True)(params, *more)
-        params, opt_state, found = apply_gradient(transform, params, opt_state, gradient)
-        return params, opt_state, aux, found["grad_norm"].value
+        params, opt_state, metrics = apply_gradient(transform, params, opt_state, gradient)
+        return params, opt_state, aux, metrics["grad_norm"].value
 
     reward, reward_opt_state, of_reward, norm_r = learn(
         objectives.reward_loss, state.reward, state.reward_opt_state, batch

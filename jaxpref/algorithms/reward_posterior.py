@@ -68,8 +68,10 @@ def reward_posterior(
     keys = jax.random.split(chain, burn_in + num_samples * thin)
     state, _ = jax.lax.scan(move, (start, log_likelihood(start), jnp.float32(0)), keys[:burn_in])
     state = (*state[:2], jnp.float32(0))
-    (_, _, taken), (weights, found) = jax.lax.scan(kept, state, keys[burn_in:].reshape(num_samples, thin))
-    return RewardPosterior(weights, found, taken / (num_samples * thin))
+    (_, _, taken), (weights, log_likelihoods) = jax.lax.scan(
+        kept, state, keys[burn_in:].reshape(num_samples, thin)
+    )
+    return RewardPosterior(weights, log_likelihoods, taken / (num_samples * thin))
 
 
 def _scaled(weights: Float[Array, " m"]) -> Float[Array, " m"]:

@@ -226,10 +226,10 @@ def _critic(build: Callable[[], Policy]) -> Policy:
 
 def _from(fresh: Params, params: Params) -> Params:
     """`fresh`, with the leaves of `params` where both have one of the same name and shape."""
-    held = dict(jax.tree.leaves_with_path(params))
+    leaves = dict(jax.tree.leaves_with_path(params))
 
     def one(path, leaf: Array) -> Array:
-        given = held.get(path)
+        given = leaves.get(path)
         return jnp.copy(given) if given is not None and given.shape == leaf.shape else leaf
 
     return jax.tree.map_with_path(one, fresh)
