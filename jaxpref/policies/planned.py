@@ -99,16 +99,16 @@ class PlannedPolicy:
         )
 
     def token_logps(self, params: Params, batch: Segments) -> Float[Array, "b k t"]:
-        found, steps = self.logs(params), batch.actions.shape[-1]
+        log_table, steps = self.logs(params), batch.actions.shape[-1]
         if self.horizon is None:
-            taken = found[batch.observations, batch.actions]
+            taken = log_table[batch.observations, batch.actions]
         elif steps > self.horizon:
             raise ValueError(
                 f"planned: segments of {steps} steps and a horizon of {self.horizon}; set the stage's "
                 f"response_buckets=({self.horizon},), and cut demonstrations that are longer"
             )
         else:
-            taken = found[jnp.arange(steps), batch.observations, batch.actions]
+            taken = log_table[jnp.arange(steps), batch.observations, batch.actions]
         return jnp.where(batch.mask, taken, 0)
 
     def act(

@@ -143,13 +143,15 @@ class SoftmaxTable:
         unknown = [n for n in statistics if n not in STATISTICS]
         if unknown:
             raise ValueError(f"tabular: no {', '.join(unknown)}; there are {', '.join(STATISTICS)}")
-        kept, held = Rows(batch.response_tokens, batch.response_mask, self.tree.vocab), None
+        kept, reference_logits = Rows(batch.response_tokens, batch.response_mask, self.tree.vocab), None
         if set(statistics) & set(KL):
             if reference_params is None:
                 raise ValueError(f"{statistics}: a KL needs the params of the reference")
-            held = kept.flat(jax.lax.stop_gradient(self.rows(reference_params, batch)))
-        found = logits_scores(statistics, kept.flat(self.rows(params, batch)), kept.targets, held)
-        scored: Any = kept.results(found, statistics)
+            reference_logits = kept.flat(jax.lax.stop_gradient(self.rows(reference_params, batch)))
+        values = logits_scores(
+            statistics, kept.flat(self.rows(params, batch)), kept.targets, reference_logits
+        )
+        scored: Any = kept.results(values, statistics)
         return {"token_logps": scored[0], **scored[1]} if statistics else {"token_logps": scored}
 
     def prefill(
