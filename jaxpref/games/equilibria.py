@@ -82,24 +82,24 @@ def _newton(skew: Float64, log_ref: Float64, tau: float, tolerance: float, max_s
     def residual(logits: Float64) -> Float64:
         return logits - log_ref - skew @ np.exp(_log_softmax(logits)) / tau
 
-    logits, found = log_ref, residual(log_ref)
+    logits, error = log_ref, residual(log_ref)
     for _ in range(max_steps):
-        if np.abs(found).max() <= enough:
+        if np.abs(error).max() <= enough:
             # One more plain step: quadratic convergence makes the rest vanish.
-            return _log_softmax(logits - np.linalg.solve(_jacobian(logits, skew, tau), found))
-        direction = np.linalg.solve(_jacobian(logits, skew, tau), found)
+            return _log_softmax(logits - np.linalg.solve(_jacobian(logits, skew, tau), error))
+        direction = np.linalg.solve(_jacobian(logits, skew, tau), error)
         size = 1.0
         while size > 1e-12:
             tried = logits - size * direction
             new = residual(tried)
-            if np.linalg.norm(new) < (1 - 1e-4 * size) * np.linalg.norm(found):
+            if np.linalg.norm(new) < (1 - 1e-4 * size) * np.linalg.norm(error):
                 break
             size /= 2
         else:
             break
-        logits, found = tried, new
+        logits, error = tried, new
     raise RuntimeError(
-        f"regularised_nash: residual {np.abs(found).max():.3g} after {max_steps} steps or fewer, expected "
+        f"regularised_nash: residual {np.abs(error).max():.3g} after {max_steps} steps or fewer, expected "
         f"{enough:.3g}; tau={tau} is too small"
     )
 
