@@ -70,12 +70,12 @@ def measure(
     for name, case in cases.items():
         moved, operations = work(sizes, models.weights, case, tokens, jnp.dtype(dtype).itemsize)
         floors = {"bandwidth_floor_seconds": moved / bandwidth, "matmul_floor_seconds": operations / peak}
-        found = _rates(times[name, 1], times[name, tokens], case.responses, tokens - 1)
+        rates = _rates(times[name, 1], times[name, tokens], case.responses, tokens - 1)
         variants[name] = {
-            **found,
+            **rates,
             **floors,
             "products_seconds": case.members * products[case.responses],
-            "share_of_floor": max(floors.values()) / found["step_seconds"],
+            "share_of_floor": max(floors.values()) / rates["step_seconds"],
         }
     return {
         "benchmark": "decode",
@@ -125,8 +125,8 @@ def _in_turns(calls: dict[_Key, Callable[[], Samples]], rounds: int) -> dict[_Ke
     times: dict[_Key, dict[str, Any]] = {}
     for _ in range(rounds):
         for key, call in calls.items():
-            for name, found in timed(call, 1).items():
-                times.setdefault(key, {})[name] = times.get(key, {}).get(name, type(found)()) + found
+            for name, measured in timed(call, 1).items():
+                times.setdefault(key, {})[name] = times.get(key, {}).get(name, type(measured)()) + measured
     return times
 
 

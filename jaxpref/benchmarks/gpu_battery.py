@@ -52,13 +52,13 @@ def _largest(
     """Largest error of a value. Raises AssertionError where an error is beyond its bound."""
 
     def total(operands: dict[str, jax.Array]):
-        logps, found = function(**operands)
-        return (logps * jnp.asarray(upstream, logps.dtype)).sum(), {"logps": logps} | found
+        logps, statistics = function(**operands)
+        return (logps * jnp.asarray(upstream, logps.dtype)).sum(), {"logps": logps} | statistics
 
     arrays = {name: jnp.asarray(x, dtype) for name, x in operands.items()}
-    slopes, found = jax.jit(jax.grad(total, has_aux=True))(arrays)
+    slopes, outputs = jax.jit(jax.grad(total, has_aux=True))(arrays)
     errors = {
-        name: float(np.abs(np.asarray(found[name], np.float64) - x).max()) for name, x in results.items()
+        name: float(np.abs(np.asarray(outputs[name], np.float64) - x).max()) for name, x in results.items()
     }
     for name, error in errors.items():
         assert error <= (LOGPS if name == "logps" else OTHERS), f"{name} is {error:.1e} nats off"

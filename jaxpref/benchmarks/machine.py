@@ -27,13 +27,13 @@ def platform_name() -> str:
 
 def versions(*optional: str) -> dict[str, str]:
     """Of Python, of the packages that compile and compute, and of those of `optional` that are installed."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for name in ("jax", "jaxlib", "optax", *optional):
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def facts() -> dict[str, Any]:

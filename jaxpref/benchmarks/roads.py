@@ -89,19 +89,19 @@ def sweep_figures(
     for _ in range(rounds):
         for key, call in calls.items():
             times[key].append(timed(call, 1))
-    found = {}
+    figures = {}
     for (name, d), turns in times.items():
         seconds, cpu = (min(turn[k][0] for turn in turns) / _SWEEPS for k in ("wall", "cpu"))
         layout = layouts[name]
         arcs = 3 * graph.num_arcs if layout.neighbours is None else 2 * layout.neighbours.size
         moved = 4 * (arcs + 2 * graph.num_nodes * d)
-        found[f"{name}, {d}"] = {
+        figures[f"{name}, {d}"] = {
             "seconds": seconds,
             "cpu_seconds": cpu,
             "arcs_per_second": graph.num_arcs * d / seconds,
             "share_of_bandwidth": moved / seconds / bandwidth,
         }
-    return found
+    return figures
 
 
 @jax.jit
@@ -126,19 +126,19 @@ def _converged(graph: RoadGraph, costs: NDArray[np.float64], ends: NDArray[np.in
     roads.cheapest(tails, heads, graph.num_nodes, costs, ends[:1])  # sorts the arcs, once for a graph
     start = time.perf_counter()
     v, _ = roads.cheapest(tails, heads, graph.num_nodes, costs, ends)
-    found: dict[str, Any] = {"dijkstra_seconds": time.perf_counter() - start}
+    figures: dict[str, Any] = {"dijkstra_seconds": time.perf_counter() - start}
     cheapest = jnp.asarray(v, jnp.float32)
     by_sweeps, seconds = _once(_hard, graph, rewards[:, None], goals)
-    found["hard_seconds"] = seconds
-    found["hard_difference"] = float(jnp.abs(by_sweeps[0] - cheapest).max())
+    figures["hard_seconds"] = seconds
+    figures["hard_difference"] = float(jnp.abs(by_sweeps[0] - cheapest).max())
     values = {}
     for name, begun in (("cold", None), ("warm", cheapest)):
         values[name], seconds = _once(_solve, graph, rewards, goals, begun)
-        found[f"{name}_seconds"], found[f"{name}_sweeps"] = seconds, int(values[name].sweeps)
-        found[f"{name}_converged"] = bool(values[name].converged)
-    found["difference"] = float(jnp.abs(values["cold"].values - values["warm"].values).max())
-    found["soft_less_hard"] = float((values["warm"].values - cheapest).max())
-    return found
+        figures[f"{name}_seconds"], figures[f"{name}_sweeps"] = seconds, int(values[name].sweeps)
+        figures[f"{name}_converged"] = bool(values[name].converged)
+    figures["difference"] = float(jnp.abs(values["cold"].values - values["warm"].values).max())
+    figures["soft_less_hard"] = float((values["warm"].values - cheapest).max())
+    return figures
 
 
 def _once(function: Any, *arguments: Any) -> tuple[Any, float]:
