@@ -188,11 +188,11 @@ def csv_routes(path: str | Path, roads: Roads) -> list[list[int]]:
     for name, passed in by_name.items():
         at = [_known(node, x, f"{path}: route {name}: node") for x in passed]
         arcs = [between.get((a, b), []) for a, b in itertools.pairwise(at)]
-        odd = next((i for i, found in enumerate(arcs) if len(found) != 1), None)
+        odd = next((i for i, candidates in enumerate(arcs) if len(candidates) != 1), None)
         if odd is not None:
             said = "several arcs; give a column `arc`" if arcs[odd] else "no arc"
             raise ValueError(f"{path}: route {name}: {passed[odd]} to {passed[odd + 1]}: {said}")
-        routes.append([found[0] for found in arcs])
+        routes.append([candidates[0] for candidates in arcs])
     return routes
 
 
