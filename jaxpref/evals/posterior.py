@@ -51,11 +51,11 @@ def posterior_returns(
             f"posterior_returns: expected a confidence in (0, 1) and a unit above 0, got {confidence}, {unit}"
         )
     measure = _returns(world, rewards, start, tuple(policies.items()), unit, confidence)
-    found = context.fetch(
+    results = context.fetch(
         context.compiled(measure)(context.params, context.member("map"), context.member("draws"))
     )
     metrics = {}
-    for who, of in found.items():
+    for who, of in results.items():
         (low, left, right), truly = (float(x) for x in of["tail"]), float(of["truly"])
         count = len(context.member("draws")["weights"])
         metrics[f"{who}: return"] = Estimate(float(of["mean"]), left, right, count, "higher")
@@ -83,14 +83,14 @@ def _returns(
 
         paid_for = jax.vmap(lambda params: paid(mdp, reward.rewards(params)).rewards)(draws)
         true = paid(mdp, jnp.asarray(mdp.rewards, paid_for.dtype) / unit)
-        found = {}
+        results = {}
         for who, policy in {"mean": best(mean), "MAP": best(likeliest), **given}.items():
             returns = jnp.tensordot(paid_for, occupancy(true, policy, first), 2)
             tail = jnp.quantile(
                 returns, jnp.array([1 - confidence, (1 - confidence) / 2, (1 + confidence) / 2])
             )
             truly = first @ policy_values(true, policy)
-            found[who] = {"mean": returns.mean(), "tail": tail, "truly": truly}
-        return found
+            results[who] = {"mean": returns.mean(), "tail": tail, "truly": truly}
+        return results
 
     return measure

@@ -58,9 +58,9 @@ def reward_recovery(
     """
     del num_prompts
     measure = _of_rewards(world, rewards, start, temperature, tuple((beside or {}).items()))
-    found, shown = context.compiled(measure)(context.params)
+    metrics, shown = context.compiled(measure)(context.params)
     pictures = () if width is None else _pictures(world(), width, context.fetch(shown), "reward of a state")
-    return Evaluation(name, _exact(context, found), pictures=pictures)
+    return Evaluation(name, _exact(context, metrics), pictures=pictures)
 
 
 @functools.lru_cache(maxsize=8)  # one function for all evaluations of a run, so that it is compiled once
@@ -87,15 +87,15 @@ def _of_rewards(
         def share(v: Float[Array, " s"]) -> Array:
             return first @ (v - low) / (first @ (best - low))
 
-        found = {
+        metrics = {
             "policy KL": _divergence(true, expert, learner, first),
             "reward correlation": _correlation(true.rewards, learnt.rewards, here),
             "value difference": first @ (best - followed),
             "value share": share(followed),
         }
-        found |= {f"value share, {who}": share(policy_values(true, p)) for who, p in others.items()}
+        metrics |= {f"value share, {who}": share(policy_values(true, p)) for who, p in others.items()}
         shown = {"hidden": (true.rewards.mean(-1), hard), "learnt": (learnt.rewards.mean(-1), planned)}
-        return found, shown
+        return metrics, shown
 
     return measure
 
@@ -130,10 +130,10 @@ def policy_recovery(
     if its is not None and part is not None:
         its = its[part]
     measure = _of_policies(context.policy, world, start, temperature, discriminator)
-    found, shown = context.compiled(measure)(context.params, its)
+    metrics, shown = context.compiled(measure)(context.params, its)
     label = "true value of the policy" if discriminator is None else "reward of a state"
     pictures = () if width is None else _pictures(world(), width, context.fetch(shown), label)
-    return Evaluation(name, _exact(context, found), pictures=pictures)
+    return Evaluation(name, _exact(context, metrics), pictures=pictures)
 
 
 @functools.lru_cache(maxsize=8)
@@ -155,16 +155,16 @@ def _of_policies(
         expert = log_policy(true, temperature)
         high, mine = (policy_values(true, jnp.exp(logs)) for logs in (expert, learner))
         low = policy_values(true, jnp.full_like(expert, 1 / expert.shape[-1]))
-        found = {
+        metrics = {
             "policy KL": _divergence(true, expert, learner, first),
             "value share": first @ (mine - low) / (first @ (high - low)),
         }
         if discriminator is not None:
             learnt = jnp.broadcast_to(discriminator().rewards(its), true.rewards.shape)
             here = ~jnp.broadcast_to(mdp.terminal[:, None], learnt.shape)
-            found["reward correlation"] = _correlation(true.rewards, learnt, here)
+            metrics["reward correlation"] = _correlation(true.rewards, learnt, here)
             high, mine = true.rewards.mean(-1), learnt.mean(-1)
-        return found, {"hidden": (high, jnp.exp(expert)), "learnt": (mine, jnp.exp(learner))}
+        return metrics, {"hidden": (high, jnp.exp(expert)), "learnt": (mine, jnp.exp(learner))}
 
     return measure
 
@@ -199,8 +199,8 @@ def _pictures(mdp: TabularMDP, width: int, shown: Mapping[str, Any], label: str)
     )
 
 
-def _exact(context: Context, found: dict[str, Array]) -> dict[str, Estimate]:
-    numbers = {name: float(context.fetch(value)) for name, value in found.items()}
+def _exact(context: Context, metrics: dict[str, Array]) -> dict[str, Estimate]:
+    numbers = {name: float(context.fetch(value)) for name, value in metrics.items()}
     return {
         name: Estimate(x, x, x, 1, "lower" if name in _LOWER else "higher") for name, x in numbers.items()
     }

@@ -92,9 +92,9 @@ def _nats(
         return _scores(context, table, batch_size)[:, 0]
     place = places_by_region(table, region)
     scores = _scores(context, by_region(table, region), -(-batch_size // place.shape[1]))
-    found = np.zeros(len(table))
-    found[place[place >= 0]] = scores[place >= 0]
-    return found
+    nats = np.zeros(len(table))
+    nats[place[place >= 0]] = scores[place >= 0]
+    return nats
 
 
 def _scores(context: Context, table: SegmentRecords, batch_size: int) -> NDArray[np.float64]:
@@ -102,13 +102,13 @@ def _scores(context: Context, table: SegmentRecords, batch_size: int) -> NDArray
     rows = context.rows(batch_size)
     room = -(-int(table.step_lengths.max()) // 8) * 8
     score = context.compiled(context.policy.token_logps)
-    found = []
+    parts = []
     for first in range(0, len(table), rows):
         index = np.arange(first, first + rows)
         batch = table.rows(np.where(index < len(table), index, -1), response_length=room)
         logps = context.fetch(score(context.params, jax.tree.map(jnp.asarray, context.put(batch))))
-        found.append(np.asarray(logps, np.float64).sum(-1))
-    return np.concatenate(found)[: len(table)]
+        parts.append(np.asarray(logps, np.float64).sum(-1))
+    return np.concatenate(parts)[: len(table)]
 
 
 def _cheapest(

@@ -60,9 +60,9 @@ def draw(
             temperature=temperature,
             top_p=top_p,
         )
-        found = out.completions.response_tokens, out.completions.response_mask, out.token_logps
+        outputs = out.completions.response_tokens, out.completions.response_mask, out.token_logps
         # Numpy arrays where types say jax's: both are arrays to all that takes a record.
-        values: list[Any] = [np.asarray(x) for x in context.fetch(found)]
+        values: list[Any] = [np.asarray(x) for x in context.fetch(outputs)]
         tokens, mask, logps = values
         real = np.asarray(batch.real)
         columns = {"example_ids": batch.columns["example_ids"]}

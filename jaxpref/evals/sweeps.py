@@ -36,8 +36,8 @@ def value_sweeps(
     known = world()
     entries = jnp.asarray(table(context, known), known.mdp.rewards.dtype)
     learned = known.mdp._replace(rewards=entries)
-    found = {"true rewards": (known.mdp, 0.0), "learned": (learned, 0.0)}
-    picture = pictured_sweeps(name, found, sweeps=sweeps)
+    worlds = {"true rewards": (known.mdp, 0.0), "learned": (learned, 0.0)}
+    picture = pictured_sweeps(name, worlds, sweeps=sweeps)
     last = picture.data["lines"]["learned"]["y"][-1]
     return Evaluation(name, {"residual": Estimate(last, last, last, 1, "")}, pictures=(picture,))
 

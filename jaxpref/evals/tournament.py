@@ -86,8 +86,8 @@ def judged(
                 masks[at, :, s] & real[:, None, None],
                 columns={"example_ids": first.columns["example_ids"][at]},
             )
-            found = context.fetch(compiled(policies, context.put(record)))
-            total[at[real]] += np.asarray(found)[real]
+            preferences = context.fetch(compiled(policies, context.put(record)))
+            total[at[real]] += np.asarray(preferences)[real]
     mean = total / tokens.shape[2]
     return (mean + 1 - mean.swapaxes(1, 2)) / 2
 
