@@ -118,20 +118,20 @@ def _members(run: RunContext, stage: Stage, params: Params, state: Any) -> Calla
     """Params by name, see `evals.base.Context`. What is read from disk is read once."""
     names = [s.name for s in run.experiment.stages]
     before = names[: names.index(stage.name)]
-    held = dict(getattr(state, "everyone", {})) | {"policy": params}
+    by_name = dict(getattr(state, "everyone", {})) | {"policy": params}
     if params is not None:
-        held["policy"] = run.whole(params)
+        by_name["policy"] = run.whole(params)
 
     def member(name: str) -> Params:
-        if name not in held:
+        if name not in by_name:
             if name == "initial":
-                held[name] = run.whole(started_from(run, stage.name))
+                by_name[name] = run.whole(started_from(run, stage.name))
             elif name in before:
-                held[name] = run.whole(left_by(run, name))
+                by_name[name] = run.whole(left_by(run, name))
             else:
-                known = list(dict.fromkeys([*held, "initial", *before]))
+                known = list(dict.fromkeys([*by_name, "initial", *before]))
                 raise ValueError(f"no params called {name!r} in stage {stage.name}; there are {known}")
-        return held[name]
+        return by_name[name]
 
     return member
 

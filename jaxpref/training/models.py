@@ -41,8 +41,8 @@ def trained_model(
             "(`jaxpref train ... workdir=...`) and name that workdir"
         )
     with Checkpoints(directory) as checkpoints:
-        found = checkpoints.latest if step is None else step
-    if found is None or not (directory / str(found)).is_dir():
+        checkpoint_step = checkpoints.latest if step is None else step
+    if checkpoint_step is None or not (directory / str(checkpoint_step)).is_dir():
         raise ValueError(f"trained_model: {directory} has no checkpoint{'' if step is None else f' {step}'}")
     built = policy()
     device = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
@@ -50,8 +50,8 @@ def trained_model(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
         jax.eval_shape(built.init, jax.random.key(0)),
     )
-    params = jax.tree.map(np.asarray, restore_params(directory, found, target))
-    logger.info("trained_model: %s at step %d of %s", stage, found, root)
+    params = jax.tree.map(np.asarray, restore_params(directory, checkpoint_step, target))
+    logger.info("trained_model: %s at step %d of %s", stage, checkpoint_step, root)
     return Model(params, built.axes())
 
 

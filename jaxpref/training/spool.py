@@ -38,10 +38,10 @@ class Spool:
             return self.directory
         if self._temporary is None:
             self._temporary = pathlib.Path(tempfile.mkdtemp(prefix="jaxpref-"))
-            for found in self.directory.iterdir() if self.directory.is_dir() else ():
-                if found.suffix != ".html" and found.is_file():  # pages are written, never gone on with
-                    file = self._temporary / found.name
-                    file.write_bytes(found.read_bytes())
+            for source in self.directory.iterdir() if self.directory.is_dir() else ():
+                if source.suffix != ".html" and source.is_file():  # pages are written, never gone on with
+                    file = self._temporary / source.name
+                    file.write_bytes(source.read_bytes())
                     self._stored[file] = _version(file)
         return self._temporary
 
@@ -92,5 +92,5 @@ class Spool:
 
 
 def _version(file: pathlib.Path) -> tuple[int, int]:
-    found = file.stat()
-    return found.st_size, found.st_mtime_ns
+    stat = file.stat()
+    return stat.st_size, stat.st_mtime_ns

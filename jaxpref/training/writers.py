@@ -171,12 +171,12 @@ def _builder(name: str) -> Builder:
         return WRITERS[name]
     module, colon, function = name.partition(":")
     try:
-        found: Any = getattr(importlib.import_module(module), function) if colon else None
+        builder: Any = getattr(importlib.import_module(module), function) if colon else None
     except (ImportError, AttributeError) as error:
         raise ValueError(f"writers: {name!r} cannot be imported ({error})") from error
-    if not callable(found):
+    if not callable(builder):
         raise ValueError(
             f"writers: {name!r} is none of {', '.join(WRITERS)}; give one of them, or a function of your own "
             "as package.module:function"
         )
-    return found  # pyright: ignore[reportReturnType]
+    return builder  # pyright: ignore[reportReturnType]
