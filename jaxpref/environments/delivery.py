@@ -196,8 +196,8 @@ def _features(cells: NDArray[np.int64], successors: NDArray[np.int64]) -> NDArra
     moved = successors != np.arange(len(kind))[:, None]
     stayed = np.zeros_like(of_cell)
     stayed[:, [0, 5]] = ground
-    found = np.where(moved[..., None], of_cell[successors], stayed[:, None])
-    return np.where((ends | (kind == _HOUSE))[:, None, None], 0, found)
+    features = np.where(moved[..., None], of_cell[successors], stayed[:, None])
+    return np.where((ends | (kind == _HOUSE))[:, None, None], 0, features)
 
 
 def _reaches(
@@ -206,8 +206,8 @@ def _reaches(
     """Cells from which some moves lead to a target, by cells of `through`."""
     reached = targets.copy()
     for _ in range(len(targets)):
-        found = reached | (reached[successors].any(-1) & (True if through is None else through))
-        if (found == reached).all():
+        wider = reached | (reached[successors].any(-1) & (True if through is None else through))
+        if (wider == reached).all():
             break
-        reached = found
+        reached = wider
     return reached

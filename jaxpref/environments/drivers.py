@@ -121,17 +121,17 @@ def _soft_choices(
     """
     tails, heads, n = np.asarray(graph.tails), np.asarray(graph.heads), graph.num_nodes
     v = cheapest(tails, heads, n, costs, [end])[0][:, 0]
-    low, reached, found = v.min(), v > UNREACHABLE / 2, {}
+    low, reached, choices = v.min(), v > UNREACHABLE / 2, {}
     for h in range(1, max(horizons) + 1):
         q = v[heads] - costs
         top = np.full(n, low)
         np.maximum.at(top, tails, q)
         weight = np.exp(q - top[tails])
         total = np.bincount(tails, weight, n)
-        found[h] = weight / total[tails]
+        choices[h] = weight / total[tails]
         v = np.where(reached, top + np.log(np.where(total > 0, total, 1)), UNREACHABLE)
         v[end] = 0
-    return np.stack([found[h] for h in horizons]), reached
+    return np.stack([choices[h] for h in horizons]), reached
 
 
 def walk(heads: NDArray[np.integer], arc: NDArray[np.integer], start: int, end: int) -> list[int]:

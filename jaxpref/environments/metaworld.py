@@ -123,7 +123,7 @@ def scored_segments(
     from tqdm import tqdm
 
     arm, generator = Arm(task), np.random.default_rng(seed)
-    found: dict[str, list] = {name: [] for name in ScoredSegments._fields}
+    columns: dict[str, list] = {name: [] for name in ScoredSegments._fields}
     for episode in tqdm(range(episodes), f"{task}: segments", unit="episode", delay=5, mininterval=5):
         seen, _ = arm.reset(seed=int(generator.integers(2**31)))
         share = generator.random()
@@ -143,11 +143,11 @@ def scored_segments(
             scored = earned + regained - arm.expert_return(start, horizon)
             arm.restore(end)
             row = (np.stack(observations), np.stack(actions), scored, earned, episode)
-            for name, value in zip(found, row, strict=True):
-                found[name].append(value)
+            for name, value in zip(columns, row, strict=True):
+                columns[name].append(value)
     arm.close()
     kinds = (np.float32, np.float32, np.float64, np.float64, np.int64)
-    return ScoredSegments(*(np.asarray(v, kind) for v, kind in zip(found.values(), kinds, strict=True)))
+    return ScoredSegments(*(np.asarray(v, kind) for v, kind in zip(columns.values(), kinds, strict=True)))
 
 
 def _plain(value: Any) -> bool:
