@@ -89,9 +89,9 @@ def read_run(directory: AnyPath, label: str | None = None) -> Run:
         raise ValueError(f"{directory}: expected a run directory, got {_kind(directory)}")
     file = directory / "experiment.json"
     if not file.is_file():
-        found = ", ".join(sorted(p.name for p in directory.iterdir())[:6]) or "nothing"
+        entries = ", ".join(sorted(p.name for p in directory.iterdir())[:6]) or "nothing"
         raise ValueError(
-            f"{directory} is not a run directory: it has no experiment.json (found {found}); "
+            f"{directory} is not a run directory: it has no experiment.json (found {entries}); "
             "give the workdir of `jaxpref train`"
         )
     try:
