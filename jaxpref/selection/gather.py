@@ -52,12 +52,12 @@ def take_responses(completions: Completions, index: Int[Array, "b n"]) -> Comple
         for name, value in completions.columns.items()
         if name not in _OF_FIRST_TWO
     }
-    held = completions.reference_logps
+    reference_logps = completions.reference_logps
     return dataclasses.replace(
         completions,
         response_tokens=taken(completions.response_tokens),
         response_mask=taken(completions.response_mask),
-        reference_logps=None if held is None else taken(held),
+        reference_logps=None if reference_logps is None else taken(reference_logps),
         preferences=preferences,
         columns=columns,
     )
