@@ -131,11 +131,11 @@ def _load_tournament(options: Options) -> Tournament | None:
 
 
 def _play(game: Tournament, root: AnyPath, runs: list[tuple[str, Experiment, AnyPath]]) -> None:
-    found = play(game, runs)
-    write_tournament(found, [directory for _, _, directory in runs], root)
+    results = play(game, runs)
+    write_tournament(results, [directory for _, _, directory in runs], root)
     if jax.process_index() == 0:
-        width = max(map(len, found.names))
-        for name, row, overall in zip(found.names, found.matrix, found.overall, strict=True):
+        width = max(map(len, results.names))
+        for name, row, overall in zip(results.names, results.matrix, results.overall, strict=True):
             cells = "  ".join(f"{e.mean:.3f} [{e.low:.2f}, {e.high:.2f}]" for e in row)
             print(f"{name:{width}s}  {cells}  overall {overall.mean:.3f}")
 
@@ -161,11 +161,11 @@ def methods(options: Options) -> int:
     from jaxpref.methods import FAMILIES, METHODS, table
 
     if options.name is not None:
-        found = [method for method in METHODS if method.name == options.name]
-        if not found:
+        matches = [method for method in METHODS if method.name == options.name]
+        if not matches:
             near = difflib.get_close_matches(options.name, [m.name for m in METHODS], n=5, cutoff=0.4)
             raise ValueError(f"no objective is called {options.name!r}; near: {', '.join(near) or 'none'}")
-        print(table.details(found[0]))
+        print(table.details(matches[0]))
     else:
         print(table.markdown(FAMILIES) if options.markdown else table.evidence(METHODS))
     return 0

@@ -228,9 +228,9 @@ def _accepted(annotation: Any, current: Any) -> set[type]:
         members = {typing.get_origin(annotation) or annotation}
     literals = [a for a in typing.get_args(annotation) if typing.get_origin(a) is typing.Literal]
     members |= {type(v) for a in literals for v in typing.get_args(a)}
-    found = {m for m in members if m in plain}
-    if found:
-        return found
+    accepted = {m for m in members if m in plain}
+    if accepted:
+        return accepted
     return {type(current)} if type(current) in plain - {type(None)} else set()
 
 
