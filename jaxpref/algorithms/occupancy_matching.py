@@ -49,7 +49,7 @@ def occupancy_matching(
       policy: of numbered states and actions, such as `policies.planned` (with the same horizon).
       world: its transitions, terminal states and discount.
       divergence: `(expert, learner) -> number` of `losses.conjugates`.
-      horizon: steps that count, all alike; None: all steps, step t with discount^t.
+      horizon: number of steps that count, with equal weights; None: all steps, step t with discount^t.
       arrivals: match the states after each action, as f-IRL does with the states of trajectories; False:
         states and actions.
       smoothing: share of a uniform distribution mixed into both sides, in [0, 1): what the demonstrations

@@ -99,7 +99,7 @@ class _Models(NamedTuple):
 
     @property
     def weights(self) -> int:
-        """Of one of them."""
+        """Number of weights of one of them."""
         return sum(x.size for x in jax.tree.leaves(self.members[0]))
 
     def call(self, case: Case, tokens: int, max_tokens: int) -> Callable[[], Samples]:
@@ -119,7 +119,7 @@ def _models(sizes: TransformerSizes, dtype: str) -> _Models:
 
 
 def _in_turns(calls: dict[_Key, Callable[[], Samples]], rounds: int) -> dict[_Key, dict[str, Any]]:
-    """What `timed` says of each call, over all rounds; compilations before them do not count."""
+    """Results of `timed` for each call, over all rounds; compilations before them do not count."""
     for call in calls.values():
         jax.block_until_ready(call())
     times: dict[_Key, dict[str, Any]] = {}
@@ -131,7 +131,7 @@ def _in_turns(calls: dict[_Key, Callable[[], Samples]], rounds: int) -> dict[_Ke
 
 
 def _rates(first: dict[str, Any], every: dict[str, Any], responses: int, steps: int) -> dict[str, float]:
-    """Of a step, given the times of one token and of one and `steps` more."""
+    """Times of a step, given those of one token and of `steps` more tokens."""
     one, all_of_them = (summary(times["wall"], times["cpu"]) for times in (first, every))
     step = max(all_of_them["wall_seconds_min"] - one["wall_seconds_min"], 1e-9) / steps
     cpu = (all_of_them["cpu_seconds_min"] - one["cpu_seconds_min"]) / steps

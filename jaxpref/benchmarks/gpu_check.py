@@ -3,8 +3,8 @@
     python -m jaxpref.benchmarks.gpu_check --out FILE      (or: jaxpref bench gpu-check --out FILE)
 
 Values and gradients of every implementation against float64; then, beside the matmul rate and the copy
-bandwidth found in the same run, times and memory of the projection and of rows of logits, and PyTorch's where
-it is installed. Needs jax, numpy and jaxtyping; downloads nothing.
+bandwidth measured in the same run, times and memory of the projection and of rows of logits, and PyTorch's
+where it is installed. Needs jax, numpy and jaxtyping; downloads nothing.
 """
 
 import argparse
@@ -41,7 +41,7 @@ BLOCKED = ("vocab_scan", "token_scan", "pallas_gpu")
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """Of the projection, the square matmul and the copy; `small`: (rows, embed, vocab) of the battery."""
+    """Sizes of projection, square matmul and copy; `small`: (rows, embed, vocab) of the battery."""
 
     rows: int = 8192
     embed: int = 4096

@@ -31,8 +31,10 @@ def measure(
     dense: int = 4096,
     scale: float = 1.0,
 ) -> dict[str, Any]:
-    """Costs are uniform in [1.5, 3.5] times `scale`, seeded; so are destinations. `dense`: nodes of the part
-    that a dense solver gets too."""
+    """Figures for random costs, uniform in [1.5, 3.5] times `scale`, and random destinations, both seeded.
+
+    `dense`: nodes of the part that a dense solver gets too.
+    """
     return measured(
         new_york_graph(data_root), rounds=rounds, destinations=destinations, dense=dense, scale=scale
     )
@@ -43,7 +45,7 @@ def measured(
 ) -> dict[str, Any]:
     """The figures for any graph.
 
-    The floor of a sweep is what it must at least move: costs, ends and sources (or padded neighbours) of all
+    The floor of a sweep is the least it must move: costs, ends and sources (or padded neighbours) of all
     arcs once, all values in and out once. Sweeps of both layouts take turns.
     """
     generator = np.random.default_rng(0)
@@ -75,7 +77,7 @@ def sweep_figures(
     destinations: Sequence[int],
     bandwidth: float,
 ) -> dict[str, dict[str, float]]:
-    """Of a soft sweep in each layout, to the first so many of the nodes `every`."""
+    """Figures of a soft sweep in each layout, towards the first `destinations` of the nodes `every`."""
     layouts = {"segments": graph, "padded": roads.padded(graph)}
     rewards = jnp.asarray(-costs, jnp.float32)
     calls: dict[tuple[str, int], Callable[[], Array]] = {}
@@ -119,8 +121,8 @@ _hard = jax.jit(roads.sweeps)
 
 
 def _converged(graph: RoadGraph, costs: NDArray[np.float64], ends: NDArray[np.integer]) -> dict[str, Any]:
-    """Once each, after compiling: soft values from the destinations and from the cheapest ways, and those by
-    sweeps and by Dijkstra."""
+    """Once each, after compiling: soft values from the destinations and from the cheapest paths, and the
+    cheapest paths by sweeps and by Dijkstra."""
     rewards, goals = jnp.asarray(-costs, jnp.float32), jnp.asarray(ends, jnp.int32)
     tails, heads = np.asarray(graph.tails), np.asarray(graph.heads)
     roads.cheapest(tails, heads, graph.num_nodes, costs, ends[:1])  # sorts the arcs, once for a graph
@@ -220,9 +222,9 @@ def table(figures: dict[str, Any]) -> str:
         lines += [
             f"to {d}: Dijkstra {v['dijkstra_seconds']:.2f} s, max-plus sweeps {v['hard_seconds']:.2f} s, "
             f"differing by {v['hard_difference']:.1e}",
-            f"  soft values: {v['cold_sweeps']} sweeps, {v['cold_seconds']:.2f} s; from the cheapest ways "
+            f"  soft values: {v['cold_sweeps']} sweeps, {v['cold_seconds']:.2f} s; from the cheapest paths "
             f"{v['warm_sweeps']} sweeps, {v['warm_seconds']:.2f} s, differing by {v['difference']:.1e}; "
-            f"up to {v['soft_less_hard']:.1f} above those of the cheapest ways",
+            f"up to {v['soft_less_hard']:.1f} above those of the cheapest paths",
         ]
     one, part = figures["linear"], figures["dense"]
     lines.append(

@@ -1,7 +1,7 @@
 """Block sizes on the machine at hand: times and memory of each, and the line for the table of
 `jaxpref.kernels.token_logps.block_sizes`.
 
-Of a larger block one expects less traffic of the accumulator and more memory, so the choice is the smallest
+A larger block should move the accumulator less often and need more memory, so the choice is the smallest
 block that is nearly as fast as the fastest.
 """
 
@@ -110,7 +110,7 @@ def _swept(case: Case, platform: str, rounds: int, repeats: int) -> list[dict[st
 
 
 def _seconds(figures: dict[str, Any], platform: str) -> float:
-    """CPU seconds where the cores are shared with others: they cannot take those away."""
+    """CPU seconds where other processes share the cores, which do not change them; else wall seconds."""
     return figures["cpu_seconds_min_per_core" if platform == "cpu" else "wall_seconds_min"]
 
 

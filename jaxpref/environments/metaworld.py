@@ -14,7 +14,7 @@ EXACT_TASKS = ("bin-picking-v3", "button-press-v3", "drawer-open-v3", "plate-sli
 
 
 class Arm:
-    """One task, with the interface of gymnasium's worlds and 35 numbers to see.
+    """One task, with the interface of gymnasium's worlds and observations of 35 numbers.
 
     The observation is Meta-World's without entries 18 to 21, the hand of the frame before, as in the released
     code of arXiv:2310.13639. Object and goal are drawn by the seed of `reset`. An episode has at most 500
@@ -81,12 +81,12 @@ class Arm:
 
 
 def arm_world(*, task: str) -> Arm:
-    """For evaluators."""
+    """A world for evaluators."""
     return Arm(task)
 
 
 class ScoredSegments(NamedTuple):
-    """`n` segments of behaviour, and what an expert thinks of them."""
+    """`n` segments of behaviour, scored by an expert."""
 
     observations: np.ndarray  # [n, t, 35] float32
     actions: np.ndarray  # [n, t, 4] float32

@@ -36,16 +36,16 @@ def reward_recovery(
     num_prompts: int | None = None,
     name: str = "recovery",
 ) -> Evaluation:
-    """Params' rewards against the world's: what they plan, without a horizon, and what that is worth.
+    """Learnt rewards against the world's: the policies planned with them, without a horizon, and their value.
 
     Nothing is sampled, and the intervals have no width:
 
       policy KL            KL(soft expert || soft learner), mean over states as the expert visits them, nats
-      reward correlation   Pearson's, over states and actions that are no end; shaping lowers it, though it
-                           changes no behaviour
+      reward correlation   Pearson's, over actions of states that are not terminal; shaping lowers it, though
+                           it changes no behaviour
       value difference     start . (V* - V of the policy that is optimal for the learnt rewards), in hidden
                            rewards: the expected value difference of Levine et al. 2011
-      value share          that policy's way from the uniform one to V*: 1 is optimal
+      value share          where that policy's value lies from the uniform policy's (0) to V* (1)
 
     Args:
       world: the true one, its rewards included.
@@ -53,7 +53,7 @@ def reward_recovery(
       temperature: of the soft policies.
       width: of a grid (`environments.gridworld`): hidden and learnt rewards are then drawn, with the policies
         that are optimal for them.
-      beside: other policies `[s, a]` by name, whose value shares are given too: who demonstrated.
+      beside: other policies `[s, a]` by name, whose value shares are given too, such as the demonstrator's.
       num_prompts: has no effect: there is nothing to draw.
     """
     del num_prompts
@@ -114,8 +114,8 @@ def policy_recovery(
 ) -> Evaluation:
     """A policy against the soft-optimal one of the world's rewards.
 
-    Exact, as `reward_recovery`: "policy KL" is its; "value share" is the policy's own way, as drawn and
-    without entropy, from the uniform policy's value to the expert's, and may exceed 1.
+    Exact, as `reward_recovery`, with the same "policy KL". "value share" is where the value of the stochastic
+    policy itself, without entropy, lies from the uniform policy's (0) to the expert's (1); it may exceed 1.
 
     Args:
       width: of a grid, on which the expert and the learner are then drawn, coloured by their true values, or
@@ -185,7 +185,7 @@ def _correlation(x: Array, y: Array, where: Array) -> Array:
 
 
 def _pictures(mdp: TabularMDP, width: int, shown: Mapping[str, Any], label: str) -> tuple[Picture, ...]:
-    """Of colours `[s]` and policies `[s, a]` by side."""
+    """A picture of each name's colours `[s]` and policy `[s, a]`."""
     return tuple(
         pictured_grid(
             side,

@@ -29,8 +29,8 @@ def _residuals(
 ) -> tuple[Float[Array, "b d"], Float[Array, "b k r d"]]:
     """Residual stream of the last prompt token and of every response token, in one forward pass.
 
-    Prompts are computed once: rows are `[prompt | response 1 | ... | response k]`, and responses read the
-    prompt's keys but not each other (prefix sharing, arXiv:2410.20305, by shape instead of by mask). The
+    Prompts are computed once: a sequence is `[prompt | response 1 | ... | response k]`, and responses read
+    the prompt's keys but not each other (prefix sharing, arXiv:2410.20305, by shape and not by mask). The
     positions of a response start at the length of its prompt, so padding of prompts changes nothing.
     """
     sizes = model.sizes

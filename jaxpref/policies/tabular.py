@@ -1,4 +1,4 @@
-"""A softmax table over short sequences: a policy small enough to list all that it may say."""
+"""A softmax table over short sequences: a policy small enough to list all its responses."""
 
 import dataclasses
 from typing import Any
@@ -36,7 +36,7 @@ def tabular(
 
     Params are `{"logits": [prompts, prefixes, vocab]}`, or `[prompts, vocab]` if `length` is 1; the order of
     prefixes is that of `policies.response_tree`. The last real token of a prompt says which prompt it is,
-    from 0 to `prompts - 1`. A row of log-probs is as good as any logits with the same softmax, so a known
+    from 0 to `prompts - 1`. Log-probs are as good as any logits with the same softmax, so a known
     distribution is given as its logarithm.
 
     Args:

@@ -19,7 +19,7 @@ logger = logging.getLogger("jaxpref.models")
 def trained_model(
     *, policy: Callable[[], Policy], workdir: str, stage: str, step: int | None = None
 ) -> Model:
-    """What a stage of a finished run left: host arrays, and the axes that say how a mesh splits them.
+    """The trained params of a stage of a finished run: host arrays, and their logical axes.
 
     For `online(models={"judge": partial(trained_model, ...)})`. Every process reads the whole model.
 
@@ -56,7 +56,7 @@ def trained_model(
 
 
 def random_model(*, policy: Callable[[], Policy], seed: int = 0) -> Model:
-    """A model that knows nothing, `policy.init`: for a dry run of memory and speed. It says so."""
+    """An untrained model, `policy.init`, for a dry run of memory and speed; logs that it is one."""
     built = policy()
     params = jax.jit(built.init)(keys.key(seed, None, "model"))
     logger.info("random_model: RANDOM weights, for a dry run; what a judge of them says means nothing")

@@ -1,7 +1,7 @@
 """Params of a run by what they are: initial, of a checkpoint, or what a stage started from.
 
-All of them can be had again at any time, from the weights and the checkpoints, so nothing has to be kept in
-memory for an evaluation, and a resumed run finds the same ones.
+All of them are read from the weights and the checkpoints when they are needed, so an evaluation keeps nothing
+in memory, and a resumed run reads the same ones.
 """
 
 import jax

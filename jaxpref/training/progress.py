@@ -85,7 +85,7 @@ class StepLog:
             self.files.log(f"{self.stage}: {summary}: update skipped")
 
     def resume_clock(self) -> None:
-        """Call when training goes on after something else took time."""
+        """Restarts the clock; call it when training goes on after something else took time."""
         self._last = time.monotonic()
 
     def _line(self, step: int) -> tuple[dict[str, float], dict[str, float]]:

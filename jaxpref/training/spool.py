@@ -2,8 +2,8 @@
 
 An object store has no append. So the files of a run in one are written to a temporary folder of this
 machine, and those that changed are written to the store whole: when the run says so (before each checkpoint,
-after each evaluation, at the end), and in between for a twentieth of the time at most. What a kill loses lies
-after the last checkpoint, and a resumed run writes just that again.
+after each evaluation, at the end), and in between for a twentieth of the time at most. A kill loses only
+lines after the last checkpoint, which a resumed run writes again.
 """
 
 import pathlib
@@ -75,7 +75,7 @@ class Spool:
         self._next = now + max(_SHORTEST, (now - start) * (1 / _SHARE - 1))
 
     def tick(self) -> None:
-        """`store`, if it is time again. A store that cannot be reached is tried again at the next time."""
+        """`store`, if it is due. A store that cannot be reached is tried again when it is due next."""
         if self._temporary is not None and time.monotonic() >= self._next:
             try:
                 self.store()

@@ -1,7 +1,8 @@
-"""The state of a stage: the part that moves, and the constants beside it.
+"""The state of a stage: the part that training changes, and the constants beside it.
 
-What moves is trained, donated from step to step and saved. Constants (judges, critics, the base below
-adapters) are loaded once, lie on the mesh, and are neither: a checkpoint has their fingerprint alone.
+The part that changes is donated from step to step and saved. Constants (judges, critics, the base below
+adapters) are loaded once onto the mesh; they are neither donated nor saved, and a checkpoint has their
+fingerprints alone.
 """
 
 import dataclasses
@@ -57,13 +58,13 @@ class Layout:
         return cls(algorithm, constants.params, constants.fingerprints, abstract, shardings)
 
     def start(self, params: Params, key: Any) -> Any:
-        """What moves, at the beginning of a stage that starts from `params`."""
+        """The state without constants, at the beginning of a stage that starts from `params`."""
 
         started = jax.jit(functools.partial(_started, self.algorithm), out_shardings=self.shardings)
         return started(params, self.constants, key)
 
     def restore(self, checkpoints: Checkpoints, step: int) -> tuple[Any, dict[str, Any]]:
-        """What moves and the meta of a checkpoint.
+        """The state without constants and the meta of a checkpoint.
 
         Raises:
           ValueError: it was written beside other constants.

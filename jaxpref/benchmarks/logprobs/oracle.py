@@ -22,8 +22,8 @@ Arrays = dict[str, np.ndarray]
 
 
 def expected(case: Case, given: tuple[np.ndarray, ...]) -> Arrays:
-    """Of the given inputs: `loss`, and norm and sampled entries of the gradients with respect to `hidden`
-    and `weight`; the same of logits rounded to the case's dtype, as `rows_loss` and `logits`.
+    """`loss`, and norm and sampled entries of the gradients with respect to `hidden` and `weight`; the same
+    for logits rounded to the case's dtype, as `rows_loss` and `logits`.
 
     Needs 64-bit types.
     """
@@ -88,8 +88,11 @@ def _entries(name: str, index: np.ndarray, sample: Any, norm: Any) -> Arrays:
 
 
 def error(case: Case, answer: Arrays, outputs: dict[str, Any]) -> tuple[float, bool]:
-    """(largest relative error, whether all are within `LIMITS`). `outputs`: a loss and arrays of gradients, by
-    the names that `expected` gives them. Sampled entries are relative to the largest of them."""
+    """(largest relative error, whether all are within `LIMITS`).
+
+    `outputs`: a loss and arrays of gradients, by the names that `expected` gives them. Sampled entries are
+    relative to the largest of them.
+    """
     largest, right = 0.0, True
     for name, value in outputs.items():
         limit = LIMITS[case.dtype][0 if name.endswith("loss") else 1]

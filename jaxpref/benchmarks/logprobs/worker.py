@@ -1,7 +1,7 @@
 """One process, one variant: `python -m jaxpref.benchmarks.logprobs.worker REQUEST`, JSON in, JSON out.
 
 A process of its own gives each variant a fresh allocator, its own peak of memory and its own compilations,
-and takes down nobody else when it fails.
+and a failure does not stop the others.
 """
 
 import importlib.util

@@ -214,7 +214,7 @@ def logits_gradient(
     hits: Bool[Array, "n c"],
     reference_logits: Float[Array, "n c"] | None = None,
 ) -> Float[Array, "n c"]:
-    """Gradient with respect to a block of logits, from `outputs` of `finish` and the `[n, 1]` gradients of it.
+    """Gradient with respect to a block of logits, from `outputs` of `finish` and their `[n, 1]` gradients.
 
     The reference's logits are constants.
 
