@@ -49,7 +49,7 @@ def _load(options: Options) -> tuple[Experiment, AnyPath, dict[str, str]]:
 
 
 def _ready(experiment: Experiment, own: dict[str, str], options: Options) -> Experiment:
-    """The experiment on prepared data and cut short, where that is asked for."""
+    """The experiment, on prepared data or cut short where the options ask for that."""
     if "records" in own:
         experiment = with_prepared(experiment, own["records"])
     return smoke(experiment) if getattr(options, "smoke", False) else experiment
@@ -141,7 +141,7 @@ def _play(game: Tournament, root: AnyPath, runs: list[tuple[str, Experiment, Any
 
 
 def _labels(experiments: list[Experiment]) -> list[str]:
-    """Folder names that say what differs: the experiments' names, or else the last part of each differing
+    """Folder names that show what differs: the experiments' names, or else the last part of each differing
     path and its value."""
     names = [experiment.name for experiment in experiments]
     if len(names) > 1 and len(set(names)) == len(names):

@@ -104,8 +104,8 @@ def load_sweep(path: str, assignments: Sequence[str] = ()) -> list[Experiment]:
 
 
 def load_tournament(path: str, assignments: Sequence[str] = ()) -> Tournament | None:
-    """What `tournament()` of the file returns, given those assignments that are its knobs; None: it has
-    none."""
+    """What `tournament()` of the file returns, given those assignments that are its knobs; None where the
+    file has no such function."""
     file = path.partition(":")[0]
     module = _module(file)
     function = getattr(module, "tournament", None)
