@@ -80,8 +80,8 @@ def column_axes(name: str, value: Any, declared: Mapping[str, str]) -> tuple[str
     axes = COLUMNS[name][0] if name in COLUMNS else declared.get(name, "b" if np.ndim(value) == 1 else "")
     if not axes:
         raise ValueError(
-            f"column {name}: of shape {list(np.shape(value))}, and nobody said whether its second axis is of "
-            "responses; say so where it is added, with_column(name, values, axes='b k') or axes='b d'"
+            f"column {name}: of shape {list(np.shape(value))}, and its axes were not declared; declare them "
+            "where the column is added, with_column(name, values, axes='b k') of responses or axes='b d'"
         )
     return tuple(axes.split())
 

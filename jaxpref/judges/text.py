@@ -1,4 +1,4 @@
-"""Scores that are found on the host: a check of decoded text, whatever devices hold the tokens."""
+"""Scores computed on the host by a check of decoded text, whatever devices hold the tokens."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""One row of the table of methods."""
+"""One entry of the table of methods."""
 
 import dataclasses
 import inspect

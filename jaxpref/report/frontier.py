@@ -1,4 +1,4 @@
-"""What runs gain for the KL they spend: one drawing for each score, and who wins at equal KL."""
+"""Scores of runs against their KL: one drawing for each score, and the differences at equal KL."""
 
 import math
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """Records with other responses, or other rows: everything that belongs to a response goes with it.
 
-A column belongs to responses if one of its axes is `k`, and to their tokens if the next one is `r`: as
-`types.COLUMNS` says, or who added the column (`Completions.axes_of`).
+A column belongs to responses if one of its axes is `k`, and to their tokens if the next one is `r`: by
+`types.COLUMNS`, or as declared with the column (`Completions.axes_of`).
 """
 
 import dataclasses
