@@ -67,7 +67,7 @@ def sampler(
 
 
 def _is_alone(mixtures: Mixtures) -> bool:
-    return all(set(draw.values()) == {1.0} for one in alternatives(mixtures) for draw in one)
+    return all(set(mixture.values()) == {1.0} for one in alternatives(mixtures) for mixture in one)
 
 
 def _record(batch: Completions, drawn: Samples, weights: Array, names: tuple[str, ...]) -> Completions:

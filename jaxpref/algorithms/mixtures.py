@@ -67,7 +67,7 @@ def alternatives(mixtures: Mixtures) -> Sequence[Sequence[Mixture]]:
 
 def members(mixtures: Mixtures) -> tuple[str, ...]:
     """Names of the policies in the mixtures, in the order of their first mention."""
-    names = [name for one in alternatives(mixtures) for draw in one for name in draw]
+    names = [name for one in alternatives(mixtures) for mixture in one for name in mixture]
     return tuple(dict.fromkeys(names))
 
 
@@ -80,7 +80,7 @@ def table(mixtures: Mixtures, rows: int, step: Int[Array, ""], key: PRNGKey) -> 
 
     given = jnp.stack(
         [
-            jnp.stack([jnp.stack([weight(draw.get(name)) for name in names]) for draw in one])
+            jnp.stack([jnp.stack([weight(mixture.get(name)) for name in names]) for mixture in one])
             for one in alternatives(mixtures)
         ]
     )

@@ -122,7 +122,7 @@ def passes(
 
 def _contested(mixtures: Mixtures) -> bool:
     """Whether the policy's own responses are compared with those of others."""
-    own = [draw == {"policy": 1.0} for one in alternatives(mixtures) for draw in one]
+    own = [mixture == {"policy": 1.0} for one in alternatives(mixtures) for mixture in one]
     return any(own) and not all(own)
 
 

@@ -165,7 +165,7 @@ def csv_roads(path: str | Path) -> Roads:
 
 
 def csv_routes(path: str | Path, roads: Roads) -> list[list[int]]:
-    """Routes over `csv_roads`: columns `route`, and `arc` (line in the file of arcs, from 0) or `node`, in order.
+    """Routes over `csv_roads`, in order: columns `route`, and `arc` (line of its file, from 0) or `node`.
 
     Raises:
       ValueError: no arc joins two nodes, or several do (then give arcs); see also `data.roads.routes`.
