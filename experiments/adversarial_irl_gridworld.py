@@ -149,9 +149,9 @@ def iq_learn(
     *, walks: int = 256, steps: int = 40, alpha: float = 5.0, num_steps: int = 1000, data_seed: int = 0
 ) -> Experiment:
     """Inverse soft Q-learning, offline: one player, whose Q knows the world."""
-    found = partial(soft_q_values, world=world)
+    features = partial(soft_q_values, world=world)
     loss = partial(losses.iq_learn, discount=0.9, alpha=alpha)
-    game = partial(offline, loss=loss, reference=None, features=found, optimizer=optimizer)
+    game = partial(offline, loss=loss, reference=None, features=features, optimizer=optimizer)
     return _learn("iq_learn", game, walks=walks, steps=steps, num_steps=num_steps, data_seed=data_seed)
 
 

@@ -48,13 +48,13 @@ STEPS = 32
 
 def segments(*, num_segments: int, seed: int = 0) -> SegmentRecords:
     """One segment a row, with the column `scores` (minus its regret)."""
-    found = regret_segments(gymnax_pendulum(), jax.random.key(seed), num=num_segments, steps=STEPS)
-    found = jax.tree.map(np.asarray, found)
+    scored = regret_segments(gymnax_pendulum(), jax.random.key(seed), num=num_segments, steps=STEPS)
+    scored = jax.tree.map(np.asarray, scored)
     return SegmentRecords(
-        found.observations[:, None],
-        found.actions[:, None],
+        scored.observations[:, None],
+        scored.actions[:, None],
         np.full((num_segments, 1), STEPS, np.int64),
-        columns={"scores": found.scores[:, None]},
+        columns={"scores": scored.scores[:, None]},
     )
 
 

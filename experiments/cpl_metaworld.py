@@ -62,14 +62,14 @@ def segments(*, task: str, episodes: int, seed: int = 0) -> SegmentRecords:
 
 
 def _collected(*, task: str, episodes: int, seed: int) -> SegmentRecords:
-    found = scored_segments(task=task, episodes=episodes, steps=STEPS, horizon=HORIZON, seed=seed)
-    lengths = np.full((len(found.scores), 1), STEPS, np.int64)
+    scored = scored_segments(task=task, episodes=episodes, steps=STEPS, horizon=HORIZON, seed=seed)
+    lengths = np.full((len(scored.scores), 1), STEPS, np.int64)
     return SegmentRecords(
-        found.observations[:, None],
-        found.actions[:, None],
+        scored.observations[:, None],
+        scored.actions[:, None],
         lengths,
-        group=found.episodes,
-        columns={"scores": found.scores[:, None].astype(np.float32)},
+        group=scored.episodes,
+        columns={"scores": scored.scores[:, None].astype(np.float32)},
     )
 
 

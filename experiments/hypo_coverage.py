@@ -132,10 +132,10 @@ def table(context: Context, *, num_prompts: int = 1, name: str = "exactly") -> E
         for params in (context.params, context.member("initial"))
     )
     ratios = logps - reference
-    found = {f"p({i + 1})": p for i, p in enumerate(np.exp(logps))}
-    found |= {"KL": (np.exp(logps) * ratios).sum()}
-    found |= {f"log-ratio({i + 1})": ratio for i, ratio in enumerate(ratios)}
-    return Evaluation(name, {k: Estimate(float(v), float(v), float(v), 1, "") for k, v in found.items()})
+    values = {f"p({i + 1})": p for i, p in enumerate(np.exp(logps))}
+    values |= {"KL": (np.exp(logps) * ratios).sum()}
+    values |= {f"log-ratio({i + 1})": ratio for i, ratio in enumerate(ratios)}
+    return Evaluation(name, {k: Estimate(float(v), float(v), float(v), 1, "") for k, v in values.items()})
 
 
 def _compare(

@@ -3,9 +3,9 @@
 The roads are real (OpenStreetMap: 3,016 crossings, 6,691 arcs with lengths and classes), the drivers are not:
 their cost is minutes times a weight for each class of road, and something for each crossing, times a factor
 of each arc that no feature knows. On each trip a driver sees every arc's cost with an error of its own and
-takes what seems the cheapest way. The learner sees minutes by class and crossings.
+takes what seems the cheapest path. The learner sees minutes by class and crossings.
 
-H soft steps are followed by the cheapest way (RHIP). H = 0 is the structured perceptron, which has no
+H soft steps are followed by the cheapest path (RHIP). H = 0 is the structured perceptron, which has no
 likelihood; 1 is Bayesian IRL's likelihood at its mode; infinity is MaxEnt IRL. None of them is how these
 drivers choose.
 

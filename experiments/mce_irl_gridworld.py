@@ -130,11 +130,11 @@ def max_margin(
     seed: int = 0,
 ) -> Experiment:
     """Max-margin planning: demonstrations should beat every plan by what it does otherwise."""
-    found = partial(margin_returns, world=world, rewards=_linear, margin=margin, horizon=steps)
+    features = partial(margin_returns, world=world, rewards=_linear, margin=margin, horizon=steps)
     return _fit(
         "max_margin",
         _linear,
-        partial(offline, loss=losses.max_margin_planning, reference=None, features=found),
+        partial(offline, loss=losses.max_margin_planning, reference=None, features=features),
         False,
         walks,
         scale=scale,

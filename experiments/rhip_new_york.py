@@ -2,10 +2,10 @@
 
 The graph is real (264,346 crossings; ninth DIMACS challenge), and has neither lengths nor classes: lengths,
 three kinds of road and hidden weights are drawn with a seed, and so are the drivers, who take what seems the
-cheapest way with an error of their own on every arc. What this shows is scale: a step plans to every
+cheapest path with an error of their own on every arc. What this shows is scale: a step plans to every
 destination of its batch over the whole graph. Recovery of the weights says that the gradient is right there.
 
-With H = 10 the cheapest ways come from Dijkstra on the host (`host=false` has them on the device, in 600
+With H = 10 the cheapest paths come from Dijkstra on the host (`host=false` has them on the device, in 600
 sweeps), and ten soft sweeps follow. `horizon=inf` sweeps to convergence.
 
 Paper     Barnes et al. (2024), arXiv:2305.11290. Graph: DIMACS / TIGER, public domain, under `data_root`

@@ -22,7 +22,7 @@ Ablation  jaxpref sweep experiments/trex_gridworld.py:sweep_rewards
           jaxpref sweep experiments/trex_gridworld.py:sweep_pairs
 Try       jaxpref train experiments/trex_gridworld.py --smoke
 Cost      21 to 27 CPU seconds each, most of it compilation and the page.
-Expect    The best demonstrator's way from the uniform policy's value to the optimum (value share) is 0.456.
+Expect    The best demonstrator's value share (0: the uniform policy, 1: the optimum) is 0.456.
           Exact measures of what is learnt; means (standard deviations) of `data_seed` 0 to 4:
                                                value share     correlation    pairs right, held out
             linear                             0.998 (0.004)   0.991 (0.013)  0.980 (0.009)

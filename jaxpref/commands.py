@@ -49,7 +49,7 @@ def _load(options: Options) -> tuple[Experiment, AnyPath, dict[str, str]]:
 
 
 def _ready(experiment: Experiment, own: dict[str, str], options: Options) -> Experiment:
-    """The experiment on prepared data and cut short, where that is asked for."""
+    """The experiment, on prepared data or cut short where the options ask for that."""
     if "records" in own:
         experiment = with_prepared(experiment, own["records"])
     return smoke(experiment) if getattr(options, "smoke", False) else experiment
@@ -131,17 +131,17 @@ def _load_tournament(options: Options) -> Tournament | None:
 
 
 def _play(game: Tournament, root: AnyPath, runs: list[tuple[str, Experiment, AnyPath]]) -> None:
-    found = play(game, runs)
-    write_tournament(found, [directory for _, _, directory in runs], root)
+    results = play(game, runs)
+    write_tournament(results, [directory for _, _, directory in runs], root)
     if jax.process_index() == 0:
-        width = max(map(len, found.names))
-        for name, row, overall in zip(found.names, found.matrix, found.overall, strict=True):
+        width = max(map(len, results.names))
+        for name, row, overall in zip(results.names, results.matrix, results.overall, strict=True):
             cells = "  ".join(f"{e.mean:.3f} [{e.low:.2f}, {e.high:.2f}]" for e in row)
             print(f"{name:{width}s}  {cells}  overall {overall.mean:.3f}")
 
 
 def _labels(experiments: list[Experiment]) -> list[str]:
-    """Folder names that say what differs: the experiments' names, or else the last part of each differing
+    """Folder names that show what differs: the experiments' names, or else the last part of each differing
     path and its value."""
     names = [experiment.name for experiment in experiments]
     if len(names) > 1 and len(set(names)) == len(names):
@@ -161,11 +161,11 @@ def methods(options: Options) -> int:
     from jaxpref.methods import FAMILIES, METHODS, table
 
     if options.name is not None:
-        found = [method for method in METHODS if method.name == options.name]
-        if not found:
+        matches = [method for method in METHODS if method.name == options.name]
+        if not matches:
             near = difflib.get_close_matches(options.name, [m.name for m in METHODS], n=5, cutoff=0.4)
             raise ValueError(f"no objective is called {options.name!r}; near: {', '.join(near) or 'none'}")
-        print(table.details(found[0]))
+        print(table.details(matches[0]))
     else:
         print(table.markdown(FAMILIES) if options.markdown else table.evidence(METHODS))
     return 0

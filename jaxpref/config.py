@@ -104,8 +104,8 @@ def load_sweep(path: str, assignments: Sequence[str] = ()) -> list[Experiment]:
 
 
 def load_tournament(path: str, assignments: Sequence[str] = ()) -> Tournament | None:
-    """What `tournament()` of the file returns, given those assignments that are its knobs; None: it has
-    none."""
+    """What `tournament()` of the file returns, given those assignments that are its knobs; None where the
+    file has no such function."""
     file = path.partition(":")[0]
     module = _module(file)
     function = getattr(module, "tournament", None)
@@ -228,9 +228,9 @@ def _accepted(annotation: Any, current: Any) -> set[type]:
         members = {typing.get_origin(annotation) or annotation}
     literals = [a for a in typing.get_args(annotation) if typing.get_origin(a) is typing.Literal]
     members |= {type(v) for a in literals for v in typing.get_args(a)}
-    found = {m for m in members if m in plain}
-    if found:
-        return found
+    accepted = {m for m in members if m in plain}
+    if accepted:
+        return accepted
     return {type(current)} if type(current) in plain - {type(None)} else set()
 
 

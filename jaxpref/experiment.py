@@ -117,7 +117,7 @@ def smoke_tournament(tournament: Tournament) -> Tournament:
 
 
 def smoke(experiment: Experiment, num_steps: int = 3) -> Experiment:
-    """The same experiment cut to a few steps of a small batch: does it run, not does it learn."""
+    """The same experiment cut to a few steps of a small batch, to see that it runs, not that it learns."""
 
     def cut(stage: Stage) -> Stage:
         return dataclasses.replace(

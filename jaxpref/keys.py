@@ -19,8 +19,8 @@ The tree of a run; `stage` is None for what belongs to no stage:
 Data sets and worlds that are made have seeds of their own, among their arguments, and are no part of this
 tree.
 
-A key that is handed on (to `init`, `step`, `sample`, a loss) belongs to its taker, who draws from it,
-splits it, or folds into it: one of the three, and no number twice.
+A key that is passed on (to `init`, `step`, `sample`, a loss) belongs to the function that takes it, which
+draws from it, splits it, or folds into it: one of the three, and no number twice.
 
 *Why not `jax.random.fold_in` alone*: jax derives keys by encrypting a counter under the parent, so that
 `fold_in(key, i)` is `split(key, n)[i]`. *Why these paths differ*: every part of a path folds twice, and its

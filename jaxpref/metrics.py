@@ -38,7 +38,7 @@ def weighted_mean(
     Values of weight 0 may be anything, NaN too. `rest` are axes that stay, such as objectives.
 
     Args:
-      weights: True is 1, and None means that all weigh 1.
+      weights: True is 1, and None means that all weights are 1.
     """
     if weights is None:
         return Mean(values.sum(), jnp.float32(values.size))

@@ -1,4 +1,4 @@
-"""The batch records: what flows from data to losses, and nothing else.
+"""The batch records that flow from data to losses.
 
 Shapes use the letters of the whole project: `b` prompts, `k` responses to each prompt, `p` prompt
 tokens, `r` response tokens. The pair is an axis (`k = 2`, chosen first), never a concatenation on the
@@ -75,13 +75,13 @@ def column_axes(name: str, value: Any, declared: Mapping[str, str]) -> tuple[str
     """Axes of a column: known ones as in `COLUMNS`, others as declared, `b` if there is one axis only.
 
     Raises:
-      ValueError: nobody said what the further axes are.
+      ValueError: the further axes were not declared.
     """
     axes = COLUMNS[name][0] if name in COLUMNS else declared.get(name, "b" if np.ndim(value) == 1 else "")
     if not axes:
         raise ValueError(
-            f"column {name}: of shape {list(np.shape(value))}, and nobody said whether its second axis is of "
-            "responses; say so where it is added, with_column(name, values, axes='b k') or axes='b d'"
+            f"column {name}: of shape {list(np.shape(value))}, and its axes were not declared; declare them "
+            "where the column is added, with_column(name, values, axes='b k') of responses or axes='b d'"
         )
     return tuple(axes.split())
 
@@ -89,7 +89,7 @@ def column_axes(name: str, value: Any, declared: Mapping[str, str]) -> tuple[str
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Prompts:
-    """Prompts to answer, right-padded, with what is known of them."""
+    """Prompts to answer, right-padded, with their columns."""
 
     prompt_tokens: Int[Array, "b p"]
     prompt_mask: Bool[Array, "b p"]  # True on real tokens; a prefix of each row
@@ -104,10 +104,10 @@ class _Responses:
     column_axes: tuple[tuple[str, str], ...]
 
     def axes_of(self, name: str) -> tuple[str, ...]:
-        """What the axes of a column are, such as `("b", "k")`: as `COLUMNS` says, or who added the column.
+        """The axes of a column, such as `("b", "k")`: from `COLUMNS`, or as declared with the column.
 
         Raises:
-          ValueError: a column of two or more axes, and nobody said whether the second one is of responses.
+          ValueError: a column of two or more axes that were not declared.
         """
         return column_axes(name, self.columns[name], dict(self.column_axes))
 
@@ -190,7 +190,7 @@ class Completions(_Responses):
 
     @property
     def prompts(self) -> Prompts:
-        """The prompts, and what the columns know of them."""
+        """The prompts, with their columns."""
         return Prompts(self.prompt_tokens, self.prompt_mask, self.row_columns, self.column_axes)
 
 

@@ -39,7 +39,7 @@ def _shapes_only(*, policy, seed=0):
 
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_the_real_size_traces(function, monkeypatch):
-    """Judges, builders, losses and optimizers of a step fit together, and the state keeps its shapes."""
+    """Judges, selectors, losses and optimizers of a step fit together, and the state keeps its shapes."""
     name, _, built = function.partition(":")
     module = importlib.import_module(name)
     experiment = getattr(module, built or "experiment")()

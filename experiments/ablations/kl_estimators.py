@@ -156,11 +156,11 @@ def distance(
     logps = context.policy.token_logps(context.params, record).sum(-1)
     reference = jnp.log(jnp.asarray(game.reference))
     equilibrium = jnp.asarray(games.regularised_nash(game.preferences, game.reference, tau))
-    found = {
+    measures = {
         "duality gap": games.duality_gap(wins, logps, reference, tau),
         "KL of the equilibrium to the policy": games.kl_divergence(equilibrium, logps),
         "KL to the reference": games.kl_divergence(logps, reference),
         "KL of the equilibrium to the reference": games.kl_divergence(equilibrium, reference),
     }
-    values = {label: float(np.asarray(value).mean()) for label, value in found.items()}
+    values = {label: float(np.asarray(value).mean()) for label, value in measures.items()}
     return Evaluation(name, {label: Estimate(x, x, x, 1, "") for label, x in values.items()})

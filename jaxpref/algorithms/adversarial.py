@@ -2,13 +2,15 @@
 
 GAIL (Ho & Ermon 2016, arXiv:1606.03476) and AIRL (Fu, Luo & Levine 2018, arXiv:1710.11248) on tables. A step
 moves the discriminator by the gradient of the mean of a loss over the expert's and the learner's occupancies
-(both of total 1), and then the policy by soft policy improvement, pi exp(step_size Q), Q the learner's exact
-action values of what it earns: the natural gradient of a softmax table. With both balanced, AIRL's rewards
-are the log-probs of the expert, its advantages, wherever the expert goes. Demonstrations start at time 0, and
-their steps weigh discount^t; what they would have done after their end is missing.
+(both of total 1), and then the policy by soft policy improvement, pi exp(step_size Q), where Q are the
+learner's exact action values under the discriminator's rewards: the natural gradient of a softmax table. At
+equilibrium AIRL's rewards are the expert's log-probs, that is its advantages, wherever the expert goes.
+Demonstrations start at time 0, and step t has weight discount^t; what would have followed their end is
+missing.
 
-*Differs from* released codes: no samples of the learner, no trust region, no value network. Totals of 1 hide
-how long trajectories are, so in a world that ends, rewards of one sign (GAIL's) reward living on."""
+*Differs from* released codes: no samples of the learner, no trust region, no value network. Occupancies of
+total 1 hide how long trajectories are, so in a world that ends, rewards of one sign (GAIL's) favour staying
+alive."""
 
 import dataclasses
 from collections.abc import Callable
@@ -117,7 +119,7 @@ class Imitation:
     def measured(
         self, params: Params, discriminator: Params, batch: Segments
     ) -> tuple[Metrics, tuple[Array, Array, Array]]:
-        """Metrics, and what the discriminator sees: both occupancies and the policy's log-probs."""
+        """Metrics, and the discriminator's inputs: both occupancies and the policy's log-probs."""
         expert, (mine, logps) = self.demonstrated(batch), self.learner(params, batch)
         values = {
             "loss": self.discriminator_loss(discriminator, expert, mine, logps),
@@ -144,7 +146,7 @@ def adversarial(
 ) -> Algorithm:
     """GAIL: `loss=losses.gail, earns=gail_rewards`. AIRL: `loss=losses.airl, earns=airl_rewards`.
 
-    Metrics: `loss` (2 log 2 where nothing tells the two apart), `occupancy/distance` (total variation, in
+    Metrics: `loss` (2 log 2 where the two cannot be told apart), `occupancy/distance` (total variation, in
     [0, 1]), `nll` (of the demonstrations' steps, nats) and `entropy` of the policy, nats.
 
     Args:
@@ -212,7 +214,7 @@ class _Adversaries:
         return self.game.measured(state.params, state.discriminator, batch)[0]
 
     def rewards(self, state: AdversarialState, batch: Segments) -> Float[Array, "b k"]:
-        """What the discriminator's rewards say of each segment, undiscounted."""
+        """The undiscounted return of each segment under the discriminator's rewards."""
         table = self.game.rewards(state.discriminator)
         return jnp.where(batch.mask, table[batch.observations, batch.actions], 0).sum(-1)
 

@@ -22,7 +22,7 @@ NONE: Constants = MappingProxyType({})
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """State of one-policy algorithms. Rules with more players define their own."""
+    """State of algorithms that train one policy. Algorithms with several players define their own."""
 
     step: Int[Array, ""]  # optimizer updates done
     params: Params
@@ -48,9 +48,9 @@ class Algorithm(NamedTuple):
 
     A state must have the fields `step` (int32 scalar) and `params` (the policy that is evaluated, saved and
     handed to the next stage); the loop never looks further. `collect`, where there is one, runs before
-    `step` (and `evaluate`) on every batch, may touch the host, and returns what they eat, with metrics of its
-    own. `constants` loads the params of models that are not trained. A state that has them holds them in its
-    field `constants`: the loop neither donates nor saves that field, only its fingerprint."""
+    `step` (and `evaluate`) on every batch, may touch the host, and returns the batch that they take, with
+    metrics of its own. `constants` loads the params of models that are not trained. A state with such models
+    has them in its field `constants`: the loop neither donates nor saves that field, only its fingerprint."""
 
     init: Callable[..., Any]  # (params, constants, key) -> state; both may be left out where there are none
     step: Callable[[Any, Any, PRNGKey], tuple[Any, Metrics]]

@@ -22,12 +22,12 @@ __all__ = ["RewardChain", "bayesian_rex"]
 def bayesian_rex(
     policy: Policy, *, draws: int = 1000, thin: int = 5, width: float = 0.1, confidence: float = 1.0
 ) -> Algorithm:
-    """B-REX (Brown et al. 2020, arXiv:2002.09089): each step moves the chain on by `draws` kept draws.
+    """B-REX (Brown et al. 2020, arXiv:2002.09089): each step advances the chain by `draws` kept draws.
 
-    Params are the mean of the last step's draws, whose directions the chain has forgotten its start for once
-    some steps have burnt in. The state holds these "draws" `{"weights": [draws, m]}` and the likeliest
+    Params are the mean of the last step's draws; the first steps serve as burn-in, after which the chain has
+    forgotten where it started. The state holds these "draws" `{"weights": [draws, m]}` and the likeliest
     weights so far, "map" (the prior is uniform on the sphere): `evals.posterior_returns` reads them. The
-    likelihood is that of a batch, so a batch must be all the data: `batch_size` rows of as many. A
+    likelihood is that of a batch, so a batch must be all the data: `batch_size` is the number of records. A
     row of weight 2 is seen twice.
 
     Features of segments are summed once a step; a proposal then costs one product, and no planning.
@@ -61,7 +61,7 @@ def bayesian_rex(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RewardChain:
-    """Which weights score ranked segments as they are ranked: the likelihood, and a chain over it."""
+    """The likelihood of reward weights given ranked segments, and a chain that samples their posterior."""
 
     quantities: Callable[..., dict[str, Array]]  # `Policy.quantities`, linear in its params
     size: int  # of the weights
@@ -81,14 +81,14 @@ class RewardChain:
         return self.quantities({"weights": weights}, batch, ("embeddings",), None, None)["embeddings"][..., 0]
 
     def measured(self, params: Params, batch: Segments) -> Metrics:
-        """Of one vector of weights."""
-        found = self.scores(params["weights"], batch)
-        losses = trajectory_bradley_terry(self.confidence * found[:, 0], self.confidence * found[:, 1])
+        """Metrics of one vector of weights."""
+        scores = self.scores(params["weights"], batch)
+        losses = trajectory_bradley_terry(self.confidence * scores[:, 0], self.confidence * scores[:, 1])
         metrics = {"loss": weighted_mean(losses, batch.weights), "num_tokens": num_tokens(batch)}
-        return metrics | reward_metrics(found, None, batch, labels="index")
+        return metrics | reward_metrics(scores, None, batch, labels="index")
 
     def moved(self, start: Float[Array, " m"], batch: Segments, key: PRNGKey) -> RewardPosterior:
-        """The chain from `start` on, given what the batch says."""
+        """The chain from `start` on, given the rankings of a batch."""
         # Scores are linear, so their slope is what each weight's feature sums to.
         features = jax.jacfwd(self.scores)(jnp.zeros((self.size,), start.dtype), batch)
         first, second = features[:, 0], features[:, 1]

@@ -31,12 +31,12 @@ def sampler(
     top_k: int | None = None,
     top_p: float | None = None,
 ) -> DrawRecords:
-    """One response for each draw. The columns of rows stay; those of responses go.
+    """One response for each mixture. Columns of prompts are kept; those of responses are dropped.
 
     Args:
       mixtures: who draws each response of a prompt (`algorithms.mixtures`), such as `({"policy": 1.0},) * 2`.
       max_tokens: longest response; together with the buckets of the stage it fixes the compiled shapes.
-      temperature, top_k, top_p: of drawing, applied to the mixture. Log-probs are always at temperature 1.
+      temperature, top_k, top_p: of sampling, applied to the mixture. Log-probs are always at temperature 1.
     """
     names, count = members(mixtures), len(alternatives(mixtures)[0])
     alone = len(names) == 1 and _is_alone(mixtures)
@@ -67,7 +67,7 @@ def sampler(
 
 
 def _is_alone(mixtures: Mixtures) -> bool:
-    return all(set(draw.values()) == {1.0} for one in alternatives(mixtures) for draw in one)
+    return all(set(mixture.values()) == {1.0} for one in alternatives(mixtures) for mixture in one)
 
 
 def _record(batch: Completions, drawn: Samples, weights: Array, names: tuple[str, ...]) -> Completions:
@@ -100,7 +100,7 @@ def enumerator(policy: Policy, mixtures: Mixtures) -> DrawRecords:
     """Every tuple of responses that may be drawn, as a row of its own with its probability as its weight.
 
     For tables, whose logits are their params: the params of a mixture are the weighted sum of those of its
-    members. b prompts, k draws and n responses give b n^k rows (times the alternatives among the mixtures).
+    members. b prompts, k mixtures and n responses give b n^k rows (times the alternatives of `mixtures`).
     """
     names, choices = members(mixtures), alternatives(mixtures)
     count = len(choices[0])
@@ -167,8 +167,8 @@ def _weight_of(name: str, mixtures: Mixtures, weights: Array) -> Array:
 
 
 def behind(recorded: Completions, drawn: Completions) -> Completions:
-    """The recorded pair, then what was drawn; no policy drew the former. All responses of an exact
-    expectation are rows of their own, whose weights have those of the recorded rows in them."""
+    """The recorded pair, which no policy drew, followed by the drawn responses. In an exact expectation each
+    tuple of responses is a row of its own, whose weight includes that of its recorded row."""
     each = len(drawn.prompt_tokens) // len(recorded.prompt_tokens)
     recorded = recorded if each == 1 else jax.tree.map(lambda x: jnp.repeat(x, each, 0), recorded)
     shape = recorded.lengths.shape
@@ -187,8 +187,8 @@ def with_values(policy: Policy, params: Params, record: Completions) -> Completi
 
 
 def drawn_metrics(record: Completions, *, contested: bool) -> Metrics:
-    """What the draws were like. Scores and win rates are of the policy's own responses (of all drawn ones, if
-    it draws none by itself), the latter against responses of others, if there are any (`contested`)."""
+    """Metrics of drawn responses. Scores and win rates are of the policy's own responses (of all drawn ones,
+    if it draws none by itself), the latter against responses of others, if there are any (`contested`)."""
     whose = record.columns["on_policy" if "on_policy" in record.columns else "drawn"]
     own = whose * record.response_weights
     metrics = {

@@ -1,4 +1,4 @@
-"""Other policies: by name, beside the one that is trained, and how each follows it.
+"""Other policies, by name, beside the one that is trained, and the rule by which each follows it.
 
 `dict[str, Params]` in the state. "policy" stands for the trained policy itself, "initial" for a frozen copy
 of the params a stage starts from. A rule says what a member becomes after each step; the reference of a loss,
@@ -21,7 +21,7 @@ Rule = Callable[[Params, Params, Mapping[str, Params], Int[Array, ""]], Params]
 
 
 def frozen(member: Params, policy: Params, policies: Mapping[str, Params], step: Int[Array, ""]) -> Params:
-    """What the stage started from, for good."""
+    """The params that the stage started from, never renewed."""
     del policy, policies, step
     return member
 
@@ -75,8 +75,8 @@ def interpolated(
 
 
 def start(rules: Mapping[str, Rule], params: Params) -> dict[str, Params]:
-    """Every member begins as the policy does. The copies are real: a step donates its state, and a donated
-    buffer must not appear twice."""
+    """Every member starts from the policy's params. Arrays are copied, since a step donates its state, and a
+    donated buffer must not appear twice."""
     return {name: jax.tree.map(jnp.copy, params) for name in rules}
 
 

@@ -11,8 +11,8 @@ __all__ = ["demonstrated", "first_states"]
 def demonstrated(batch: Segments, *, states: int, actions: int, discount: float) -> Float[Array, "s a"]:
     """Share of each state and action in the steps of a batch, `[s, a]` of total 1.
 
-    Step t of a segment weighs discount^t, times the weight of its row. What a segment that was cut off
-    would have done later is missing.
+    Step t of a segment has weight discount^t, times the weight of its row. Nothing is added for steps that a
+    cut-off segment would have taken later.
     """
     steps = discount ** jnp.arange(batch.actions.shape[-1])
     often = jnp.where(batch.mask, batch.response_weights[..., None] * steps[None, None], 0)

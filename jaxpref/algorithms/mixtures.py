@@ -1,9 +1,9 @@
 """Who draws the responses: mixtures of policies by name, one for each response.
 
-A draw is a dict from members to weights, `{"policy": 0.875, "initial": 0.125}`: next tokens come from the
+A mixture is a dict from policies to weights, `{"policy": 0.875, "initial": 0.125}`: next tokens come from the
 softmax of the weighted sum of their logits, mixed at every token. A weight may be a schedule, `step ->
-weight`. A tuple of draws gives the responses of a prompt; a tuple of such tuples is a choice made for each
-prompt by a fair die.
+weight`. A tuple of mixtures gives the responses to a prompt. A tuple of such tuples lists alternatives, one
+of which is chosen for each prompt, uniformly.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +25,7 @@ def nash_md(
     beta: float = 0.125, *, num_samples: int = 1, num_opponents: int = 1, opponent: str = "initial"
 ) -> tuple[Mixture, ...]:
     """`num_samples` of the policy, then `num_opponents` of its geometric mixture with `opponent`:
-    arXiv:2312.00886. Build with `selection.versus` of as many opponents.
+    arXiv:2312.00886. Select with `selection.versus` of as many opponents.
 
     `beta` is the weight of the opponent: 0 is self-play, 1 the best response to it.
     """
@@ -36,7 +36,8 @@ def nash_md(
 
 
 def pilaf(beta: float = 0.1, *, reference: str = "initial") -> tuple[tuple[Mixture, ...], ...]:
-    """By a fair coin two of the policy, or one of policy (policy / reference)^beta and one of its inverse.
+    """With equal probability two of the policy, or one of policy (policy / reference)^beta and one of policy
+    (reference / policy)^beta.
 
     arXiv:2502.04270; `beta` is that of the DPO loss.
     """
@@ -50,23 +51,23 @@ def xpo(*, reference: str = "initial") -> tuple[Mixture, ...]:
 
 
 def alternatives(mixtures: Mixtures) -> Sequence[Sequence[Mixture]]:
-    """The tuples of draws to choose from.
+    """The tuples of mixtures to choose from.
 
     Raises:
-      ValueError: no draw, or alternatives that give different numbers of responses.
+      ValueError: no mixture, or alternatives that give different numbers of responses.
     """
     given: list[Any] = list(mixtures)
-    found = [given] if given and isinstance(given[0], Mapping) else [list(one) for one in given]
-    if not found or not found[0] or len({len(one) for one in found}) > 1:
+    choices = [given] if given and isinstance(given[0], Mapping) else [list(one) for one in given]
+    if not choices or not choices[0] or len({len(one) for one in choices}) > 1:
         raise ValueError(
             f"mixtures: expected one or more responses, as many in each alternative, got {mixtures}"
         )
-    return found
+    return choices
 
 
 def members(mixtures: Mixtures) -> tuple[str, ...]:
-    """Members that draw, in the order of their first mention."""
-    names = [name for one in alternatives(mixtures) for draw in one for name in draw]
+    """Names of the policies in the mixtures, in the order of their first mention."""
+    names = [name for one in alternatives(mixtures) for mixture in one for name in mixture]
     return tuple(dict.fromkeys(names))
 
 
@@ -79,7 +80,7 @@ def table(mixtures: Mixtures, rows: int, step: Int[Array, ""], key: PRNGKey) -> 
 
     given = jnp.stack(
         [
-            jnp.stack([jnp.stack([weight(draw.get(name)) for name in names]) for draw in one])
+            jnp.stack([jnp.stack([weight(mixture.get(name)) for name in names]) for mixture in one])
             for one in alternatives(mixtures)
         ]
     )

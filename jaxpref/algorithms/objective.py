@@ -1,4 +1,4 @@
-"""What a step minimises, the weighted mean of a loss over a batch as a pure function of params; and its
+"""The objective of a step, the weighted mean of a loss over a batch as a pure function of params, and its
 gradient."""
 
 import dataclasses
@@ -101,7 +101,7 @@ class Objective:
     def _scanned(
         self, params: Params, batch: Completions, reference: Mapping[str, Array]
     ) -> tuple[Mean, dict[str, Any]]:
-        """The same of pairs, whose rows are independent: the total is taken a few rows at a time."""
+        """As `__call__`, for pairs, whose rows are independent: summed over a few rows at a time."""
         assert self.policy.summed_loss is not None
 
         def total(token_logps: Array, data: tuple) -> Array:
@@ -185,7 +185,7 @@ def _by_objective(total: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def unit_of(loss: Callable[..., Any], losses: Array, batch: Completions, *, objectives: bool) -> Unit:
-    """What the loss has a number for: declared by its return annotation, or else seen in its shape.
+    """What each entry of the loss belongs to, by its return annotation or, without one, by its shape.
 
     Raises:
       ValueError: the loss returned another shape than it declares, or one that is neither.

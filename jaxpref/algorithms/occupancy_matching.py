@@ -49,7 +49,7 @@ def occupancy_matching(
       policy: of numbered states and actions, such as `policies.planned` (with the same horizon).
       world: its transitions, terminal states and discount.
       divergence: `(expert, learner) -> number` of `losses.conjugates`.
-      horizon: steps that count, all alike; None: all steps, step t with discount^t.
+      horizon: number of steps that count, with equal weights; None: all steps, step t with discount^t.
       arrivals: match the states after each action, as f-IRL does with the states of trajectories; False:
         states and actions.
       smoothing: share of a uniform distribution mixed into both sides, in [0, 1): what the demonstrations
@@ -103,10 +103,10 @@ class Matching:
         begun = jnp.asarray(begun, table.dtype)
         placed = paid(self.mdp, jnp.zeros((states, actions), table.dtype))
         if self.horizon is None:
-            found = occupancy(placed, table[..., 0], begun)
+            visits = occupancy(placed, table[..., 0], begun)
         else:
-            found = horizon_occupancy(placed, jnp.moveaxis(table, -1, 0), begun)[1].sum(0)
-        return found / found.sum()
+            visits = horizon_occupancy(placed, jnp.moveaxis(table, -1, 0), begun)[1].sum(0)
+        return visits / visits.sum()
 
     def matched(self, shares: Float[Array, "s a"]) -> Float[Array, " n"]:
         """What is compared: states and actions, or the states that they lead to."""

@@ -2,7 +2,7 @@
 
 A loss may name what is known of drawn responses: `win_rates`, `scores`, `behaviour_token_logps` and the other
 columns of `types.COLUMNS`, and `values` of a policy with one head output. No gradient flows through mixtures,
-judges or builders.
+judges or selectors.
 """
 
 import dataclasses
@@ -63,7 +63,7 @@ def online(
       sample_from, max_tokens, temperature, top_k, top_p: as in `collected.sampler`.
       exact: as in `collected.enumerator`, in place of drawing: exact expected gradients for tables.
       judge, scorer: build those of `collector.Collector`. select, hybrid: as there.
-      models: models that are not trained, by name, such as "judge"; draws and judges may name them.
+      models: models that are not trained, by name, such as "judge"; mixtures and judges may name them.
       epochs, minibatches: passes over what was drawn, and updates in each (PPO: 1 and 8). The schedule of
         the optimizer counts updates; the other policies count steps.
     """
@@ -121,8 +121,8 @@ def passes(
 
 
 def _contested(mixtures: Mixtures) -> bool:
-    """Whether the policy's own responses meet those of others."""
-    own = [draw == {"policy": 1.0} for one in alternatives(mixtures) for draw in one]
+    """Whether the policy's own responses are compared with those of others."""
+    own = [mixture == {"policy": 1.0} for one in alternatives(mixtures) for mixture in one]
     return any(own) and not all(own)
 
 

@@ -1,4 +1,4 @@
-"""Optimizers and schedules as builders, so that an experiment file can name every number they use.
+"""Functions that make optimizers and schedules, so that an experiment file can name every number they use.
 
 The learning rate sits in the optimizer state (`optax.inject_hyperparams`), where the update reads it for
 the `learning_rate` metric.
@@ -56,7 +56,7 @@ def warmup_cosine(*, peak: float, warmup_steps: int, num_steps: int, end: float 
 
 
 def restarted(*, schedule: Callable[[], optax.Schedule], every: int) -> optax.Schedule:
-    """`schedule` from its beginning after every `every` updates: each phase has one of its own."""
+    """`schedule`, started again after every `every` updates: each phase has one of its own."""
     if every < 1:
         raise ValueError(f"restarted: every must be at least 1 update, got {every}")
     one = schedule()

@@ -1,11 +1,11 @@
 """Preference-based implicit Q-learning: a reward from preferences, then offline policy improvement on it.
 
 First a network r(s, a) explains the preferences by the difference of its sums over the two segments
-(Christiano et al. 2017, arXiv:1706.03741). Then it is held, and implicit Q-learning (Kostrikov et al. 2021,
+(Christiano et al. 2017, arXiv:1706.03741). Then it is frozen, and implicit Q-learning (Kostrikov et al. 2021,
 arXiv:2110.06169) improves the actor on the same segments: v is an expectile of the smaller target q, q
 regresses on r + discount * v of the next observation, and the actor imitates with the weight min(exp((q - v)
-/ temperature), largest_weight). The last step of a segment has no next observation and teaches q nothing;
-nothing is terminal."""
+/ temperature), largest_weight). The last step of a segment has no next observation and no part in the loss
+of q; no state is terminal."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ __all__ = ["ImplicitQ", "PreferenceIQLState", "preference_iql"]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PreferenceIQLState:
-    """An actor and what it is improved by."""
+    """An actor, and the reward and critics that improve it."""
 
     step: Int[Array, ""]
     params: Params  # the actor
@@ -48,7 +48,7 @@ class PreferenceIQLState:
 class ImplicitQ:
     """The three objectives of preference-based implicit Q-learning, each a pure function of its params.
 
-    A step of a segment weighs as its row does (`Segments.response_weights`).
+    A step of a segment has the weight of its row (`Segments.response_weights`).
     """
 
     policy: Policy
@@ -123,7 +123,7 @@ def preference_iql(
     target_rate: float = 0.005,
     largest_weight: float = 100.0,
 ) -> Algorithm:
-    """Preference-based implicit Q-learning on pairs of segments: what CPL does without.
+    """Preference-based implicit Q-learning on pairs of segments: a baseline for CPL, which needs no critic.
 
     Defaults are those of the baseline "P-IQL" of arXiv:2310.13639's released code, as transcribed, but for
     `target_rate` and `largest_weight`, which are customary.
@@ -207,12 +207,12 @@ def _learned(
     state: PreferenceIQLState,
     batch: Segments,
 ) -> tuple[PreferenceIQLState, Metrics]:
-    """All three one update on; targets and step as they were."""
+    """One update of reward, critics and actor; targets and step stay as they are."""
 
     def learn(loss: Callable[..., Any], params: Params, opt_state: Any, *more: Any):
         gradient, aux = jax.grad(loss, has_aux=True)(params, *more)
-        params, opt_state, found = apply_gradient(transform, params, opt_state, gradient)
-        return params, opt_state, aux, found["grad_norm"].value
+        params, opt_state, metrics = apply_gradient(transform, params, opt_state, gradient)
+        return params, opt_state, aux, metrics["grad_norm"].value
 
     reward, reward_opt_state, of_reward, norm_r = learn(
         objectives.reward_loss, state.reward, state.reward_opt_state, batch

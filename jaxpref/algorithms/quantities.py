@@ -31,7 +31,7 @@ class Source:
     def of_policy(
         self, params: Params, others: Mapping[str, Params], batch: Completions, key: PRNGKey | None
     ) -> dict[str, Any]:
-        """Quantities under the policy, and what the batch holds."""
+        """Quantities under the policy, and the columns of the batch."""
         values = recorded(batch, self.inputs)
         named = {i.base for i in self.inputs if not i.reference}
         against = others.get(self.reference or "") if named & set(KL) else None
@@ -43,7 +43,7 @@ class Source:
     def of_reference(
         self, others: Mapping[str, Params], batch: Completions, key: PRNGKey | None
     ) -> dict[str, Array]:
-        """The same under the reference, constants all."""
+        """The same under the reference, without gradients."""
         if self.reference is None:
             return {}
         if self.reference == "batch":

@@ -1,4 +1,4 @@
-"""Any algorithm, with further updates on records of the steps before."""
+"""Experience replay: any algorithm, with further updates on records of earlier steps."""
 
 import dataclasses
 from collections.abc import Callable
@@ -28,12 +28,12 @@ def replayed(
     updates: int = 1,
     microbatches: int = 1,
 ) -> Algorithm:
-    """`algorithm`, whose every step is followed by `updates` more on as many rows of a ring buffer.
+    """`algorithm`, with `updates` more updates after each step, each on a batch from a ring buffer.
 
     The buffer is part of the state (saved, resumed bit for bit) and holds tokens and masks alone, pairs with
-    the chosen response first: what a row meant when it was drawn (log-probs, win rates) has changed since. So
-    it serves losses of pairs, whose reference is one of the other policies: old pairs meet the present
-    anchor, as in the released code of online BPO (arXiv:2406.12168). Places not yet filled have no weight.
+    the chosen response first: log-probs and win rates of a row have changed since it was drawn. So
+    it serves losses of pairs, whose reference is one of the other policies: old pairs are compared with the
+    present anchor, as in the released code of online BPO (arXiv:2406.12168). Empty places have weight 0.
 
     Args:
       algorithm: such as a partial of `online`; its loss may name log-probs and lengths only.

@@ -1,4 +1,4 @@
-"""What is reported of a batch: TRL's metric names, for pairs, labelled responses and lists."""
+"""Metrics of a batch of pairs, labelled responses or lists, under TRL's names."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -79,7 +79,7 @@ def reward_metrics(
 
 
 def data_order(batch: Completions | Segments, labels: Labels) -> Float[Array, "b k k"]:
-    """1 where the data say that response i is better than j, 0 where it is worse, one half for ties."""
+    """1 where response i is better than j in the data, 0 where it is worse, one half for ties."""
     b, k = batch.mask.shape[:2]
     if labels == "preferences" and batch.preferences is not None:
         return _wins(batch.preferences - 0.5)

@@ -36,14 +36,14 @@ def reward_posterior(
     Brown et al. 2020, arXiv:2002.09089, whose likelihood is `losses.trajectories.ranking_log_likelihood`. Any
     other will do: summed `token_logps` of `policies.planned(optimal=True)` give the posterior of Bayesian IRL
     (Ramachandran & Amir 2007), planned anew for each proposal where PolicyWalk repairs the last plan. The
-    proposal is a normal step of standard deviation `width` in each weight, scaled back to
-    length 1: it depends on the angle alone, so it is symmetric and the ratio is that of likelihoods. Length 1
+    proposal is a normal step of standard deviation `width` in each weight, scaled back to length 1: its
+    density depends on the angle alone, so it is symmetric, and acceptance needs likelihoods only. Length 1
     is the L2 norm here (which norm the paper's code uses, and its width, have not been verified).
 
     Args:
       size: m, number of weights. num_samples: draws that are kept.
-      burn_in: first draws that are not. thin: one of so many draws is kept.
-      start: where the chain goes on, of length 1 (the last of `weights`); None: anywhere.
+      burn_in: draws at the beginning that are dropped. thin: of so many draws after that, one is kept.
+      start: first state of the chain, of length 1 (such as the last `weights` of another); None: random.
     """
     if size < 2 or num_samples < 1 or burn_in < 0 or thin < 1 or not width > 0:
         raise ValueError(
@@ -68,8 +68,10 @@ def reward_posterior(
     keys = jax.random.split(chain, burn_in + num_samples * thin)
     state, _ = jax.lax.scan(move, (start, log_likelihood(start), jnp.float32(0)), keys[:burn_in])
     state = (*state[:2], jnp.float32(0))
-    (_, _, taken), (weights, found) = jax.lax.scan(kept, state, keys[burn_in:].reshape(num_samples, thin))
-    return RewardPosterior(weights, found, taken / (num_samples * thin))
+    (_, _, taken), (weights, log_likelihoods) = jax.lax.scan(
+        kept, state, keys[burn_in:].reshape(num_samples, thin)
+    )
+    return RewardPosterior(weights, log_likelihoods, taken / (num_samples * thin))
 
 
 def _scaled(weights: Float[Array, " m"]) -> Float[Array, " m"]:

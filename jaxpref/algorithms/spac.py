@@ -1,10 +1,10 @@
 """Self-play with an adversarial critic at two time-scales: two players, two sets of params, one loop.
 
 SPAC (Ji et al. 2024, arXiv:2406.04274, by secondary accounts; the defaults are ours). A step draws samples of
-the policy, moves the critic f in [0, bound] by `losses.spac_critic` (explain the pairs, else think little of
+the policy, updates the critic f in [0, bound] by `losses.spac_critic` (which fits the pairs and lowers f of
 the samples), and then the policy by REINFORCE on E f - KL(pi || previous) / eta, whose optimum is previous *
-exp(eta f). The theory has a critic solved in every round and the mixture of all policies; here is the last
-policy, and the critic is as good as its steps make it."""
+exp(eta f). In the theory the critic is optimal in every round and the result is the mixture of all policies;
+here the critic takes a few updates in each step, and the result is the last policy."""
 
 import dataclasses
 from collections.abc import Callable
@@ -198,7 +198,7 @@ class _Spac:
 
 
 def climbed(policy: Policy, critic: Critic, params: Params, follower: Params, *, eta: float) -> Params:
-    """The table proportional to pi exp(eta f): a round of the policy, solved."""
+    """The table proportional to pi exp(eta f): the exact solution of a round of the policy."""
     logits = params["logits"]
     if logits.ndim != 2:
         raise ValueError(f"spac: mirror=True needs a table with length=1, got logits {logits.shape}")
@@ -226,10 +226,10 @@ def _critic(build: Callable[[], Policy]) -> Policy:
 
 def _from(fresh: Params, params: Params) -> Params:
     """`fresh`, with the leaves of `params` where both have one of the same name and shape."""
-    held = dict(jax.tree.leaves_with_path(params))
+    leaves = dict(jax.tree.leaves_with_path(params))
 
     def one(path, leaf: Array) -> Array:
-        given = held.get(path)
+        given = leaves.get(path)
         return jnp.copy(given) if given is not None and given.shape == leaf.shape else leaf
 
     return jax.tree.map_with_path(one, fresh)

@@ -62,7 +62,7 @@ def sft(
         return loss(state.params, batch, key, state.constants)[1][0]
 
     def rewards(state: TrainState, batch: Completions) -> Float[Array, "b k"]:
-        """A likelihood has no reward of its own: the log-prob (nats) stands in."""
+        """Log-probs (nats) in place of rewards, which a likelihood does not have."""
         return policy.token_logps(whole(state.params, state.constants), batch).sum(-1)
 
     return Algorithm(init, step, evaluate, lambda batch: 3 * policy.flops(batch), rewards, parts=microbatches)

@@ -70,12 +70,12 @@ def measure(
     for name, case in cases.items():
         moved, operations = work(sizes, models.weights, case, tokens, jnp.dtype(dtype).itemsize)
         floors = {"bandwidth_floor_seconds": moved / bandwidth, "matmul_floor_seconds": operations / peak}
-        found = _rates(times[name, 1], times[name, tokens], case.responses, tokens - 1)
+        rates = _rates(times[name, 1], times[name, tokens], case.responses, tokens - 1)
         variants[name] = {
-            **found,
+            **rates,
             **floors,
             "products_seconds": case.members * products[case.responses],
-            "share_of_floor": max(floors.values()) / found["step_seconds"],
+            "share_of_floor": max(floors.values()) / rates["step_seconds"],
         }
     return {
         "benchmark": "decode",
@@ -99,7 +99,7 @@ class _Models(NamedTuple):
 
     @property
     def weights(self) -> int:
-        """Of one of them."""
+        """Number of weights of one of them."""
         return sum(x.size for x in jax.tree.leaves(self.members[0]))
 
     def call(self, case: Case, tokens: int, max_tokens: int) -> Callable[[], Samples]:
@@ -119,19 +119,19 @@ def _models(sizes: TransformerSizes, dtype: str) -> _Models:
 
 
 def _in_turns(calls: dict[_Key, Callable[[], Samples]], rounds: int) -> dict[_Key, dict[str, Any]]:
-    """What `timed` says of each call, over all rounds; compilations before them do not count."""
+    """Results of `timed` for each call, over all rounds; compilations before them do not count."""
     for call in calls.values():
         jax.block_until_ready(call())
     times: dict[_Key, dict[str, Any]] = {}
     for _ in range(rounds):
         for key, call in calls.items():
-            for name, found in timed(call, 1).items():
-                times.setdefault(key, {})[name] = times.get(key, {}).get(name, type(found)()) + found
+            for name, measured in timed(call, 1).items():
+                times.setdefault(key, {})[name] = times.get(key, {}).get(name, type(measured)()) + measured
     return times
 
 
 def _rates(first: dict[str, Any], every: dict[str, Any], responses: int, steps: int) -> dict[str, float]:
-    """Of a step, given the times of one token and of one and `steps` more."""
+    """Times of a step, given those of one token and of `steps` more tokens."""
     one, all_of_them = (summary(times["wall"], times["cpu"]) for times in (first, every))
     step = max(all_of_them["wall_seconds_min"] - one["wall_seconds_min"], 1e-9) / steps
     cpu = (all_of_them["cpu_seconds_min"] - one["cpu_seconds_min"]) / steps

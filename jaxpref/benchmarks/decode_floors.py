@@ -45,8 +45,8 @@ def work(
 
 
 def products_seconds(params: Any, embed: int, responses: int, steps: int = 16, repeats: int = 5) -> float:
-    """Seconds of a step's products with the weights alone, at this batch: what XLA makes of such small ones,
-    next to the floor at the rate of a large one."""
+    """Seconds of a step's products with the weights alone, at this batch: small products run below the rate
+    of a large one, which the floor assumes."""
     blocks = [x[layer] for x in jax.tree.leaves(params["blocks"]) if x.ndim > 2 for layer in range(len(x))]
     matrices = [w.reshape(embed, -1) if w.shape[0] == embed else w.reshape(-1, embed) for w in blocks]
     matrices.append(jnp.asarray(params["embedding"]).T)

@@ -52,13 +52,13 @@ def _largest(
     """Largest error of a value. Raises AssertionError where an error is beyond its bound."""
 
     def total(operands: dict[str, jax.Array]):
-        logps, found = function(**operands)
-        return (logps * jnp.asarray(upstream, logps.dtype)).sum(), {"logps": logps} | found
+        logps, statistics = function(**operands)
+        return (logps * jnp.asarray(upstream, logps.dtype)).sum(), {"logps": logps} | statistics
 
     arrays = {name: jnp.asarray(x, dtype) for name, x in operands.items()}
-    slopes, found = jax.jit(jax.grad(total, has_aux=True))(arrays)
+    slopes, outputs = jax.jit(jax.grad(total, has_aux=True))(arrays)
     errors = {
-        name: float(np.abs(np.asarray(found[name], np.float64) - x).max()) for name, x in results.items()
+        name: float(np.abs(np.asarray(outputs[name], np.float64) - x).max()) for name, x in results.items()
     }
     for name, error in errors.items():
         assert error <= (LOGPS if name == "logps" else OTHERS), f"{name} is {error:.1e} nats off"
@@ -69,10 +69,10 @@ def _largest(
 
 
 def linear_error(implementation: str, rows: int, embed: int, vocab: int, dtype: str) -> float:
-    """Of `linear_token_logps`: largest error of a log-prob or statistic, nats.
+    """Largest error of a log-prob or statistic of `linear_token_logps`, nats.
 
     Raises:
-      AssertionError: it, or a gradient's, is out of bounds.
+      AssertionError: that error, or a gradient's, is out of bounds.
     """
     rng = np.random.default_rng(0)
     hidden = _draw(rng, (rows, embed), dtype, 1)
@@ -90,7 +90,7 @@ def linear_error(implementation: str, rows: int, embed: int, vocab: int, dtype: 
 
 
 def rows_error(implementation: Any, rows: int, vocab: int, dtype: str) -> float:
-    """Of `token_logps`: as `linear_error`."""
+    """As `linear_error`, of `token_logps`."""
     rng = np.random.default_rng(0)
     logits = _draw(rng, (rows, vocab), dtype, 2)
     targets, upstream = rng.integers(0, vocab, rows), rng.normal(size=rows)

@@ -3,8 +3,8 @@
     python -m jaxpref.benchmarks.gpu_check --out FILE      (or: jaxpref bench gpu-check --out FILE)
 
 Values and gradients of every implementation against float64; then, beside the matmul rate and the copy
-bandwidth found in the same run, times and memory of the projection and of rows of logits, and PyTorch's where
-it is installed. Needs jax, numpy and jaxtyping; downloads nothing.
+bandwidth measured in the same run, times and memory of the projection and of rows of logits, and PyTorch's
+where it is installed. Needs jax, numpy and jaxtyping; downloads nothing.
 """
 
 import argparse
@@ -41,7 +41,7 @@ BLOCKED = ("vocab_scan", "token_scan", "pallas_gpu")
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """Of the projection, the square matmul and the copy; `small`: (rows, embed, vocab) of the battery."""
+    """Sizes of projection, square matmul and copy; `small`: (rows, embed, vocab) of the battery."""
 
     rows: int = 8192
     embed: int = 4096
@@ -71,16 +71,16 @@ class _Run:
             self.left_out.append(name)
             return None
         try:
-            found = case()
+            result = case()
         except Exception as error:  # a list of all that breaks is worth more than the first
             reason = (str(error).splitlines() or [""])[0][:300]
             self.failures.append(f"{name}: {type(error).__name__}: {reason}")
-            found = None
-        seconds = found.get("seconds") if isinstance(found, dict) else None
-        text = "FAILED" if found is None else f"{found:.1e}" if isinstance(found, float) else "ok"
+            result = None
+        seconds = result.get("seconds") if isinstance(result, dict) else None
+        text = "FAILED" if result is None else f"{result:.1e}" if isinstance(result, float) else "ok"
         text = text if seconds is None else f"{seconds * 1e3:.3f} ms"
         print(f"[{elapsed:4.0f} s] {name}: {text}", flush=True)
-        return found
+        return result
 
     def timed(
         self, function: Callable, *args: Any, check: Callable[[Any], None] | None = None
@@ -133,7 +133,7 @@ def _ceilings(run: _Run, sizes: Sizes) -> dict[str, float]:
 def _battery(
     run: _Run, sizes: Sizes, linear: tuple[str, ...], rows: tuple[str, ...]
 ) -> dict[str, float | None]:
-    found: dict[str, float | None] = {}
+    errors: dict[str, float | None] = {}
     run.seconds = 0.4 * sizes.seconds
     for n, d, v in sizes.small:
         for name in linear:
@@ -141,18 +141,18 @@ def _battery(
                 if name == "pallas_gpu_fused" and (v < 256 or v % 8 or dtype == "float32"):
                     continue  # it refuses them
                 case = f"{name} {n} x {d} x {v} {dtype}"
-                found[case] = run.attempt(case, partial(linear_error, name, n, d, v, dtype))
+                errors[case] = run.attempt(case, partial(linear_error, name, n, d, v, dtype))
         for name in rows:
             for dtype in ("float32", "bfloat16", "float16"):
                 case = f"rows {name} {n} x {v} {dtype}"
-                found[case] = run.attempt(case, partial(rows_error, name, n, v, dtype))
+                errors[case] = run.attempt(case, partial(rows_error, name, n, v, dtype))
     run.seconds = sizes.seconds
-    return found
+    return errors
 
 
 def _rows(run: _Run, sizes: Sizes, kernel: bool) -> dict[str, Any]:
     """Times of one pass over given logits, and the share of the copy bandwidth that reading them once is."""
-    found: dict[str, Any] = {}
+    times: dict[str, Any] = {}
     targets = jax.random.randint(jax.random.key(6), (sizes.rows,), 0, sizes.vocab)
     for dtype in ("bfloat16", "float32"):
         logits = _normal(5, (sizes.rows, sizes.vocab), dtype, 2.0)
@@ -170,10 +170,10 @@ def _rows(run: _Run, sizes: Sizes, kernel: bool) -> dict[str, Any]:
             forms |= {f"pallas_gpu, {n} bytes": partial(folded, in_flight=n) for n in sizes.in_flight}
         for name, form in forms.items():
             case = f"rows of {dtype}: {name}"
-            found[case] = run.attempt(case, partial(run.timed, form, logits, targets, check=equal))
-            if found[case]:
-                found[case]["bytes_per_second"] = logits.nbytes / found[case]["seconds"]
-    return found
+            times[case] = run.attempt(case, partial(run.timed, form, logits, targets, check=equal))
+            if times[case]:
+                times[case]["bytes_per_second"] = logits.nbytes / times[case]["seconds"]
+    return times
 
 
 def _projection(run: _Run, sizes: Sizes, names: tuple[str, ...]) -> dict[str, Any]:
@@ -208,7 +208,7 @@ def _projection(run: _Run, sizes: Sizes, names: tuple[str, ...]) -> dict[str, An
 
     cases = [(name, None) for name in names]
     cases += [(name, block) for block in sizes.blocks for name in names if name in BLOCKED]
-    found: dict[str, Any] = {}
+    report: dict[str, Any] = {}
     for name, block in cases:
         options = {"implementation": name, "block": block}
         case = name if block is None else f"{name}, blocks of {block}"
@@ -226,8 +226,8 @@ def _projection(run: _Run, sizes: Sizes, names: tuple[str, ...]) -> dict[str, An
         for key, flops in (("forward", 2 * n * d * v), ("both", 8 * n * d * v)):
             if times.get(key):
                 times[key]["flops"] = flops / times[key]["seconds"]
-        found[case] = times
-    return found
+        report[case] = times
+    return report
 
 
 @jax.jit

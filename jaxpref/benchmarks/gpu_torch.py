@@ -27,7 +27,7 @@ def main(rows: int, embed: int, vocab: int, rounds: int) -> dict[str, Any]:
     torch.manual_seed(0)
     hidden, weight = bench.normal(rows, embed, scale=1.0), bench.normal(vocab, embed, scale=2 / embed**0.5)
     operands = (hidden, weight, torch.randint(0, vocab, (rows,), device=bench.device))
-    found: dict[str, Any] = {"version": torch.__version__, "device": bench.device}
+    report: dict[str, Any] = {"version": torch.__version__, "device": bench.device}
     exact = None
     for name, head in _heads(torch).items():
         try:
@@ -35,10 +35,10 @@ def main(rows: int, embed: int, vocab: int, rounds: int) -> dict[str, Any]:
             exact = value if exact is None else exact
             assert abs(value - exact) < 1e-2 * abs(exact), f"mean {value} against {exact}"
             passes = {"forward": bench.forward, "both": bench.both}
-            found[name] = {key: bench.timed(partial(run, head, *operands)) for key, run in passes.items()}
+            report[name] = {key: bench.timed(partial(run, head, *operands)) for key, run in passes.items()}
         except Exception as error:  # the others still count
-            found[name] = {"error": f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"}
-    return found
+            report[name] = {"error": f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"}
+    return report
 
 
 def _heads(torch: Any) -> dict[str, Callable]:
@@ -80,11 +80,11 @@ class _Bench:
         on_gpu, cuda = self.device == "cuda", self.torch.cuda
         call()
         call()
-        held = 0
+        baseline = 0
         if on_gpu:
             cuda.synchronize()
             cuda.reset_peak_memory_stats()
-            held = cuda.memory_allocated()
+            baseline = cuda.memory_allocated()
         seconds = []
         for _ in range(self.rounds):
             start = time.perf_counter()
@@ -92,7 +92,7 @@ class _Bench:
             if on_gpu:
                 cuda.synchronize()
             seconds.append(time.perf_counter() - start)
-        peak = cuda.max_memory_allocated() - held if on_gpu else 0
+        peak = cuda.max_memory_allocated() - baseline if on_gpu else 0
         return {"seconds": statistics.median(seconds), "peak_bytes": peak}
 
 

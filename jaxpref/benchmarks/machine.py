@@ -26,18 +26,18 @@ def platform_name() -> str:
 
 
 def versions(*optional: str) -> dict[str, str]:
-    """Of Python, of the packages that compile and compute, and of those of `optional` that are installed."""
-    found = {"python": platform.python_version()}
+    """Versions of Python, of the packages that compile and compute, and of installed ones of `optional`."""
+    installed = {"python": platform.python_version()}
     for name in ("jax", "jaxlib", "optax", *optional):
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def facts() -> dict[str, Any]:
-    """Of this process. Starts the default backend."""
+    """Facts about the machine and this process. Starts the default backend."""
     return {
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "platform": platform_name(),

@@ -31,8 +31,10 @@ def measure(
     dense: int = 4096,
     scale: float = 1.0,
 ) -> dict[str, Any]:
-    """Costs are uniform in [1.5, 3.5] times `scale`, seeded; so are destinations. `dense`: nodes of the part
-    that a dense solver gets too."""
+    """Figures for random costs, uniform in [1.5, 3.5] times `scale`, and random destinations, both seeded.
+
+    `dense`: nodes of the part that a dense solver gets too.
+    """
     return measured(
         new_york_graph(data_root), rounds=rounds, destinations=destinations, dense=dense, scale=scale
     )
@@ -43,7 +45,7 @@ def measured(
 ) -> dict[str, Any]:
     """The figures for any graph.
 
-    The floor of a sweep is what it must at least move: costs, ends and sources (or padded neighbours) of all
+    The floor of a sweep is the least it must move: costs, ends and sources (or padded neighbours) of all
     arcs once, all values in and out once. Sweeps of both layouts take turns.
     """
     generator = np.random.default_rng(0)
@@ -75,7 +77,7 @@ def sweep_figures(
     destinations: Sequence[int],
     bandwidth: float,
 ) -> dict[str, dict[str, float]]:
-    """Of a soft sweep in each layout, to the first so many of the nodes `every`."""
+    """Figures of a soft sweep in each layout, towards the first `destinations` of the nodes `every`."""
     layouts = {"segments": graph, "padded": roads.padded(graph)}
     rewards = jnp.asarray(-costs, jnp.float32)
     calls: dict[tuple[str, int], Callable[[], Array]] = {}
@@ -89,19 +91,19 @@ def sweep_figures(
     for _ in range(rounds):
         for key, call in calls.items():
             times[key].append(timed(call, 1))
-    found = {}
+    figures = {}
     for (name, d), turns in times.items():
         seconds, cpu = (min(turn[k][0] for turn in turns) / _SWEEPS for k in ("wall", "cpu"))
         layout = layouts[name]
         arcs = 3 * graph.num_arcs if layout.neighbours is None else 2 * layout.neighbours.size
         moved = 4 * (arcs + 2 * graph.num_nodes * d)
-        found[f"{name}, {d}"] = {
+        figures[f"{name}, {d}"] = {
             "seconds": seconds,
             "cpu_seconds": cpu,
             "arcs_per_second": graph.num_arcs * d / seconds,
             "share_of_bandwidth": moved / seconds / bandwidth,
         }
-    return found
+    return figures
 
 
 @jax.jit
@@ -119,26 +121,26 @@ _hard = jax.jit(roads.sweeps)
 
 
 def _converged(graph: RoadGraph, costs: NDArray[np.float64], ends: NDArray[np.integer]) -> dict[str, Any]:
-    """Once each, after compiling: soft values from the destinations and from the cheapest ways, and those by
-    sweeps and by Dijkstra."""
+    """Once each, after compiling: soft values from the destinations and from the cheapest paths, and the
+    cheapest paths by sweeps and by Dijkstra."""
     rewards, goals = jnp.asarray(-costs, jnp.float32), jnp.asarray(ends, jnp.int32)
     tails, heads = np.asarray(graph.tails), np.asarray(graph.heads)
     roads.cheapest(tails, heads, graph.num_nodes, costs, ends[:1])  # sorts the arcs, once for a graph
     start = time.perf_counter()
     v, _ = roads.cheapest(tails, heads, graph.num_nodes, costs, ends)
-    found: dict[str, Any] = {"dijkstra_seconds": time.perf_counter() - start}
+    figures: dict[str, Any] = {"dijkstra_seconds": time.perf_counter() - start}
     cheapest = jnp.asarray(v, jnp.float32)
     by_sweeps, seconds = _once(_hard, graph, rewards[:, None], goals)
-    found["hard_seconds"] = seconds
-    found["hard_difference"] = float(jnp.abs(by_sweeps[0] - cheapest).max())
+    figures["hard_seconds"] = seconds
+    figures["hard_difference"] = float(jnp.abs(by_sweeps[0] - cheapest).max())
     values = {}
     for name, begun in (("cold", None), ("warm", cheapest)):
         values[name], seconds = _once(_solve, graph, rewards, goals, begun)
-        found[f"{name}_seconds"], found[f"{name}_sweeps"] = seconds, int(values[name].sweeps)
-        found[f"{name}_converged"] = bool(values[name].converged)
-    found["difference"] = float(jnp.abs(values["cold"].values - values["warm"].values).max())
-    found["soft_less_hard"] = float((values["warm"].values - cheapest).max())
-    return found
+        figures[f"{name}_seconds"], figures[f"{name}_sweeps"] = seconds, int(values[name].sweeps)
+        figures[f"{name}_converged"] = bool(values[name].converged)
+    figures["difference"] = float(jnp.abs(values["cold"].values - values["warm"].values).max())
+    figures["soft_less_hard"] = float((values["warm"].values - cheapest).max())
+    return figures
 
 
 def _once(function: Any, *arguments: Any) -> tuple[Any, float]:
@@ -220,9 +222,9 @@ def table(figures: dict[str, Any]) -> str:
         lines += [
             f"to {d}: Dijkstra {v['dijkstra_seconds']:.2f} s, max-plus sweeps {v['hard_seconds']:.2f} s, "
             f"differing by {v['hard_difference']:.1e}",
-            f"  soft values: {v['cold_sweeps']} sweeps, {v['cold_seconds']:.2f} s; from the cheapest ways "
+            f"  soft values: {v['cold_sweeps']} sweeps, {v['cold_seconds']:.2f} s; from the cheapest paths "
             f"{v['warm_sweeps']} sweeps, {v['warm_seconds']:.2f} s, differing by {v['difference']:.1e}; "
-            f"up to {v['soft_less_hard']:.1f} above those of the cheapest ways",
+            f"up to {v['soft_less_hard']:.1f} above those of the cheapest paths",
         ]
     one, part = figures["linear"], figures["dense"]
     lines.append(

@@ -49,7 +49,7 @@ def _memory(program: Any) -> dict[str, int]:
 
 def timed(call: Callable[[], Any], repeats: int) -> dict[str, Any]:
     """`wall` and process-`cpu` seconds of each call, and the compilations they caused (there should be
-    none). Results are let go before the next call."""
+    none). Results are released before the next call."""
     wall, cpu, before = [], [], len(_events)
     for _ in range(repeats):
         start, cpu_start = time.perf_counter(), time.process_time()
@@ -71,8 +71,8 @@ def summary(wall: list[float], cpu: list[float]) -> dict[str, float]:
 def peak_growth(call: Callable[[], Any]) -> tuple[Any, int | None]:
     """(result of `call`, bytes by which memory in use grew at its peak, results included).
 
-    Of the device where it counts them, else resident memory of the process. None where nobody knows, and
-    where an earlier, higher peak of the device hides this one.
+    Memory of the device where it counts that, else resident memory of the process. None where neither is
+    known, and where an earlier, higher peak of the device hides this one.
     """
     device = jax.local_devices()[0]
     stats = device.memory_stats() or {}

@@ -1,7 +1,7 @@
 """Block sizes on the machine at hand: times and memory of each, and the line for the table of
 `jaxpref.kernels.token_logps.block_sizes`.
 
-Of a larger block one expects less traffic of the accumulator and more memory, so the choice is the smallest
+A larger block should move the accumulator less often and need more memory, so the choice is the smallest
 block that is nearly as fast as the fastest.
 """
 
@@ -43,7 +43,7 @@ def measure(
     """
     platform = machine.platform_name()
     cases = [_case(text, dtype) for text in shapes or SHAPES[platform]]
-    found = {
+    report = {
         "benchmark": "tune",
         **machine.facts(),
         "kind": current_machine().kind,
@@ -51,10 +51,10 @@ def measure(
         "rounds": rounds,
         "repeats": repeats,
     }
-    found["shapes"] = {
+    report["shapes"] = {
         f"{case.rows}x{case.embed}x{case.vocab}": _swept(case, platform, rounds, repeats) for case in cases
     }
-    return found | {"load_average_after": os.getloadavg()[0]}
+    return report | {"load_average_after": os.getloadavg()[0]}
 
 
 def _case(text: str, dtype: str) -> Case:
@@ -67,24 +67,24 @@ def _case(text: str, dtype: str) -> Case:
 def _candidates(case: Case, platform: str) -> list[tuple[str, int]]:
     columns = [block for block in VOCAB_BLOCKS if block < case.vocab]
     rows = [block for block in TOKEN_BLOCKS if block < case.rows]
-    found = [("vocab_scan", block) for block in columns] + [("token_scan", block) for block in rows]
+    candidates = [("vocab_scan", block) for block in columns] + [("token_scan", block) for block in rows]
     if platform == "tpu":
-        found += [("pallas_tpu", block) for block in columns]
+        candidates += [("pallas_tpu", block) for block in columns]
     if platform == "gpu":
-        found += [("pallas_gpu", block) for block in rows]
-    return found
+        candidates += [("pallas_gpu", block) for block in rows]
+    return candidates
 
 
 def _swept(case: Case, platform: str, rounds: int, repeats: int) -> list[dict[str, Any]]:
     given = [jax.device_put(x) for x in inputs(case)]
-    running, found = [], []
+    running, results = [], []
     for name, block in _candidates(case, platform):
         loss = linear_loss(name, case, block=block)
         figures: dict[str, Any] = {"implementation": name, "block": block}
         functions: dict[str, Any] = {"score": loss}
         if name in COLUMN:  # a kernel's gradient is that of a scan
             functions["train"] = jax.value_and_grad(loss, (0, 1))
-        found.append(figures)
+        results.append(figures)
         for kind, function in functions.items():
             try:
                 program = compiled(function, *given)
@@ -106,11 +106,11 @@ def _swept(case: Case, platform: str, rounds: int, repeats: int) -> list[dict[st
     for _, figures in running:
         figures |= summary(figures.pop("wall"), figures.pop("cpu"))
         figures["cpu_seconds_min_per_core"] = figures["cpu_seconds_min"] / machine.cores()
-    return found
+    return results
 
 
 def _seconds(figures: dict[str, Any], platform: str) -> float:
-    """CPU seconds where the cores are shared with others: they cannot take those away."""
+    """CPU seconds where other processes share the cores, which do not change them; else wall seconds."""
     return figures["cpu_seconds_min_per_core" if platform == "cpu" else "wall_seconds_min"]
 
 

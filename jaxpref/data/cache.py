@@ -28,11 +28,11 @@ def cached_records(kind: str, fingerprint: str, make: Callable[[Path], None]) ->
         with only_one(directory.with_suffix(".lock")):
             if not (directory / MANIFEST).is_file():
                 make(directory)
-    found = read_manifest(directory).get("fingerprint")
-    if found != fingerprint:
+    stored = read_manifest(directory).get("fingerprint")
+    if stored != fingerprint:
         raise ValueError(
-            f"records: {directory} was made from other arguments (fingerprint {str(found)[:12]}..., expected "
-            f"{fingerprint[:12]}...); remove that directory and run again"
+            f"records: {directory} was made from other arguments (fingerprint {str(stored)[:12]}..., "
+            f"expected {fingerprint[:12]}...); remove that directory and run again"
         )
     return load_records(directory)
 

@@ -107,9 +107,9 @@ def read_manifest(directory: str | Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"records: {path} is damaged ({error}); prepare the records again") from error
     if manifest.get("format") != _FORMAT or manifest.get("version") != _VERSION:
-        found = (manifest.get("format"), manifest.get("version"))
+        given = (manifest.get("format"), manifest.get("version"))
         raise ValueError(
-            f"records: {path} is of format {found}, this version reads {(_FORMAT, _VERSION)}; "
+            f"records: {path} is of format {given}, this version reads {(_FORMAT, _VERSION)}; "
             "prepare them again"
         )
     return manifest

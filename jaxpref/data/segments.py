@@ -132,9 +132,9 @@ class SegmentRecords:
         """Raises ValueError unless actions are numbers below `vocab_size`, or vectors where it is 0."""
         numbered = self.actions.dtype.kind in "iu"
         if numbered != (vocab_size > 0) or (numbered and self.actions.max(initial=0) >= vocab_size):
-            held = f"numbers up to {self.actions.max(initial=0)}" if numbered else "vectors"
+            given = f"numbers up to {self.actions.max(initial=0)}" if numbered else "vectors"
             wanted = f"takes one of {vocab_size}" if vocab_size else "gives vectors"
-            raise ValueError(f"segments: actions are {held}, and the policy {wanted}")
+            raise ValueError(f"segments: actions are {given}, and the policy {wanted}")
 
     def rows(
         self,
@@ -246,8 +246,8 @@ class SegmentRecords:
     def load(path: str | pathlib.Path) -> "SegmentRecords":
         """Reads what `save` wrote; raises ValueError for a file that is missing or damaged."""
         try:
-            with open(path, "rb") as file, np.load(file) as found:
-                arrays = dict(found)
+            with open(path, "rb") as file, np.load(file) as archive:
+                arrays = dict(archive)
             fields = {name: values for name, values in arrays.items() if "/" not in name}
             columns = {n.removeprefix("columns/"): v for n, v in arrays.items() if n.startswith("columns/")}
             axes = {n.removeprefix("axes/"): str(v) for n, v in arrays.items() if n.startswith("axes/")}

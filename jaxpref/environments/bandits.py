@@ -20,8 +20,8 @@ def bt_bandit(
 def rlhf_optimum(rewards: ArrayLike, reference: ArrayLike, beta: float) -> Float64:
     """Log-probs `[..., y]` of argmax E r - beta KL(pi || ref): pi proportional to ref exp(r / beta).
 
-    Also where DPO ends on complete Bradley-Terry data with the same beta, and, with beta / n, where n exact
-    phases of BPO end, whose anchor is the policy of the phase before (arXiv:2406.12168).
+    DPO on complete Bradley-Terry data with the same beta converges to it, and n exact phases of BPO, whose
+    anchor is the policy of the phase before (arXiv:2406.12168), converge to it with beta / n.
     """
     if not beta > 0:
         raise ValueError(f"beta: expected a number above 0, got {beta}")

@@ -1,4 +1,4 @@
-"""Where recorded comparisons do not reach: a gap of coverage, and extrapolation by shared features."""
+"""Responses that no recorded comparison covers: a gap of coverage, and extrapolation by shared features."""
 
 import math
 
@@ -11,7 +11,7 @@ __all__ = ["coverage_gap", "hypo_optimum", "log_linear_policy"]
 
 def coverage_gap(*, probability: float = 0.8) -> Bandit:
     """Three responses with reference (0.4, 0.4, 0.2); the first beats the second with `probability`, and the
-    third is in no comparison. Its reward here is 0, and no data say so.
+    third is in no comparison. Its reward here is 0, which no data show.
 
     DPO is at its minimum wherever the log-ratios of the first two differ by logit(p) / beta, whatever mass
     the third has.

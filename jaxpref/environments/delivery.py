@@ -40,10 +40,10 @@ def delivery(
 ) -> World:
     """The world of a board. States are cells, row by row; actions are up, down, left, right.
 
-    A move is worth what is in the cell it enters: a goal or a sheep (both end the episode) that alone; any
-    other cell gas, or mud instead where it is muddy, and a coin (which stays there) or a roadblock beside it.
-    A move off the board or into a house stays where it is and costs gas, or mud. Nobody is in a house; it
-    counts as terminal. Episodes start in any other cell alike.
+    The reward of a move depends on the cell it enters: a goal or a sheep (both end the episode) counts alone;
+    any other cell costs gas, or mud instead where it is muddy, and a coin (which stays there) or a roadblock
+    adds to that. A move off the board or into a house stays where it is and costs gas, or mud. Houses are
+    never entered and count as terminal. Episodes start in any other cell, uniformly.
 
     Args:
       board: codes 0 to 11, [rows, columns], or rows of hexadecimal digits.
@@ -196,18 +196,18 @@ def _features(cells: NDArray[np.int64], successors: NDArray[np.int64]) -> NDArra
     moved = successors != np.arange(len(kind))[:, None]
     stayed = np.zeros_like(of_cell)
     stayed[:, [0, 5]] = ground
-    found = np.where(moved[..., None], of_cell[successors], stayed[:, None])
-    return np.where((ends | (kind == _HOUSE))[:, None, None], 0, found)
+    features = np.where(moved[..., None], of_cell[successors], stayed[:, None])
+    return np.where((ends | (kind == _HOUSE))[:, None, None], 0, features)
 
 
 def _reaches(
     successors: NDArray[np.int64], targets: NDArray[np.bool_], through: NDArray[np.bool_] | None = None
 ) -> NDArray[np.bool_]:
-    """Cells from which some moves lead to a target, by cells of `through`."""
+    """Cells from which some moves lead to a target, through cells of `through`."""
     reached = targets.copy()
     for _ in range(len(targets)):
-        found = reached | (reached[successors].any(-1) & (True if through is None else through))
-        if (found == reached).all():
+        wider = reached | (reached[successors].any(-1) & (True if through is None else through))
+        if (wider == reached).all():
             break
-        reached = found
+        reached = wider
     return reached

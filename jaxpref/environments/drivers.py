@@ -1,4 +1,4 @@
-"""Drivers simulated from hidden costs, with errors of their own or with planners that look only so far."""
+"""Drivers simulated from hidden costs, with errors in their own costs or with limited planning horizons."""
 
 from collections.abc import Callable, Sequence
 
@@ -20,17 +20,17 @@ def perceived_ways(
     destinations: int | None = None,
     seed: int = 0,
 ) -> list[list[int]]:
-    """Routes of `trips` drivers (arcs): the cheapest way when costs have log-normal factors.
+    """Routes of `trips` drivers (arcs): the cheapest path when costs have log-normal factors.
 
     Every arc has a factor exp(noise z) for every trip, z standard normal: a random-utility (probit-like)
     choice of routes, which none of the planners of `policies.routes` is. So no horizon is the right one by
-    construction. Origins and destinations are uniform among nodes that a way joins.
+    construction. Origins and destinations are uniform among pairs of nodes that a path joins.
 
     Args:
-      destinations: as many nodes to go to, drawn first; None: any node.
+      destinations: number of nodes to go to, drawn first; None: any node.
 
     Raises:
-      ValueError: costs below 0, or no pair of nodes is joined by a way.
+      ValueError: costs below 0, or no pair of nodes is joined by a path.
     """
     c, generator = check_costs(costs, graph.num_arcs), np.random.default_rng(seed)
     tails, heads = np.asarray(graph.tails), np.asarray(graph.heads)
@@ -57,14 +57,14 @@ def horizon_ways(
     most: int = 10_000,
     seed: int = 0,
 ) -> tuple[list[list[int]], NDArray[np.int32]]:
-    """Routes of drivers whose horizon is never seen, and whose they are: `(routes, drivers)`.
+    """Routes of drivers with latent horizons, and the driver of each route: `(routes, drivers)`.
 
     A driver draws a horizon and an arc by `policies.routes.route_planner`'s policy of that horizon, under
-    costs that it knows. Origins and destinations are uniform among nodes that a way joins. A way of more than
-    `most` arcs is drawn again.
+    costs that it knows. Origins and destinations are uniform among pairs of nodes that a path joins. A route
+    of more than `most` arcs is drawn again.
 
     Args:
-      horizons: soft steps before the cheapest way, 1 or more.
+      horizons: soft steps before the cheapest path, 1 or more.
       shares: of each driver, the probability of each horizon.
       trips: of each driver.
       per_step: draw a horizon for every arc; False: for the whole trip.
@@ -95,7 +95,7 @@ def horizon_ways(
 
 
 def _enough(trips: int, drawn: Callable[[int], list[int]]) -> list[list[int]]:
-    """As many routes as asked for; `drawn` is given a route's number, and an empty one is drawn again."""
+    """`trips` routes; `drawn` takes a route's number, and is called again where the route is empty."""
     from tqdm import tqdm
 
     routes: list[list[int]] = []
@@ -108,30 +108,30 @@ def _enough(trips: int, drawn: Callable[[int], list[int]]) -> list[list[int]]:
                 shown.update()
             misses += not route
             if misses > 100 * (len(routes) + 1):
-                raise ValueError("drivers: no ways between the nodes drawn; is the graph connected?")
+                raise ValueError("drivers: no paths between the nodes drawn; is the graph connected?")
     return routes
 
 
 def _soft_choices(
     graph: RoadGraph, costs: NDArray[np.float64], end: int, horizons: Sequence[int]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Probability of each arc at its tail under each horizon `[h, e]`, and the nodes with a way to `end`.
+    """Probability of each arc at its tail under each horizon `[h, e]`, and the nodes with a path to `end`.
 
-    Written again in numpy, apart from `planning.roads`, so that what is learnt is not checked against itself.
+    In numpy and apart from `planning.roads`, so that the planner is not checked against itself.
     """
     tails, heads, n = np.asarray(graph.tails), np.asarray(graph.heads), graph.num_nodes
     v = cheapest(tails, heads, n, costs, [end])[0][:, 0]
-    low, reached, found = v.min(), v > UNREACHABLE / 2, {}
+    low, reached, choices = v.min(), v > UNREACHABLE / 2, {}
     for h in range(1, max(horizons) + 1):
         q = v[heads] - costs
         top = np.full(n, low)
         np.maximum.at(top, tails, q)
         weight = np.exp(q - top[tails])
         total = np.bincount(tails, weight, n)
-        found[h] = weight / total[tails]
+        choices[h] = weight / total[tails]
         v = np.where(reached, top + np.log(np.where(total > 0, total, 1)), UNREACHABLE)
         v[end] = 0
-    return np.stack([found[h] for h in horizons]), reached
+    return np.stack([choices[h] for h in horizons]), reached
 
 
 def walk(heads: NDArray[np.integer], arc: NDArray[np.integer], start: int, end: int) -> list[int]:

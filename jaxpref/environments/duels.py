@@ -30,13 +30,13 @@ class LinearDuels:
 
     def weak_regret(self, first: ArrayLike, second: ArrayLike) -> Float64:
         """Best utility less that of the better of two arms, ids `[n]`; 0 or more, `[n]`."""
-        u, rows = self.utilities, np.arange(len(self.features))
-        return u.max(-1) - np.maximum(u[rows, np.asarray(first)], u[rows, np.asarray(second)])
+        u, rounds = self.utilities, np.arange(len(self.features))
+        return u.max(-1) - np.maximum(u[rounds, np.asarray(first)], u[rounds, np.asarray(second)])
 
     def strong_regret(self, first: ArrayLike, second: ArrayLike) -> Float64:
         """Best utility less that of the worse of two arms, ids `[n]`; 0 or more, `[n]`."""
-        u, rows = self.utilities, np.arange(len(self.features))
-        return u.max(-1) - np.minimum(u[rows, np.asarray(first)], u[rows, np.asarray(second)])
+        u, rounds = self.utilities, np.arange(len(self.features))
+        return u.max(-1) - np.minimum(u[rounds, np.asarray(first)], u[rounds, np.asarray(second)])
 
 
 def linear_duels(

@@ -29,7 +29,7 @@ def fitted_game(
     reward_prior: float = 1.0,
     seed: int = 0,
 ) -> FittedGame:
-    """Comparisons of responses drawn from a Zipf reference, and what two models make of them (numbers ours).
+    """Comparisons of responses drawn from a Zipf reference, and two models fitted to them (numbers ours).
 
     The true logits are differences of rewards plus a part that no reward can express. A policy that moves far
     from the reference meets pairs that were seldom compared, where the fitted model is wrong.

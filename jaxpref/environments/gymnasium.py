@@ -9,7 +9,7 @@ __all__ = ["World", "gymnasium_world"]
 
 
 class World(Protocol):
-    """The part of gymnasium's `Env` that evaluators call; anything that has it will do."""
+    """The part of gymnasium's `Env` that evaluators call; any object that has it may be used."""
 
     def reset(self, *, seed: int | None = None) -> tuple[np.ndarray, dict[str, Any]]: ...
 

@@ -15,7 +15,7 @@ __all__ = ["gymnax_pendulum"]
 def gymnax_pendulum() -> JaxWorld:
     """gymnax's Pendulum-v1 (swing up and balance) with an expert, actions scaled to [-1, 1].
 
-    The expert pumps energy until the pendulum has what it takes to stand upright, and near there is a
+    The expert pumps energy until the pendulum has enough to stand upright, and near that position it is a
     proportional-derivative controller. It is good, not optimal.
 
     Raises:

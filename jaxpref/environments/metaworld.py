@@ -14,7 +14,7 @@ EXACT_TASKS = ("bin-picking-v3", "button-press-v3", "drawer-open-v3", "plate-sli
 
 
 class Arm:
-    """One task, with the interface of gymnasium's worlds and 35 numbers to see.
+    """One task, with the interface of gymnasium's worlds and observations of 35 numbers.
 
     The observation is Meta-World's without entries 18 to 21, the hand of the frame before, as in the released
     code of arXiv:2310.13639. Object and goal are drawn by the seed of `reset`. An episode has at most 500
@@ -81,12 +81,12 @@ class Arm:
 
 
 def arm_world(*, task: str) -> Arm:
-    """For evaluators."""
+    """A world for evaluators."""
     return Arm(task)
 
 
 class ScoredSegments(NamedTuple):
-    """`n` segments of behaviour, and what an expert thinks of them."""
+    """`n` segments of behaviour, scored by an expert."""
 
     observations: np.ndarray  # [n, t, 35] float32
     actions: np.ndarray  # [n, t, 4] float32
@@ -123,7 +123,7 @@ def scored_segments(
     from tqdm import tqdm
 
     arm, generator = Arm(task), np.random.default_rng(seed)
-    found: dict[str, list] = {name: [] for name in ScoredSegments._fields}
+    columns: dict[str, list] = {name: [] for name in ScoredSegments._fields}
     for episode in tqdm(range(episodes), f"{task}: segments", unit="episode", delay=5, mininterval=5):
         seen, _ = arm.reset(seed=int(generator.integers(2**31)))
         share = generator.random()
@@ -143,11 +143,11 @@ def scored_segments(
             scored = earned + regained - arm.expert_return(start, horizon)
             arm.restore(end)
             row = (np.stack(observations), np.stack(actions), scored, earned, episode)
-            for name, value in zip(found, row, strict=True):
-                found[name].append(value)
+            for name, value in zip(columns, row, strict=True):
+                columns[name].append(value)
     arm.close()
     kinds = (np.float32, np.float32, np.float64, np.float64, np.int64)
-    return ScoredSegments(*(np.asarray(v, kind) for v, kind in zip(found.values(), kinds, strict=True)))
+    return ScoredSegments(*(np.asarray(v, kind) for v, kind in zip(columns.values(), kinds, strict=True)))
 
 
 def _plain(value: Any) -> bool:

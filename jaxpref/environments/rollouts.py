@@ -14,7 +14,7 @@ State = Any  # a pytree
 
 
 class JaxWorld(NamedTuple):
-    """A world that ends for nobody: episodes are as long as one asks. Actions are vectors in [-1, 1]."""
+    """A world without terminal states: episodes may have any length. Actions are vectors in [-1, 1]."""
 
     reset: Callable[[Array], State]  # of a random key
     observe: Callable[[State], Float[Array, " o"]]
@@ -32,7 +32,7 @@ class Rollouts(NamedTuple):
 
 
 def expert_return(world: JaxWorld, state: State, steps: int) -> Float[Array, ""]:
-    """What the expert earns in `steps` from a state, undiscounted."""
+    """Undiscounted return of the expert in `steps` steps from a state."""
 
     def act(state: State, _: None) -> tuple[State, Array]:
         return world.step(state, world.expert(state))

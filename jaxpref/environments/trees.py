@@ -41,7 +41,7 @@ def sequence_logps(logits: Float64) -> Float64:
 def token_mixture(logits: Float64, reference_logits: Float64, beta: float) -> Float64:
     """Log-probs `[v v]` of the mixture that Nash-MD-PG samples: normalised at each token.
 
-    `games.mixture` of the two `sequence_logps` is normalised once, over sequences. They differ, since the
+    `games.mixture` of the two `sequence_logps` is normalised once, over sequences. The two differ, since the
     normaliser of the second token depends on the first.
     """
     mixed = (1 - beta) * _log_softmax(logits) + beta * _log_softmax(reference_logits)

@@ -30,7 +30,7 @@ class TextSample:
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """What is to be drawn in the report: plain data, and the name of how (`report.pictures.KINDS`)."""
+    """A picture for the report as plain data, and its kind, a name in `report.pictures.KINDS`."""
 
     title: str
     kind: str
@@ -53,10 +53,10 @@ def _no_member(name: str) -> Params:
 class Context:
     """What an evaluator may use. `put` shards a host batch, `fetch` brings an array to every host.
 
-    `member` gives other params by name: one of the other policies, "initial" (what the stage started
-    from) or the name of an earlier stage (what it left). They are looked up when asked for: a frozen copy in
-    the state if it has one, else weights and checkpoints, so a resumed run finds the same ones and a run that
-    asks for none pays nothing. An unknown name is a ValueError.
+    `member` gives other params by name: one of the other policies, "initial" (which the stage started from)
+    or the name of an earlier stage (the params that it ended with). They come from a frozen copy in the state
+    if it has one, else from weights and checkpoints, and are read only when asked for; a resumed run gets the
+    same ones. An unknown name is a ValueError.
     """
 
     policy: Policy
@@ -75,11 +75,11 @@ class Context:
     step: int = 0
 
     def rows(self, wanted: int) -> int:
-        """Rows of a batch that is to hold `wanted`: the fewest that divide over the devices. What the mesh is
-        decides no metric, so evaluators fill up instead of refusing."""
+        """Rows of a batch with room for `wanted`: the fewest that divide over the devices. No metric depends
+        on the mesh, so evaluators pad batches instead of refusing them."""
         return -(-wanted // self.rows_multiple) * self.rows_multiple
 
     def key(self, name: str) -> PRNGKey:
-        """Of all that the evaluator of this name draws, another one at each step of each stage: samples of
-        two evaluations are independent, so one may be judged against the other."""
+        """The key of all samples of the evaluator of this name, different at each step of each stage: samples
+        of two evaluations are independent, so one may be judged against the other."""
         return keys.key(self.seed, self.stage, "evaluator", name, self.step)

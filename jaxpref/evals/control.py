@@ -30,9 +30,9 @@ def control_returns(
 ) -> Evaluation:
     """Undiscounted return, length and, where the world says so, success of whole episodes.
 
-    Episodes run side by side, so that one call of the policy serves all; each starts from a seed of its own,
-    the same ones at every evaluation. Intervals are of these episodes alone: what another training seed would
-    have given is not in them.
+    Episodes run side by side, so that one call of the policy serves all. Each starts from a seed of its own,
+    the same at every evaluation. Intervals are over these episodes alone and do not include the spread
+    between training seeds.
 
     Args:
       world: builds one world with the interface of gymnasium; called once for each episode.
@@ -84,7 +84,7 @@ def play(
     seeds: Sequence[int],
     max_steps: int,
 ) -> Episodes:
-    """An episode of each world, side by side.
+    """Plays an episode of each world, side by side.
 
     Args:
       act: `(observations [n, ...] float32, step) -> actions [n, ...]`. Observations of a world whose episode

@@ -79,7 +79,7 @@ def diversity(
         "unique responses": [unique_share(r) for r in rows],
     }
     metrics = {}
-    for key, found in values.items():
-        known = np.asarray(found)[np.isfinite(found)]
+    for key, scores in values.items():
+        known = np.asarray(scores)[np.isfinite(scores)]
         metrics[key] = clustered(known, np.arange(len(known)), better="")
     return Evaluation(name, metrics)

@@ -1,8 +1,8 @@
-"""What a run gains for the KL it spends: points along a run, and two runs compared at equal KL.
+"""Score against KL: points along a run, and two runs compared at equal KL.
 
-A reward, or a win rate, alone does not say which method is better: a run that moves further from where it
-began usually has more of it, and loses more of the rest. So methods are compared at matched KL, or by
-J = R - beta KL.
+A reward or win rate alone does not say which method is better: a run that moves further from its starting
+policy usually scores higher, and changes more in other respects. So methods are compared at matched KL, or
+by J = R - beta KL.
 """
 
 import dataclasses
@@ -26,9 +26,9 @@ class FrontierPoint:
 def at_kl(points: Sequence[FrontierPoint], kl: float) -> Estimate:
     """Score of a run where its KL is `kl`, by a straight line between the two points beside it.
 
-    Points are taken in order of their KL. The interval joins, in squares, those of the two scores, weighted
-    as the line weighs them, and what the uncertainty of the two KLs does to the score along the line. It
-    takes the evaluations as independent and does not count the bend of the curve between them.
+    Points are taken in order of their KL. The interval adds in squares the intervals of the two scores, with
+    the weights of the interpolation, and the effect of the uncertainty of the two KLs along the line. It
+    takes the evaluations as independent and ignores the curvature between them.
 
     Raises:
       ValueError: no points, or `kl` outside of theirs (nothing is extrapolated).

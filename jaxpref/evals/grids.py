@@ -1,4 +1,4 @@
-"""Pictures of grids (`report.pictures`): what each cell is worth, and where one goes from there."""
+"""Pictures of grids (`report.pictures`): the value of each cell, and the policy's moves from it."""
 
 from collections.abc import Sequence
 
@@ -24,7 +24,7 @@ def pictured_grid(
 
     Args:
       shape: (rows, columns) of a world whose states are cells, row by row.
-      values: `[s]`; cells that are not finite, and ends, have no colour.
+      values: `[s]`; cells whose value is not finite, and terminal cells, have no colour.
       policy: probabilities `[s, 4]` or `[s, 5]`.
       label: what the values are.
       marks: short texts `[s]`; None: `x` in terminal cells.

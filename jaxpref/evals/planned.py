@@ -1,4 +1,4 @@
-"""What rewards that were learned are worth: the policy that follows from them, in the world as it is."""
+"""The worth of learned rewards: the return, in the true world, of the policy that follows from them."""
 
 from collections.abc import Callable, Sequence
 
@@ -81,7 +81,7 @@ def planned_return(
 def grid_picture(title: str, world: World, policy: Float[Array, "s a"]) -> Picture:
     """A policy on a grid with moves up, down, left and right, and its true values.
 
-    Ends are marked +, - or 0 by what it earns to enter them, and cells that nobody enters with x.
+    Terminal cells are marked +, - or 0 by the reward of entering them, and cells never entered with x.
     """
     mdp = world.mdp
     terminal = np.asarray(mdp.terminal)
@@ -102,14 +102,14 @@ def grid_picture(title: str, world: World, policy: Float[Array, "s a"]) -> Pictu
 def learned_weights(
     context: Context, *, features: Sequence[str], num_prompts: int | None = None, name: str = "weights"
 ) -> Evaluation:
-    """Weights of `policies.linear_scores`, over the size of the first one: its scale is the noise's."""
+    """Weights of `policies.linear_scores` over the size of the first one, since noise sets their scale."""
     del num_prompts
-    found = np.asarray(context.fetch(context.params["weights"]), np.float64)
-    if found.shape != (len(features),):
-        raise ValueError(f"learned_weights: {len(features)} features and weights of shape {found.shape}")
-    unit = max(abs(float(found[0])), 1e-12)
+    weights = np.asarray(context.fetch(context.params["weights"]), np.float64)
+    if weights.shape != (len(features),):
+        raise ValueError(f"learned_weights: {len(features)} features and weights of shape {weights.shape}")
+    unit = max(abs(float(weights[0])), 1e-12)
     return Evaluation(
-        name, {feature: _exact(float(w) / unit, "") for feature, w in zip(features, found, strict=True)}
+        name, {feature: _exact(float(w) / unit, "") for feature, w in zip(features, weights, strict=True)}
     )
 
 
@@ -127,13 +127,13 @@ def budget_shares(
     shares /= shares.sum(-1, keepdims=True)
     if shares.shape[-1] != len(budgets):
         raise ValueError(f"budget_shares: {len(budgets)} budgets, and the policy has {shares.shape[-1]}")
-    found = {}
+    metrics = {}
     for agent, row in enumerate(shares):
-        found |= {
+        metrics |= {
             f"agent {agent}, {b} steps": _exact(float(p), "") for b, p in zip(budgets, row, strict=True)
         }
-        found[f"agent {agent}, mean steps"] = _exact(float(row @ np.asarray(budgets)), "")
-    return Evaluation(name, found)
+        metrics[f"agent {agent}, mean steps"] = _exact(float(row @ np.asarray(budgets)), "")
+    return Evaluation(name, metrics)
 
 
 def _exact(value: float, better: str) -> Estimate:

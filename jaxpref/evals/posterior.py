@@ -1,4 +1,4 @@
-"""What a posterior of rewards says of policies: returns that hold with high confidence, and the true ones."""
+"""Returns of policies under a posterior of rewards: bounds of high confidence, and the true returns."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -31,16 +31,16 @@ def posterior_returns(
 ) -> Evaluation:
     """Returns of policies under the draws of `algorithms.bayesian_rex`, and under the hidden rewards.
 
-    Of the optimal policies of the posterior mean ("mean") and of the likeliest draw ("MAP"), and of those
-    given. The return is exact for each draw; "at least" is what it exceeds in a share `confidence` of the
-    draws (the idea of B-REX's high-confidence bound, Brown et al. 2020, arXiv:2002.09089; that the paper
+    The policies are the optimal ones of the posterior mean ("mean") and of the likeliest draw ("MAP"), and
+    those given. The return is exact for each draw; "at least" is what it exceeds in a share `confidence` of
+    the draws (the idea of B-REX's high-confidence bound, Brown et al. 2020, arXiv:2002.09089; that the paper
     takes this quantile is UNVERIFIED), its mean over draws has that share's central interval, and "truly" is
     the return in hidden rewards, which no learner sees.
 
     Args:
       world: the true one, its rewards included.
       start: builds the probabilities of the first state.
-      policies: tables `[s, a]` of others, by name, such as who demonstrated.
+      policies: tables `[s, a]` of others, by name, such as the demonstrator's.
       unit: what hidden rewards are divided by; draws have length 1, so the length of the hidden weights.
       confidence: in (0, 1).
       num_prompts: has no effect: there is nothing to draw.
@@ -51,11 +51,11 @@ def posterior_returns(
             f"posterior_returns: expected a confidence in (0, 1) and a unit above 0, got {confidence}, {unit}"
         )
     measure = _returns(world, rewards, start, tuple(policies.items()), unit, confidence)
-    found = context.fetch(
+    results = context.fetch(
         context.compiled(measure)(context.params, context.member("map"), context.member("draws"))
     )
     metrics = {}
-    for who, of in found.items():
+    for who, of in results.items():
         (low, left, right), truly = (float(x) for x in of["tail"]), float(of["truly"])
         count = len(context.member("draws")["weights"])
         metrics[f"{who}: return"] = Estimate(float(of["mean"]), left, right, count, "higher")
@@ -83,14 +83,14 @@ def _returns(
 
         paid_for = jax.vmap(lambda params: paid(mdp, reward.rewards(params)).rewards)(draws)
         true = paid(mdp, jnp.asarray(mdp.rewards, paid_for.dtype) / unit)
-        found = {}
+        results = {}
         for who, policy in {"mean": best(mean), "MAP": best(likeliest), **given}.items():
             returns = jnp.tensordot(paid_for, occupancy(true, policy, first), 2)
             tail = jnp.quantile(
                 returns, jnp.array([1 - confidence, (1 - confidence) / 2, (1 + confidence) / 2])
             )
             truly = first @ policy_values(true, policy)
-            found[who] = {"mean": returns.mean(), "tail": tail, "truly": truly}
-        return found
+            results[who] = {"mean": returns.mean(), "tail": tail, "truly": truly}
+        return results
 
     return measure

@@ -36,16 +36,16 @@ def reward_recovery(
     num_prompts: int | None = None,
     name: str = "recovery",
 ) -> Evaluation:
-    """Params' rewards against the world's: what they plan, without a horizon, and what that is worth.
+    """Learnt rewards against the world's: the policies planned with them, without a horizon, and their value.
 
     Nothing is sampled, and the intervals have no width:
 
       policy KL            KL(soft expert || soft learner), mean over states as the expert visits them, nats
-      reward correlation   Pearson's, over states and actions that are no end; shaping lowers it, though it
-                           changes no behaviour
+      reward correlation   Pearson's, over actions of states that are not terminal; shaping lowers it, though
+                           it changes no behaviour
       value difference     start . (V* - V of the policy that is optimal for the learnt rewards), in hidden
                            rewards: the expected value difference of Levine et al. 2011
-      value share          that policy's way from the uniform one to V*: 1 is optimal
+      value share          where that policy's value lies from the uniform policy's (0) to V* (1)
 
     Args:
       world: the true one, its rewards included.
@@ -53,14 +53,14 @@ def reward_recovery(
       temperature: of the soft policies.
       width: of a grid (`environments.gridworld`): hidden and learnt rewards are then drawn, with the policies
         that are optimal for them.
-      beside: other policies `[s, a]` by name, whose value shares are given too: who demonstrated.
+      beside: other policies `[s, a]` by name, whose value shares are given too, such as the demonstrator's.
       num_prompts: has no effect: there is nothing to draw.
     """
     del num_prompts
     measure = _of_rewards(world, rewards, start, temperature, tuple((beside or {}).items()))
-    found, shown = context.compiled(measure)(context.params)
+    metrics, shown = context.compiled(measure)(context.params)
     pictures = () if width is None else _pictures(world(), width, context.fetch(shown), "reward of a state")
-    return Evaluation(name, _exact(context, found), pictures=pictures)
+    return Evaluation(name, _exact(context, metrics), pictures=pictures)
 
 
 @functools.lru_cache(maxsize=8)  # one function for all evaluations of a run, so that it is compiled once
@@ -87,15 +87,15 @@ def _of_rewards(
         def share(v: Float[Array, " s"]) -> Array:
             return first @ (v - low) / (first @ (best - low))
 
-        found = {
+        metrics = {
             "policy KL": _divergence(true, expert, learner, first),
             "reward correlation": _correlation(true.rewards, learnt.rewards, here),
             "value difference": first @ (best - followed),
             "value share": share(followed),
         }
-        found |= {f"value share, {who}": share(policy_values(true, p)) for who, p in others.items()}
+        metrics |= {f"value share, {who}": share(policy_values(true, p)) for who, p in others.items()}
         shown = {"hidden": (true.rewards.mean(-1), hard), "learnt": (learnt.rewards.mean(-1), planned)}
-        return found, shown
+        return metrics, shown
 
     return measure
 
@@ -114,8 +114,8 @@ def policy_recovery(
 ) -> Evaluation:
     """A policy against the soft-optimal one of the world's rewards.
 
-    Exact, as `reward_recovery`: "policy KL" is its; "value share" is the policy's own way, as drawn and
-    without entropy, from the uniform policy's value to the expert's, and may exceed 1.
+    Exact, as `reward_recovery`, with the same "policy KL". "value share" is where the value of the stochastic
+    policy itself, without entropy, lies from the uniform policy's (0) to the expert's (1); it may exceed 1.
 
     Args:
       width: of a grid, on which the expert and the learner are then drawn, coloured by their true values, or
@@ -130,10 +130,10 @@ def policy_recovery(
     if its is not None and part is not None:
         its = its[part]
     measure = _of_policies(context.policy, world, start, temperature, discriminator)
-    found, shown = context.compiled(measure)(context.params, its)
+    metrics, shown = context.compiled(measure)(context.params, its)
     label = "true value of the policy" if discriminator is None else "reward of a state"
     pictures = () if width is None else _pictures(world(), width, context.fetch(shown), label)
-    return Evaluation(name, _exact(context, found), pictures=pictures)
+    return Evaluation(name, _exact(context, metrics), pictures=pictures)
 
 
 @functools.lru_cache(maxsize=8)
@@ -155,16 +155,16 @@ def _of_policies(
         expert = log_policy(true, temperature)
         high, mine = (policy_values(true, jnp.exp(logs)) for logs in (expert, learner))
         low = policy_values(true, jnp.full_like(expert, 1 / expert.shape[-1]))
-        found = {
+        metrics = {
             "policy KL": _divergence(true, expert, learner, first),
             "value share": first @ (mine - low) / (first @ (high - low)),
         }
         if discriminator is not None:
             learnt = jnp.broadcast_to(discriminator().rewards(its), true.rewards.shape)
             here = ~jnp.broadcast_to(mdp.terminal[:, None], learnt.shape)
-            found["reward correlation"] = _correlation(true.rewards, learnt, here)
+            metrics["reward correlation"] = _correlation(true.rewards, learnt, here)
             high, mine = true.rewards.mean(-1), learnt.mean(-1)
-        return found, {"hidden": (high, jnp.exp(expert)), "learnt": (mine, jnp.exp(learner))}
+        return metrics, {"hidden": (high, jnp.exp(expert)), "learnt": (mine, jnp.exp(learner))}
 
     return measure
 
@@ -185,7 +185,7 @@ def _correlation(x: Array, y: Array, where: Array) -> Array:
 
 
 def _pictures(mdp: TabularMDP, width: int, shown: Mapping[str, Any], label: str) -> tuple[Picture, ...]:
-    """Of colours `[s]` and policies `[s, a]` by side."""
+    """A picture of each name's colours `[s]` and policy `[s, a]`."""
     return tuple(
         pictured_grid(
             side,
@@ -199,8 +199,8 @@ def _pictures(mdp: TabularMDP, width: int, shown: Mapping[str, Any], label: str)
     )
 
 
-def _exact(context: Context, found: dict[str, Array]) -> dict[str, Estimate]:
-    numbers = {name: float(context.fetch(value)) for name, value in found.items()}
+def _exact(context: Context, metrics: dict[str, Array]) -> dict[str, Estimate]:
+    numbers = {name: float(context.fetch(value)) for name, value in metrics.items()}
     return {
         name: Estimate(x, x, x, 1, "lower" if name in _LOWER else "higher") for name, x in numbers.items()
     }

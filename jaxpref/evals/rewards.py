@@ -53,8 +53,8 @@ def reward_accuracy(
 
 
 def _compared(rewards: Float[Array, "b k"], batch: Completions | Segments) -> tuple[Array, ...]:
-    """Of each row: the share of its pairs that rewards, and lengths, order as the data do, the margin of best
-    and worst; and the weights of the shares (its pairs together) and of the margin."""
+    """For each row the share of its pairs that rewards, and lengths, order as the data do, and the margin of
+    best and worst; with the weights of the shares (its pairs together) and of the margin."""
     order = data_order(batch, labels_of(batch))
     right, weights = agreement(rewards, batch, order)
     longer, _ = agreement(batch.lengths.astype(jnp.float32), batch, order)

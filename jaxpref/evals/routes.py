@@ -1,4 +1,4 @@
-"""Learnt costs of roads on held-out routes: likelihood, the cheapest way against the driven one, a map."""
+"""Learnt costs of roads on held-out routes: likelihood, the cheapest path against the driven one, a map."""
 
 from collections.abc import Callable
 from typing import Any
@@ -33,11 +33,11 @@ def route_choice(
     batch_size: int = 32,
     name: str = "routes",
 ) -> Evaluation:
-    """Of the first `num_prompts` routes, with `policies.routes.route_planner`.
+    """Measures of the first `num_prompts` routes under the params of `policies.routes.route_planner`.
 
     - `nll`: nats per route. With `likelihood=False` (horizon 0, whose scores are no log-probs) it is called
-      `excess cost`: what the route costs more than the cheapest way, in the learnt unit.
-    - `exact match`: share of routes that are the cheapest way under the learnt costs, whatever the horizon
+      `excess cost`: what the route costs more than the cheapest path, in the learnt unit.
+    - `exact match`: share of routes that are the cheapest path under the learnt costs, whatever the horizon
       they were learnt with.
     - `overlap`: length of the arcs that both have by that of the arcs that either has (IoU).
     - `cost error`: with `hidden` costs `[e]`, standard deviation over arcs of log(learnt / hidden): a common
@@ -79,7 +79,7 @@ def route_choice(
 
 
 def overlap(first: list[int], second: list[int], lengths: NDArray[np.float64]) -> float:
-    """Length of the arcs of both routes by that of the arcs of either, in [0, 1]; each arc counts once."""
+    """Length of the arcs in both routes over that of the arcs in either, in [0, 1]; each arc counts once."""
     a, b = set(first), set(second)
     return float(lengths[sorted(a & b)].sum() / lengths[sorted(a | b)].sum())
 
@@ -92,9 +92,9 @@ def _nats(
         return _scores(context, table, batch_size)[:, 0]
     place = places_by_region(table, region)
     scores = _scores(context, by_region(table, region), -(-batch_size // place.shape[1]))
-    found = np.zeros(len(table))
-    found[place[place >= 0]] = scores[place >= 0]
-    return found
+    nats = np.zeros(len(table))
+    nats[place[place >= 0]] = scores[place >= 0]
+    return nats
 
 
 def _scores(context: Context, table: SegmentRecords, batch_size: int) -> NDArray[np.float64]:
@@ -102,13 +102,13 @@ def _scores(context: Context, table: SegmentRecords, batch_size: int) -> NDArray
     rows = context.rows(batch_size)
     room = -(-int(table.step_lengths.max()) // 8) * 8
     score = context.compiled(context.policy.token_logps)
-    found = []
+    parts = []
     for first in range(0, len(table), rows):
         index = np.arange(first, first + rows)
         batch = table.rows(np.where(index < len(table), index, -1), response_length=room)
         logps = context.fetch(score(context.params, jax.tree.map(jnp.asarray, context.put(batch))))
-        found.append(np.asarray(logps, np.float64).sum(-1))
-    return np.concatenate(found)[: len(table)]
+        parts.append(np.asarray(logps, np.float64).sum(-1))
+    return np.concatenate(parts)[: len(table)]
 
 
 def _cheapest(

@@ -1,4 +1,4 @@
-"""One pass of samples over held-out prompts, for every evaluator that draws."""
+"""One pass of sampling over held-out prompts, for every evaluator that samples."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -45,7 +45,7 @@ def draw(
     """`num_samples` responses of the context's policy to each prompt, batch by batch in table order.
 
     The same table, batch size and key give the same noise. Responses that are compared with one another need
-    keys of their own, or their win rate is that of coupled draws.
+    keys of their own, or their win rate is that of dependent samples.
     """
     loader = Loader(table, batch_size=context.rows(batch_size), seed=0, shuffle=False)
     for index, batch in enumerate(loader.evaluation_batches()):
@@ -60,9 +60,9 @@ def draw(
             temperature=temperature,
             top_p=top_p,
         )
-        found = out.completions.response_tokens, out.completions.response_mask, out.token_logps
+        outputs = out.completions.response_tokens, out.completions.response_mask, out.token_logps
         # Numpy arrays where types say jax's: both are arrays to all that takes a record.
-        values: list[Any] = [np.asarray(x) for x in context.fetch(found)]
+        values: list[Any] = [np.asarray(x) for x in context.fetch(outputs)]
         tokens, mask, logps = values
         real = np.asarray(batch.real)
         columns = {"example_ids": batch.columns["example_ids"]}

@@ -27,11 +27,11 @@ def soft_optimal_error(
     that pi loses there on average.
 
     pi* maximises return plus `temperature` times entropy. Exact: nothing is sampled, and the intervals have
-    no width. How its values were found is drawn: the largest change in each sweep, soft and hard.
+    no width. A picture shows how value iteration converges: the largest change in each sweep, soft and hard.
 
     Args:
-      sweeps: that are drawn.
-      num_prompts: not used; there are as many states as there are.
+      sweeps: number of sweeps in the picture.
+      num_prompts: has no effect: there is nothing to draw.
     """
     del num_prompts
     world = mdp()

@@ -24,8 +24,8 @@ def value_sweeps(
 ) -> Evaluation:
     """Largest change of a value in each sweep, with the true rewards and with the learned `table`, drawn.
 
-    Where a discount near 1 alone makes it fall, a loop is worth more than 0: planning with that table walks
-    it. "residual" is the learned table's in the last sweep.
+    Where only a discount near 1 makes it fall, some loop has a return above 0, and the policy planned with
+    that table walks it for ever. "residual" is the learned table's in the last sweep.
 
     Args:
       table: as in `planned_return`.
@@ -36,8 +36,8 @@ def value_sweeps(
     known = world()
     entries = jnp.asarray(table(context, known), known.mdp.rewards.dtype)
     learned = known.mdp._replace(rewards=entries)
-    found = {"true rewards": (known.mdp, 0.0), "learned": (learned, 0.0)}
-    picture = pictured_sweeps(name, found, sweeps=sweeps)
+    worlds = {"true rewards": (known.mdp, 0.0), "learned": (learned, 0.0)}
+    picture = pictured_sweeps(name, worlds, sweeps=sweeps)
     last = picture.data["lines"]["learned"]["y"][-1]
     return Evaluation(name, {"residual": Estimate(last, last, last, 1, "")}, pictures=(picture,))
 

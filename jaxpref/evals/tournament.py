@@ -1,6 +1,6 @@
 """Win rates between policies: every pair of them, judged on the same held-out prompts.
 
-`jaxpref tournament` plays `experiment.Tournament`; here are its parts that know nothing of runs.
+`jaxpref tournament` plays `experiment.Tournament`; this module has the parts that do not depend on runs.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ __all__ = ["WinRates", "answers", "judged", "win_rates"]
 
 @dataclasses.dataclass(frozen=True)
 class WinRates:
-    """What a tournament found; row and column 0 are the policy the others are measured from.
+    """Results of a tournament; index 0 is the policy that the others are compared with.
 
     `matrix[i][j]`: P(i beats j) with its Clopper-Pearson interval. `overall[i]`: its mean over the other
     policies. `differences[i][j]`: win rate of i against policy 0 minus that of j, paired over prompts.
@@ -39,8 +39,8 @@ class WinRates:
 def answers(context: Context, tournament: Tournament, table: Records, *, stream: int) -> Completions:
     """The samples of one policy to every prompt of the table, as numpy arrays `[n, num_samples, r]`.
 
-    `stream` is another one for each policy. With shared noise, two responses to a prompt would be drawn
-    together, and the share that one wins would not be P(y beats y') of independent responses.
+    `stream` differs between policies. With shared noise, two responses to a prompt would be dependent, and
+    the share of wins would not be P(y beats y') of independent responses.
     """
     parts = [
         jax.tree.map(lambda x, real=drawn.real: np.asarray(x)[real], drawn.completions)
@@ -64,7 +64,7 @@ def judged(
     """P(i beats j) of the `k` players on each prompt, the mean over their samples.
 
     Sample number s of every player makes one record of `k` responses. Both orders of a pair are averaged, so
-    a judge that minds which comes first cannot break `P + P^T = 1`.
+    a judge that depends on their order cannot break `P + P^T = 1`.
     """
     judge = tournament.judge()
     compiled = context.compiled(judge) if tournament.compiled else judge
@@ -86,8 +86,8 @@ def judged(
                 masks[at, :, s] & real[:, None, None],
                 columns={"example_ids": first.columns["example_ids"][at]},
             )
-            found = context.fetch(compiled(policies, context.put(record)))
-            total[at[real]] += np.asarray(found)[real]
+            preferences = context.fetch(compiled(policies, context.put(record)))
+            total[at[real]] += np.asarray(preferences)[real]
     mean = total / tokens.shape[2]
     return (mean + 1 - mean.swapaxes(1, 2)) / 2
 

@@ -19,8 +19,8 @@ def regularised_nash(
     """Log-probs `[..., y]` of the regularised equilibrium: pi = ref exp(P(y beats pi) / tau), normalised.
 
     arXiv:2312.00886, Proposition 1: there is one for each tau > 0. Newton's method on the log-probs, each
-    step halved until the residual falls. The Jacobian is one plus a product of a skew and a positive matrix,
-    so it never is singular and the direction always leads down.
+    step halved until the residual falls. The Jacobian is the identity plus a product of a skew and a positive
+    matrix, so it is never singular, and the residual always falls along the step.
 
     Args:
       preferences: P(i beats j) `[..., y, y]`. reference: probabilities `[..., y]`, all above 0.
@@ -51,7 +51,7 @@ def regularised_nash(
 
 
 def beta_fixed_point(preferences: ArrayLike, reference: ArrayLike, tau: float, beta: float) -> Float64:
-    """Log-probs `[..., y]` where Nash-MD-PG with mixture weight `beta` in [0, 1] stands still.
+    """Log-probs `[..., y]` of the fixed point of Nash-MD-PG with mixture weight `beta` in [0, 1].
 
     pi proportional to ref exp(P(y beats m) / tau) with m = pi^(1 - beta) ref^beta. Then m is the regularised
     equilibrium at tau / (1 - beta), so pi is the best response to that one: 0 is the equilibrium itself and 1
@@ -65,8 +65,8 @@ def beta_fixed_point(preferences: ArrayLike, reference: ArrayLike, tau: float, b
 
 
 def constant_step_limit(preferences: ArrayLike, reference: ArrayLike, tau: float, eta: float) -> Float64:
-    """Log-probs `[..., y]` where Nash-MD with the constant step `eta` stands still: the `beta_fixed_point` of
-    beta = eta tau. It tends to the equilibrium with eta."""
+    """Log-probs `[..., y]` of the fixed point of Nash-MD with the constant step `eta`: the `beta_fixed_point`
+    of beta = eta tau. As eta goes to 0 it tends to the equilibrium."""
     return beta_fixed_point(preferences, reference, tau, eta * tau)
 
 
@@ -82,24 +82,24 @@ def _newton(skew: Float64, log_ref: Float64, tau: float, tolerance: float, max_s
     def residual(logits: Float64) -> Float64:
         return logits - log_ref - skew @ np.exp(_log_softmax(logits)) / tau
 
-    logits, found = log_ref, residual(log_ref)
+    logits, error = log_ref, residual(log_ref)
     for _ in range(max_steps):
-        if np.abs(found).max() <= enough:
+        if np.abs(error).max() <= enough:
             # One more plain step: quadratic convergence makes the rest vanish.
-            return _log_softmax(logits - np.linalg.solve(_jacobian(logits, skew, tau), found))
-        direction = np.linalg.solve(_jacobian(logits, skew, tau), found)
+            return _log_softmax(logits - np.linalg.solve(_jacobian(logits, skew, tau), error))
+        direction = np.linalg.solve(_jacobian(logits, skew, tau), error)
         size = 1.0
         while size > 1e-12:
             tried = logits - size * direction
             new = residual(tried)
-            if np.linalg.norm(new) < (1 - 1e-4 * size) * np.linalg.norm(found):
+            if np.linalg.norm(new) < (1 - 1e-4 * size) * np.linalg.norm(error):
                 break
             size /= 2
         else:
             break
-        logits, found = tried, new
+        logits, error = tried, new
     raise RuntimeError(
-        f"regularised_nash: residual {np.abs(found).max():.3g} after {max_steps} steps or fewer, expected "
+        f"regularised_nash: residual {np.abs(error).max():.3g} after {max_steps} steps or fewer, expected "
         f"{enough:.3g}; tau={tau} is too small"
     )
 

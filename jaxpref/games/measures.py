@@ -1,4 +1,4 @@
-"""What a policy is worth in a game of preferences: win rates, best responses and distances from equilibrium.
+"""Measures of policies in a game of preferences: win rates, best responses and distances from equilibrium.
 
 `preferences [..., y, y]` holds P(i beats j), with P + P^T = 1; policies are log-probs `[..., y]` in nats,
 with the same leading axes (prompts). All is differentiable and keeps its dtype.
@@ -24,7 +24,7 @@ _SERIES = 0.1  # |d| below which exp(-d) - 1 + d is summed as a series
 
 
 def _advantages(preferences: Preferences, log_opponent: LogPolicy) -> Float[Array, "*x y"]:
-    """P(y beats the opponent) - 1/2; one half is taken off first, so that small ones keep their digits."""
+    """P(y beats the opponent) - 1/2; one half is subtracted first, so that small ones keep their digits."""
     return jnp.einsum("...ij,...j->...i", preferences - 0.5, jnp.exp(log_opponent), precision="highest")
 
 

@@ -1,4 +1,4 @@
-"""Step sizes of Nash-MD and what its Theorem 1 promises (Munos et al. 2023, arXiv:2312.00886)."""
+"""Step sizes of Nash-MD and the bounds of its Theorem 1 (Munos et al. 2023, arXiv:2312.00886)."""
 
 from jaxtyping import Array, Float
 
@@ -28,5 +28,5 @@ def nash_md_step_bound(kl: Scalar, tau: Scalar, eta: Scalar) -> Scalar:
 
 def nash_md_bound(steps: Scalar, tau: Scalar) -> Scalar:
     """KL(equilibrium || policy) after `steps` of Nash-MD with `decaying_step_size` is at most
-    8 / (tau^2 (steps + 1)), nats, for one step or more. The reference's smallest probability is not in it."""
+    8 / (tau^2 (steps + 1)), nats, for one step or more, whatever the reference's smallest probability."""
     return 8 / (tau**2 * (steps + 1))

@@ -77,7 +77,7 @@ def omd_step(
 def extragradient_step(
     preferences: Preferences, log_policy: LogPolicy, log_reference: LogPolicy, tau: Scalar, eta: Scalar
 ) -> LogPolicy:
-    """Mirror-prox: a step of `omd_step` to look ahead, then the same step against the policy found there."""
+    """Mirror-prox: a step of `omd_step` to look ahead, then the same step against the policy it reached."""
     ahead = omd_step(preferences, log_policy, log_reference, tau, eta)
     return _step(preferences, log_policy, log_reference, ahead, tau, eta)
 

@@ -1,4 +1,4 @@
-"""Judges and scorers: which of `k` responses to a prompt is better, however it is found."""
+"""Judges and scorers: which of `k` responses to a prompt is better."""
 
 from jaxpref.judges.base import Judge as Judge
 from jaxpref.judges.base import Policies as Policies

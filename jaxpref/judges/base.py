@@ -46,8 +46,8 @@ def member_of(policies: Policies, name: str, what: str) -> Params:
       2.0000
     """
     if not isinstance(policies, Mapping) or name not in policies:
-        held = sorted(policies) if isinstance(policies, Mapping) else type(policies).__name__
-        raise ValueError(f"{what}: expected params called {name!r}, got {held}; set `member`")
+        given = sorted(policies) if isinstance(policies, Mapping) else type(policies).__name__
+        raise ValueError(f"{what}: expected params called {name!r}, got {given}; set `member`")
     return jax.lax.stop_gradient(policies[name])
 
 

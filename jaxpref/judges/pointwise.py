@@ -1,4 +1,4 @@
-"""Judges that compare what each response is by itself: its score, or its class in a table of wins."""
+"""Judges that compare a property of each single response: its score, or its class in a table of wins."""
 
 from collections.abc import Callable, Sequence
 

@@ -1,4 +1,4 @@
-"""Scores that are found on the host: a check of decoded text, whatever devices hold the tokens."""
+"""Scores computed on the host by a check of decoded text, whatever devices hold the tokens."""
 
 from collections.abc import Callable
 from typing import Any
@@ -102,14 +102,14 @@ def text_scorer(check: Callable[[str, str], float], tokenizer: Tokenizer) -> Sco
     """
 
     def scores(part: Completions) -> np.ndarray:
-        found = np.zeros(part.response_mask.shape[:2], np.float32)
+        values = np.zeros(part.response_mask.shape[:2], np.float32)
         said = np.asarray(real(part.response_mask))
         for i, j in np.argwhere(part.response_mask.any(-1)):
             prompt = tokenizer.decode(part.prompt_tokens[i][part.prompt_mask[i]].tolist())
             ids = part.response_tokens[i, j][said[i, j]].tolist()
             text = tokenizer.decode(ids[:-1] if ids[-1] == tokenizer.eos_id else ids)
-            found[i, j] = _number(check(prompt, text), prompt, text)
-        return found
+            values[i, j] = _number(check(prompt, text), prompt, text)
+        return values
 
     def scorer(policies: Policies, completions: Completions) -> Float[Array, "b k"]:
         del policies

@@ -82,5 +82,5 @@ def current_machine() -> Machine:
 
 def _capability(kind: str) -> int:
     first = jax.devices()[0]
-    found = getattr(first, "compute_capability", "0") if first.device_kind == kind else "0"
-    return int(str(found).split(".")[0])
+    capability = getattr(first, "compute_capability", "0") if first.device_kind == kind else "0"
+    return int(str(capability).split(".")[0])

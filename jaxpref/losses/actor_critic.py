@@ -174,7 +174,7 @@ def ppo(
     advantages = generalised_advantages(rewards, old, mask, gamma=gamma, gae_lambda=gae_lambda)
     returns = advantages + old
     policy = clipped_surrogate(token_ratios(token_logps, behaviour, mask), whitened(advantages, mask), clip)
-    held = jnp.clip(values, old - value_clip, old + value_clip)
-    value = jnp.maximum((values - returns) ** 2, (held - returns) ** 2) / 2
+    clipped = jnp.clip(values, old - value_clip, old + value_clip)
+    value = jnp.maximum((values - returns) ** 2, (clipped - returns) ** 2) / 2
     responses, tokens = mask.any(-1).sum(), jnp.maximum(mask.sum(), 1)
     return token_sum(policy + vf_coef * value, mask) * (responses / tokens)

@@ -83,8 +83,8 @@ def spac(
         sampled_logps,
         reference_sampled_logps,
     )
-    held = (logistic((side[:, None] - own) / eta).mean(-1) for side in (first, second))
-    return weight * logistic((first - second) / eta) + sum(held) / 2
+    terms = (logistic((side[:, None] - own) / eta).mean(-1) for side in (first, second))
+    return weight * logistic((first - second) / eta) + sum(terms) / 2
 
 
 def spac_linear(

@@ -1,7 +1,7 @@
-"""What every exported loss is, where it comes from, and the evidence that it is right: one row each.
+"""What every exported loss is, where it comes from, and the evidence that it is right: one entry each.
 
-The conformance battery (`tests/losses`) runs over these rows, `jaxpref methods` prints them, and the tables
-of the READMEs are made from them, so none of the three can drift from the others.
+The conformance battery (`tests/losses`) runs over these entries, `jaxpref methods` prints them, and the
+tables of the READMEs are made from them, so none of the three can drift from the others.
 """
 
 from jaxpref.methods.adaptive import ADAPTIVE

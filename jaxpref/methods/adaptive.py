@@ -1,4 +1,4 @@
-"""Rows of the losses that carry state from step to step."""
+"""Entries of the losses that carry state from step to step."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""Rows of the pairwise losses that read one more column of the data."""
+"""Entries of the pairwise losses that read one more column of the data."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""One row of the table of methods."""
+"""One entry of the table of methods."""
 
 import dataclasses
 import inspect
@@ -62,5 +62,5 @@ class Method:
     def sources(self) -> tuple[str, ...]:
         """arXiv ids of the docstring, or "author year" where a source has none."""
         doc = inspect.getdoc(self.loss) or ""
-        found = re.findall(r"arXiv:(\d{4}\.\d{4,5})", doc)
-        return tuple(dict.fromkeys(found)) or tuple(re.findall(_AUTHORS, doc)[:1])
+        identifiers = re.findall(r"arXiv:(\d{4}\.\d{4,5})", doc)
+        return tuple(dict.fromkeys(identifiers)) or tuple(re.findall(_AUTHORS, doc)[:1])

@@ -1,4 +1,4 @@
-"""Rows of the pairwise losses that couple the rows of a batch."""
+"""Entries of the pairwise losses that couple the rows of a batch."""
 
 from jaxpref import losses
 from jaxpref.methods.base import Method

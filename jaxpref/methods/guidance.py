@@ -1,4 +1,4 @@
-"""Rows of token-level and step-level guidance."""
+"""Entries of token-level and step-level guidance."""
 
 from jaxpref import losses
 from jaxpref.methods.base import Method

@@ -1,4 +1,4 @@
-"""Rows of the losses of inverse reinforcement learning. MaxEnt IRL is `sft` of a planned policy."""
+"""Entries of the losses of inverse reinforcement learning. MaxEnt IRL is `sft` of a planned policy."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Rows of the losses of lists of responses: of policies, then of reward models."""
+"""Entries of the losses of lists of responses: of policies, then of reward models."""
 
 from jaxpref import losses
 from jaxpref.methods.base import Method

@@ -1,4 +1,4 @@
-"""Rows of the vision-language losses (on given log-probs)."""
+"""Entries of the vision-language losses (on given log-probs)."""
 
 import math
 

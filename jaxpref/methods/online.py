@@ -1,4 +1,4 @@
-"""Rows of the losses of samples: policy gradients, pairs drawn and judged, pairs beside self-samples."""
+"""Entries of the losses of samples: policy gradients, pairs drawn and judged, pairs beside self-samples."""
 
 from jaxpref import losses
 from jaxpref.methods.base import Method

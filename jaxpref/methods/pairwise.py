@@ -1,4 +1,4 @@
-"""Rows of the pairwise losses, and of likelihood."""
+"""Entries of the pairwise losses, and of likelihood."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Rows of the losses of reward and preference models, and of policy losses that regress on them."""
+"""Entries of the losses of reward and preference models, and of policy losses that regress on them."""
 
 import math
 

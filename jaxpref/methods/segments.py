@@ -1,4 +1,4 @@
-"""Rows of the losses of segments of behaviour: control, states and routes, step by step."""
+"""Entries of the losses of segments of behaviour: control, states and routes, step by step."""
 
 from jaxpref import losses
 from jaxpref.methods.base import Method

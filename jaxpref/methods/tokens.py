@@ -1,4 +1,4 @@
-"""Rows of the token-level and feature-level losses."""
+"""Entries of the token-level and feature-level losses."""
 
 from jaxpref import losses
 from jaxpref.methods.base import Method

@@ -1,4 +1,4 @@
-"""Rows of the losses of single responses with a label."""
+"""Entries of the losses of single responses with a label."""
 
 from jaxpref import losses
 from jaxpref.methods.base import Method

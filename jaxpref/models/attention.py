@@ -1,6 +1,6 @@
 """Attention of responses to a prompt they share: joint softmax over two or three sets of keys.
 
-The scores of each set stay in the layout its matrix product gives; only the `[rows]` maxima and sums are
+The scores of each set stay in the layout of its matrix product; only the maxima and sums of each query are
 brought together. So the prompt's keys are never copied `k` times, and no score array is concatenated.
 
 Letters: b prompts, k responses, q queries, s keys, n key heads, g query heads per key head, h head_dim.

@@ -29,8 +29,8 @@ def _residuals(
 ) -> tuple[Float[Array, "b d"], Float[Array, "b k r d"]]:
     """Residual stream of the last prompt token and of every response token, in one forward pass.
 
-    Prompts are computed once: rows are `[prompt | response 1 | ... | response k]`, and responses read the
-    prompt's keys but not each other (prefix sharing, arXiv:2410.20305, by shape instead of by mask). The
+    Prompts are computed once: a sequence is `[prompt | response 1 | ... | response k]`, and responses read
+    the prompt's keys but not each other (prefix sharing, arXiv:2410.20305, by shape and not by mask). The
     positions of a response start at the length of its prompt, so padding of prompts changes nothing.
     """
     sizes = model.sizes
@@ -125,7 +125,7 @@ def quantities(
     token), "values" `[b, k, r]` (the one output of the head before each scored token, 0 elsewhere)."""
     del key  # there is no noise in it
     prompt, responses = _residuals(model, params, batch)
-    found: dict[str, Array] = {}
+    outputs: dict[str, Array] = {}
     statistics = tuple(n for n in names if n in STATISTICS)
     if statistics or "token_logps" in names:
         reference = None
@@ -144,21 +144,21 @@ def quantities(
             reference=reference,
             implementation=model.head,
         )
-        found = {"token_logps": scored[0], **scored[1]} if statistics else {"token_logps": scored}
+        outputs = {"token_logps": scored[0], **scored[1]} if statistics else {"token_logps": scored}
     if "hidden_states" in names:
-        found["hidden_states"] = _predicting(model, params, prompt, responses)
+        outputs["hidden_states"] = _predicting(model, params, prompt, responses)
     if "values" in names:
         if model.outputs != 1:
             raise ValueError(f"values: a critic has one output, and this head has {model.outputs}")
         states = _predicting(model, params, prompt, responses)
         wide = jnp.promote_types(states.dtype, jnp.float32)
         critic = (states.astype(wide) @ params["head"].astype(wide))[..., 0]
-        found["values"] = jnp.where(_scored(batch), critic, 0)
+        outputs["values"] = jnp.where(_scored(batch), critic, 0)
     if "embeddings" in names:
         states = _last_states(model, params, responses, batch)
         wide = jnp.promote_types(states.dtype, jnp.float32)
-        found["embeddings"] = states.astype(wide) @ params["head"].astype(wide)
-    return found
+        outputs["embeddings"] = states.astype(wide) @ params["head"].astype(wide)
+    return outputs
 
 
 def summed_loss(

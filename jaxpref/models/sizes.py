@@ -1,4 +1,4 @@
-"""Every number that makes one decoder a Llama, a Qwen, a Gemma or a Pythia: families are configurations.
+"""The numbers that make the one decoder a Llama, a Qwen, a Gemma or a Pythia: families are configurations.
 
 Published sizes are module-level functions, so that experiment files can name them.
 """

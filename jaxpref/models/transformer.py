@@ -165,8 +165,8 @@ def run_blocks(
     """Residual stream after the last block (before the final norm), and what each layer's attention kept.
 
     `attend_on(is_local, slice of per_layer)` gives a layer its attention; `per_layer` is a tree of arrays
-    with layers on axis 0, as is the tree of kept things. Where `params["blocks"]` is a list (`unstacked`), so
-    are `per_layer` and the kept things.
+    with layers on axis 0, as are the results. Where `params["blocks"]` is a list (`unstacked`), so are
+    `per_layer` and the results.
     """
     sizes, dtype = model.sizes, jnp.dtype(model.compute_dtype)
     block, _ = _abstract_modules(sizes)
@@ -242,5 +242,5 @@ def heads(model: Transformer, queries: Array, parts: list[Keys]) -> Array:
 
 
 def last_of_prompt(x: Float[Array, "b p d"], lengths: Int[Array, " b"]) -> Float[Array, "b d"]:
-    """Row of the last real token; of an empty prompt the first row, which means nothing."""
+    """Hidden state of the last real token; of an empty prompt that of its padding, which has no meaning."""
     return jnp.take_along_axis(x, jnp.maximum(lengths - 1, 0)[:, None, None], 1)[:, 0]

@@ -1,6 +1,6 @@
-"""What a segment is worth to a person who compares two: its partial return, or its regret.
+"""The value of a segment to a person who compares two: its partial return, or its regret.
 
-Partial return: what was earned in the segment. Regret: by how much the segment falls short of optimal
+Partial return: the sum of rewards in the segment. Regret: by how much the segment falls short of optimal
 behaviour. Knox et al. 2022, arXiv:2206.02231. The functions at the top take arrays of steps; those that begin
 with `score_by_` read segments of numbered states and actions in a world with given weights, are higher for
 better segments, and differentiate in the weights.

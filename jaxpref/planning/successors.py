@@ -1,4 +1,4 @@
-"""Successor features: what a policy will see of each feature, so that values are linear in the weights."""
+"""Successor features: expected sums of features under a policy, so that values are linear in the weights."""
 
 from collections.abc import Sequence
 

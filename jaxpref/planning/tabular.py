@@ -65,8 +65,8 @@ def deterministic_mdp(
             f"mdp: successors {after.shape}, rewards {np.shape(rewards)} and terminal {ends.shape} do not fit"
         )
     if after.min() < 0 or after.max() >= states:
-        found = f"{after.min()} to {after.max()}"
-        raise ValueError(f"mdp: a successor is not in [0, {states}): {found}")
+        given = f"{after.min()} to {after.max()}"
+        raise ValueError(f"mdp: a successor is not in [0, {states}): {given}")
     if not 0 < discount <= 1:
         raise ValueError(f"mdp.discount: expected (0, 1], got {discount}")
     transitions = jax.nn.one_hot(after, states)

@@ -1,7 +1,7 @@
 """Costs of a road graph's arcs as functions of params: what inverse route planning learns.
 
 Costs are positive, and an arc's is (features @ softplus(weights) + softplus(MLP(features) - 5)) * exp(table).
-The MLP and the table are there where asked for: without them costs are linear in features of 0 or more.
+The MLP and the table are optional: without them costs are linear in the features, which are 0 or more.
 """
 
 import dataclasses
@@ -76,7 +76,7 @@ class ArcCosts:
 def known_arcs(
     graph: roads.RoadGraph, features: Callable[[], Any], initial: Any
 ) -> tuple[Float[np.ndarray, "e f"], Float[np.ndarray, " f"]]:
-    """Features of the graph's arcs and initial weights, float64, as `ArcCosts` wants them.
+    """Features of the graph's arcs and initial weights, float64, as `ArcCosts` takes them.
 
     Raises:
       ValueError: features that are not finite, below 0 or not `[e, f]`, or weights not above 0.

@@ -70,8 +70,8 @@ class Policy(NamedTuple):
     `token_logps` is the primitive rather than its sum, because token-level and discounted objectives
     need the terms; it is float32 and exactly 0 where the batch's `mask` is False. Of `Segments` it gives the
     log-probs of actions, one a step; a controller has no `sample` of text, and `vocab_size` is how many
-    actions there are to number (0: actions are vectors). Of a policy that is no distribution, such
-    as scores of responses, it is `no_log_probs`.
+    actions there are (0: actions are vectors). For a policy that is no distribution, such as scores of
+    responses, it is `no_log_probs`.
     """
 
     init: Callable[[PRNGKey], Params]
@@ -106,7 +106,7 @@ class Policy(NamedTuple):
 
 
 def whole(params: Params, constants: Mapping[str, Params]) -> Params:
-    """`params` with what the policy keeps beside them: its entry "policy" among the constants of a run.
+    """`params` joined with the policy's own constants: the entry "policy" among the constants of a run.
 
     Raises:
       ValueError: both have an entry of the same name.

@@ -1,4 +1,4 @@
-"""Agents who plan only so far ahead, how far being latent: the policy that imitation fits to them."""
+"""Agents with limited and latent planning horizons: mixtures over horizons, fitted by imitation."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -34,7 +34,7 @@ def latent_budgets(
     learn_weights: bool = False,
     initial: Any = None,
 ) -> Policy:
-    """A mixture of planners with different budgets, for each agent its own: arXiv:2312.04030.
+    """A mixture of planners with different budgets, with shares of its own for each agent: arXiv:2312.04030.
 
     p(a | s) = sum_b softmax(eta_agent)_b pi_b(a | s). Params are `{"budget_logits": [agents, budgets]}`, eta,
     and, where rewards are learned too, `{"weights": [m]}`. Trained by `algorithms.sft` on `Segments` whose
@@ -97,9 +97,9 @@ def latent_horizons(
 ) -> Policy:
     """`latent_budgets` on roads: drivers whose budget is the horizon of `route_planner` (arXiv:2312.04030).
 
-    A budget is a number of soft steps before the cheapest way; all of them are levels of one run of the
-    longest. Params are `{"budget_logits": [agents, horizons]}`, and where costs are learned too those of the
-    route planner beside it. With all of an agent's probability on one horizon it is that planner exactly.
+    A budget is a number of soft steps before the cheapest path; all horizons are levels of one run of sweeps
+    for the longest. Params are `{"budget_logits": [agents, horizons]}`, and where costs are learned too those
+    of the route planner. With all of an agent's probability on one horizon it is that planner exactly.
 
     Args:
       graph, features, initial, planner, arcs_table, hidden, param_dtype: as `policies.routes.route_planner`

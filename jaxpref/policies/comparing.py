@@ -34,11 +34,11 @@ def comparing(*, policy: Callable[[], Policy] | Policy, separator_id: int) -> Po
     def quantities(
         params: Params, batch: Completions, names: tuple[str, ...], *more: Any
     ) -> dict[str, Array]:
-        found = {}
+        outputs = {}
         if "embeddings" in names:
-            found = read(params, ordered_pairs(batch, separator_id), ("embeddings",), *more)
+            outputs = read(params, ordered_pairs(batch, separator_id), ("embeddings",), *more)
         rest = tuple(n for n in names if n != "embeddings")
-        return found | read(params, batch, rest, *more) if rest else found
+        return outputs | read(params, batch, rest, *more) if rest else outputs
 
     return inner._replace(
         quantities=quantities, flops=lambda batch: inner.flops(ordered_pairs(batch, separator_id))

@@ -34,9 +34,9 @@ def gaussian_controller(
 ) -> Policy:
     """A normal distribution about tanh(MLP(observation)), with a width learnt for each coordinate.
 
-    The width is the same in all states, and held in `log_std_range`. Recorded actions are clipped to [-1, 1]
-    (to within 1e-5), and so are those that `act` gives; log-probs are those of the normal distribution, which
-    knows nothing of the clipping.
+    The width is the same in all states, and is clipped to `log_std_range`. Recorded actions are clipped to
+    [-1, 1] (to within 1e-5), and so are those that `act` returns; log-probs are those of the normal
+    distribution without the clipping.
 
     Args:
       observation_size, action_size: lengths of the vectors.
@@ -75,8 +75,8 @@ def deterministic_controller(
     """The action tanh(MLP(observation)), with log pi = -|mu - a|^2: no factor one half and no constant.
 
     The actor of the released code of contrastive preference learning (arXiv:2310.13639). Its "log-probs" are
-    those of a normal distribution of variance one half, but for a constant. It acts without noise, key or
-    not.
+    those of a normal distribution of variance one half, up to a constant. Its actions have no noise, with or
+    without a key.
 
     Differs from that code, which drops units out while it trains: a policy here is a function of params and
     batch alone.

@@ -1,11 +1,11 @@
 """How far a traveller looks ahead: values of nodes towards destinations, by the horizon.
 
-- 1, 2, ... steps: v' is h - 1 soft sweeps of the values of the cheapest ways, v one more: receding-horizon
+- 1, 2, ... steps: v' is h - 1 soft sweeps of the values of the cheapest paths, v one more: receding-horizon
   inverse planning (RHIP, arXiv:2305.11290). With 1, the choice is a softmax of r + v_cheapest: Bayesian IRL's
   likelihood at its mode.
 - `MAX_ENT`, an infinite one: both are converged soft values: MaxEnt IRL, recursive logit. Too few sweeps, or
   costs so small that there is no finite sum, give NaN.
-- 0: v' and v of the cheapest ways.
+- 0: v' and v of the cheapest paths.
 
 Values of a finite horizon and their gradient are `planning.roads.horizon_values` by rollout, in O(sqrt(H) n
 d) memory; `horizon_values_autodiff`, the same numbers in O(H n d); or `stationary_horizon_values`, the
@@ -37,7 +37,7 @@ class Lookahead:
 
     graph: roads.RoadGraph
     horizon: float
-    planner: roads.Planner | None = roads.sweeps  # cheapest ways; None: `MAX_ENT` from the destination
+    planner: roads.Planner | None = roads.sweeps  # cheapest paths; None: `MAX_ENT` from the destination
     horizon_values: Callable[..., Any] = roads.horizon_values  # of a finite horizon, with its gradient
     tolerance: float = 1e-4  # this and the next of `MAX_ENT`, see `planning.roads.soft_values`
     max_sweeps: int = 10_000

@@ -58,5 +58,5 @@ def perceptron_axes(sizes: Sequence[int]) -> Params:
 
 
 def perceptron_flops(sizes: Sequence[int]) -> float:
-    """Of the matrix products for one row, forward."""
+    """Operations of the matrix products for one input, forward."""
     return 2.0 * sum(a * b for a, b in itertools.pairwise(sizes))

@@ -1,12 +1,12 @@
-"""A policy that is planned: params are rewards, actions are the planner's. Inverse RL by likelihood.
+"""A planner as a policy: params are rewards, actions are the planner's. Inverse RL by likelihood.
 
-Likelihood of demonstrations under maximum causal entropy control (Ziebart et al. 2008, 2010); with an
-`mlp_reward` deep MaxEnt IRL (Wulfmeier et al. 2015, arXiv:1507.04888). The gradient is autodiff's. Where
-outcomes are certain and nothing is discounted, that of a demonstration is its feature counts less the
-expected ones; where they are not, that holds for the mean over demonstrations drawn from the world.
+The log-probs are those of maximum causal entropy control (Ziebart et al. 2008, 2010), so maximum likelihood
+is MaxEnt IRL, and with `mlp_reward` deep MaxEnt IRL (Wulfmeier et al. 2015, arXiv:1507.04888). The gradient
+is autodiff's. In a deterministic world without discount, the gradient of a demonstration is its feature
+counts less the expected ones; in a stochastic one, that holds for the mean over demonstrations drawn from it.
 
-Boltzmann in the hard optimal values, Q* / temperature, it is Bayesian IRL's likelihood (Ramachandran & Amir
-2007), for the MAP estimate with a prior in the optimizer (`optimizers.with_prior`).
+With a softmax of the hard optimal values, Q* / temperature, it is Bayesian IRL's likelihood (Ramachandran &
+Amir 2007); a prior in the optimizer (`optimizers.with_prior`) gives the MAP estimate.
 """
 
 import dataclasses
@@ -99,16 +99,16 @@ class PlannedPolicy:
         )
 
     def token_logps(self, params: Params, batch: Segments) -> Float[Array, "b k t"]:
-        found, steps = self.logs(params), batch.actions.shape[-1]
+        log_table, steps = self.logs(params), batch.actions.shape[-1]
         if self.horizon is None:
-            taken = found[batch.observations, batch.actions]
+            taken = log_table[batch.observations, batch.actions]
         elif steps > self.horizon:
             raise ValueError(
                 f"planned: segments of {steps} steps and a horizon of {self.horizon}; set the stage's "
                 f"response_buckets=({self.horizon},), and cut demonstrations that are longer"
             )
         else:
-            taken = found[jnp.arange(steps), batch.observations, batch.actions]
+            taken = log_table[jnp.arange(steps), batch.observations, batch.actions]
         return jnp.where(batch.mask, taken, 0)
 
     def act(

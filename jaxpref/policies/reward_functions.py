@@ -1,4 +1,4 @@
-"""Rewards of a finite world as functions of params: what inverse reinforcement learning looks for."""
+"""Rewards of a finite world as functions of params: what inverse reinforcement learning learns."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

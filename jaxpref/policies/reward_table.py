@@ -13,7 +13,7 @@ __all__ = ["reward_table"]
 
 
 def reward_table(*, prompts: int, vocab: int, initial: Any = None) -> Policy:
-    """Params `{"rewards": [prompts, vocab]}`; its one output for a response is its entry. It draws nothing.
+    """Params `{"rewards": [prompts, vocab]}`; the one output for a response is its entry. It has no samples.
 
     Prompts and responses are numbers, as in `policies.tabular` with `length=1`, beside which it stands.
 

@@ -28,12 +28,12 @@ def linear_scores(
 ) -> Policy:
     """`linear_reward` of a world's own features; the one output for a segment is its score under them.
 
-    For the losses of reward models (`losses.bradley_terry_soft` with
-    `reference=None`), on `Segments` of numbered states and actions. It is no distribution and draws nothing:
-    plan with its rewards (`evals.planned_return`).
+    For the losses of reward models (`losses.bradley_terry_soft` with `reference=None`), on `Segments` of
+    numbered states and actions. It is no distribution and has no samples: to act, plan with its rewards
+    (`evals.planned_return`).
 
     Args:
-      world: where it acts; its true weights are not looked at. With `planning.state_action_features` the
+      world: where it acts; its true weights are not used. With `planning.state_action_features` the
         weights are a table with an entry for each action of each state.
       score: `(world, weights, states, actions, mask) -> [b, k]`, such as `planning.score_by_return` (partial
         return) or `planning.score_by_regret` (through the optimal values of the rewards).
@@ -57,12 +57,12 @@ def return_scores(
     """The partial return of a segment under any reward function: a table, a line or a network.
 
     With `losses.trajectory_bradley_terry` on ranked segments this is T-REX (Brown et al. 2019,
-    arXiv:1904.06387). What is learnt is planned with by `evals.reward_recovery`. Steps from terminal states
-    earn nothing.
+    arXiv:1904.06387). `evals.reward_recovery` plans with the learnt rewards. Steps from terminal states earn
+    nothing.
 
     Args:
-      world: where it acts; its rewards are not looked at.
-      discount: of the step t by discount^t; 1: what was earned counts alike, whenever.
+      world: where it acts; its rewards are not used.
+      discount: step t has weight discount^t; 1: all steps have equal weight.
 
     Raises:
       ValueError: rewards that do not fit the world.
@@ -88,11 +88,11 @@ def successor_scores(
     temperature: float = 0.01,
     initial: Any = None,
 ) -> Policy:
-    """`linear_scores` scored by regret whose values come out of a fixed set of policies.
+    """`linear_scores` by regret, with values from a fixed set of policies.
 
-    As the released code of arXiv:2310.02456 learns: the policies are optimal for random weights, their
-    successor features are found once, and no planning happens while learning (`planning.gpi_values`). As good
-    as the policies are: where none is near the optimal one of the true weights, values are too low.
+    This is how the released code of arXiv:2310.02456 learns: the policies are optimal for random weights,
+    their successor features are computed once, and nothing is planned while learning (`planning.gpi_values`).
+    Where no policy of the set is near the optimal one of the true weights, values are too low.
 
     Args:
       typical: sign and size of the random weights (`planning.random_successors`).

@@ -4,7 +4,7 @@ Of `Segments` whose observations `[b, k, t, 2]` are node and destination and who
 arcs, log pi(arc | node, destination) = r + v'(end) - v(node), with rewards r = minus the costs
 (`policies.arcs`) and values v', v of a horizon (`policies.lookahead`):
 
-- 1, 2, ...: soft choices so far, then the cheapest way (RHIP, arXiv:2305.11290). The gradient is exact.
+- 1, 2, ...: so many soft choices, then the cheapest path (RHIP, arXiv:2305.11290). The gradient is exact.
 - `MAX_ENT`: MaxEnt IRL, recursive logit; NLL = log z(start) - r(route).
 - 0: advantages of 0 or less, no log-probs: their sum is what the route costs more than the cheapest one (the
   structured perceptron). With a margin, arcs that the demonstration does not pass cost that much less in the
@@ -60,7 +60,7 @@ def route_planner(
         weight decay.
       hidden: widths of an MLP on the features whose output, a softplus, is added to the costs.
       regions: builds the number of each node's region `[n]`, 0 to x - 1, see `policies.regions`.
-      planner: cheapest ways, `planning.roads.sweeps` on devices or `dijkstra` on the host. None, for
+      planner: cheapest paths, `planning.roads.sweeps` on devices or `dijkstra` on the host. None, for
         `MAX_ENT` alone: start from the destination instead.
       horizon, horizon_values, tolerance, max_sweeps: see `policies.lookahead`. Where values are not finite a
         run stops, and `Policy.explain` names the spectral radius.
@@ -82,7 +82,7 @@ def route_planner(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RouteChoice:
-    """Which arc comes next: the costs of arcs, what lies ahead of them, and the softmax of both."""
+    """The choice of the next arc: a softmax of minus its cost plus the value of where it leads."""
 
     costs: ArcCosts
     lookahead: Lookahead
@@ -92,7 +92,7 @@ class RouteChoice:
     def __post_init__(self) -> None:
         if self.margin < 0 or (self.margin and self.lookahead.horizon != 0):
             raise ValueError(
-                f"route_planner.margin: expected 0 or more, and horizon 0 (a margin is of the cheapest way), "
+                "route_planner.margin: expected 0 or more, and horizon 0 (a margin is of the cheapest path), "
                 f"got {self.margin} with horizon {self.lookahead.horizon}"
             )
 

@@ -52,7 +52,7 @@ def check_states(records: Any, *, states: int, terminal: Any = None) -> None:
 def state_table(*, states: int, actions: int, initial: Any = None, param_dtype: str = "float32") -> Policy:
     """Free logits for each action in each state, on `Segments` of numbered states and actions.
 
-    Params are `{"logits": [states, actions]}`; a row of log-probs is as good as any logits.
+    Params are `{"logits": [states, actions]}`; log-probs are as good as any logits with the same softmax.
 
     Args:
       initial: logits that `init` returns, nested sequences or an array; None: zeros.

@@ -1,4 +1,4 @@
-"""A softmax table over short sequences: a policy small enough to list all that it may say."""
+"""A softmax table over short sequences: a policy small enough to list all its responses."""
 
 import dataclasses
 from typing import Any
@@ -36,7 +36,7 @@ def tabular(
 
     Params are `{"logits": [prompts, prefixes, vocab]}`, or `[prompts, vocab]` if `length` is 1; the order of
     prefixes is that of `policies.response_tree`. The last real token of a prompt says which prompt it is,
-    from 0 to `prompts - 1`. A row of log-probs is as good as any logits with the same softmax, so a known
+    from 0 to `prompts - 1`. Log-probs are as good as any logits with the same softmax, so a known
     distribution is given as its logarithm.
 
     Args:
@@ -143,13 +143,15 @@ class SoftmaxTable:
         unknown = [n for n in statistics if n not in STATISTICS]
         if unknown:
             raise ValueError(f"tabular: no {', '.join(unknown)}; there are {', '.join(STATISTICS)}")
-        kept, held = Rows(batch.response_tokens, batch.response_mask, self.tree.vocab), None
+        kept, reference_logits = Rows(batch.response_tokens, batch.response_mask, self.tree.vocab), None
         if set(statistics) & set(KL):
             if reference_params is None:
                 raise ValueError(f"{statistics}: a KL needs the params of the reference")
-            held = kept.flat(jax.lax.stop_gradient(self.rows(reference_params, batch)))
-        found = logits_scores(statistics, kept.flat(self.rows(params, batch)), kept.targets, held)
-        scored: Any = kept.results(found, statistics)
+            reference_logits = kept.flat(jax.lax.stop_gradient(self.rows(reference_params, batch)))
+        values = logits_scores(
+            statistics, kept.flat(self.rows(params, batch)), kept.targets, reference_logits
+        )
+        scored: Any = kept.results(values, statistics)
         return {"token_logps": scored[0], **scored[1]} if statistics else {"token_logps": scored}
 
     def prefill(

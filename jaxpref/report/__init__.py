@@ -1,7 +1,7 @@
-"""Reads run directories and writes a page that one can put before colleagues.
+"""Reads run directories and writes a page about them, to share with others.
 
 `runs` reads, each section (`cards`, `curves`, `samples`, ...) decides what is shown, `figures` draws, and the
-Jinja templates of `templates/` make the HTML, with everything escaped that they show (`template`).
+Jinja templates of `templates/` make the HTML and escape everything that they show (`template`).
 """
 
 from jaxpref.report.page import write_report

@@ -1,4 +1,4 @@
-"""What runs gain for the KL they spend: one drawing for each score, and who wins at equal KL."""
+"""Scores of runs against their KL: one drawing for each score, and the differences at equal KL."""
 
 import math
 from collections.abc import Sequence
@@ -27,14 +27,14 @@ _MOST_RUNS = 6  # compared two by two
 
 def points(run: Run, kl: Key, score: Key) -> list[FrontierPoint]:
     """Evaluations of both metrics at one step of one stage, in the order of the run."""
-    found: dict[tuple[str, int], dict[Key, Evaluation]] = {}
+    pairs: dict[tuple[str, int], dict[Key, Evaluation]] = {}
     for e in run.evaluations:
         if (e.evaluator, e.metric) in (kl, score) and math.isfinite(e.mean):
-            found.setdefault((e.stage, e.step), {})[e.evaluator, e.metric] = e
+            pairs.setdefault((e.stage, e.step), {})[e.evaluator, e.metric] = e
     return [
         FrontierPoint(_estimate(pair[kl]), _estimate(pair[score]), step)
         for (_, step), pair in sorted(
-            found.items(), key=lambda item: (run.stages.index(item[0][0]), item[0][1])
+            pairs.items(), key=lambda item: (run.stages.index(item[0][0]), item[0][1])
         )
         if len(pair) == 2
     ]

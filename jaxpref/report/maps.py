@@ -18,17 +18,17 @@ _MARGIN = 0.15  # of the routes' extent, around them
 _NARROWEST = 0.8  # width of what is drawn, by its height
 
 
-def road_map(title: str, row: Mapping[str, Any]) -> "Figure":
+def road_map(title: str, data: Mapping[str, Any]) -> "Figure":
     """Roads coloured by a number, and routes on them.
 
-    row: `lines`, each a list of (longitude, latitude); `values`, one for each; `value_label`; `routes`, named
-    lines; `credit`: whose data these are.
+    data: `lines`, each a list of (longitude, latitude); `values`, one for each; `value_label`; `routes`,
+    named lines; `credit`: whose data these are.
     """
     from matplotlib.collections import LineCollection
     from matplotlib.colors import LogNorm
 
     figure, axes = figures.new_axes(title)
-    lines, values = [np.array(line) for line in row["lines"]], np.array(row["values"])
+    lines, values = [np.array(line) for line in data["lines"]], np.array(data["values"])
     low, high = np.quantile(values, [0.02, 0.98])
     # A colour of few outliers would leave the rest alike.
     scale = LogNorm(low, high) if 0 < low < high else None
@@ -36,14 +36,14 @@ def road_map(title: str, row: Mapping[str, Any]) -> "Figure":
     streets.set_rasterized(True)  # thousands of lines: a picture inside the drawing
     axes.add_collection(streets)
     bar = figure.colorbar(streets, ax=axes, location="bottom", shrink=0.7, aspect=40, pad=0.02)
-    bar.set_label(row["value_label"])
+    bar.set_label(data["value_label"])
     ticks = np.geomspace(low, high, 5) if scale else np.linspace(low, high, 5)
     bar.set_ticks(ticks.tolist(), labels=[f"{x:.2g}" for x in ticks])
     bar.ax.minorticks_off()
-    for (label, line), (hue, width, dash) in zip(row["routes"].items(), _styles(), strict=False):
+    for (label, line), (hue, width, dash) in zip(data["routes"].items(), _styles(), strict=False):
         x, y = np.array(line).T
         axes.plot(x, y, color=hue, linewidth=width, linestyle=dash, label=label, alpha=0.9)
-    around = np.concatenate([np.array(line) for line in row["routes"].values()] or lines)
+    around = np.concatenate([np.array(line) for line in data["routes"].values()] or lines)
     (west, south), (east, north) = around.min(0), around.max(0)
     wide, tall = max(east - west, 1e-6), max(north - south, 1e-6)
     stretch = 1 / math.cos(math.radians((south + north) / 2))
@@ -55,9 +55,9 @@ def road_map(title: str, row: Mapping[str, Any]) -> "Figure":
     axes.set_aspect(stretch)
     axes.grid(False)
     axes.set_ylabel("latitude")
-    if row["routes"]:
+    if data["routes"]:
         axes.legend(loc="upper left", frameon=True, framealpha=0.9)
-    axes.text(0.99, 0.01, row.get("credit", ""), transform=axes.transAxes, ha="right", fontsize=6)
+    axes.text(0.99, 0.01, data.get("credit", ""), transform=axes.transAxes, ha="right", fontsize=6)
     height = (_WIDTH - 0.6) * (tall + 2 * pad_y) * stretch / (wide + 2 * pad_x) + 1.0
     figure.set_size_inches(_WIDTH, min(max(height, 2.5), _TALLEST))
     return figure

@@ -1,4 +1,4 @@
-"""Text and numbers made readable for the page. Escaping is the templates' (`template`)."""
+"""Text and numbers made readable for the page. The templates escape it (`template`)."""
 
 import dataclasses
 import math

@@ -75,8 +75,8 @@ class Run:
     @property
     def stages(self) -> list[str]:
         """In the order in which they ran."""
-        rows = [row["stage"] for row in self.metrics] + [e.stage for e in self.evaluations]
-        return list(dict.fromkeys(rows))
+        names = [row["stage"] for row in self.metrics] + [e.stage for e in self.evaluations]
+        return list(dict.fromkeys(names))
 
 
 def read_run(directory: AnyPath, label: str | None = None) -> Run:
@@ -89,9 +89,9 @@ def read_run(directory: AnyPath, label: str | None = None) -> Run:
         raise ValueError(f"{directory}: expected a run directory, got {_kind(directory)}")
     file = directory / "experiment.json"
     if not file.is_file():
-        found = ", ".join(sorted(p.name for p in directory.iterdir())[:6]) or "nothing"
+        entries = ", ".join(sorted(p.name for p in directory.iterdir())[:6]) or "nothing"
         raise ValueError(
-            f"{directory} is not a run directory: it has no experiment.json (found {found}); "
+            f"{directory} is not a run directory: it has no experiment.json (found {entries}); "
             "give the workdir of `jaxpref train`"
         )
     try:
@@ -102,23 +102,25 @@ def read_run(directory: AnyPath, label: str | None = None) -> Run:
         raise ValueError(f"{file}: expected a JSON object, got {type(experiment).__name__}")
 
     problems: list[str] = []
-    metrics = tuple(_latest(_rows(directory / "metrics.jsonl", ("stage", "step"), problems)))
-    evaluation_rows = _rows(
+    metrics = tuple(_latest(_entries(directory / "metrics.jsonl", ("stage", "step"), problems)))
+    evaluation_entries = _entries(
         directory / "evaluations.jsonl", ("stage", "step", "evaluator", "metrics"), problems
     )
-    samples = _rows(
+    samples = _entries(
         directory / "samples.jsonl",
         ("stage", "step", "evaluator", "prompt", "response"),
         problems,
-        needed=not evaluation_rows,  # evaluators need not write any
+        needed=not evaluation_entries,  # evaluators need not write any
     )
     drawn = directory / "pictures.jsonl"
-    pictures = _rows(drawn, ("stage", "step", "title", "kind", "data"), problems) if drawn.is_file() else []
+    pictures = (
+        _entries(drawn, ("stage", "step", "title", "kind", "data"), problems) if drawn.is_file() else []
+    )
     return Run(
         label=label or absolute(directory).name,
         experiment=experiment,
         metrics=metrics,
-        evaluations=tuple(_evaluations(evaluation_rows)),
+        evaluations=tuple(_evaluations(evaluation_entries)),
         samples=tuple(_samples(samples)),
         problems=tuple(problems),
         pictures=tuple(_pictures(pictures)),
@@ -149,42 +151,42 @@ def _kind(path: AnyPath) -> str:
     return "a file" if path.is_file() else "nothing: the path does not exist"
 
 
-def _rows(
+def _entries(
     file: AnyPath, keys: tuple[str, ...], problems: list[str], *, needed: bool = True
 ) -> list[dict[str, Any]]:
-    """The readable rows of a JSON-lines file; what is not readable becomes a problem, not an error."""
+    """The readable entries of a JSON-lines file; what is not readable becomes a problem, not an error."""
     if not file.is_file():
         problems.append(f"{file.name} is missing, so what it would show is left out.")
         return []
     lines = read_text(file).split("\n")
-    rows, bad = [], []
+    entries, bad = [], []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            entry = json.loads(line)
         except json.JSONDecodeError:
             if number == len(lines):  # no newline after it: the writer was stopped in mid-line
                 problems.append(f"{file.name} ends in the middle of a line (the run was killed?).")
             else:
                 bad.append(number)
             continue
-        well_formed = isinstance(row, dict) and all(key in row for key in keys)
-        if well_formed and isinstance(row["step"], int) and isinstance(row["stage"], str):
-            rows.append(row)
+        well_formed = isinstance(entry, dict) and all(key in entry for key in keys)
+        if well_formed and isinstance(entry["step"], int) and isinstance(entry["stage"], str):
+            entries.append(entry)
         else:
             bad.append(number)
     if bad:
         shown = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
         noun = "line" if len(bad) == 1 else "lines"
         problems.append(f"{file.name}: {len(bad)} {noun} could not be read and left out (line {shown}).")
-    if not rows and needed:
+    if not entries and needed:
         problems.append(f"{file.name} has no complete line yet.")
-    return rows
+    return entries
 
 
 def _latest(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row per stage, split and step: a resumed run repeats the steps after its checkpoint."""
+    """One entry per stage, split and step: a resumed run repeats the steps after its checkpoint."""
     latest = {(row["stage"], row.get("split", "train"), row["step"]): row for row in rows}
     return list(latest.values())
 
@@ -196,17 +198,17 @@ def number(value: Any) -> float:
     return float(value)
 
 
-def _evaluations(rows: list[dict[str, Any]]) -> list[Evaluation]:
+def _evaluations(entries: list[dict[str, Any]]) -> list[Evaluation]:
     latest: dict[tuple[str, int, str, str], Evaluation] = {}
-    for row in rows:
-        metrics = row["metrics"] if isinstance(row["metrics"], dict) else {}
+    for entry in entries:
+        metrics = entry["metrics"] if isinstance(entry["metrics"], dict) else {}
         for metric, value in metrics.items():
             fields = value if isinstance(value, dict) else {"mean": value}
             count = number(fields.get("count"))
             evaluation = Evaluation(
-                stage=row["stage"],
-                step=row["step"],
-                evaluator=str(row["evaluator"]),
+                stage=entry["stage"],
+                step=entry["step"],
+                evaluator=str(entry["evaluator"]),
                 metric=str(metric),
                 mean=number(fields.get("mean")),
                 low=number(fields.get("low")),
@@ -214,40 +216,40 @@ def _evaluations(rows: list[dict[str, Any]]) -> list[Evaluation]:
                 count=int(count) if math.isfinite(count) else None,
                 better=str(fields.get("better") or ""),
             )
-            latest[row["stage"], row["step"], evaluation.evaluator, evaluation.metric] = evaluation
+            latest[entry["stage"], entry["step"], evaluation.evaluator, evaluation.metric] = evaluation
     return list(latest.values())
 
 
-def _samples(rows: list[dict[str, Any]]) -> list[Sample]:
+def _samples(entries: list[dict[str, Any]]) -> list[Sample]:
     samples: dict[tuple[str, int, str, str], Sample] = {}
-    for index, row in enumerate(rows):
-        score = number(row.get("score"))
+    for index, entry in enumerate(entries):
+        score = number(entry.get("score"))
         sample = Sample(
-            stage=row["stage"],
-            step=row["step"],
-            evaluator=str(row["evaluator"]),
-            id=str(row.get("id", index)),
-            prompt=str(row["prompt"]),
-            response=str(row["response"]),
+            stage=entry["stage"],
+            step=entry["step"],
+            evaluator=str(entry["evaluator"]),
+            id=str(entry.get("id", index)),
+            prompt=str(entry["prompt"]),
+            response=str(entry["response"]),
             score=score if math.isfinite(score) else None,
-            note=str(row.get("note") or ""),
+            note=str(entry.get("note") or ""),
         )
         samples[sample.stage, sample.step, sample.evaluator, sample.id] = sample
     return list(samples.values())
 
 
-def _pictures(rows: list[dict[str, Any]]) -> list[Picture]:
+def _pictures(entries: list[dict[str, Any]]) -> list[Picture]:
     """The last of each title in each stage."""
     latest: dict[tuple[str, str, str], Picture] = {}
-    for row in rows:
-        if isinstance(row["data"], dict):
+    for entry in entries:
+        if isinstance(entry["data"], dict):
             picture = Picture(
-                stage=row["stage"],
-                step=row["step"],
-                evaluator=str(row.get("evaluator", "")),
-                title=str(row["title"]),
-                kind=str(row["kind"]),
-                data=row["data"],
+                stage=entry["stage"],
+                step=entry["step"],
+                evaluator=str(entry.get("evaluator", "")),
+                title=str(entry["title"]),
+                kind=str(entry["kind"]),
+                data=entry["data"],
             )
             latest[picture.stage, picture.evaluator, picture.title] = picture
     return list(latest.values())

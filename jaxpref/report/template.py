@@ -1,7 +1,7 @@
 """HTML is made by the templates of this folder, and by nothing else.
 
-Whatever a template shows is escaped as it is put in, text of users and our own alike. `Markup` alone is not:
-what another template gave, the drawings of `figures`, and the page's style and script.
+A template escapes all text that it shows, that of users and our own alike. `Markup` alone is not escaped:
+the output of another template, the drawings of `figures`, and the page's style and script.
 """
 
 import functools

@@ -16,7 +16,7 @@ _PAUSE = 60.0  # seconds; a longer gap, if also 20 times the usual one, is time 
 
 
 def _active_seconds(times: np.ndarray) -> tuple[float, float]:
-    """Seconds at work and seconds between sittings, from the times of the log's rows."""
+    """Seconds at work and seconds between sittings, from the times of log entries."""
     gaps = np.diff(np.sort(times))
     if not gaps.size:
         return float("nan"), 0.0

@@ -38,36 +38,36 @@ def read_tournament(file: AnyPath, labels: Mapping[str, str]) -> Table | None:
     `labels`: what each run directory of the page is called on it.
     """
     try:
-        found = json.loads(read_text(file))
-        runs = found["runs"]
+        content = json.loads(read_text(file))
+        runs = content["runs"]
         if any(run is not None and run not in labels for run in runs):
             return None
-        shown = [n if r is None else labels[r] for n, r in zip(found["names"], runs, strict=True)]
-        return Table(shown, found["matrix"], found["overall"], found["differences"])
+        shown = [n if r is None else labels[r] for n, r in zip(content["names"], runs, strict=True)]
+        return Table(shown, content["matrix"], content["overall"], content["differences"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def tournament_section(found: Table, folder: AnyPath) -> Markup:
+def tournament_section(table: Table, folder: AnyPath) -> Markup:
     """The heat map, with a PNG in `folder`, and win rates with what separates each policy from the first."""
-    first = found.labels[0]
+    first = table.labels[0]
     rows = []
-    for i, label in enumerate(found.labels):
-        against, between = found.matrix[i][0], found.differences[i]
-        cells = [label, _estimate(found.overall[i]), _estimate(against) if i else value(None)]
+    for i, label in enumerate(table.labels):
+        against, between = table.matrix[i][0], table.differences[i]
+        cells = [label, _estimate(table.overall[i]), _estimate(against) if i else value(None)]
         # Against the best of the others: what a reader wants to know of each row.
         best = max(
-            (j for j in range(len(between)) if j != i), key=lambda j: found.matrix[j][0]["mean"], default=i
+            (j for j in range(len(between)) if j != i), key=lambda j: table.matrix[j][0]["mean"], default=i
         )
         gap = between[best]
         limits = interval(number(gap["low"]), number(gap["high"]), sign=True)
-        cells.append(Cell(signed(number(gap["mean"])), limits, after=f" {found.labels[best]}"))
+        cells.append(Cell(signed(number(gap["mean"])), limits, after=f" {table.labels[best]}"))
         rows.append(cells)
     drawn = []
-    if len(found.labels) <= _MOST:
+    if len(table.labels) <= _MOST:
         with figures.style("tournament"):
-            drawn = [(figures.save(_figure(found), "tournament", folder), "win rates")]
-    count = int(number(found.matrix[0][-1].get("count")))
+            drawn = [(figures.save(_figure(table), "tournament", folder), "win rates")]
+    count = int(number(table.matrix[0][-1].get("count")))
     header = ["Policy", "Win rate, all others", f"Against {first}", "Minus the best other"]
     return render("tournament", drawn=drawn, header=header, rows=rows, count=f"{count:,}")
 
@@ -77,11 +77,11 @@ def _estimate(e: Mapping[str, Any]) -> Cell:
     return Cell(value(number(e.get("mean"))), limits)
 
 
-def _figure(found: Table) -> "Figure":
+def _figure(table: Table) -> "Figure":
     from matplotlib.figure import Figure
 
-    k = len(found.labels)
-    means = np.array([[number(e.get("mean")) for e in row] for row in found.matrix])
+    k = len(table.labels)
+    means = np.array([[number(e.get("mean")) for e in row] for row in table.matrix])
     figure = Figure(figsize=(1.6 + 0.72 * k, 0.9 + 0.42 * k), layout="constrained")
     axes = figure.add_subplot()
     axes.grid(False)
@@ -93,12 +93,12 @@ def _figure(found: Table) -> "Figure":
         if i == j:
             axes.text(j + 0.5, i + 0.5, "–", ha="center", va="center", color="#888888")
             continue
-        e = found.matrix[i][j]
+        e = table.matrix[i][j]
         axes.text(j + 0.5, i + 0.4, f"{means[i, j]:.2f}", ha="center", va="center", color=ink, fontsize=8)
         limits = f"{number(e.get('low')):.2f}–{number(e.get('high')):.2f}"
         axes.text(j + 0.5, i + 0.74, limits, ha="center", va="center", color=ink, fontsize=5.5)
     axes.set_title("P(row beats column)")
-    names = [figures.shortened(label, 18) for label in found.labels]
+    names = [figures.shortened(label, 18) for label in table.labels]
     axes.set_xticks(
         np.arange(k) + 0.5, names, rotation=0 if _fit(names) else 35, ha="center" if _fit(names) else "right"
     )

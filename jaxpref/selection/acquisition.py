@@ -1,7 +1,7 @@
-"""What is worth a label: scores of prompts, pairs and pools, and the rows with the largest ones.
+"""Which prompts and pairs to label: their scores, and the rows with the largest ones.
 
 Select before judging: `top_rows` makes a record of fewer rows, so that labels of the others are never asked
-for. Scores are `[b]`, higher is sooner.
+for. Scores are `[b]`, and the highest are labelled first.
 """
 
 import functools

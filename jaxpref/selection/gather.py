@@ -1,7 +1,7 @@
 """Records with other responses, or other rows: everything that belongs to a response goes with it.
 
-A column belongs to responses if one of its axes is `k`, and to their tokens if the next one is `r`: as
-`types.COLUMNS` says, or who added the column (`Completions.axes_of`).
+A column belongs to responses if one of its axes is `k`, and to their tokens if the next one is `r`: by
+`types.COLUMNS`, or as declared with the column (`Completions.axes_of`).
 """
 
 import dataclasses
@@ -52,12 +52,12 @@ def take_responses(completions: Completions, index: Int[Array, "b n"]) -> Comple
         for name, value in completions.columns.items()
         if name not in _OF_FIRST_TWO
     }
-    held = completions.reference_logps
+    reference_logps = completions.reference_logps
     return dataclasses.replace(
         completions,
         response_tokens=taken(completions.response_tokens),
         response_mask=taken(completions.response_mask),
-        reference_logps=None if held is None else taken(held),
+        reference_logps=None if reference_logps is None else taken(reference_logps),
         preferences=preferences,
         columns=columns,
     )

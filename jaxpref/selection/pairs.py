@@ -1,7 +1,7 @@
-"""Builders: `(completions, key, *, ...) -> completions`, a pair out of the k responses to each prompt.
+"""Selectors: `(completions, key, *, ...) -> completions`, a pair out of the k responses to each prompt.
 
 Chosen first. A row that gives no pair becomes padding: fewer than two responses that exist, no difference
-in what they are ranked by, or the same tokens. Shapes are static, so builders run under jit. `by` names the
+in what they are ranked by, or the same tokens. Shapes are static, so selectors run under jit. `by` names the
 column that ranks responses (higher is better); None ranks by the mean win rate of `preferences`. What
 absent responses hold in a column does not matter.
 """

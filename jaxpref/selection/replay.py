@@ -70,7 +70,7 @@ def push(buffer: Replay, batch: Completions) -> Replay:
     if b > capacity:
         raise ValueError(f"push: {b} rows do not fit a buffer of {capacity}")
     places = (buffer.pushed + jnp.arange(b)) % capacity
-    rows = jax.tree.map(lambda held, new: held.at[places].set(new), buffer.rows, batch)
+    rows = jax.tree.map(lambda old, new: old.at[places].set(new), buffer.rows, batch)
     pushed = buffer.pushed + b
     return Replay(rows, jnp.where(pushed >= 2 * capacity, pushed - capacity, pushed))
 
@@ -89,6 +89,6 @@ def draw(buffer: Replay, key: PRNGKey, n: int) -> Completions:
       >>> print(selection.draw(buffer, jax.random.key(0), 4).response_tokens.ravel())  # it holds one row
       [7 7 7 7]
     """
-    held = jnp.minimum(buffer.pushed, len(buffer.rows.prompt_tokens))
-    places = jax.random.randint(key, (n,), 0, jnp.maximum(held, 1))
+    filled = jnp.minimum(buffer.pushed, len(buffer.rows.prompt_tokens))
+    places = jax.random.randint(key, (n,), 0, jnp.maximum(filled, 1))
     return jax.tree.map(lambda a: a[places], buffer.rows)

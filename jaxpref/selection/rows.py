@@ -254,7 +254,7 @@ def margin_fraction(
 def _margins(completions: Completions, by: str | None) -> Float[Array, " b"]:
     values = values_of(completions, by)
     if values.shape[1] != 2:
-        raise ValueError(f"margins: expected pairs, got {values.shape[1]} responses; build pairs first")
+        raise ValueError(f"margins: expected pairs, got {values.shape[1]} responses; select pairs first")
     return jnp.abs(values[:, 0] - values[:, 1])
 
 

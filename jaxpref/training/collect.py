@@ -1,4 +1,4 @@
-"""Draws of an algorithm, and its evaluation, as the loop calls them."""
+"""`collect` and `evaluate` of an algorithm, as the loop calls them."""
 
 from collections.abc import Callable
 from functools import partial
@@ -20,7 +20,7 @@ Collect = Callable[[Any, Any, int], tuple[Any, Metrics]]
 def collecting(algorithm: Algorithm, mesh: Mesh, *, seed: int, stage: str) -> Collect | None:
     """`(state, batch, index) -> (what step takes, metrics)` with the mesh in context; None without `collect`.
 
-    Not compiled as a whole, since a judge may run on the host. Draws depend on (seed, stage, index) alone.
+    Not compiled as a whole, since a judge may run on the host. Samples depend on (seed, stage, index) alone.
     """
     collect = algorithm.collect
     if collect is None:

@@ -29,10 +29,10 @@ class RunContext:
 
     @functools.cached_property
     def constants(self) -> Loaded:
-        """What the policy itself keeps beside its params, as the constant "policy"."""
+        """The policy's own constants, under the name "policy"."""
         own = self.policy.constants
         return loaded({} if own is None else {"policy": own()}, self.mesh)
 
     def whole(self, params: Params) -> Params:
-        """`params` with the policy's constants: what its functions take."""
+        """`params` with the policy's constants, as its functions take them."""
         return whole(params, self.constants.params)

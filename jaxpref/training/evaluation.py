@@ -100,16 +100,20 @@ def _baseline(run: RunContext, stage: Stage, step: int) -> Callable[[str], list[
     names = [s.name for s in run.experiment.stages]
     before = names[: names.index(stage.name)]
     earlier = [
-        row
-        for row in run.files.read("samples.jsonl")
-        if row["stage"] in before or (row["stage"] == stage.name and row["step"] == 0 < step)
+        sample
+        for sample in run.files.read("samples.jsonl")
+        if sample["stage"] in before or (sample["stage"] == stage.name and sample["step"] == 0 < step)
     ]
     fields = [field.name for field in dataclasses.fields(TextSample)]
 
     def baseline(name: str) -> list[TextSample]:
-        rows = [row for row in earlier if row["evaluator"] == name]
-        last = [row for row in rows if (row["stage"], row["step"]) == (rows[-1]["stage"], rows[-1]["step"])]
-        return [TextSample(**{field: row[field] for field in fields}) for row in last]
+        samples = [sample for sample in earlier if sample["evaluator"] == name]
+        last = [
+            sample
+            for sample in samples
+            if (sample["stage"], sample["step"]) == (samples[-1]["stage"], samples[-1]["step"])
+        ]
+        return [TextSample(**{field: sample[field] for field in fields}) for sample in last]
 
     return baseline
 
@@ -118,26 +122,26 @@ def _members(run: RunContext, stage: Stage, params: Params, state: Any) -> Calla
     """Params by name, see `evals.base.Context`. What is read from disk is read once."""
     names = [s.name for s in run.experiment.stages]
     before = names[: names.index(stage.name)]
-    held = dict(getattr(state, "everyone", {})) | {"policy": params}
+    by_name = dict(getattr(state, "everyone", {})) | {"policy": params}
     if params is not None:
-        held["policy"] = run.whole(params)
+        by_name["policy"] = run.whole(params)
 
     def member(name: str) -> Params:
-        if name not in held:
+        if name not in by_name:
             if name == "initial":
-                held[name] = run.whole(started_from(run, stage.name))
+                by_name[name] = run.whole(started_from(run, stage.name))
             elif name in before:
-                held[name] = run.whole(left_by(run, name))
+                by_name[name] = run.whole(left_by(run, name))
             else:
-                known = list(dict.fromkeys([*held, "initial", *before]))
+                known = list(dict.fromkeys([*by_name, "initial", *before]))
                 raise ValueError(f"no params called {name!r} in stage {stage.name}; there are {known}")
-        return held[name]
+        return by_name[name]
 
     return member
 
 
 def evaluate_stage(run: RunContext, stage: Stage, step: int, algorithm: Algorithm, state: Any) -> None:
-    """Runs the evaluators and files what they say."""
+    """Runs the evaluators and writes their results to the run's files."""
     files = run.files
     for evaluation in evaluations(run, stage, step, algorithm, state):
         at = {"stage": stage.name, "step": step, "evaluator": evaluation.name}

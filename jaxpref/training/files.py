@@ -1,4 +1,4 @@
-"""What a run leaves behind: metrics through its writers, and the rows that evaluators leave."""
+"""The files of a run: metrics through its writers, and what evaluators report, as JSON lines."""
 
 import contextlib
 import json
@@ -27,7 +27,7 @@ class _Forward(logging.Handler):
 
 
 def show_choices(log: Callable[[str], None]) -> None:
-    """Sends what lower layers decided while tracing (which kernel, why) where this run's lines go."""
+    """Shows what lower layers decided while tracing (which kernel, why) among this run's lines."""
     logger = logging.getLogger("jaxpref")
     logger.setLevel(logging.INFO)
     logger.propagate = False
@@ -37,7 +37,7 @@ def show_choices(log: Callable[[str], None]) -> None:
 class RunFiles:
     """The files of one run directory. Only the first process writes; the others get silent ones.
 
-    Writers are made when the first number or row comes, so that a command that only reads leaves no file.
+    Writers are made at the first write, so that a command that only reads leaves no file.
     """
 
     def __init__(
@@ -83,30 +83,30 @@ class RunFiles:
             return
         with self._writing():
             for writer in self._writers():
-                row = values if means is None or writer.every_step else means
-                if row:
-                    writer.write(stage, split, step, row)
+                numbers = values if means is None or writer.every_step else means
+                if numbers:
+                    writer.write(stage, split, step, numbers)
         self._spool.tick()
 
-    def append(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
-        """Rows of an evaluator."""
+    def append(self, name: str, entries: Iterable[dict[str, Any]]) -> None:
+        """Appends entries of an evaluator to a JSON-lines file."""
         if self._active:
             with self._writing():
-                writers.JsonLines(self._spool.local / name).append(rows)
+                writers.JsonLines(self._spool.local / name).append(entries)
 
     def read(self, name: str) -> list[dict[str, Any]]:
-        """Rows of a JSON-lines file; a last line cut by a kill is dropped."""
+        """Entries of a JSON-lines file; a last line cut by a kill is dropped."""
         path = self._spool.current(name)
         return writers.read_rows(path) if path.exists() else []
 
     def forget_after(self, stages: list[str], stage: str, step: int) -> None:
-        """Removes rows that a resumed run will write again: later stages, and this stage past `step`."""
+        """Removes entries that a resumed run will write again: later stages, and this stage past `step`."""
         if not self._active:
             return
         done = stages[: stages.index(stage)]
 
         def kept(of: str, split: str, at: int) -> bool:
-            # A train row describes the update that starts at its step; other rows describe the step itself.
+            # A train entry describes the update that starts at its step; others describe the step itself.
             return of in done or (of == stage and at <= (step - 1 if split == "train" else step))
 
         with self._writing():

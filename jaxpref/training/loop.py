@@ -71,7 +71,7 @@ def compiled_step(
 
 
 class _Due(NamedTuple):
-    """What is to be done after a step."""
+    """What the loop has to do after a step."""
 
     last: bool
     stop: bool  # SIGTERM

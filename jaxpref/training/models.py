@@ -19,7 +19,7 @@ logger = logging.getLogger("jaxpref.models")
 def trained_model(
     *, policy: Callable[[], Policy], workdir: str, stage: str, step: int | None = None
 ) -> Model:
-    """What a stage of a finished run left: host arrays, and the axes that say how a mesh splits them.
+    """The trained params of a stage of a finished run: host arrays, and their logical axes.
 
     For `online(models={"judge": partial(trained_model, ...)})`. Every process reads the whole model.
 
@@ -41,8 +41,8 @@ def trained_model(
             "(`jaxpref train ... workdir=...`) and name that workdir"
         )
     with Checkpoints(directory) as checkpoints:
-        found = checkpoints.latest if step is None else step
-    if found is None or not (directory / str(found)).is_dir():
+        checkpoint_step = checkpoints.latest if step is None else step
+    if checkpoint_step is None or not (directory / str(checkpoint_step)).is_dir():
         raise ValueError(f"trained_model: {directory} has no checkpoint{'' if step is None else f' {step}'}")
     built = policy()
     device = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
@@ -50,13 +50,13 @@ def trained_model(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
         jax.eval_shape(built.init, jax.random.key(0)),
     )
-    params = jax.tree.map(np.asarray, restore_params(directory, found, target))
-    logger.info("trained_model: %s at step %d of %s", stage, found, root)
+    params = jax.tree.map(np.asarray, restore_params(directory, checkpoint_step, target))
+    logger.info("trained_model: %s at step %d of %s", stage, checkpoint_step, root)
     return Model(params, built.axes())
 
 
 def random_model(*, policy: Callable[[], Policy], seed: int = 0) -> Model:
-    """A model that knows nothing, `policy.init`: for a dry run of memory and speed. It says so."""
+    """An untrained model, `policy.init`, for a dry run of memory and speed; logs that it is one."""
     built = policy()
     params = jax.jit(built.init)(keys.key(seed, None, "model"))
     logger.info("random_model: RANDOM weights, for a dry run; what a judge of them says means nothing")

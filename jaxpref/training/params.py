@@ -1,7 +1,7 @@
 """Params of a run by what they are: initial, of a checkpoint, or what a stage started from.
 
-All of them can be had again at any time, from the weights and the checkpoints, so nothing has to be kept in
-memory for an evaluation, and a resumed run finds the same ones.
+All of them are read from the weights and the checkpoints when they are needed, so an evaluation keeps nothing
+in memory, and a resumed run reads the same ones.
 """
 
 import jax
@@ -31,9 +31,9 @@ def trained_params(run: RunContext, *, stage: str | None = None, step: int | Non
         raise ValueError(f"unknown stage {stage!r}; this experiment has {', '.join(names)}")
     for name in [stage] if stage else reversed(names):
         with stage_checkpoints(run, name) as checkpoints:
-            found = checkpoints.best if step is None else step
-        if found is not None:
-            return saved_params(run, checkpoints, found)
+            checkpoint_step = checkpoints.best if step is None else step
+        if checkpoint_step is not None:
+            return saved_params(run, checkpoints, checkpoint_step)
     if stage is not None or step is not None:
         raise ValueError(f"{run.files.directory} has no checkpoint of stage {stage or names[-1]}")
     return initial_params(run)

@@ -79,13 +79,13 @@ class StepLog:
         else:
             self.files.write(self.stage, "train", step, values, {})
         if not finite:
-            found = f"loss {values['loss']}, grad_norm {values.get('grad_norm')} at step {step}"
+            summary = f"loss {values['loss']}, grad_norm {values.get('grad_norm')} at step {step}"
             if "skipped" not in values:
-                raise NonFiniteError(f"{self.stage}: {found}", step)
-            self.files.log(f"{self.stage}: {found}: update skipped")
+                raise NonFiniteError(f"{self.stage}: {summary}", step)
+            self.files.log(f"{self.stage}: {summary}: update skipped")
 
     def resume_clock(self) -> None:
-        """Call when training goes on after something else took time."""
+        """Restarts the clock; call it when training goes on after something else took time."""
         self._last = time.monotonic()
 
     def _line(self, step: int) -> tuple[dict[str, float], dict[str, float]]:

@@ -30,15 +30,15 @@ def record_experiment(
     description = json.loads(json.dumps(describe(experiment)))
     path = files.directory / "experiment.json"
     if path.exists() and not allow_changes:
-        held = json.loads(read_text(path))
-        scheme = held.get("keys", 1)
+        recorded = json.loads(read_text(path))
+        scheme = recorded.get("keys", 1)
         if scheme != keys.SCHEME:
             raise ValueError(
                 f"{files.directory} holds a run that derives its randomness in another way (keys {scheme}, "
                 f"now {keys.SCHEME}): data order and draws would change; choose another workdir, go on with "
                 "the jaxpref that began it, or pass --allow-changes to start further stages from what it has"
             )
-        old, new = leaves(held["config"]), leaves(description)
+        old, new = leaves(recorded["config"]), leaves(description)
         differing = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
         if differing:
             listed = ", ".join(f"{k}: {old.get(k)} -> {new.get(k)}" for k in differing[:5])

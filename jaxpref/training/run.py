@@ -125,7 +125,7 @@ def _run_stages(run: RunContext) -> Result:
 
 
 def _algorithm(run: RunContext, stage: Stage) -> Algorithm:
-    """Of every stage before the first one trains: what does not fit is said before hours of training."""
+    """The algorithm of a stage, made before the first stage trains, so that errors come before training."""
     algorithm = stage.algorithm(run.policy)
     sharding.check_batch_size(stage.batch_size, run.mesh, parts=algorithm.parts, where=stage.name)
     return algorithm

@@ -142,8 +142,8 @@ def put_batch(read: Callable[[np.ndarray], Any], size: int, mesh: Mesh) -> Any:
     """
     check_batch_size(size, mesh)
     sharding = NamedSharding(mesh, PartitionSpec(BATCH))
-    held = sharding.addressable_devices_indices_map((size,)).values()
-    rows = np.unique(np.concatenate([np.arange(size)[index] for index in held]))
+    indices = sharding.addressable_devices_indices_map((size,)).values()
+    rows = np.unique(np.concatenate([np.arange(size)[index] for index in indices]))
 
     def placed(part: Any) -> jax.Array:
         def of_device(index: Any) -> np.ndarray:

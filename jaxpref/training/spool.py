@@ -2,8 +2,8 @@
 
 An object store has no append. So the files of a run in one are written to a temporary folder of this
 machine, and those that changed are written to the store whole: when the run says so (before each checkpoint,
-after each evaluation, at the end), and in between for a twentieth of the time at most. What a kill loses lies
-after the last checkpoint, and a resumed run writes just that again.
+after each evaluation, at the end), and in between for a twentieth of the time at most. A kill loses only
+lines after the last checkpoint, which a resumed run writes again.
 """
 
 import pathlib
@@ -38,10 +38,10 @@ class Spool:
             return self.directory
         if self._temporary is None:
             self._temporary = pathlib.Path(tempfile.mkdtemp(prefix="jaxpref-"))
-            for found in self.directory.iterdir() if self.directory.is_dir() else ():
-                if found.suffix != ".html" and found.is_file():  # pages are written, never gone on with
-                    file = self._temporary / found.name
-                    file.write_bytes(found.read_bytes())
+            for source in self.directory.iterdir() if self.directory.is_dir() else ():
+                if source.suffix != ".html" and source.is_file():  # pages are written, never gone on with
+                    file = self._temporary / source.name
+                    file.write_bytes(source.read_bytes())
                     self._stored[file] = _version(file)
         return self._temporary
 
@@ -75,7 +75,7 @@ class Spool:
         self._next = now + max(_SHORTEST, (now - start) * (1 / _SHARE - 1))
 
     def tick(self) -> None:
-        """`store`, if it is time again. A store that cannot be reached is tried again at the next time."""
+        """`store`, if it is due. A store that cannot be reached is tried again when it is due next."""
         if self._temporary is not None and time.monotonic() >= self._next:
             try:
                 self.store()
@@ -92,5 +92,5 @@ class Spool:
 
 
 def _version(file: pathlib.Path) -> tuple[int, int]:
-    found = file.stat()
-    return found.st_size, found.st_mtime_ns
+    stat = file.stat()
+    return stat.st_size, stat.st_mtime_ns

@@ -1,7 +1,8 @@
-"""The state of a stage: the part that moves, and the constants beside it.
+"""The state of a stage: the part that training changes, and the constants beside it.
 
-What moves is trained, donated from step to step and saved. Constants (judges, critics, the base below
-adapters) are loaded once, lie on the mesh, and are neither: a checkpoint has their fingerprint alone.
+The part that changes is donated from step to step and saved. Constants (judges, critics, the base below
+adapters) are loaded once onto the mesh; they are neither donated nor saved, and a checkpoint has their
+fingerprints alone.
 """
 
 import dataclasses
@@ -47,23 +48,23 @@ class Layout:
     @classmethod
     def of(cls, run: RunContext, algorithm: Algorithm) -> "Layout":
         """Loads the constants of policy and algorithm, and lays everything out."""
-        found = run.constants
+        constants = run.constants
         if algorithm.constants is not None:
-            found |= loaded(algorithm.constants(), run.mesh)
+            constants |= loaded(algorithm.constants(), run.mesh)
         given = run.abstract_params
         start = functools.partial(_started, algorithm)
-        abstract = jax.eval_shape(start, given, found.params, jax.random.key(0))
+        abstract = jax.eval_shape(start, given, constants.params, jax.random.key(0))
         shardings = sharding.state_shardings(abstract, given, run.axes, run.mesh)
-        return cls(algorithm, found.params, found.fingerprints, abstract, shardings)
+        return cls(algorithm, constants.params, constants.fingerprints, abstract, shardings)
 
     def start(self, params: Params, key: Any) -> Any:
-        """What moves, at the beginning of a stage that starts from `params`."""
+        """The state without constants, at the beginning of a stage that starts from `params`."""
 
         started = jax.jit(functools.partial(_started, self.algorithm), out_shardings=self.shardings)
         return started(params, self.constants, key)
 
     def restore(self, checkpoints: Checkpoints, step: int) -> tuple[Any, dict[str, Any]]:
-        """What moves and the meta of a checkpoint.
+        """The state without constants and the meta of a checkpoint.
 
         Raises:
           ValueError: it was written beside other constants.
@@ -92,8 +93,8 @@ def trained_state(run: RunContext, stage: Stage, algorithm: Algorithm, step: int
     or averages is the one it had. Without a checkpoint: what training would start with."""
     layout = Layout.of(run, algorithm)
     with stage_checkpoints(run, stage.name) as checkpoints:
-        found = checkpoints.best if step is None else step
-        if found is not None:
-            return with_constants(layout.restore(checkpoints, found)[0], layout.constants)
+        checkpoint_step = checkpoints.best if step is None else step
+        if checkpoint_step is not None:
+            return with_constants(layout.restore(checkpoints, checkpoint_step)[0], layout.constants)
     key = keys.key(run.experiment.seed, stage.name, "start")
     return with_constants(layout.start(started_from(run, stage.name), key), layout.constants)

@@ -75,8 +75,8 @@ def _check_finished(run: RunContext) -> None:
         )
 
 
-def write_tournament(found: WinRates, directories: Sequence[AnyPath], root: AnyPath) -> None:
+def write_tournament(win_rates: WinRates, directories: Sequence[AnyPath], root: AnyPath) -> None:
     """`root/tournament.json`, for the report: names, folders of the runs (none for the base), estimates."""
     if jax.process_index() == 0:
-        content = dataclasses.asdict(found) | {"runs": [None, *(d.name for d in directories)]}
+        content = dataclasses.asdict(win_rates) | {"runs": [None, *(d.name for d in directories)]}
         write_whole(root / "tournament.json", json.dumps(content, indent=1) + "\n")

@@ -22,7 +22,7 @@ from jaxpref.paths import AnyPath, write_whole
 
 __all__ = ["DEFAULT", "WRITERS", "Csv", "JsonLines", "Kept", "TensorBoard", "Writer", "builders"]
 
-Kept = Callable[[str, str, int], bool]  # (stage, split, step): is a row of it kept by a run that resumes
+Kept = Callable[[str, str, int], bool]  # (stage, split, step): does a run that resumes keep its entries
 
 
 class Writer(Protocol):
@@ -37,7 +37,7 @@ class Writer(Protocol):
         ...
 
     def flush(self) -> None:
-        """After it, what was written is in files."""
+        """When this returns, what was written is in files."""
         ...
 
     def forget(self, kept: Kept) -> None:
@@ -64,15 +64,15 @@ class JsonLines:
         if split != "evaluations":  # evaluations.jsonl has those, with their intervals
             self.append([{"stage": stage, "step": step, "split": split, "time": time.time()} | dict(values)])
 
-    def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        lines = [json.dumps({k: _number(v) for k, v in row.items()}) + "\n" for row in rows]
+    def append(self, entries: Iterable[Mapping[str, Any]]) -> None:
+        lines = [json.dumps({k: _number(v) for k, v in entry.items()}) + "\n" for entry in entries]
         with self.file.open("a") as file:
             file.writelines(lines)
 
     def forget(self, kept: Kept) -> None:
         if self.file.exists():
-            rows = [r for r in read_rows(self.file) if kept(r["stage"], r.get("split", ""), r["step"])]
-            write_whole(self.file, "".join(json.dumps(row) + "\n" for row in rows))
+            entries = [r for r in read_rows(self.file) if kept(r["stage"], r.get("split", ""), r["step"])]
+            write_whole(self.file, "".join(json.dumps(entry) + "\n" for entry in entries))
 
     def flush(self) -> None:
         pass
@@ -82,14 +82,14 @@ class JsonLines:
 
 
 def read_rows(file: AnyPath) -> list[dict[str, Any]]:
-    """Rows of a JSON-lines file; a last line cut by a kill is dropped."""
-    rows = []
+    """Entries of a JSON-lines file; a last line cut by a kill is dropped."""
+    entries = []
     for line in file.read_text().splitlines():
         try:
-            rows.append(json.loads(line))
+            entries.append(json.loads(line))
         except json.JSONDecodeError:
             break
-    return rows
+    return entries
 
 
 class TensorBoard:
@@ -115,7 +115,7 @@ class TensorBoard:
 
 
 class Csv:
-    """metrics.csv, a row for each number: time (seconds since 1970), stage, split, step, name, value."""
+    """metrics.csv, a line for each number: time (seconds since 1970), stage, split, step, name, value."""
 
     every_step = True
     _HEADER = ("time", "stage", "split", "step", "name", "value")
@@ -130,15 +130,15 @@ class Csv:
         with self.file.open("a", newline="") as file:
             csv.writer(file).writerows((now, stage, split, step, name, v) for name, v in values.items())
 
-    def _rewrite(self, rows: Iterable[Sequence[Any]]) -> None:
+    def _rewrite(self, lines: Iterable[Sequence[Any]]) -> None:
         text = io.StringIO(newline="")
-        csv.writer(text).writerows([self._HEADER, *rows])
+        csv.writer(text).writerows([self._HEADER, *lines])
         write_whole(self.file, text.getvalue())
 
     def forget(self, kept: Kept) -> None:
         with self.file.open(newline="") as file:
-            rows = [row for row in csv.reader(file) if len(row) == len(self._HEADER)][1:]
-        self._rewrite(row for row in rows if kept(row[1], row[2], int(row[3])))
+            lines = [line for line in csv.reader(file) if len(line) == len(self._HEADER)][1:]
+        self._rewrite(line for line in lines if kept(line[1], line[2], int(line[3])))
 
     def flush(self) -> None:
         pass
@@ -158,7 +158,7 @@ DEFAULT = ("tensorboard",)
 
 
 def builders(names: Sequence[str]) -> tuple[Builder, ...]:
-    """What makes the writers of these names, that of metrics.jsonl first.
+    """Functions that make the writers of these names, that of metrics.jsonl first.
 
     Raises:
       ValueError: a name is not in `WRITERS`, and is no function of a module that can be imported either.
@@ -171,12 +171,12 @@ def _builder(name: str) -> Builder:
         return WRITERS[name]
     module, colon, function = name.partition(":")
     try:
-        found: Any = getattr(importlib.import_module(module), function) if colon else None
+        builder: Any = getattr(importlib.import_module(module), function) if colon else None
     except (ImportError, AttributeError) as error:
         raise ValueError(f"writers: {name!r} cannot be imported ({error})") from error
-    if not callable(found):
+    if not callable(builder):
         raise ValueError(
             f"writers: {name!r} is none of {', '.join(WRITERS)}; give one of them, or a function of your own "
             "as package.module:function"
         )
-    return found  # pyright: ignore[reportReturnType]
+    return builder  # pyright: ignore[reportReturnType]

@@ -1,4 +1,4 @@
-"""Online algorithms on tables: exact expectations, draws, banks, phases, inner updates."""
+"""Online algorithms on tables: exact expectations, mixtures, other policies, phases, inner updates."""
 
 import dataclasses
 from functools import partial

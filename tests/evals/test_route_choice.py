@@ -77,7 +77,7 @@ def test_drivers_take_the_cheapest_way_but_for_noise():
     with pytest.raises(ValueError, match=r"arc 0 costs -3\.0"):
         perceived_ways(graph(), -3 * np.ones(graph().num_arcs), trips=1)
     alone, _ = road_graph([0], [1], 40)
-    with pytest.raises(ValueError, match="no ways between the nodes drawn"):
+    with pytest.raises(ValueError, match="no paths between the nodes drawn"):
         perceived_ways(alone, [1.0], trips=5, destinations=1)
 
 

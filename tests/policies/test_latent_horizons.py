@@ -82,5 +82,5 @@ def test_bad_settings_are_named():
     with pytest.raises(ValueError, match="a probability for each of 2 horizons"):
         horizon_ways(GRAPH, COSTS, horizons=(1, 2), shares=((1.0,),), trips=1)
     apart = type(GRAPH)(GRAPH.tails, GRAPH.heads, num_nodes=10_000)
-    with pytest.raises(ValueError, match="no ways between the nodes drawn"):
+    with pytest.raises(ValueError, match="no paths between the nodes drawn"):
         horizon_ways(apart, COSTS, horizons=(1,), shares=((1.0,),), trips=1)

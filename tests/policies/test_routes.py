@@ -281,7 +281,7 @@ def test_it_acts_as_it_is_scored(horizon, end):
     ("settings", "message"),
     [
         ({"horizon": 1.5}, "expected 0, 1, 2"),
-        ({"horizon": 1, "margin": 1.0}, "a margin is of the cheapest way"),
+        ({"horizon": 1, "margin": 1.0}, "a margin is of the cheapest path"),
         ({"horizon": 1, "planner": None}, "None is for MaxEnt alone"),
         ({"horizon": 1, "initial": 0.0}, "expected weights above 0, got 0"),
         ({"regions": lambda: np.zeros(4, int)}, "a number from 0 for each of 9 nodes"),

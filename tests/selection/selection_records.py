@@ -47,5 +47,5 @@ def picked(given: Completions, pairs: Completions) -> list:
 
 
 def pairs_of(build, batch: Completions, seed: int = 3, **parameters) -> list:
-    """`picked` of a builder's pairs; compiled, which takes less time than one operation after another."""
+    """`picked` of a selector's pairs; compiled, which takes less time than one operation after another."""
     return picked(batch, jax.jit(functools.partial(build, **parameters))(batch, jax.random.key(seed)))

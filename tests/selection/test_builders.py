@@ -1,4 +1,4 @@
-"""Which pairs a builder makes of k responses, its limits, and what it drops."""
+"""Which pairs a selector makes of k responses, its limits, and what it drops."""
 
 import dataclasses
 from functools import partial
@@ -273,5 +273,5 @@ def test_margins_are_filtered_by_threshold_or_by_rank():
             keep(**wrong)
     with pytest.raises(ValueError, match="low <= high"):
         selection.margin_between(batch, KEY, low=2.0, high=1.0)
-    with pytest.raises(ValueError, match="build pairs first"):
+    with pytest.raises(ValueError, match="select pairs first"):
         selection.margin_between(scored([[1, 2, 3]]), KEY)

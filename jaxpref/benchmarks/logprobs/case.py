@@ -38,12 +38,12 @@ class Case:
 
     @property
     def product_flops(self) -> int:
-        """Of one product of hidden states and unembedding; value and gradients need three of them."""
+        """Operations of the product of hidden states and unembedding; value and gradients need three."""
         return 2 * self.rows * self.embed * self.vocab
 
     @property
     def logits_bytes(self) -> int:
-        """Of logits in the dtype of the inputs."""
+        """Bytes of the logits in the dtype of the inputs."""
         return self.rows * self.vocab * jnp.dtype(self.dtype).itemsize
 
 

@@ -22,8 +22,8 @@ Arrays = dict[str, np.ndarray]
 
 
 def expected(case: Case, given: tuple[np.ndarray, ...]) -> Arrays:
-    """Of the given inputs: `loss`, and norm and sampled entries of the gradients with respect to `hidden`
-    and `weight`; the same of logits rounded to the case's dtype, as `rows_loss` and `logits`.
+    """`loss`, and norm and sampled entries of the gradients with respect to `hidden` and `weight`; the same
+    for logits rounded to the case's dtype, as `rows_loss` and `logits`.
 
     Needs 64-bit types.
     """
@@ -64,9 +64,9 @@ def expected(case: Case, given: tuple[np.ndarray, ...]) -> Arrays:
         for_weight = add_product(for_weight, d, hidden[b])
     # Only rows of targets have large entries in the weights' gradient.
     words = np.concatenate([rng.choice(given[2], SAMPLES // 2), rng.integers(0, case.vocab, SAMPLES // 2)])
-    found = {"loss": np.asarray(loss)}
-    found |= entries("hidden", jnp.concatenate(for_hidden), rng.integers(0, case.rows, SAMPLES))
-    found |= entries("weight", for_weight, words)
+    answer = {"loss": np.asarray(loss)}
+    answer |= entries("hidden", jnp.concatenate(for_hidden), rng.integers(0, case.rows, SAMPLES))
+    answer |= entries("weight", for_weight, words)
 
     loss, tiles = loss_and_tiles(True)
     columns = np.stack([given[2], rng.integers(0, case.vocab, case.rows, np.int32)], 1)
@@ -75,8 +75,8 @@ def expected(case: Case, given: tuple[np.ndarray, ...]) -> Arrays:
         samples.append(jnp.take_along_axis(d, jnp.asarray(columns[b]), 1))
         squares += (d**2).sum()
     index = np.stack([np.repeat(np.arange(case.rows), 2), columns.ravel()])
-    found["rows_loss"] = np.asarray(loss)
-    return found | _entries("logits", index, jnp.concatenate(samples).ravel(), jnp.sqrt(squares))
+    answer["rows_loss"] = np.asarray(loss)
+    return answer | _entries("logits", index, jnp.concatenate(samples).ravel(), jnp.sqrt(squares))
 
 
 def _entries(name: str, index: np.ndarray, sample: Any, norm: Any) -> Arrays:
@@ -87,11 +87,14 @@ def _entries(name: str, index: np.ndarray, sample: Any, norm: Any) -> Arrays:
     }
 
 
-def error(case: Case, answer: Arrays, found: dict[str, Any]) -> tuple[float, bool]:
-    """(largest relative error, whether all are within `LIMITS`). `found`: a loss and arrays of gradients, by
-    the names that `expected` gives them. Sampled entries are relative to the largest of them."""
+def error(case: Case, answer: Arrays, outputs: dict[str, Any]) -> tuple[float, bool]:
+    """(largest relative error, whether all are within `LIMITS`).
+
+    `outputs`: a loss and arrays of gradients, by the names that `expected` gives them. Sampled entries are
+    relative to the largest of them.
+    """
     largest, right = 0.0, True
-    for name, value in found.items():
+    for name, value in outputs.items():
         limit = LIMITS[case.dtype][0 if name.endswith("loss") else 1]
         if name.endswith("loss"):
             wrong = float(abs(float(value) - answer[name]) / abs(answer[name]))

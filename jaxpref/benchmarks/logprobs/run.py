@@ -50,13 +50,13 @@ def measure(
         request = {"case": vars(case), "folder": folder, "repeats": repeats}
         _say(f"logprobs: preparing {case}")
         # This process starts no backend: an accelerator may serve one process at a time.
-        found = _started({**request, "task": "prepare"}, None)
-        allocators = _allocators(allocator, found["platform"])
-        names = _chosen(only, found.pop("variants"))
+        facts = _started({**request, "task": "prepare"}, None)
+        allocators = _allocators(allocator, facts["platform"])
+        names = _chosen(only, facts.pop("variants"))
         rates, results = _rounds(request, names, allocators, rounds)
     return {
         "benchmark": "logprobs",
-        **found,
+        **facts,
         "case": vars(case),
         "rounds": rounds,
         "repeats": repeats,
@@ -64,7 +64,7 @@ def measure(
         "load_average_after": os.getloadavg()[0],
         **rates,
         "allocators": allocators,
-        "variants": {name: _variant(results[name], found["cores"], case, rates) for name in names},
+        "variants": {name: _variant(results[name], facts["cores"], case, rates) for name in names},
     }
 
 
@@ -176,22 +176,22 @@ def _kind(
 ) -> dict[str, Any]:
     first, *others = results
     answers = [answer[kind] for answer in results[first]]
-    found = {name: answers[0][name] for name in ("memory", "max_error", "right")}
-    found["resident_bytes"] = answers[0]["resident_bytes"]
-    found["compile_seconds"] = min(answer["compile_seconds"] for answer in answers)
-    if not found["right"] or "wall" not in answers[0]:
-        return found
-    found["compilations"] = max(a["compilations"] + a["recompilations"] for a in answers)
+    figures = {name: answers[0][name] for name in ("memory", "max_error", "right")}
+    figures["resident_bytes"] = answers[0]["resident_bytes"]
+    figures["compile_seconds"] = min(answer["compile_seconds"] for answer in answers)
+    if not figures["right"] or "wall" not in answers[0]:
+        return figures
+    figures["compilations"] = max(a["compilations"] + a["recompilations"] for a in answers)
     for allocator in (first, *others):
         given = [answer[kind] for answer in results[allocator]]
         wall, cpu = ([second for a in given for second in a[name]] for name in ("wall", "cpu"))
-        found[allocator] = {**summary(wall, cpu), "cpu_seconds_min_per_core": min(cpu) / cores}
-    best = found[first]["wall_seconds_min"]
-    found["share_of_flops"] = (
+        figures[allocator] = {**summary(wall, cpu), "cpu_seconds_min_per_core": min(cpu) / cores}
+    best = figures[first]["wall_seconds_min"]
+    figures["share_of_flops"] = (
         case.product_flops * (3 if kind == "train" else 1) / best / rates["flops_per_second"]
     )
     # Read once; for the gradient read again and written.
-    found["share_of_bandwidth"] = (
+    figures["share_of_bandwidth"] = (
         case.logits_bytes * (3 if kind == "train" else 1) / best / rates["bytes_per_second"]
     )
-    return found
+    return figures

@@ -51,23 +51,23 @@ def _part(title: str, kind: str, names: list[str], figures: dict[str, Any], row_
     under += f"{'temp MiB':>10s}{'grown MiB':>10s}{'share':>7s}{'compile s':>10s}{'compiles':>9s}"
     lines = [title + ", ms", *([over] if over.strip() else []), under]
     for name in names:
-        found = figures["variants"][name]
+        variant = figures["variants"][name]
         label = f"{name.removeprefix(ROW_PASS):20s}"
-        if "failed" in found:
-            lines.append(f"{label} failed: {found['failed']}")
+        if "failed" in variant:
+            lines.append(f"{label} failed: {variant['failed']}")
             continue
-        found = found[kind]
-        if allocators[0] not in found:
-            lines.append(f"{label} wrong: max error {found['max_error']:.1e}")
+        one_pass = variant[kind]
+        if allocators[0] not in one_pass:
+            lines.append(f"{label} wrong: max error {one_pass['max_error']:.1e}")
             continue
         for allocator in allocators:
-            given = found[allocator]
+            given = one_pass[allocator]
             columns = ["wall_seconds_median", "wall_seconds_min"]
             columns += ["cpu_seconds_min_per_core"] if on_cpu else []
             label += "".join(f"{_ms(given[column]):>9s}" for column in columns)
         lines.append(
-            f"{label}{_mib(found['memory'].get('temp')):>10s}{_mib(found['resident_bytes']):>10s}"
-            f"{found[share]:7.0%}{found['compile_seconds']:10.1f}{found['compilations']:9d}"
+            f"{label}{_mib(one_pass['memory'].get('temp')):>10s}{_mib(one_pass['resident_bytes']):>10s}"
+            f"{one_pass[share]:7.0%}{one_pass['compile_seconds']:10.1f}{one_pass['compilations']:9d}"
         )
     return lines
 

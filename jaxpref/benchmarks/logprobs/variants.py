@@ -1,4 +1,4 @@
-"""Ways to the same loss: this library's implementations, and what people write or import instead."""
+"""Implementations of the same loss: this library's, and those that people write or import instead."""
 
 from collections.abc import Callable
 from functools import partial
@@ -89,7 +89,7 @@ def _of_logps(case: Case, logps: Callable[..., Array]) -> Loss:
 
 
 def float32_logits(hidden: Array, weight: Array) -> Array:
-    """As precise as ours: a float32 product is no TF32 product."""
+    """Logits as precise as ours, from float32 rather than TF32 products."""
     exact = jax.lax.Precision.HIGHEST if hidden.dtype == jnp.float32 else None
     contracted = (((1,), (1,)), ((), ()))
     return jax.lax.dot_general(

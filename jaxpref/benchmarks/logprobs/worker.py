@@ -1,7 +1,7 @@
 """One process, one variant: `python -m jaxpref.benchmarks.logprobs.worker REQUEST`, JSON in, JSON out.
 
 A process of its own gives each variant a fresh allocator, its own peak of memory and its own compilations,
-and takes down nobody else when it fails.
+and a failure does not stop the others.
 """
 
 import importlib.util
@@ -36,7 +36,7 @@ def respond(request: dict[str, Any]) -> dict[str, Any]:
 def _prepare(case: Case, folder: pathlib.Path) -> dict[str, Any]:
     plan = plan_for(Shape(case.rows, case.vocab, case.embed))
     tokamax = importlib.util.find_spec("tokamax") is not None
-    found = {
+    report = {
         **machine.facts(),
         **machine.versions("tokamax"),
         "chosen": {"train": plan.training.name, "score": plan.scoring.name},
@@ -44,7 +44,7 @@ def _prepare(case: Case, folder: pathlib.Path) -> dict[str, Any]:
     }
     jax.config.update("jax_enable_x64", True)
     oracle.write(case, folder)
-    return found
+    return report
 
 
 def _rates(case: Case) -> dict[str, Any]:
@@ -61,16 +61,16 @@ def _variant(name: str, case: Case, folder: pathlib.Path, repeats: int) -> dict[
     loss = variants.linear_loss(name, case)
     score = compiled(loss, *given)
     value, resident = peak_growth(lambda: score.call(*given))
-    found = {"score": _figures(score, resident, oracle.error(case, answer, {"loss": value}))}
+    passes = {"score": _figures(score, resident, oracle.error(case, answer, {"loss": value}))}
     train = compiled(jax.value_and_grad(loss, (0, 1)), *given)
     (value, (hidden, weight)), resident = peak_growth(lambda: train.call(*given))
     error = oracle.error(case, answer, {"loss": value, "hidden": hidden, "weight": weight})
-    found["train"] = _figures(train, resident, error)
+    passes["train"] = _figures(train, resident, error)
     del value, hidden, weight
-    if all(figures["right"] for figures in found.values()):
-        found["score"] |= timed(lambda: score.call(*given), repeats)
-        found["train"] |= timed(lambda: train.call(*given), repeats)
-    return found
+    if all(figures["right"] for figures in passes.values()):
+        passes["score"] |= timed(lambda: score.call(*given), repeats)
+        passes["train"] |= timed(lambda: train.call(*given), repeats)
+    return passes
 
 
 def _row_pass(
@@ -81,23 +81,23 @@ def _row_pass(
     logits = jax.jit(lambda h, w: variants.float32_logits(h, w).astype(case.dtype))(hidden, weight)
     score = compiled(loss, logits, targets)
     value, resident = peak_growth(lambda: score.call(logits, targets))
-    found = {"score": _figures(score, resident, oracle.error(case, answer, {"rows_loss": value}))}
+    passes = {"score": _figures(score, resident, oracle.error(case, answer, {"rows_loss": value}))}
     # As in a step: the logits are not needed any more, and their gradient may take their place.
     train = compiled(jax.value_and_grad(loss), logits, targets, donate_argnums=0)
-    if found["score"]["right"]:
-        found["score"] |= timed(lambda: score.call(logits, targets), repeats)
+    if passes["score"]["right"]:
+        passes["score"] |= timed(lambda: score.call(logits, targets), repeats)
     (value, logits), resident = peak_growth(lambda: train.call(logits, targets))
     error = oracle.error(case, answer, {"rows_loss": value, "logits": logits})
-    found["train"] = _figures(train, resident, error)
+    passes["train"] = _figures(train, resident, error)
 
     def step() -> jax.Array:
         nonlocal logits
         _, logits = train.call(logits, targets)
         return logits
 
-    if found["train"]["right"]:
-        found["train"] |= timed(step, repeats)
-    return found
+    if passes["train"]["right"]:
+        passes["train"] |= timed(step, repeats)
+    return passes
 
 
 def _figures(program: Compiled, resident: int | None, error: tuple[float, bool]) -> dict[str, Any]:

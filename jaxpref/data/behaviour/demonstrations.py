@@ -41,16 +41,16 @@ def demonstrations(
         raise ValueError(f"demonstrations: expected num and steps of 1 or more, got {num} and {steps}")
     shares = np.broadcast_to(shares, (steps, states, actions))
     generator = np.random.default_rng(seed)
-    found, taken = np.zeros((2, num, 1, steps), np.int32)
+    visited, taken = np.zeros((2, num, 1, steps), np.int32)
     lengths = np.zeros((num, 1), np.int64)
     here = _drawn(np.broadcast_to(first, (num, states)), generator)
     for t in range(steps):
         action = _drawn(shares[t, here], generator)
         going = ~ends[here]
-        found[:, 0, t], taken[:, 0, t] = np.where(going, here, 0), np.where(going, action, 0)
+        visited[:, 0, t], taken[:, 0, t] = np.where(going, here, 0), np.where(going, action, 0)
         lengths[:, 0] += going
         here = np.where(going, _drawn(transitions[here, action], generator), here)
-    return SegmentRecords(found, taken, lengths, group=np.arange(num)).checked()
+    return SegmentRecords(visited, taken, lengths, group=np.arange(num)).checked()
 
 
 def _drawn(probabilities: np.ndarray, generator: np.random.Generator) -> np.ndarray:

@@ -52,8 +52,8 @@ def delivery_board(data_root: str) -> NDArray[np.int64]:
     if not path.is_file():
         raise ValueError(f"no board: expected {folder}/board.npy or {path.name}; get it from {_HOME}")
     try:
-        held = _PlainUnpickler(io.BytesIO(path.read_bytes())).load()
-        board = np.asarray(vars(held)["board"])
+        pickled = _PlainUnpickler(io.BytesIO(path.read_bytes())).load()
+        board = np.asarray(vars(pickled)["board"])
     except (pickle.UnpicklingError, EOFError, AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: no board could be read ({error}); save it as board.npy") from error
     return board.astype(np.int64)
@@ -227,8 +227,8 @@ def _returns(world: World, states: np.ndarray, actions: np.ndarray, real: np.nda
 
 def _check_returns(condition: str, world: World, moves: np.ndarray, expected: np.ndarray) -> None:
     states, actions, steps = _walked(f"{condition}_full_filtered_segment_pairs.npy", world, moves)
-    found = _returns(world, states, actions, np.arange(3) < steps[..., None])
-    apart = np.abs(found[:, 1] - found[:, 0] - expected) > 1e-4
+    returns = _returns(world, states, actions, np.arange(3) < steps[..., None])
+    apart = np.abs(returns[:, 1] - returns[:, 0] - expected) > 1e-4
     if apart.any():
         raise ValueError(
             f"{condition}: the partial returns of {apart.sum()} of {len(apart)} pairs are not those of "

@@ -29,7 +29,7 @@ def random_segments(
     """
     transitions = np.asarray(world.mdp.transitions, np.float64).cumsum(-1)
     terminal, start = np.asarray(world.mdp.terminal), np.asarray(world.start, np.float64)
-    found: list[tuple[np.ndarray, ...]] = []
+    batches: list[tuple[np.ndarray, ...]] = []
     kept, drawn = 0, 0
     while kept < count:
         size = count if drawn == 0 else max(count, 1000)
@@ -43,14 +43,14 @@ def random_segments(
             after = (generator.random((size, 1)) * rows[:, -1:] > rows).sum(-1)
             states[:, t + 1] = np.where(terminal[states[:, t]], states[:, t], after)
         whole = np.ones(size, bool) if absorbing else steps == length
-        found.append((states[whole, :-1], actions[whole], steps[whole]))
+        batches.append((states[whole, :-1], actions[whole], steps[whole]))
         kept, drawn = kept + int(whole.sum()), drawn + size
         if kept < drawn / 100:
             raise ValueError(
                 f"random_segments: {kept} of {drawn} segments have {length} steps before the end; use "
                 "shorter segments or absorbing=True"
             )
-    states, actions, steps = (np.concatenate(parts)[:count] for parts in zip(*found, strict=True))
+    states, actions, steps = (np.concatenate(parts)[:count] for parts in zip(*batches, strict=True))
     return states, actions, steps
 
 

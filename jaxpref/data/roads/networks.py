@@ -146,39 +146,39 @@ def gr_graph(path: str | Path) -> tuple[RoadGraph, NDArray[np.float64] | None]:
 
 
 def csv_roads(path: str | Path) -> Roads:
-    """A table of arcs: columns `tail` and `head` (names of nodes), the others numbers; a row is an arc.
+    """A table of arcs: columns `tail` and `head` (names of nodes), the others numbers; a line is an arc.
 
-    The graph sorts arcs; the column "row" says which row of the file each one was, from 0.
+    The graph sorts arcs; the column "row" says which line of the file each one was, from 0.
     """
-    rows = _table(path, ("tail", "head"))
-    tails, heads = [row["tail"] for row in rows], [row["head"] for row in rows]
+    entries = _table(path, ("tail", "head"))
+    tails, heads = [entry["tail"] for entry in entries], [entry["head"] for entry in entries]
     names = list(dict.fromkeys([*tails, *heads]))
     number = {name: i for i, name in enumerate(names)}
     graph, order = road_graph([number[t] for t in tails], [number[h] for h in heads], len(names))
     columns = {"row": order.astype(float)}
-    for name in (c for c in rows[0] if c not in ("tail", "head")):
+    for name in (c for c in entries[0] if c not in ("tail", "head")):
         try:
-            columns[name] = np.array([float(row[name]) for row in rows])[order]
+            columns[name] = np.array([float(entry[name]) for entry in entries])[order]
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: column {name!r}: expected numbers: {error}") from error
     return Roads(graph, columns, tuple(names))
 
 
 def csv_routes(path: str | Path, roads: Roads) -> list[list[int]]:
-    """Routes over `csv_roads`: columns `route` and `arc` (row of the arcs' file, from 0) or `node`, in order.
+    """Routes over `csv_roads`, in order: columns `route`, and `arc` (line of its file, from 0) or `node`.
 
     Raises:
       ValueError: no arc joins two nodes, or several do (then give arcs); see also `data.roads.routes`.
     """
-    rows = _table(path, ("route",))
+    entries = _table(path, ("route",))
     by_name: dict[str, list[str]] = {}
-    kind = "arc" if "arc" in rows[0] else "node"
-    if kind not in rows[0]:
-        raise ValueError(f"{path}: expected a column `arc` or `node` beside `route`, got {list(rows[0])}")
-    for row in rows:
-        by_name.setdefault(row["route"], []).append(row[kind])
+    kind = "arc" if "arc" in entries[0] else "node"
+    if kind not in entries[0]:
+        raise ValueError(f"{path}: expected a column `arc` or `node` beside `route`, got {list(entries[0])}")
+    for entry in entries:
+        by_name.setdefault(entry["route"], []).append(entry[kind])
     if kind == "arc":
-        place = {int(row): i for i, row in enumerate(roads.columns["row"])}
+        place = {int(line): i for i, line in enumerate(roads.columns["row"])}
         return [[_known(place, a, f"{path}: route {name}: arc") for a in r] for name, r in by_name.items()]
     node = {name: i for i, name in enumerate(roads.names)}
     between: dict[tuple[int, int], list[int]] = {}
@@ -188,11 +188,11 @@ def csv_routes(path: str | Path, roads: Roads) -> list[list[int]]:
     for name, passed in by_name.items():
         at = [_known(node, x, f"{path}: route {name}: node") for x in passed]
         arcs = [between.get((a, b), []) for a, b in itertools.pairwise(at)]
-        odd = next((i for i, found in enumerate(arcs) if len(found) != 1), None)
+        odd = next((i for i, candidates in enumerate(arcs) if len(candidates) != 1), None)
         if odd is not None:
             said = "several arcs; give a column `arc`" if arcs[odd] else "no arc"
             raise ValueError(f"{path}: route {name}: {passed[odd]} to {passed[odd + 1]}: {said}")
-        routes.append([found[0] for found in arcs])
+        routes.append([candidates[0] for candidates in arcs])
     return routes
 
 
@@ -207,11 +207,11 @@ def _table(path: str | Path, needed: Sequence[str]) -> list[dict[str, str]]:
     if not Path(path).is_file():
         raise ValueError(f"no file {path}; expected a CSV file with columns {list(needed)}")
     with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    missing = [name for name in needed if not rows or name not in rows[0]]
+        entries = list(csv.DictReader(file))
+    missing = [name for name in needed if not entries or name not in entries[0]]
     if missing:
         raise ValueError(f"{path}: expected a header with {list(needed)} and rows; {missing[0]!r} is missing")
-    return rows
+    return entries
 
 
 def _strong(tails: NDArray[np.int64], heads: NDArray[np.int64]) -> NDArray[np.int64]:

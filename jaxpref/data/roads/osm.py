@@ -95,26 +95,26 @@ def street_arcs(nodes: Nodes, ways: list[Way], classes: tuple[str, ...] = DRIVAB
     for part, _, _ in used:
         np.add.at(passes, part, 1)
         passes[part[[0, -1]]] += 2  # an end is a crossing
-    found: list[tuple[int, int, float, int, NDArray[np.float64]]] = []
+    arcs: list[tuple[int, int, float, int, NDArray[np.float64]]] = []
     for part, kind, direction in used:
         cuts = np.flatnonzero(passes[part] > 1)
         for i, j in itertools.pairwise(cuts):
             shape = nodes.coordinates[part[i : j + 1]]
             length, number = _length(shape), classes.index(kind)
             if direction >= 0:
-                found.append((part[i], part[j], length, number, shape))
+                arcs.append((part[i], part[j], length, number, shape))
             if direction <= 0:
-                found.append((part[j], part[i], length, number, shape[::-1]))
-    tails, heads = (np.array([arc[k] for arc in found]) for k in (0, 1))
+                arcs.append((part[j], part[i], length, number, shape[::-1]))
+    tails, heads = (np.array([arc[k] for arc in arcs]) for k in (0, 1))
     crossings, ends = np.unique(np.stack([tails, heads]), return_inverse=True)
     tails, heads = ends.reshape(2, -1)
     return StreetArcs(
         tails,
         heads,
-        np.array([arc[2] for arc in found]),
-        np.array([arc[3] for arc in found]),
+        np.array([arc[2] for arc in arcs]),
+        np.array([arc[3] for arc in arcs]),
         classes,
-        [arc[4] for arc in found],
+        [arc[4] for arc in arcs],
         nodes.ids[crossings],
         nodes.coordinates[crossings],
     )

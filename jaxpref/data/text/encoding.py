@@ -41,9 +41,9 @@ class Encoding:
 def encode_texts(
     tokenizer: Tokenizer, encoding: Encoding, prompt: str, responses: list[str], turns: str, group: int
 ) -> Example | Drop:
-    """`encode_example` of a row of a builder; `turns` is its JSON, from which a template writes the prompt.
+    """`encode_example` for TFDS builders; `turns` is JSON, from which a template writes the prompt.
 
-    Raises ValueError where a template is asked for and the row is plain text.
+    Raises ValueError where a template is asked for and the example is plain text.
     """
     if encoding.template is not None:
         dialogue = [(role, content) for role, content in json.loads(turns)]

@@ -229,11 +229,11 @@ def _problems(
         )
     generator = np.random.default_rng([seed, ("train", "held_out").index(part)])
     low, high = (10 ** (num_digits - 1) if num_digits > 1 else 0), 10**num_digits
-    found: list[_Problem] = []
+    problems: list[_Problem] = []
     seen: set[_Problem] = set()
     repeats, exhausted = 0, False
-    while len(found) < num_examples:
-        operation = operations[len(found) % len(operations)]
+    while len(problems) < num_examples:
+        operation = operations[len(problems) % len(operations)]
         a, b = (int(x) for x in generator.integers(low, high, 2))
         if operation == "*":
             b = int(generator.integers(2, 10))
@@ -248,8 +248,8 @@ def _problems(
             continue
         repeats = 0
         seen.add(problem)
-        found.append(problem)
-    return found, generator
+        problems.append(problem)
+    return problems, generator
 
 
 @functools.lru_cache(maxsize=2**16)  # some 16,000 problems of two digits are drawn again and again

@@ -1,8 +1,8 @@
 """SeqIO tasks and mixtures of preference pairs. Imports TensorFlow when a function here is called.
 
 A task consists of a TFDS builder (or any SeqIO source of the same fields) and the one preprocessor that
-encodes its rows. Registering the same task twice is harmless: its name carries a hash of source, tokenizer
-and encoding.
+encodes its examples. Registering the same task twice is harmless: its name has a hash of source, tokenizer
+and encoding in it.
 """
 
 import contextlib

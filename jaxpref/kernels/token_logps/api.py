@@ -133,8 +133,8 @@ def token_logps(
 
     Example:
       >>> from jaxpref.kernels.token_logps import token_logps
-      >>> logps, found = token_logps(jnp.zeros((1, 4)), jnp.array([2]), statistics=("entropy",))
-      >>> print(logps, found["entropy"])  # log 4 both times
+      >>> logps, statistics = token_logps(jnp.zeros((1, 4)), jnp.array([2]), statistics=("entropy",))
+      >>> print(logps, statistics["entropy"])  # log 4 both times
       [-1.3863] [1.3863]
     """
     if logits.shape[:-1] != targets.shape:
@@ -213,9 +213,9 @@ class Rows:
         x = x.reshape(-1, x.shape[-1])
         return x if self.where is None else jnp.where(self.where[:, None], x, 0)
 
-    def results(self, found: dict[str, Array], statistics: tuple[str, ...]):
+    def results(self, outputs: dict[str, Array], statistics: tuple[str, ...]):
         def result(name: str) -> Array:
-            x = found[name][:, 0]
+            x = outputs[name][:, 0]
             if name == "logps":
                 x = jnp.where(self.valid, x, jnp.nan)
             if self.where is not None:

@@ -181,40 +181,40 @@ def finish(carry: Carry) -> dict[str, Array]:
     Example:
       >>> from jaxpref.kernels.token_logps import fold
       >>> logits = jnp.log(jnp.array([[1.0, 3.0]]))
-      >>> found = fold.finish(fold.add(fold.start(1, (), logits.dtype), logits, logits[:, 1:]))
-      >>> print(jnp.exp(found["logps"]), jnp.exp(found["logsumexp"]), found["top1"])
+      >>> outputs = fold.finish(fold.add(fold.start(1, (), logits.dtype), logits, logits[:, 1:]))
+      >>> print(jnp.exp(outputs["logps"]), jnp.exp(outputs["logsumexp"]), outputs["top1"])
       [[0.7500]] [[4.0000]] [[ True]]
     """
     total, log_total = carry["total"], jnp.log(carry["total"])
-    found = {
+    outputs = {
         # Not target - logsumexp: for large logits that would round twice at their size.
         "logps": carry["target"] - carry["top"] - log_total,
         "logsumexp": carry["top"] + log_total,
         "top1": carry["target"] >= carry["top"],
     }
     if "entropy" in carry:
-        found["entropy"] = log_total - carry["entropy"] / total
+        outputs["entropy"] = log_total - carry["entropy"] / total
     if "log_sum_p2" in carry:
-        found["log_sum_p2"] = jnp.log(carry["log_sum_p2"]) - 2 * log_total
+        outputs["log_sum_p2"] = jnp.log(carry["log_sum_p2"]) - 2 * log_total
     if "reference_top" in carry:
         reference_log_total = jnp.log(carry["reference_total"])
-        found["reference_logsumexp"] = carry["reference_top"] + reference_log_total
+        outputs["reference_logsumexp"] = carry["reference_top"] + reference_log_total
         apart = reference_log_total - log_total
         if "reverse_kl" in carry:
-            found["reverse_kl"] = carry["reverse_kl"] / total + apart
+            outputs["reverse_kl"] = carry["reverse_kl"] / total + apart
         if "forward_kl" in carry:
-            found["forward_kl"] = carry["forward_kl"] / carry["reference_total"] - apart
-    return found
+            outputs["forward_kl"] = carry["forward_kl"] / carry["reference_total"] - apart
+    return outputs
 
 
 def logits_gradient(
-    found: dict[str, Array],
+    outputs: dict[str, Array],
     upstream: dict[str, Array],
     logits: Float[Array, "n c"],
     hits: Bool[Array, "n c"],
     reference_logits: Float[Array, "n c"] | None = None,
 ) -> Float[Array, "n c"]:
-    """Gradient with respect to a block of logits, from what `finish` found and the `[n, 1]` gradients of it.
+    """Gradient with respect to a block of logits, from `outputs` of `finish` and their `[n, 1]` gradients.
 
     The reference's logits are constants.
 
@@ -227,28 +227,28 @@ def logits_gradient(
     Example:
       >>> from jaxpref.kernels.token_logps import fold
       >>> logits = jnp.log(jnp.array([[1.0, 3.0]]))
-      >>> found = fold.finish(fold.add(fold.start(1, (), logits.dtype), logits, logits[:, 1:]))
+      >>> outputs = fold.finish(fold.add(fold.start(1, (), logits.dtype), logits, logits[:, 1:]))
       >>> hits, upstream = jnp.array([[False, True]]), {"logps": jnp.ones((1, 1))}
-      >>> print(fold.logits_gradient(found, upstream, logits, hits))  # (0, 1) - (1/4, 3/4)
+      >>> print(fold.logits_gradient(outputs, upstream, logits, hits))  # (0, 1) - (1/4, 3/4)
       [[-0.2500 0.2500]]
     """
-    log_p = logits - found["logsumexp"]
+    log_p = logits - outputs["logsumexp"]
     p = jnp.exp(log_p)
     weight = -upstream["logps"]  # everything that multiplies p is gathered first: one exp, few products
     if "logsumexp" in upstream:
         weight = weight + upstream["logsumexp"]
     safe_log_p = jnp.where(p > 0, log_p, 0) if {"entropy", "reverse_kl"} & upstream.keys() else log_p
     if "entropy" in upstream:
-        weight = weight - upstream["entropy"] * (safe_log_p + found["entropy"])
+        weight = weight - upstream["entropy"] * (safe_log_p + outputs["entropy"])
     if "log_sum_p2" in upstream:
-        squared = jnp.exp(2 * log_p - found["log_sum_p2"])
+        squared = jnp.exp(2 * log_p - outputs["log_sum_p2"])
         weight = weight - 2 * upstream["log_sum_p2"]
     log_q = jnp.zeros_like(log_p)
     if reference_logits is not None and upstream.keys() & set(KL):
-        log_q = reference_logits - found["reference_logsumexp"]
+        log_q = reference_logits - outputs["reference_logsumexp"]
         if "reverse_kl" in upstream:
             apart = jnp.where(p > 0, log_p - log_q, 0)
-            weight = weight + upstream["reverse_kl"] * (apart - found["reverse_kl"])
+            weight = weight + upstream["reverse_kl"] * (apart - outputs["reverse_kl"])
         if "forward_kl" in upstream:
             weight = weight + upstream["forward_kl"]
     gradient = p * weight + jnp.where(hits, upstream["logps"], 0)

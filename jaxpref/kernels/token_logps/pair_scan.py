@@ -143,15 +143,15 @@ def _scan(call: _Call, x: Operands, extras: Any, wanted: tuple[str, ...]):
         folded, kept = xla.materialized_fold(call.head, here, 0)
         if call.partition.vocab is not None:
             folded = fold.merge_devices(folded, call.partition.vocab)
-        found = fold.finish(folded)
+        outputs = fold.finish(folded)
         where, in_range, data = jax.tree.map(lambda leaf: part(leaf, begin, size), extras)
 
         def loss(raw: Array) -> tuple[Array, Array]:
             visible = _visible(raw.reshape(size, *call.shape), where, in_range)
             return call.loss(visible, data), visible
 
-        (value, visible), upstream = jax.value_and_grad(loss, has_aux=True)(found["logps"])
-        more = xla.materialized_gradient(call.head, here, found, {"logps": upstream}, kept, wanted, 0)
+        (value, visible), upstream = jax.value_and_grad(loss, has_aux=True)(outputs["logps"])
+        more = xla.materialized_gradient(call.head, here, outputs, {"logps": upstream}, kept, wanted, 0)
         sums = {
             name: xla.put(whole, more[name], begin * rows) if name == "hidden" else whole + more[name]
             for name, whole in sums.items()

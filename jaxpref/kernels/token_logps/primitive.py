@@ -62,7 +62,7 @@ def _forward(call: Call, step: Step, x: Operands) -> tuple[dict[str, Array], Any
 def _backward(
     call: Call,
     x: Operands,
-    found: dict[str, Array],
+    outputs: dict[str, Array],
     upstream: dict[str, Array],
     kept: Any,
     static: Static,
@@ -70,18 +70,18 @@ def _backward(
     partition, step, wanted = call.partition, call.plan.training, static.wanted
     like = dict(zip(wanted, static.dtypes, strict=True))
 
-    def on_device(x: Operands, found: dict, upstream: dict, kept: Any) -> Gradients:
+    def on_device(x: Operands, outputs: dict, upstream: dict, kept: Any) -> Gradients:
         x = local_targets(x, partition)
-        gradients = step.gradient(call.head, x, found, upstream, kept, wanted, step.gradient_block)
+        gradients = step.gradient(call.head, x, outputs, upstream, kept, wanted, step.gradient_block)
         gradients = summed_over_devices(gradients, partition)
         return {name: g.astype(like[name]) for name, g in gradients.items()}
 
     if not partition.splits:
-        return on_device(x, found, upstream, kept)
+        return on_device(x, outputs, upstream, kept)
     x, by_row = gathered(x, partition), partition.by_row
     tile = P(partition.rows or None, partition.vocab)
     specs = (operand_specs(x, partition), by_row, by_row, tile)
-    return partition.run(on_device, specs, gradient_specs(partition, wanted))(x, found, upstream, kept)
+    return partition.run(on_device, specs, gradient_specs(partition, wanted))(x, outputs, upstream, kept)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -119,26 +119,26 @@ def values_and_wanted(x: Any) -> tuple[Any, Static]:
     return x, Static(wanted, tuple(getattr(x, name).dtype for name in wanted))
 
 
-def given_upstream(upstream: dict[str, Any], found: dict[str, Array]) -> dict[str, Array]:
+def given_upstream(upstream: dict[str, Any], outputs: dict[str, Array]) -> dict[str, Array]:
     """Gradients that are not known to be zero; that of `logps` always."""
     given = {
         name: g
         for name, g in upstream.items()
         if not isinstance(g, SymbolicZero) and g.dtype != jax.dtypes.float0
     }
-    return {"logps": jnp.zeros_like(found["logps"])} | given
+    return {"logps": jnp.zeros_like(outputs["logps"])} | given
 
 
 def _scores_forward(call: Call, x: Any):
     x, static = values_and_wanted(x)
     call.plan.announce(call.plan.training)
-    found, kept = _forward(call, call.plan.training, x)
-    return found, (x, found, kept, static)
+    outputs, kept = _forward(call, call.plan.training, x)
+    return outputs, (x, outputs, kept, static)
 
 
 def _scores_backward(call: Call, saved: tuple, upstream: dict[str, Any]):
-    x, found, kept, static = saved
-    gradients = _backward(call, x, found, given_upstream(upstream, found), kept, static)
+    x, outputs, kept, static = saved
+    gradients = _backward(call, x, outputs, given_upstream(upstream, outputs), kept, static)
     return (cotangents(gradients),)
 
 

@@ -37,15 +37,15 @@ def logits_scores(
     log_p = jax.nn.log_softmax(logits)
     p = jnp.exp(log_p)
     picked = jnp.take_along_axis(log_p, targets[:, None], 1, mode="clip")
-    found = {"logps": picked, "logsumexp": jax.nn.logsumexp(logits, 1, keepdims=True)}
-    found["top1"] = picked >= log_p.max(1, keepdims=True)
+    scores = {"logps": picked, "logsumexp": jax.nn.logsumexp(logits, 1, keepdims=True)}
+    scores["top1"] = picked >= log_p.max(1, keepdims=True)
     finite = jnp.where(p > 0, log_p, 0)  # 0 log 0 = 0
-    found["entropy"] = -(p * finite).sum(1, keepdims=True)
-    found["log_sum_p2"] = jax.nn.logsumexp(2 * log_p, 1, keepdims=True)
+    scores["entropy"] = -(p * finite).sum(1, keepdims=True)
+    scores["log_sum_p2"] = jax.nn.logsumexp(2 * log_p, 1, keepdims=True)
     if reference_logits is not None:
         log_q = jax.nn.log_softmax(reference_logits)
         q = jnp.exp(log_q)
         apart = log_p - log_q
-        found["reverse_kl"] = jnp.where(p > 0, p * apart, 0).sum(1, keepdims=True)
-        found["forward_kl"] = jnp.where(q > 0, -q * apart, 0).sum(1, keepdims=True)
-    return {name: found[name] for name in ("logps", *statistics)}
+        scores["reverse_kl"] = jnp.where(p > 0, p * apart, 0).sum(1, keepdims=True)
+        scores["forward_kl"] = jnp.where(q > 0, -q * apart, 0).sum(1, keepdims=True)
+    return {name: scores[name] for name in ("logps", *statistics)}

@@ -77,8 +77,8 @@ def row_scores(call: RowCall, logits: Array, targets: Array) -> dict[str, Array]
 
     Example:
       >>> from jaxpref.kernels.token_logps.rows import RowCall, row_scores
-      >>> found = row_scores(RowCall(("entropy",)), jnp.zeros((1, 4)), jnp.array([2]))
-      >>> print(found["logps"], found["entropy"])  # log 4 both times
+      >>> scores = row_scores(RowCall(("entropy",)), jnp.zeros((1, 4)), jnp.array([2]))
+      >>> print(scores["logps"], scores["entropy"])  # log 4 both times
       [[-1.3863]] [[1.3863]]
     """
     if call.fold is _xla:
@@ -100,15 +100,15 @@ def row_scores(call: RowCall, logits: Array, targets: Array) -> dict[str, Array]
 
 
 def _forward(call: RowCall, logits: Any, targets: Any):
-    found = row_scores(call, logits.value, targets.value)
-    return found, (logits.value, targets.value, found)
+    outputs = row_scores(call, logits.value, targets.value)
+    return outputs, (logits.value, targets.value, outputs)
 
 
 def _backward(call: RowCall, saved: tuple, upstream: dict[str, Any]):
-    logits, targets, found = saved
-    given = given_upstream(upstream, found)
-    wide = logits.astype(found["logps"].dtype)
-    gradient = fold.logits_gradient(found, given, wide, hits(targets, logits.shape[1]))
+    logits, targets, outputs = saved
+    given = given_upstream(upstream, outputs)
+    wide = logits.astype(outputs["logps"].dtype)
+    gradient = fold.logits_gradient(outputs, given, wide, hits(targets, logits.shape[1]))
     return gradient.astype(logits.dtype), None
 
 

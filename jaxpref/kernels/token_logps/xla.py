@@ -63,11 +63,11 @@ def put(whole: Array, some: Array, begin: Array | int) -> Array:
     return jax.lax.dynamic_update_slice_in_dim(whole, some.astype(whole.dtype), begin, 0)
 
 
-def _delta(head: Head, x: Operands, found: dict, upstream: dict, kept: Kept) -> Array:
+def _delta(head: Head, x: Operands, outputs: dict, upstream: dict, kept: Kept) -> Array:
     """Gradient with respect to the products of hidden states and weights of this block."""
     logits, reference_logits = _both(head, x) if kept is None else kept
     hit = hits(x.targets, logits.shape[1])
-    gradient = fold.logits_gradient(found, upstream, logits, hit, reference_logits)
+    gradient = fold.logits_gradient(outputs, upstream, logits, hit, reference_logits)
     return head.before_cap(gradient, logits)
 
 
@@ -115,12 +115,12 @@ def materialized_fold(head: Head, x: Operands, block: int) -> tuple[fold.Carry, 
 
 
 def materialized_gradient(
-    head: Head, x: Operands, found: dict, upstream: dict, kept: Kept, wanted: Wanted, block: int
+    head: Head, x: Operands, outputs: dict, upstream: dict, kept: Kept, wanted: Wanted, block: int
 ) -> Gradients:
     """Gradients of what is `wanted` ("hidden", "weight", "bias") from the logits kept. `block` is not used.
 
     Args:
-      found: of `fold.finish`. upstream: gradients of it, `[n, 1]` each.
+      outputs: of `fold.finish`. upstream: gradients of it, `[n, 1]` each.
 
     Returns:
       Each gradient by name, in float32 or wider.
@@ -135,7 +135,7 @@ def materialized_gradient(
       [-0.2500 0.2500]
     """
     del block
-    return _products(x, _delta(head, x, found, upstream, kept), wanted)
+    return _products(x, _delta(head, x, outputs, upstream, kept), wanted)
 
 
 # Blocks of the vocabulary: the gradient of hidden states is carried, each block of weights is done once.
@@ -166,7 +166,7 @@ def vocab_scan_fold(head: Head, x: Operands, block: int) -> tuple[fold.Carry, Ke
 
 
 def vocab_scan_gradient(
-    head: Head, x: Operands, found: dict, upstream: dict, kept: Kept, wanted: Wanted, block: int
+    head: Head, x: Operands, outputs: dict, upstream: dict, kept: Kept, wanted: Wanted, block: int
 ) -> Gradients:
     """`materialized_gradient` with logits recomputed, `block` columns of the vocabulary at a time.
 
@@ -186,7 +186,7 @@ def vocab_scan_gradient(
 
     def body(carry: Gradients, begin: Array | int, size: int) -> Gradients:
         columns = _columns(x, begin, size)
-        more = _products(columns, _delta(head, columns, found, upstream, None), wanted)
+        more = _products(columns, _delta(head, columns, outputs, upstream, None), wanted)
         return {
             name: whole + more[name] if name == "hidden" else put(whole, more[name], begin)
             for name, whole in carry.items()
@@ -235,7 +235,7 @@ def token_scan_fold(
 
 
 def token_scan_gradient(
-    head: Head, x: Operands, found: dict, upstream: dict, kept: Kept, wanted: Wanted, block: int
+    head: Head, x: Operands, outputs: dict, upstream: dict, kept: Kept, wanted: Wanted, block: int
 ) -> Gradients:
     """`materialized_gradient` with logits recomputed, `block` tokens at a time.
 
@@ -255,7 +255,9 @@ def token_scan_gradient(
 
     def body(carry: Gradients, begin: Array | int, size: int) -> Gradients:
         rows = _rows(x, begin, size)
-        here, given = ({k: part(a, begin, size) for k, a in rows_of.items()} for rows_of in (found, upstream))
+        here, given = (
+            {k: part(a, begin, size) for k, a in rows_of.items()} for rows_of in (outputs, upstream)
+        )
         more = _products(rows, _delta(head, rows, here, given, None), wanted)
         return {
             name: put(whole, more[name], begin) if name == "hidden" else whole + more[name]

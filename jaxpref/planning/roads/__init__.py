@@ -2,7 +2,7 @@
 
 Nodes are states, arcs are actions, a destination is absorbing. Values are sums of rewards (minus costs) over
 the path to the destination: of the best path, or log sum exp over all paths. Arrays are `[n, d]`, nodes by
-destinations: a sweep then gathers whole rows.
+destinations: a sweep then gathers a node's values to all destinations at once.
 """
 
 from jaxpref.planning.roads.compress import Merged as Merged

@@ -39,7 +39,7 @@ class Merged:
         """A route of the original graph, between kept nodes, as merged arcs."""
         offsets, members = self.members
         by_first = {int(members[offsets[i]]): i for i in range(len(offsets) - 1)}
-        found, at = [], 0
+        merged_arcs, at = [], 0
         while at < len(arcs):
             merged = by_first.get(int(arcs[at]))
             ahead = [] if merged is None else members[offsets[merged] : offsets[merged + 1]].tolist()
@@ -47,9 +47,9 @@ class Merged:
                 raise ValueError(
                     f"merged graph: step {at} of the route starts or ends inside a contracted chain"
                 )
-            found.append(merged)
+            merged_arcs.append(merged)
             at += len(ahead)
-        return found
+        return merged_arcs
 
 
 def merge_chains(graph: RoadGraph, keep: ArrayLike = ()) -> Merged:
@@ -120,13 +120,13 @@ class Split:
             int(heads[i]): int(i) for i in np.flatnonzero(self.arcs < 0)
         }  # the free arc into each new node
         place = {int(old): i for i, old in enumerate(self.arcs) if old >= 0}
-        found = []
+        split_arcs = []
         for arc in arcs:
             chain = [place[int(arc)]]
             while int(tails[chain[0]]) in into:
                 chain.insert(0, into[int(tails[chain[0]])])
-            found += chain
-        return found
+            split_arcs += chain
+        return split_arcs
 
 
 def split_degrees(graph: RoadGraph, most: int) -> Split:

@@ -189,9 +189,9 @@ def reachable(graph: RoadGraph, destination: int) -> NDArray[np.bool_]:
 
     tails, heads = np.asarray(graph.tails), np.asarray(graph.heads)
     backwards = csr_array((np.ones(len(tails), np.int8), (heads, tails)), (graph.num_nodes,) * 2)
-    found = np.zeros(graph.num_nodes, bool)
-    found[breadth_first_order(backwards, destination, return_predecessors=False)] = True
-    return found
+    reached = np.zeros(graph.num_nodes, bool)
+    reached[breadth_first_order(backwards, destination, return_predecessors=False)] = True
+    return reached
 
 
 def _int32(x: NDArray[np.integer]) -> "Int[Array, ...]":

@@ -151,9 +151,9 @@ def _forward(graph: RoadGraph, rewards: Array, destinations: Array, planner: Pla
     return v, (graph, arc, rewards.ndim == 2)
 
 
-def _backward(planner: Planner, held: Any, slope: Float[Array, "n d"]) -> tuple[Any, Array, None]:
+def _backward(planner: Planner, residuals: Any, slope: Float[Array, "n d"]) -> tuple[Any, Array, None]:
     del planner
-    graph, arc, per_destination = held
+    graph, arc, per_destination = residuals
     return None, follow(graph, arc, slope, per_destination), None
 
 

@@ -152,15 +152,15 @@ def _forward(
         return v, soft_step(arcs, v, destinations), kept
 
     before, last, kept = jax.lax.fori_loop(0, horizon, level, (v, v, kept))
-    held = (graph, rewards, destinations, arc, before if stationary else kept)
-    return (before, last), held
+    residuals = (graph, rewards, destinations, arc, before if stationary else kept)
+    return (before, last), residuals
 
 
 def _backward(
-    horizon: int, planner: Planner, stationary: bool, held: Any, slopes: Pair
+    horizon: int, planner: Planner, stationary: bool, residuals: Any, slopes: Pair
 ) -> tuple[Any, Array, None]:
     del planner
-    graph, rewards, destinations, arc, kept = held
+    graph, rewards, destinations, arc, kept = residuals
     arcs, every = arcs_of(graph, rewards), _every(horizon)
     of_before, of_last = slopes
 

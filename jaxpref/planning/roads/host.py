@@ -76,12 +76,12 @@ def cheapest(
 
 
 class _Turned(NamedTuple):
-    """A graph with its arcs turned round, row by row: what does not depend on costs."""
+    """The reversed graph in compressed sparse form: what does not depend on costs."""
 
     order: NDArray[np.int64]  # arcs by (head, tail)
     keys: NDArray[np.int64]  # head * n + tail of each, ascending
     first: NDArray[np.int64]  # places where a pair of ends comes first
-    starts: NDArray[np.int64]  # of the rows, among the pairs
+    starts: NDArray[np.int64]  # of each node's pairs
 
 
 @functools.lru_cache(maxsize=2)
@@ -154,9 +154,9 @@ def check_partition(graph: RoadGraph, costs: ArrayLike) -> float:
       0.3679
     """
     c = check_costs(costs, graph.num_arcs)
-    rows = np.bincount(np.asarray(graph.tails), np.exp(-c), graph.num_nodes)
-    if rows.max() < 1:
-        return float(rows.max())  # a bound, without iterations
+    sums = np.bincount(np.asarray(graph.tails), np.exp(-c), graph.num_nodes)
+    if sums.max() < 1:
+        return float(sums.max())  # a bound, without iterations
     radius = spectral_radius(graph, c)
     if radius >= 1:
         raise DivergentPartition(radius)

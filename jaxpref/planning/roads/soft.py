@@ -159,8 +159,10 @@ def _solved(
     graph: RoadGraph, rewards: Array, destinations: Array, planner: Any, tolerance: float, max_sweeps: int
 ) -> Array:
     start = None if planner is None else planner(graph, as_columns(rewards), destinations)[0]
-    found = solve_soft(graph, rewards, destinations, start=start, tolerance=tolerance, max_sweeps=max_sweeps)
-    return jnp.where(found.converged, found.values, jnp.nan)
+    solution = solve_soft(
+        graph, rewards, destinations, start=start, tolerance=tolerance, max_sweeps=max_sweeps
+    )
+    return jnp.where(solution.converged, solution.values, jnp.nan)
 
 
 def _forward(graph: Any, rewards: Any, destinations: Any, *rest: Any) -> tuple[Array, Any]:
@@ -169,10 +171,10 @@ def _forward(graph: Any, rewards: Any, destinations: Any, *rest: Any) -> tuple[A
 
 
 def _backward(
-    planner: Any, tolerance: float, max_sweeps: int, flow_tolerance: float, held: Any, slope: Array
+    planner: Any, tolerance: float, max_sweeps: int, flow_tolerance: float, residuals: Any, slope: Array
 ) -> tuple[Any, Array, None]:
     del planner, tolerance
-    graph, rewards, destinations, v = held
+    graph, rewards, destinations, v = residuals
     arcs = arcs_of(graph, rewards)
     shares = probabilities(arcs, v, destinations)
     counts = flows(arcs, shares, slope, flow_tolerance, max_sweeps)

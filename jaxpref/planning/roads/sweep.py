@@ -32,8 +32,8 @@ class Arcs(NamedTuple):
             # Column by column: XLA on CPU reduces over a short middle axis one number at a time.
             return functools.reduce(jnp.maximum, (q[:, j] for j in range(q.shape[1])))
         n = self.graph.num_nodes
-        found = jax.ops.segment_max(q, self.graph.tails, n, indices_are_sorted=True)
-        return jnp.maximum(found, _NO_ARC)
+        largest = jax.ops.segment_max(q, self.graph.tails, n, indices_are_sorted=True)
+        return jnp.maximum(largest, _NO_ARC)
 
     def total(self, x: Float[Array, "*arcs d"]) -> Float[Array, "n d"]:
         """Sum over the arcs out of each node."""

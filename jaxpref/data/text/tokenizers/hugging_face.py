@@ -63,10 +63,10 @@ def hf_tokenizer(
         token = token.get("content") if isinstance(token, dict) else token
         if token is None:
             return None
-        found = tokenizer.token_to_id(token)
-        if found is None:
+        token_id = tokenizer.token_to_id(token)
+        if token_id is None:
             raise ValueError(f"hf_tokenizer: {name} {token!r} is not in the vocabulary of {file}")
-        return found
+        return token_id
 
     bos, eos, pad = (
         identifier(name, given)
