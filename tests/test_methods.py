@@ -3,6 +3,7 @@
 JAXPREF_WRITE_GOLDEN=1 pytest tests/test_methods.py writes the pages anew.
 """
 
+import ast
 import os
 import pathlib
 import re
@@ -12,7 +13,11 @@ import pytest
 from jaxpref import cli
 from jaxpref.methods import FAMILIES, METHODS, table
 
-PAGES = {"README.md": table.family_list, "jaxpref/losses/README.md": table.markdown}
+PAGES = {
+    "README.md": table.summary,
+    "METHODS.md": table.family_list,
+    "jaxpref/losses/README.md": table.markdown,
+}
 ALL = pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
 
 
@@ -31,6 +36,20 @@ def test_pages_show_the_table(repository, page):
         f"{page} is not what the rows of jaxpref/methods say: "
         "run `JAXPREF_WRITE_GOLDEN=1 pytest tests/test_methods.py` and commit it"
     )
+
+
+def test_the_tables_written_by_hand_name_what_exists(repository):
+    """Names in code spans of METHODS.md below the golden: functions, arguments, modules or experiments."""
+    _, _, page = (repository / "METHODS.md").read_text().partition("<!-- /methods -->")
+    known = set()
+    for path in (*repository.glob("jaxpref/**/*.py"), *repository.glob("experiments/*.py")):
+        known |= {*path.relative_to(repository).with_suffix("").parts}
+        for node in ast.walk(ast.parse(path.read_text())):
+            known |= {getattr(node, field, None) for field in ("name", "arg")}
+    spans = [re.sub(r'"\w+"|\.py\b', "", span) for span in re.findall(r"`([^`]+)`", page)]
+    named = {word for span in spans for word in re.findall(r"\b[a-z]\w{2,}", span)}
+    assert len(named) > 60
+    assert not named - known, "METHODS.md names what is not there (any more)"
 
 
 @ALL
