@@ -32,8 +32,10 @@ def test_pages_show_the_table(repository, page):
     if os.environ.get("JAXPREF_WRITE_GOLDEN"):
         path.write_text(before + marker + expected + end + after)
         return
-    assert shown == expected, (
-        f"{page} is not what the rows of jaxpref/methods say: "
+    new = [line for line in expected.splitlines() if line not in shown.splitlines()]
+    same = shown == expected  # pytest would print the whole page
+    assert same, (
+        f"{page} is not what the rows of jaxpref/methods say; it lacks {new or 'nothing, but has more'}: "
         "run `JAXPREF_WRITE_GOLDEN=1 pytest tests/test_methods.py` and commit it"
     )
 
@@ -49,7 +51,8 @@ def test_the_tables_written_by_hand_name_what_exists(repository):
     spans = [re.sub(r'"\w+"|\.py\b', "", span) for span in re.findall(r"`([^`]+)`", page)]
     named = {word for span in spans for word in re.findall(r"\b[a-z]\w{2,}", span)}
     assert len(named) > 60
-    assert not named - known, "METHODS.md names what is not there (any more)"
+    missing = sorted(named - known)
+    assert not missing, f"METHODS.md names {missing}, which no file of jaxpref or experiments defines"
 
 
 @ALL
@@ -57,7 +60,10 @@ def test_no_cell_is_empty_and_a_gap_has_its_reason(method):
     fields = ("title", "formula", "score", "defaults", "identities", "parity", "real")
     cells = {field: getattr(method, field).strip() for field in fields}
     empty = [field for field, text in cells.items() if not text]
-    assert not empty, f"{method.name}: {empty} are empty in its row in jaxpref/methods (a gap: 'none: why')"
+    assert not empty, (
+        f"{method.name}: {empty} are empty in its row in jaxpref/methods. jaxpref/methods/base.py says what "
+        "each is for; for parity and real, what there is none of: 'none: why'"
+    )
     unsaid = [
         f for f, text in cells.items() if text.startswith("none") and not re.match("none: .{10,}", text)
     ]

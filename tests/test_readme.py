@@ -4,7 +4,11 @@ import math
 import re
 import runpy
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
+
+from jaxpref.algorithms.inputs import check_loss, inputs_of
 
 
 @pytest.fixture(scope="module")
@@ -55,3 +59,18 @@ def test_every_figure_is_small_and_drawn_by_the_script(repository, readme):
         assert path.stat().st_size < 60_000, path.name
     for _, experiment in script["RUNS"].values():
         assert f"{experiment}`" in readme, f"the caption lacks the command of {experiment}"
+
+
+def test_the_loss_of_the_how_to_is_one_that_offline_takes(repository):
+    blocks = re.findall(
+        r"^```python\n(.*?)^```", (repository / "jaxpref/losses/README.md").read_text(), re.M | re.S
+    )
+    assert len(blocks) == 1
+    names = {}
+    exec(blocks[0], names)
+    loss = names["squared_hinge"]
+    check_loss(loss, reference="initial", offers=())
+    assert loss.__annotations__["return"].dim_str == "b"
+    given = {one.name: jnp.array([-2.0, -3.0]) for one in inputs_of(loss)}
+    np.testing.assert_array_equal(loss(**given), [1.0, 1.0])
+    np.testing.assert_array_equal(loss(**given | {"chosen_logps": jnp.array([-1.5, 0.0])}), [0.25, 0.0])
