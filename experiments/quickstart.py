@@ -13,8 +13,8 @@ Change    beta=0.3 wrong_fraction=0.5 stages.dpo.num_steps=100
 Ablation  jaxpref sweep experiments/quickstart.py:sweep_beta
 Try       jaxpref train experiments/quickstart.py --smoke
 Cost      2 minutes on 2 CPU cores.
-Expect    400 held-out prompts, 95 % intervals. Checker accuracy is the share of sampled answers that are right;
-          the win rate is against samples from when DPO began.
+Expect    400 held-out prompts, 95 % intervals. Checker accuracy is the share of sampled answers that are
+          right; the win rate is against samples from when DPO began.
                      checker accuracy of SFT, then DPO   win rate              reward accuracy
             seed 0   0.512  0.785 [0.742, 0.822]         0.604 [0.573, 0.635]  0.985 [0.973, 0.997]
             seed 1   0.605  0.873 [0.836, 0.902]         0.644 [0.615, 0.672]  0.998 [0.993, 1.000]
