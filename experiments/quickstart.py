@@ -13,8 +13,13 @@ Change    beta=0.3 wrong_fraction=0.5 stages.dpo.num_steps=100
 Ablation  jaxpref sweep experiments/quickstart.py:sweep_beta
 Try       jaxpref train experiments/quickstart.py --smoke
 Cost      2 minutes on 2 CPU cores.
-Expect    share of sampled answers that are right: 0.51 after SFT, 0.77 to 0.83 after DPO, win rate
-          0.63 to 0.66 (three runs); beta=0.1: 0.40, win rate 0.445, reward accuracy 0.948. 400 prompts each.
+Expect    400 held-out prompts, 95 % intervals. Checker accuracy is the share of sampled answers that are
+          right; the win rate is against samples from when DPO began.
+                     checker accuracy of SFT, then DPO   win rate              reward accuracy
+            seed 0   0.512  0.785 [0.742, 0.822]         0.604 [0.573, 0.635]  0.985 [0.973, 0.997]
+            seed 1   0.605  0.873 [0.836, 0.902]         0.644 [0.615, 0.672]  0.998 [0.993, 1.000]
+            seed 2   0.542  0.838 [0.798, 0.870]         0.652 [0.623, 0.682]  0.998 [0.993, 1.000]
+            beta=0.1 0.512  0.367 [0.322, 0.416]         0.395 [0.361, 0.429]  0.882 [0.851, 0.914]
 """
 
 from functools import partial

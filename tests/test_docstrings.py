@@ -63,8 +63,15 @@ def test_functions_say_what_they_return_and_show_it(file):
     module = importlib.import_module(module_of(file))
     for name in public_functions(file):
         text = inspect.getdoc(getattr(module, name)) or ""
-        assert "Returns:" in text, f"{module.__name__}.{name}: say what it returns, under 'Returns:'"
-        assert ">>>" in text, f"{module.__name__}.{name}: show an example, three lines after 'Example:'"
+        where = f"{module.__name__}.{name}"
+        assert "Returns:" in text, (
+            f"{where}: its docstring does not say what it returns. Add a part 'Returns:' with shape, unit "
+            "and range, such as '[b] nats, 0 or more'"
+        )
+        assert ">>>" in text, (
+            f"{where}: its docstring shows no example. Add a part 'Example:' of about three lines, '>>> "
+            f"print(...)' and what it prints; jnp, np, jax, partial and {', '.join(ROOMS)} need no import"
+        )
 
 
 @pytest.mark.parametrize("file", FILES, ids=module_of)
@@ -78,7 +85,7 @@ def test_examples_run(file, monkeypatch):
     for test in doctest.DocTestFinder(exclude_empty=True).find(module, extraglobs=known):
         wrong: list[str] = []
         runner.run(test, out=wrong.append, clear_globs=False)
-        assert not wrong, "".join(wrong)
+        assert not wrong, f"{test.name}: its example prints something else\n" + "".join(wrong)
 
 
 def test_numbers_agree_to_the_digits_written():

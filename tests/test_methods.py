@@ -3,6 +3,7 @@
 JAXPREF_WRITE_GOLDEN=1 pytest tests/test_methods.py writes the pages anew.
 """
 
+import ast
 import os
 import pathlib
 import re
@@ -12,7 +13,11 @@ import pytest
 from jaxpref import cli
 from jaxpref.methods import FAMILIES, METHODS, table
 
-PAGES = {"README.md": table.family_list, "jaxpref/losses/README.md": table.markdown}
+PAGES = {
+    "README.md": table.summary,
+    "METHODS.md": table.family_list,
+    "jaxpref/losses/README.md": table.markdown,
+}
 ALL = pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
 
 
@@ -27,10 +32,27 @@ def test_pages_show_the_table(repository, page):
     if os.environ.get("JAXPREF_WRITE_GOLDEN"):
         path.write_text(before + marker + expected + end + after)
         return
-    assert shown == expected, (
-        f"{page} is not what the rows of jaxpref/methods say: "
+    new = [line for line in expected.splitlines() if line not in shown.splitlines()]
+    same = shown == expected  # pytest would print the whole page
+    assert same, (
+        f"{page} is not what the rows of jaxpref/methods say; it lacks {new or 'nothing, but has more'}: "
         "run `JAXPREF_WRITE_GOLDEN=1 pytest tests/test_methods.py` and commit it"
     )
+
+
+def test_the_tables_written_by_hand_name_what_exists(repository):
+    """Names in code spans of METHODS.md below the golden: functions, arguments, modules or experiments."""
+    _, _, page = (repository / "METHODS.md").read_text().partition("<!-- /methods -->")
+    known = set()
+    for path in (*repository.glob("jaxpref/**/*.py"), *repository.glob("experiments/*.py")):
+        known |= {*path.relative_to(repository).with_suffix("").parts}
+        for node in ast.walk(ast.parse(path.read_text())):
+            known |= {getattr(node, field, None) for field in ("name", "arg")}
+    spans = [re.sub(r'"\w+"|\.py\b', "", span) for span in re.findall(r"`([^`]+)`", page)]
+    named = {word for span in spans for word in re.findall(r"\b[a-z]\w{2,}", span)}
+    assert len(named) > 60
+    missing = sorted(named - known)
+    assert not missing, f"METHODS.md names {missing}, which no file of jaxpref or experiments defines"
 
 
 @ALL
@@ -38,7 +60,10 @@ def test_no_cell_is_empty_and_a_gap_has_its_reason(method):
     fields = ("title", "formula", "score", "defaults", "identities", "parity", "real")
     cells = {field: getattr(method, field).strip() for field in fields}
     empty = [field for field, text in cells.items() if not text]
-    assert not empty, f"{method.name}: {empty} are empty in its row in jaxpref/methods (a gap: 'none: why')"
+    assert not empty, (
+        f"{method.name}: {empty} are empty in its row in jaxpref/methods. jaxpref/methods/base.py says what "
+        "each is for; for parity and real, what there is none of: 'none: why'"
+    )
     unsaid = [
         f for f, text in cells.items() if text.startswith("none") and not re.match("none: .{10,}", text)
     ]

@@ -1,11 +1,13 @@
-"""The table of methods, as text and as Markdown: `jaxpref methods`, and the tables of the READMEs."""
+"""The table of methods, as text and as Markdown: `jaxpref methods`, and what README.md, METHODS.md and the
+README of the losses show of it."""
 
+import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from jaxpref.methods.base import Method
 
-__all__ = ["details", "evidence", "family_list", "markdown"]
+__all__ = ["details", "evidence", "family_list", "markdown", "summary"]
 
 
 def _differences(method: Method) -> str:
@@ -67,20 +69,40 @@ def details(method: Method) -> str:
 
 
 def markdown(families: Mapping[str, Iterable[Method]]) -> str:
-    """Tables by family, for `losses/README.md`."""
-    head = (
-        "| loss | method, paper | formula | of | ref. | defaults | identities | outside parity | real data |"
+    """Tables by family in full, for `losses/README.md`."""
+    columns = (
+        "loss",
+        "method, paper",
+        "formula",
+        "of",
+        "ref.",
+        "defaults",
+        "identities",
+        "outside parity",
+        "real data",
     )
+    return _tables(families, columns, _row)
+
+
+def _tables(
+    families: Mapping[str, Iterable[Method]], columns: tuple[str, ...], row: Callable[[Method], Iterable[str]]
+) -> str:
+    """A heading and a table for each family, a row for each method."""
     parts = []
     for family, methods in families.items():
-        rows = [_row(m) for m in methods]
-        parts.append("\n".join([f"### {family}", "", head, "|---" * 9 + "|", *rows]))
+        lines = [f"### {family}", "", _line(columns), "|---" * len(columns) + "|"]
+        lines += [_line(map(_escaped, row(m))) for m in methods]
+        parts.append("\n".join(lines))
     return "\n\n".join(parts)
 
 
-def _row(m: Method) -> str:
+def _line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _row(m: Method) -> tuple[str, ...]:
     stops = f"; gradient stops: {m.stops}" if m.stops else ""
-    cells = (
+    return (
         f"`{m.name}`",
         f"{m.title}, {_sources(m)}",
         m.formula,
@@ -91,15 +113,22 @@ def _row(m: Method) -> str:
         m.parity,
         m.real,
     )
-    return "| " + " | ".join(map(_escaped, cells)) + " |"
 
 
 def family_list(families: Mapping[str, Iterable[Method]]) -> str:
-    """A line for each method, for the README: title, paper, name, evidence in a few words."""
-    lines = ["| method | paper | loss | evidence |", "|---|---|---|---|"]
-    for methods in families.values():
-        lines += [f"| {m.title} | {_sources(m)} | `losses.{m.name}` | {_short(m)} |" for m in methods]
-    return "\n".join(lines)
+    """Tables by family in short, for METHODS.md: title, paper, name, evidence in a few words."""
+
+    def row(m: Method) -> tuple[str, ...]:
+        return m.title, _sources(m), f"`losses.{m.name}`", _short(m)
+
+    return _tables(families, ("method", "paper", "loss", "evidence"), row)
+
+
+def summary(families: Mapping[str, Iterable[Method]]) -> str:
+    """How many methods there are and of what, for README.md."""
+    counts = {family: len(tuple(methods)) for family, methods in families.items()}
+    each = ", ".join(f"{family[0].lower()}{family[1:]} ({n})" for family, n in counts.items())
+    return textwrap.fill(f"**{sum(counts.values())} losses**, by what they learn from: {each}.", width=118)
 
 
 def _short(method: Method) -> str:

@@ -37,6 +37,10 @@ def axes_of(loss: Callable[..., Any]) -> dict[str, tuple[str, ...]]:
     """Axis letters of every array input, such as ("b", "k"). "*n" counts as ("b",)."""
     found = {}
     for q in _parameters(loss):
+        assert hasattr(q.annotation, "dim_str"), (
+            f"{_function(loss).__name__}: what are the axes of {q.name}? Give it a type, such as "
+            f'Float[Array, "b"] (letters with a size here: {", ".join(SIZES)})'
+        )
         dims = q.annotation.dim_str.split()
         found[q.name] = tuple("b" if d.startswith("*") else d.lstrip("#") for d in dims)
     return found
@@ -101,5 +105,8 @@ def moving(method: Method, inputs: dict[str, Any]) -> dict[str, Any]:
 def value(method: Method, inputs: dict[str, Any], **arguments: Any) -> Any:
     """The losses alone, from a fresh state where there is one."""
     if method.state is None:
-        return method.loss(**inputs, **arguments)
-    return method.loss(**inputs, state=method.state(), **arguments)[0]
+        losses = method.loss(**inputs, **arguments)
+    else:
+        losses = method.loss(**inputs, state=method.state(), **arguments)[0]
+    assert losses.ndim, f"{method.name} returns one number for all prompts: return one for each, [b]"
+    return losses

@@ -95,8 +95,16 @@ def test_gradients_equal_float64_finite_differences(method: Method):
             numeric = float((ahead - behind) / (2 * step))
             _, forward, reverse = at(moves, direction)
             backward = sum(float((np.asarray(reverse[n]) * direction[n]).sum()) for n in moves)
-            np.testing.assert_allclose(float(forward), numeric, rtol=5e-7, atol=1e-8)
-            np.testing.assert_allclose(backward, numeric, rtol=5e-7, atol=1e-8)
+            for mode, slope in (("forward", float(forward)), ("reverse", backward)):
+                np.testing.assert_allclose(
+                    slope,
+                    numeric,
+                    rtol=5e-7,
+                    atol=1e-8,
+                    err_msg=f"{method.name}: the slope of {mode} mode is not that of finite differences. If "
+                    "a gradient stops on purpose, say where in `stops` of its row; if an array inside is "
+                    "float32, give it the dtype of the inputs",
+                )
 
 
 def _to_extremes(method: Method) -> tuple[list[str], bool]:
@@ -167,9 +175,14 @@ def test_one_number_per_example_in_float32(method: Method):
     for dtype in (jnp.bfloat16, jnp.float32):
         given = {n: np.asarray(x, dtype) if is_float(x) else x for n, x in inputs.items()}
         out = jax.eval_shape(functools.partial(value, method), given)
-        assert out.shape[0] == 5
-        assert out.ndim == _rank(method)
-        assert out.dtype == jnp.float32
+        assert (out.ndim, out.shape[0]) == (_rank(method), 5), (
+            f"{method.name} returns {out.shape} for 5 prompts: a loss returns one number for each "
+            'prompt (Float[Array, "b"]) or response (Float[Array, "b k"]), as its return annotation says'
+        )
+        assert out.dtype == jnp.float32, (
+            f"{method.name} returns {out.dtype} of {jnp.dtype(dtype)}: pass its inputs through "
+            "`losses.checks.as_floats` (or `scores.log_ratios`), which makes them float32 or better"
+        )
 
 
 @ONE_BY_ONE
@@ -182,7 +195,11 @@ def test_examples_stand_for_themselves(method: Method):
         for n, x in inputs.items()
     }
     values = np.asarray(_compiled(method.name)(*_in_float32(mixed))[0])
-    np.testing.assert_array_equal(values[:5], _drawn(method.name)[0][:5])
+    np.testing.assert_array_equal(
+        values[:5],
+        _drawn(method.name)[0][:5],
+        err_msg=f"{method.name}: rows feel other rows. If intended, say so in `coupled` of its row",
+    )
     assert (values[5:] != _drawn(method.name)[0][5:]).any()
     alone = {n: np.asarray(x)[:1] if "b" in axes[n] else x for n, x in inputs.items()}
     assert jax.eval_shape(functools.partial(value, method), alone).shape[0] == 1
@@ -224,13 +241,29 @@ def test_padding_rows_change_nothing(method: Method):
     np.testing.assert_allclose(few, expected[keep], rtol=1e-5, atol=1e-6)
 
 
+def _refused(call, given, *, match: str, how: str) -> None:
+    """`call(given)` raises a ValueError that says `match`; if not, the test says how to mend it."""
+    raised = None
+    try:
+        call(given)
+    except Exception as error:
+        raised = error
+    right = isinstance(raised, ValueError) and match in str(raised)
+    assert right, f"{how}\n(raised: {raised!r})"
+
+
 @over([m for m in METHODS if len(m.inputs) > 1])
 def test_shape_mismatch_is_an_error(method: Method):
     inputs = inputs_for(method.loss)
     for name, axes in axes_of(method.loss).items():
         if "b" in axes:
-            with pytest.raises(ValueError, match="expected one shape"):
-                jax.eval_shape(functools.partial(value, method), inputs | {name: inputs[name][:1]})
+            _refused(
+                lambda given: jax.eval_shape(functools.partial(value, method), given),
+                inputs | {name: inputs[name][:1]},
+                match="expected one shape",
+                how=f"{method.name} must refuse {name} of one row beside other inputs of five: pass all "
+                "inputs through `losses.checks.as_floats` or `check_axes`",
+            )
 
 
 @ALL
@@ -244,9 +277,15 @@ def test_reference_has_exactly_zero_gradient(method: Method):
     moves = moving(method, inputs_for(method.loss))
     for name, g in _drawn(method.name)[1].items():
         if name.startswith("reference") or name in method.constants:
-            np.testing.assert_array_equal(g, 0, err_msg=name)
+            np.testing.assert_array_equal(
+                g,
+                0,
+                err_msg=f"{method.name}: {name} is data and has a gradient; use `scores.log_ratio`",
+            )
         elif name in moves:
-            assert np.abs(g[:5]).max() > 0, f"{name} has no gradient; if intended: `constants` of its row"
+            assert np.abs(g[:5]).max() > 0, (
+                f"{method.name}: {name} has no gradient; if intended, name it in `constants` of its row"
+            )
         else:
             assert DATA.match(name), (
                 f"{name}: not a reference, a constant or matched by DATA (loss_inputs.py)"
@@ -256,7 +295,12 @@ def test_reference_has_exactly_zero_gradient(method: Method):
 @over([m for m in METHODS if m.at_equality is not None])
 def test_value_at_equality(method: Method):
     inputs = {n: jnp.ones(5) for n in inputs_for(method.loss)}
-    np.testing.assert_allclose(method.loss(**inputs), method.at_equality, rtol=1e-6)
+    np.testing.assert_allclose(
+        method.loss(**inputs),
+        method.at_equality,
+        rtol=1e-6,
+        err_msg=f"{method.name}: `at_equality` of its row is the value where every input is 1",
+    )
 
 
 @pytest.mark.parametrize(
@@ -265,8 +309,13 @@ def test_value_at_equality(method: Method):
     ids=lambda v: v.name if isinstance(v, Method) else str(v),
 )
 def test_bad_hyper_parameter_is_an_error(method: Method, arguments):
-    with pytest.raises(ValueError, match=next(iter(arguments))):
-        value(method, inputs_for(method.loss), **arguments)
+    _refused(
+        lambda given: value(method, given, **arguments),
+        inputs_for(method.loss),
+        match=next(iter(arguments)),
+        how=f"{method.name} must refuse {arguments}, as `rejects` of its row says, and name it: "
+        "`losses.checks.positive`, `not_negative` and `within` do",
+    )
 
 
 @ALL
@@ -294,11 +343,15 @@ def test_signature_and_docstring(method: Method):
             "after `*,` in the signature"
         )
         assert parameter.annotation is not parameter.empty, (
-            f'{parameter} has no type: inputs are jaxtyping arrays such as Float[Array, "b"]'
+            f"losses.{method.name}, {parameter}: no type; inputs are jaxtyping arrays such as "
+            'Float[Array, "b"]'
         )
     doc = inspect.getdoc(method.loss) or ""
     where = f"in the docstring of losses.{method.name} (losses.dpo shows the form)"
-    assert method.sources, f"no paper {where}: write 'Rafailov et al. 2023, arXiv:2305.18290, Eq. 7.'"
+    assert method.sources, (
+        f"no paper {where}: write 'Rafailov et al. 2023, arXiv:2305.18290, Eq. 7.' or, "
+        "of your own, 'Name 2026'"
+    )
     assert "nats" in doc or "log" in doc, f"no unit {where}: say that the log-probs are in nats"
     if method.coupled:
         assert "microbatch" in doc, f"nothing on microbatches {where}: rows are coupled"
