@@ -70,7 +70,7 @@ def interpolated(
         raise ValueError(f"interpolated: expected a weight in [0, 1], got {weight}")
     for name in (of, start):
         if name not in policies:
-            raise ValueError(f"interpolated: the other policies has no {name!r}; it has {sorted(policies)}")
+            raise ValueError(f"interpolated: there is no policy {name!r}; there are {sorted(policies)}")
     return _blend(policies[start], policies[of], weight)
 
 

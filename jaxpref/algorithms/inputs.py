@@ -186,7 +186,9 @@ def _value(
     offered = reference if wanted.reference else policy
     if wanted.base not in offered:
         kind = "reference has" if wanted.reference else "batch and policy have"
-        what = QUANTITIES.get(wanted.base, "add a column of that name to the records (Records.with_column)")
+        what = QUANTITIES.get(
+            wanted.base, "correct the name, or add such a column to the records (Records.with_column)"
+        )
         raise ValueError(
             f"loss {loss_name(loss)} needs {wanted.name}, and the {kind} no {wanted.base!r}: {what}; there "
             f"are {sorted(offered)}"
