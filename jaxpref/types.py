@@ -326,7 +326,7 @@ def check_completions(batch: Completions, vocab_size: int | None = None) -> None
             row = np.argwhere(~np.isfinite(np.asarray(value)))[0][0]
             raise ValueError(f"{name}: row {row} is not finite; recompute the column")
     for name, value in batch.columns.items():
-        _check_column(name, np.asarray(value), batch.axes_of(name), {"b": b, "k": k})
+        _check_column(name, np.asarray(value), batch.axes_of(name), {"b": b, "k": k, "r": tokens.shape[2]})
     if batch.preferences is not None:
         pref = np.asarray(batch.preferences)
         if (
@@ -341,7 +341,7 @@ def check_segments(batch: Segments) -> None:
     """Raises ValueError that says which field is wrong, what was expected and what was given. Host side."""
     _check("step_mask", batch.step_mask, 3, "b")
     mask = np.asarray(batch.step_mask)
-    (b, k, _), sizes = mask.shape, dict(zip("bk", mask.shape, strict=False))
+    (b, k, _), sizes = mask.shape, dict(zip("bkr", mask.shape, strict=True))
     _check_prefix("step_mask", mask)
     for name in ("observations", "actions"):
         value = np.asarray(getattr(batch, name))

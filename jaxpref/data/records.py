@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxpref.types import COLUMNS, Completions, column_axes
 
-__all__ = ["Example", "Records", "concatenate", "declared_axes", "held_out_rows", "with_axes"]
+__all__ = ["Example", "Records", "concatenate", "declared_axes", "held_out_rows", "with_axes", "with_tokens"]
 
 # Columns with a field of their own in `Completions`; the others go into its `columns`.
 _FIELDS = {"reference_logps": "b k", "preferences": "b k k"}
@@ -116,6 +116,7 @@ class Records:
         columns: dict[str, np.ndarray] = {"example_ids": np.where(real, indices, 0).astype(np.int32)}
         for name in sorted(self.columns):
             values = _narrowed(np.asarray(self.columns[name][indices]))
+            values = with_tokens(values, self.axes_of(name), r)
             neutral = np.asarray(0.5 if name == "preferences" else 0, values.dtype)
             columns[name] = np.where(real.reshape((b,) + (1,) * (values.ndim - 1)), values, neutral)
         fields = {name: columns.pop(name) for name in _FIELDS if name in columns}
@@ -294,6 +295,16 @@ def held_out_rows(keys: np.ndarray, share: float, *, seed: int = 0) -> np.ndarra
     return (z >> np.uint64(11)).astype(np.float64) / 2**53 < share
 
 
+def with_tokens(values: np.ndarray, axes: Sequence[str], room: int) -> np.ndarray:
+    """A column whose axis `r` (tokens or steps) is cut or padded with zeros to `room` places."""
+    if "r" not in axes:
+        return values
+    at = axes.index("r")
+    missing = max(room - values.shape[at], 0)
+    padding = [(0, missing if axis == at else 0) for axis in range(values.ndim)]
+    return np.pad(values, padding).take(np.arange(room), at)
+
+
 def declared_axes(metadata: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     """Axes that were said with columns of one's own: a field of batches."""
     return tuple(sorted(metadata.get("column_axes", {}).items()))
@@ -339,8 +350,13 @@ def concatenate(parts: Sequence[Records], metadata: Mapping[str, Any] | None = N
 
     shared = set.intersection(*(set(part.columns) for part in parts))
     given = dict(parts[0].metadata if metadata is None else metadata)
-    axes = {n: " ".join(parts[0].axes_of(n)) for n in shared if n in parts[0].metadata.get("column_axes", {})}
-    given |= {"column_axes": axes} if axes else {}
+    given.pop("column_axes", None)
+    axes = {name: {part.axes_of(name) for part in parts} for name in shared}
+    differing = sorted(name for name, known in axes.items() if len(known) > 1)
+    if differing:
+        raise ValueError(f"concatenate: the parts say different axes of column {differing[0]}")
+    declared = {name: " ".join(*known) for name, known in axes.items() if name not in COLUMNS | _FIELDS}
+    given |= {"column_axes": declared} if declared else {}
     return Records(
         prompt_tokens=joined("prompt_tokens"),
         prompt_starts=joined("prompt_starts", "prompt_tokens"),

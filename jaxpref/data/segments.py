@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxpref.data.records import declared_axes, held_out_rows, with_axes
+from jaxpref.data.records import declared_axes, held_out_rows, with_axes, with_tokens
 from jaxpref.types import Segments, check_segments, column_axes
 
 __all__ = ["SegmentRecords"]
@@ -162,6 +162,8 @@ class SegmentRecords:
         columns = {"example_ids": np.where(real, indices, 0).astype(np.int32)}
         for name in sorted(self.columns):
             values = np.asarray(self.columns[name][indices])
+            axes = column_axes(name, values, dict(declared_axes(self.metadata)))
+            values = with_tokens(values, axes, room)
             kept = real.reshape((-1,) + (1,) * (values.ndim - 1))
             columns[name] = np.where(kept, values, np.zeros((), values.dtype))
         preferences = None

@@ -272,7 +272,7 @@ def test_a_missing_column_says_what_to_add():
         return -chosen_logps * mine
 
     algorithm = offline(TABLE, loss=with_mine, optimizer=SGD, reference=None)
-    with pytest.raises(ValueError, match=r"no 'mine': add a column of that name"):
+    with pytest.raises(ValueError, match=r"no 'mine': correct the name, or add such a column"):
         algorithm.evaluate(algorithm.init(TABLE.init(KEY)), _table(k=2), KEY)
     algorithm = offline(TABLE, loss=losses.cpo, optimizer=SGD, reference=None)
     with pytest.raises(ValueError, match="needs rejected_logps, response 1"):

@@ -18,7 +18,7 @@ from jaxpref.data.records_io import add_column, load_records, write_records
 from jaxpref.policies.reward_table import reward_table
 from jaxpref.policies.tabular import tabular
 from jaxpref.selection.gather import take_responses
-from jaxpref.types import Completions
+from jaxpref.types import Completions, check_completions
 
 KEY = jax.random.key(0)
 
@@ -120,6 +120,25 @@ def test_columns_say_what_their_axes_are(tmp_path):
         assert set(batch.prompts.columns) == {"context", "example_ids"}
     add_column(tmp_path / "records", "later", context, axes="b d")
     assert load_records(tmp_path / "records").only(0).columns["later"].shape == (3, 2)
+
+
+def test_columns_of_tokens_have_the_room_of_their_batch():
+    """Whatever the longest response of the table is, as the mask does; longer values are of no token."""
+    values = np.arange(3 * 2 * 2, dtype=np.float32).reshape(3, 2, 2) + 1
+    records = examples().with_column("token_rewards", values)
+    for room in (2, 5):
+        batch = records.rows([2, 0], response_length=room)
+        assert batch.columns["token_rewards"].shape == batch.response_mask.shape == (2, 2, room)
+        np.testing.assert_array_equal(batch.columns["token_rewards"][..., :2], values[[2, 0]])
+        assert not np.any(batch.columns["token_rewards"][..., 2:])
+        check_completions(batch)
+    short = records.rows([2], response_length=1)
+    np.testing.assert_array_equal(short.columns["token_rewards"], values[[2], :, :1])
+    wrong = dataclasses.replace(short, columns={"token_rewards": values[[2]]})
+    with pytest.raises(ValueError, match=r"column token_rewards: expected shape \[b, k, r\]"):
+        check_completions(wrong)
+    with pytest.raises(ValueError, match="different axes of column liked"):
+        concatenate([examples().with_column("liked", np.ones((3, 2)), axes=a) for a in ("b k", "b d")])
 
 
 def test_prompts_keep_their_columns_when_they_are_sampled_from():
