@@ -73,5 +73,5 @@ def test_columns_say_whose_they_are_and_prompts_keep_their_own():
     prompts = declared.prompts
     assert set(prompts.columns) == {"prompt_embeddings", "mine"}
     assert prompts.column_axes == declared.column_axes
-    with pytest.raises(ValueError, match=r"column mine: of shape \[2, 2\], and nobody said"):
+    with pytest.raises(ValueError, match=r"column mine: of shape \[2, 2\], and its axes were not declared"):
         _ = _batch(columns=columns).prompts
