@@ -188,7 +188,7 @@ class Records:
         return self.take(~away), self.take(away)
 
     def axes_of(self, name: str) -> tuple[str, ...]:
-        """What the axes of a column are, such as `("b", "k")`."""
+        """The axes of a column, such as `("b", "k")`."""
         return _axes_of(name, self.columns[name], self.metadata)
 
     def with_column(self, name: str, values: np.ndarray, *, axes: str | None = None) -> "Records":
@@ -306,12 +306,12 @@ def with_tokens(values: np.ndarray, axes: Sequence[str], room: int) -> np.ndarra
 
 
 def declared_axes(metadata: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    """Axes that were said with columns of one's own: a field of batches."""
+    """Axes declared with columns, by name: a field of batches."""
     return tuple(sorted(metadata.get("column_axes", {}).items()))
 
 
 def with_axes(metadata: Mapping[str, Any], name: str, axes: str | None) -> Mapping[str, Any]:
-    """`metadata` that know what the axes of a column are.
+    """`metadata` with the axes of a column added.
 
     Raises:
       ValueError: `types.COLUMNS` knows the column by other axes, or the first axis is not `b`.

@@ -134,7 +134,7 @@ def sweep_residuals(mdp: TabularMDP, temperature: float = 0.0, *, sweeps: int) -
 def check_finite(
     mdp: TabularMDP, temperature: float = 0.0, *, tolerance: float = 1e-6, max_sweeps: int = 10_000
 ) -> None:
-    """Host side: the values that `values` would find exist. Below a discount of 1 they always do.
+    """Host side: checks that optimal values are finite. Below a discount of 1 they always are.
 
     Returns:
       Nothing.

@@ -63,7 +63,7 @@ def state_action_features(world: World) -> World:
 
 
 def optimal_policy(mdp: TabularMDP) -> Policy:
-    """Plans: the policy that is best for the rewards of `mdp`; ties share alike.
+    """Plans: the policy that is best for the rewards of `mdp`; tied actions share equally.
 
     Returns:
       Probabilities of actions `[s, a]`.
@@ -78,7 +78,7 @@ def optimal_policy(mdp: TabularMDP) -> Policy:
 
 
 def greedy_policy(mdp: TabularMDP) -> Policy:
-    """Does not plan: in each state the actions with the largest reward of `mdp`; ties share alike.
+    """Does not plan: in each state the actions with the largest reward of `mdp`; tied actions share equally.
 
     The right reading of a table of advantages (arXiv:2310.02456).
 

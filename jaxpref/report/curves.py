@@ -55,7 +55,7 @@ def _non_finite(runs: Sequence[Run]) -> list[str]:
 
 
 def progress_section(runs: Sequence[Run], folder: AnyPath) -> Markup:
-    """Evaluators that ran three times or more in a stage, as curves; with fewer the cards say it all."""
+    """Evaluators that ran three times or more in a stage, as curves; with fewer the cards are enough."""
     steps: dict[tuple[str, str, str], set[int]] = {}
     for run in runs:
         for e in run.evaluations:

@@ -100,7 +100,7 @@ def new_axes(title: str, *, whole_steps: bool = True) -> "tuple[Figure, Axes]":
 
 
 def vanishes(metric: str) -> bool:
-    """True for what should fall to 0, and whose digits below are the news: drawn on a logarithmic axis."""
+    """True for a metric that should fall to 0 and whose small values matter: drawn on a logarithmic axis."""
     return any(word in metric.lower() for word in _VANISHING)
 
 

@@ -46,7 +46,7 @@ class Sample:
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """What an evaluator wants drawn, as it was when it last ran."""
+    """A picture that an evaluator asks for, from its last evaluation."""
 
     stage: str
     step: int

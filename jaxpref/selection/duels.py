@@ -35,7 +35,7 @@ def fit_duels(
     steps: int = 8,
     start: Float[Array, " d"] | None = None,
 ) -> DuelFit:
-    """Ridge-penalised logistic maximum likelihood, by Newton steps that are halved until they help.
+    """Ridge-penalised logistic maximum likelihood, by Newton steps, halved where they overshoot.
 
     A full step can move away from the maximum, and then never comes back: the logistic curve is flat there.
 

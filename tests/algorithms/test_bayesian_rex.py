@@ -52,7 +52,7 @@ def exact():
     return circle, np.exp(logs - logs.max()) / np.exp(logs - logs.max()).sum(), logs
 
 
-def test_params_are_the_posterior_mean_and_the_bank_has_the_likeliest(chain):
+def test_params_are_the_posterior_mean_and_the_state_has_the_likeliest(chain):
     state, metrics, held_out = chain
     circle, shares, logs = exact()
     np.testing.assert_allclose(state.params["weights"], shares @ circle, atol=0.03)

@@ -220,7 +220,7 @@ def test_behaviour_is_the_anchor_of_a_phase():
     assert max(first[1], first[4]) < np.log(2)
 
 
-def test_rules_of_the_bank():
+def test_rules_of_other_policies():
     algorithm = _online(
         policies={"average": partial(averaged, decay=0.75), "start": frozen},
         sample_from=({"policy": 1.0}, {"average": 1.0}),
