@@ -90,9 +90,11 @@ def dijkstra(
     def call(*given: Any) -> tuple[np.ndarray, np.ndarray]:
         tails, heads, rewards, destinations = map(np.asarray, given)
         v, arc = cheapest(tails, heads, n, -rewards, destinations)
-        return v.astype(rewards.dtype), arc.astype(np.int32)
+        # The type that was promised: a callback may run in a thread that does not know of `jax.enable_x64`.
+        return v.astype(promised), arc.astype(np.int32)
 
-    shapes = (jax.ShapeDtypeStruct((n, d), rewards.dtype), jax.ShapeDtypeStruct((n, d), jnp.int32))
+    promised = np.dtype(rewards.dtype)
+    shapes = (jax.ShapeDtypeStruct((n, d), promised), jax.ShapeDtypeStruct((n, d), jnp.int32))
     return jax.pure_callback(
         call, shapes, graph.tails, graph.heads, rewards, destinations, vmap_method="sequential"
     )
