@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# jax.random.categorical over bfloat16 logits never returns most of a vocabulary; bernoulli with a bfloat16 p has
-# 128 outcomes.
+# jax.random.categorical over bfloat16 logits never returns most of a vocabulary; bernoulli with a bfloat16 p has 128
+# outcomes.
 #
-# Expected: logits that a bfloat16 model gives are sampled as their softmax says, up to the rounding of the logits. All
-#   equal, 50,000 of them: every token is as likely as any other. `bernoulli(key, p)` is true with probability p.
-# Seen (jax 0.10.2; 0.12.0.1, tried by hand, gives the same numbers): the uniform numbers underneath are drawn in the type of the argument, and
-#   bfloat16 has 128 of them, 1/128 apart. So Gumbel noise has 128 values, the greatest is tied between hundreds of
-#   tokens, and argmax takes the first: 300 samples from 50,000 equal logits all lie below token 1,000 (their mean
-#   is about 120; about 25,000 in float32). A token of probability 0.0025 comes up at 0.0017. `bernoulli` of
-#   p = 0.001 is true 8 times too often (1/128), and of p = 0.9961 always.
-#   float16 (1,024 values) goes the same way, less far.
-# What helps: float32 before sampling, `categorical(key, logits.astype(float32))`; the same for probabilities that labels
-#   are drawn from.
+# Expected: logits that a bfloat16 model gives are sampled as their softmax says, up to the rounding of the logits.
+#   All equal, 50,000 of them: every token is as likely as any other. `bernoulli(key, p)` is true with probability p.
+# Seen (jax 0.10.2; 0.12.0.1, tried by hand, gives the same numbers): the uniform numbers underneath are drawn in the
+#   type of the argument, and bfloat16 has 128 of them, 1/128 apart. So Gumbel noise has 128 values, the greatest is
+#   tied between hundreds of tokens, and argmax takes the first: 300 samples from 50,000 equal logits all lie below
+#   token 1,000 (their mean is about 120; about 25,000 in float32). A token of probability 0.0025 comes up at 0.0017.
+#   `bernoulli` of p = 0.001 is true 8 times too often (1/128), and of p = 0.9961 always. float16 (1,024 values) goes
+#   the same way, less far.
+# What helps: float32 before sampling, `categorical(key, logits.astype(float32))`; the same for probabilities that
+#   labels are drawn from.
 #
 # Fails if any of this changes.
 set -euo pipefail

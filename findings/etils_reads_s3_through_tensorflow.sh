@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # etils: where TensorFlow is installed, an s3:// path fails although s3fs is installed as well.
 #
-# Expected: `epath.Path("s3://...")` goes through s3fs, which is installed for it; TensorFlow, which some other package
-#   brought along, is at most a second choice.
+# Expected: `epath.Path("s3://...")` goes through s3fs, which is installed for it; TensorFlow, which some other
+#   package brought along, is at most a second choice.
 # Seen (etils 1.15.0, tensorflow-cpu 2.21.0): every scheme goes to tf.io.gfile where `import tensorflow` works, and
-#   TensorFlow no longer has s3: UnimplementedError "File system scheme 's3' not implemented". s3fs is not asked. So
-#   a program that reads s3:// stops doing so when TensorFlow is installed beside it.
+#   TensorFlow no longer has s3: UnimplementedError "File system scheme 's3' not implemented". s3fs is not asked. So a
+#   program that reads s3:// stops doing so when TensorFlow is installed beside it.
 # What helps: EPATH_USE_TF=false. Then s3fs is asked (here it finds nobody at the address it is given).
 #
 # Touches no network. Fails if any of this changes.

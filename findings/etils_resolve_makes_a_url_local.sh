@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # etils: resolve() and absolute() of a gs:// path give a path of this machine under the working directory.
 #
-# Expected: `epath.Path("gs://a/b")` says of itself that it is absolute, so `absolute()` and `resolve()` return it as it
-#   is, and a program may call them on whatever path it was given.
-# Seen (etils 1.15.0): both return `<working directory>/gs:/a/b`, with no error. What is written there lies on the local
-#   disk, in a folder named `gs:`. `/`, `parent` and `as_uri` keep the scheme.
+# Expected: `epath.Path("gs://a/b")` says of itself that it is absolute, so `absolute()` and `resolve()` return it as
+#   it is, and a program may call them on whatever path it was given.
+# Seen (etils 1.15.0): both return `<working directory>/gs:/a/b`, with no error. What is written there lies on the
+#   local disk, in a folder named `gs:`. `/`, `parent` and `as_uri` keep the scheme.
 # What helps: `resolve` and `absolute` only for paths without a scheme.
 #
 # Touches no network. Fails if any of this changes.

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # evalica.eigen gives the strongest player the lowest score: its ranking is the other methods' turned round.
 #
-# Expected: evalica's methods take the same matches and return scores of which the greatest is the best; `eigen` differs
-#   from `bradley_terry` in small swaps at most.
+# Expected: evalica's methods take the same matches and return scores of which the greatest is the best; `eigen`
+#   differs from `bradley_terry` in small swaps at most.
 # Seen (evalica 0.4.2): on six players whose every pair met 20 times, the stronger winning more often, counting,
 #   bradley_terry, newman, average_win_rate and pagerank all put `a` first and `f` last; eigen puts `f` first and `a`
-#   last. Its scores are the leading eigenvector of the matrix of losses (row: loser), not that of wins, as numpy finds
-#   it. The library's two solvers, one in Rust and one in Python, agree with each other.
+#   last. Its scores are the leading eigenvector of the matrix of losses (row: loser), not that of wins, as numpy
+#   finds it. The library's two solvers, one in Rust and one in Python, agree with each other.
 # What helps: winners named the other way round for `eigen` alone, or another method.
 #
 # Fails if any of this changes.

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# jax.make_array_from_process_local_data, with a batch axis that does not run over the processes, makes one "replicated"
-# array that holds different numbers on each process; a check of it says all is equal.
+# jax.make_array_from_process_local_data, with a batch axis that does not run over the processes, makes one
+# "replicated" array that holds different numbers on each process; a check of it says all is equal.
 #
 # Expected: two processes, mesh (data=1, tensor=2), each with its own four rows, PartitionSpec("data"): either a batch
 #   of eight rows, or an error like the one of `jax.device_put`, which compares the processes' numbers first.
 # Seen (jax 0.10.2, and 0.12.0.1 on Python 3.12; two CPU processes, gloo): no error. The shape is (4,), and
-#   `is_fully_replicated` is True, while each process holds its own rows. A jitted sum is 46 on one process and 86 on the
-#   other, and its result counts as replicated. A product with a weight that is sharded over `tensor` adds a part of the
-#   one batch and a part of the other, and both processes agree on that number.
-#   `multihost_utils.assert_equal` of the array passes, for each process compares its own copy with itself; of the local
-#   rows it raises. `device_put` of the rows raises. (0.12.0.1 was tried by hand.)
-# What helps: the number of rows a process gives read from the sharding (`devices_indices_map`), and rows that are the same
-#   on processes that hold the same part; `assert_equal` on the numpy rows, before the array is made.
+#   `is_fully_replicated` is True, while each process holds its own rows. A jitted sum is 46 on one process and 86 on
+#   the other, and its result counts as replicated. A product with a weight that is sharded over `tensor` adds a part
+#   of the one batch and a part of the other, and both processes agree on that number. `multihost_utils.assert_equal`
+#   of the array passes, for each process compares its own copy with itself; of the local rows it raises. `device_put`
+#   of the rows raises. (0.12.0.1 was tried by hand.)
+# What helps: the number of rows a process gives read from the sharding (`devices_indices_map`), and rows that are the
+#   same on processes that hold the same part; `assert_equal` on the numpy rows, before the array is made.
 #
 # Fails if any of this changes.
 set -euo pipefail

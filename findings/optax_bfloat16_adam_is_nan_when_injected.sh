@@ -4,8 +4,8 @@
 # Expected: wrapping an optimizer in inject_hyperparams, so that its learning rate can be read or changed, leaves its
 #   updates as they were.
 # Seen (optax 0.2.8, jax 0.10.2): all numbers among the arguments are injected, not the learning rate alone, and cast
-#   to the widest type among the parameters. In bfloat16 0.999 is 1, so b2 = 1, the bias correction is 1 - 1 = 0, and the
-#   first update is 0/0. adamw is the same. One float32 leaf beside the others is enough to keep all in order.
+#   to the widest type among the parameters. In bfloat16 0.999 is 1, so b2 = 1, the bias correction is 1 - 1 = 0, and
+#   the first update is 0/0. adamw is the same. One float32 leaf beside the others is enough to keep all in order.
 # What helps: inject the learning rate alone (a factory of that one argument), or `hyperparam_dtype=jnp.float32`.
 #
 # Fails if any of this changes.

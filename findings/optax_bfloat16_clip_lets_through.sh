@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # optax.clip_by_global_norm lets gradients of twice its limit through when they are many bfloat16 arrays.
 #
-# Expected: after clip_by_global_norm(1) the global norm is 1 within the rounding of the type, half a percent in bfloat16.
-# Seen (optax 0.2.8, jax 0.10.2): the squared norms of the leaves are summed in the type of the leaves, one by one, and a
-#   bfloat16 sum of ones stops at 256 (256 + 1 is 256). 1,000 leaves of norm 1 have global norm 16 for optax (31.6 is
-#   right), and what is clipped to 1 has norm 1.98. The same numbers in one leaf are clipped to 1.00. Biases, scales of
-#   norms and adapters of a deep model are such leaves. In float16 the other end: squares above 65,504 are inf, and all
-#   updates become 0.
+# Expected: after clip_by_global_norm(1) the global norm is 1 within the rounding of the type, half a percent in
+#   bfloat16.
+# Seen (optax 0.2.8, jax 0.10.2): the squared norms of the leaves are summed in the type of the leaves, one by one,
+#   and a bfloat16 sum of ones stops at 256 (256 + 1 is 256). 1,000 leaves of norm 1 have global norm 16 for optax
+#   (31.6 is right), and what is clipped to 1 has norm 1.98. The same numbers in one leaf are clipped to 1.00. Biases,
+#   scales of norms and adapters of a deep model are such leaves. In float16 the other end: squares above 65,504 are
+#   inf, and all updates become 0.
 # What helps: float32 gradients before the clip, or layers that are stacked (scan) in few leaves.
 #
 # Fails if any of this changes.

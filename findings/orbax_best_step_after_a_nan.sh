@@ -5,9 +5,10 @@
 #   rewards 1, 3, NaN, 2 the best (mode "max") is step 1 and, with max_to_keep=1, the one kept.
 # Seen (orbax-checkpoint 0.12.8, jax 0.10.2): the checkpoints are sorted by the metric, and a sort whose comparisons
 #   with NaN are all false leaves the list in parts: `best_step()` is step 3 (reward 2) for "max" and for "min" alike,
-#   and max_to_keep=1 deletes the others. It is the same with BestN of the preservation policies. Where the NaN comes last,
-#   the NaN itself is the best.
-# What helps: a `best_fn` that makes NaN the worst value (-inf for "max", inf for "min"), or no metrics with that save.
+#   and max_to_keep=1 deletes the others. It is the same with BestN of the preservation policies. Where the NaN comes
+#   last, the NaN itself is the best.
+# What helps: a `best_fn` that makes NaN the worst value (-inf for "max", inf for "min"), or no metrics with that
+#   save.
 #
 # Fails if any of this changes.
 set -euo pipefail

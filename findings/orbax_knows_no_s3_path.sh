@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Orbax: s3:// is on its list of remote prefixes, and becomes a relative local path.
 #
-# Expected: `tensorstore_utils` has `_REMOTE_URL_PREFIXES = ["gs://", "s3://"]`, and TensorStore has a driver for S3, so a
-#   key-value store for "s3://bucket/run" is described as one for "gs://bucket/run" is.
-# Seen (orbax-checkpoint 0.12.8): gs:// gives the driver `gcs` with its bucket. s3:// goes through os.path.normpath, which
-#   takes a slash out; then OCDBT (the default) raises ValueError "Checkpoint path should be absolute. Got
-#   s3:/bucket/run", and without OCDBT the store is the local file driver at `s3:/bucket/run`, with no error. TensorStore
-#   itself opens the address with its driver `s3`.
-# What helps: a mounted folder, or gs://, for checkpoints; a check of the scheme before a run begins, for otherwise it is
-#   the first save that fails.
+# Expected: `tensorstore_utils` has `_REMOTE_URL_PREFIXES = ["gs://", "s3://"]`, and TensorStore has a driver for S3,
+#   so a key-value store for "s3://bucket/run" is described as one for "gs://bucket/run" is.
+# Seen (orbax-checkpoint 0.12.8): gs:// gives the driver `gcs` with its bucket. s3:// goes through os.path.normpath,
+#   which takes a slash out; then OCDBT (the default) raises ValueError "Checkpoint path should be absolute. Got
+#   s3:/bucket/run", and without OCDBT the store is the local file driver at `s3:/bucket/run`, with no error.
+#   TensorStore itself opens the address with its driver `s3`.
+# What helps: a mounted folder, or gs://, for checkpoints; a check of the scheme before a run begins, for otherwise it
+#   is the first save that fails.
 #
 # Touches no network. Fails if any of this changes.
 set -euo pipefail
