@@ -85,7 +85,9 @@ def adamw(
     def build(learning_rate):
         return optax.adamw(learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
 
-    return _clipped(optax.inject_hyperparams(build)(learning_rate=schedule()), clip_norm)
+    return _clipped(
+        optax.inject_hyperparams(build, hyperparam_dtype=jnp.float32)(learning_rate=schedule()), clip_norm
+    )
 
 
 def rmsprop(
@@ -100,7 +102,9 @@ def rmsprop(
     def build(learning_rate):
         return optax.rmsprop(learning_rate, decay=decay, eps=eps, eps_in_sqrt=False)
 
-    return _clipped(optax.inject_hyperparams(build)(learning_rate=schedule()), clip_norm)
+    return _clipped(
+        optax.inject_hyperparams(build, hyperparam_dtype=jnp.float32)(learning_rate=schedule()), clip_norm
+    )
 
 
 def _clipped(

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxpref.types import Completions, Params, PRNGKey, Prompts, Samples
@@ -13,6 +15,7 @@ __all__ = [
     "Quantities",
     "Sample",
     "answers_no_prompts",
+    "categorical",
     "check_records",
     "no_log_probs",
     "whole",
@@ -132,6 +135,12 @@ def no_log_probs(*_: Any, **__: Any) -> Array:
         "this policy scores responses, it is no distribution and has no log-probs: train it with a loss of "
         "rewards or embeddings, or use another policy"
     )
+
+
+def categorical(key: PRNGKey, logits: Float[Array, "*n v"]) -> Int[Array, "*n"]:
+    """`jax.random.categorical` in float32 or better: its noise has the type of the logits, and bfloat16 has
+    128 numbers in [0, 1), which never draw most of many items (`findings/`)."""
+    return jax.random.categorical(key, logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
 
 
 def answers_no_prompts(*_: Any, **__: Any) -> Samples:

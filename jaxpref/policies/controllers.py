@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxpref.policies.base import Policy, answers_no_prompts
+from jaxpref.policies.base import Policy, answers_no_prompts, categorical
 from jaxpref.policies.perceptron import (
     checked_sizes,
     perceptron,
@@ -109,7 +109,7 @@ def categorical_controller(
 
     def act(params: Params, observations: Array, key: PRNGKey | None) -> Array:
         logits = perceptron(params, observations)
-        return logits.argmax(-1) if key is None else jax.random.categorical(key, logits)
+        return logits.argmax(-1) if key is None else categorical(key, logits)
 
     return _controller(sizes, token_logps, act, dict, vocab_size=actions)
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxpref.planning import TabularMDP, check_finite, horizon_values, values
-from jaxpref.policies.base import Policy, answers_no_prompts
+from jaxpref.policies.base import Policy, answers_no_prompts, categorical
 from jaxpref.policies.reward_functions import RewardFunction, check_fit
 from jaxpref.policies.states import check_states
 from jaxpref.types import Params, PRNGKey, Segments
@@ -116,7 +116,7 @@ class PlannedPolicy:
     ) -> Int[Array, "*rows"]:
         """The next action of each state, without a horizon."""
         logits = self.logs(params)[observations]
-        return logits.argmax(-1) if key is None else jax.random.categorical(key, logits)
+        return logits.argmax(-1) if key is None else categorical(key, logits)
 
 
 def paid(mdp: TabularMDP, rewards: Float[Array, "s #a"]) -> TabularMDP:

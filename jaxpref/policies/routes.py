@@ -16,7 +16,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
@@ -24,7 +23,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxpref.kernels.partition import each_region
 from jaxpref.planning import roads
 from jaxpref.policies.arcs import ArcCosts, known_arcs
-from jaxpref.policies.base import Policy, answers_no_prompts
+from jaxpref.policies.base import Policy, answers_no_prompts, categorical
 from jaxpref.policies.lookahead import MAX_ENT, Lookahead
 from jaxpref.policies.regions import check_routes, known_regions
 from jaxpref.types import Params, PRNGKey, Segments
@@ -137,7 +136,7 @@ class RouteChoice:
         ahead, _ = self.lookahead.values(-costs, rows[:, 1])
         q = ahead[jnp.asarray(net.heads)].T - costs.reshape(net.num_arcs, -1).T
         q = jnp.where(jnp.asarray(net.tails)[None] == rows[:, :1], q, -jnp.inf)
-        arcs = q.argmax(-1) if key is None else jax.random.categorical(key, q)
+        arcs = q.argmax(-1) if key is None else categorical(key, q)
         return arcs.reshape(observations.shape[:-1])
 
     def policy(self) -> Policy:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxpref.policies.base import Policy, answers_no_prompts
+from jaxpref.policies.base import Policy, answers_no_prompts, categorical
 from jaxpref.types import Params, PRNGKey, Segments
 
 __all__ = ["check_states", "state_table"]
@@ -74,7 +74,7 @@ def state_table(*, states: int, actions: int, initial: Any = None, param_dtype: 
 
     def act(params: Params, observations: Int[Array, "*rows"], key: PRNGKey | None) -> Int[Array, "*rows"]:
         logits = params["logits"][observations]
-        return logits.argmax(-1) if key is None else jax.random.categorical(key, logits)
+        return logits.argmax(-1) if key is None else categorical(key, logits)
 
     return Policy(
         init,

@@ -167,7 +167,7 @@ def colstim(
     """
     not_negative(width=width, noise=noise)
     positive(truncate=truncate)
-    drawn = jnp.clip(jax.random.gumbel(key, arms.shape[:1], arms.dtype), -truncate, truncate)
+    drawn = jnp.clip(jax.random.gumbel(key, arms.shape[:1]), -truncate, truncate)
     first = jnp.argmax(arms @ fit.theta + noise * drawn * _norms(arms, fit))
     return first, _challenger(arms, fit, first, width)
 

@@ -129,7 +129,8 @@ def two_samples_drawn(completions: Completions, key: PRNGKey) -> Completions:
       [[1 0]]
     """
     p = _preference_of_two(completions, "two_samples_drawn")
-    first = jnp.where(jax.random.bernoulli(key, p), 0, 1)
+    # In float32: uniform numbers of bfloat16 are 128, and none of them is below most small probabilities.
+    first = jnp.where(jax.random.bernoulli(key, p.astype(jnp.promote_types(p.dtype, jnp.float32))), 0, 1)
     return _pair(completions, first, 1 - first)
 
 

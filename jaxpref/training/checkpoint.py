@@ -5,6 +5,7 @@ pure function of it), so a resumed run sees the same batches whatever number of 
 """
 
 import contextlib
+import math
 from typing import Any
 
 import jax
@@ -22,19 +23,23 @@ class Checkpoints:
     def __init__(self, directory: AnyPath, *, keep: int = 2, best_metric: str | None = None) -> None:
         self.directory = directory
         self._best = best_metric
+
+        def value(metrics: dict[str, float]) -> float:
+            # Orbax takes what follows a NaN for the best one there is (`findings/`).
+            given = float(metrics[best_metric or ""])
+            return -math.inf if math.isnan(given) else given
+
         policies: list[Any] = [checkpoint_managers.LatestN(keep)]
         if best_metric is not None:
             policies.append(
-                checkpoint_managers.BestN(
-                    get_metric_fn=lambda m: m[best_metric], n=1, keep_checkpoints_without_metrics=False
-                )
+                checkpoint_managers.BestN(get_metric_fn=value, n=1, keep_checkpoints_without_metrics=False)
             )
         self._manager = ocp.CheckpointManager(
             absolute(directory),
             item_names=("state", "meta"),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-                best_fn=None if best_metric is None else (lambda m: m[best_metric]),
+                best_fn=None if best_metric is None else value,
                 enable_async_checkpointing=True,
             ),
         )
@@ -122,6 +127,13 @@ def restore_params(directory: AnyPath, step: int, target: Any) -> Any:
             )
     except Exception as error:
         raise _unreadable(directory / str(step), error) from error
+    # What the checkpoint lacks comes back as the shape that was asked for (`findings/`).
+    missing = [p for p, x in jax.tree.leaves_with_path(restored) if isinstance(x, jax.ShapeDtypeStruct)]
+    if missing:
+        name = jax.tree_util.keystr(missing[0])
+        raise _unreadable(
+            directory / str(step), ValueError(f"it has no {name}, {len(missing)} arrays in all")
+        )
     return restored["params"]
 
 
