@@ -14,7 +14,7 @@ import numpy as np
 from jaxpref import config, keys
 from jaxpref.experiment import Experiment, Tournament, smoke, smoke_tournament
 from jaxpref.paths import AnyPath, as_path, write_whole
-from jaxpref.training import distributed
+from jaxpref.training import distributed, sharding
 from jaxpref.training.collect import compiled_evaluation
 from jaxpref.training.evaluation import context_of, evaluations, held_out_loader, held_out_pass, summary
 from jaxpref.training.params import trained_params
@@ -194,8 +194,9 @@ def evaluate(options: Options) -> int:
     params = trained_params(run, stage=options.stage, step=options.step)
     algorithm = stage.algorithm(run.policy)
     # Params of an earlier stage, where this one has none yet.
-    state = dataclasses.replace(trained_state(run, stage, algorithm, options.step), params=params)
-    step = stage.num_steps if options.step is None else options.step  # the draws are those of the run's own
+    state = trained_state(run, stage, algorithm, options.step)
+    step = int(sharding.fetch(state.step))  # what is drawn is what the run itself drew there
+    state = dataclasses.replace(state, params=params)
     for evaluation in evaluations(run, stage, step, algorithm, state):
         run.files.log(summary(evaluation))
     if loader is not None:

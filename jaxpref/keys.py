@@ -67,6 +67,8 @@ def key(seed: int, stage: str | None, purpose: Purpose, *path: str | int | Int[A
 def fold(key: Key[Array, ""], *path: str | int | Int[Array, ""]) -> Key[Array, ""]:
     """A child of `key`, by names and by integers in [0, 2^32), which may be traced.
 
+    Names that follow one another are one step: `fold(key, "a", "b")` is not `fold(fold(key, "a"), "b")`.
+
     Raises:
       ValueError: an integer is negative or too large (only those that are not traced are checked).
     """

@@ -35,7 +35,8 @@ def weighted_mean(
 ) -> Mean:
     """Mean of `values` with `weights` of 0 or more: the one mean of losses, metrics and evaluators.
 
-    Values of weight 0 may be anything, NaN too. `rest` are axes that stay, such as objectives.
+    Values of weight 0 may be anything, NaN too (not their gradients: mask what made them). `rest` are axes
+    that stay, such as objectives.
 
     Args:
       weights: True is 1, and None means that all weights are 1.

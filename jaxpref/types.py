@@ -19,12 +19,14 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 __all__ = [
     "COLUMNS",
+    "OF_FIRST_TWO",
     "Completions",
     "Params",
     "PRNGKey",
     "Prompts",
     "Samples",
     "Segments",
+    "check_column",
     "check_completions",
     "check_prompts",
     "check_segments",
@@ -84,6 +86,10 @@ def column_axes(name: str, value: Any, declared: Mapping[str, str]) -> tuple[str
             "where the column is added, with_column(name, values, axes='b k') of responses or axes='b d'"
         )
     return tuple(axes.split())
+
+
+# They compare responses 0 and 1 of a row, and mean nothing where these are others.
+OF_FIRST_TWO = ("margins", "pair_preferences", "signs", "degrees")
 
 
 @jax.tree_util.register_dataclass
@@ -186,7 +192,8 @@ class Completions(_Responses):
     @property
     def row_columns(self) -> dict[str, Array]:
         """Columns of the prompt and not of its responses."""
-        return {name: value for name, value in self.columns.items() if "k" not in self.axes_of(name)}
+        own = {name for name in self.columns if "k" not in self.axes_of(name)}.difference(OF_FIRST_TWO)
+        return {name: value for name, value in self.columns.items() if name in own}
 
     @property
     def prompts(self) -> Prompts:
@@ -274,7 +281,7 @@ def _check_range(name: str, tokens: np.ndarray, vocab_size: int | None) -> None:
         )
 
 
-def _check_column(name: str, value: np.ndarray, axes: Sequence[str], sizes: dict[str, int]) -> None:
+def check_column(name: str, value: np.ndarray, axes: Sequence[str], sizes: dict[str, int]) -> None:
     axes = list(axes)
     wanted = [sizes.get(axis) for axis in axes]
     fits = value.ndim >= len(axes) and all(w in (None, n) for w, n in zip(wanted, value.shape, strict=False))
@@ -326,7 +333,7 @@ def check_completions(batch: Completions, vocab_size: int | None = None) -> None
             row = np.argwhere(~np.isfinite(np.asarray(value)))[0][0]
             raise ValueError(f"{name}: row {row} is not finite; recompute the column")
     for name, value in batch.columns.items():
-        _check_column(name, np.asarray(value), batch.axes_of(name), {"b": b, "k": k, "r": tokens.shape[2]})
+        check_column(name, np.asarray(value), batch.axes_of(name), {"b": b, "k": k, "r": tokens.shape[2]})
     if batch.preferences is not None:
         pref = np.asarray(batch.preferences)
         if (
@@ -360,4 +367,4 @@ def check_segments(batch: Segments) -> None:
             row = np.argwhere(outside)[0][0]
             raise ValueError(f"preferences: row {row} has a probability outside [0, 1]")
     for name, value in batch.columns.items():
-        _check_column(name, np.asarray(value), batch.axes_of(name), sizes)
+        check_column(name, np.asarray(value), batch.axes_of(name), sizes)

@@ -32,7 +32,7 @@ from jaxpref.losses.checks import not_negative, positive
 from jaxpref.losses.imitation import gail_rewards
 from jaxpref.metrics import Mean, Metrics
 from jaxpref.planning import TabularMDP, occupancy, policy_values
-from jaxpref.policies.base import Policy
+from jaxpref.policies.base import Policy, without_constants
 from jaxpref.policies.planned import paid
 from jaxpref.policies.reward_functions import RewardFunction
 from jaxpref.types import Params, PRNGKey, Segments
@@ -164,6 +164,7 @@ def adversarial(
     Raises:
       ValueError: the policy is not a table of this world, or a number is out of range.
     """
+    without_constants(policy, "adversarial")
     positive(step_size=step_size)
     not_negative(temperature=temperature)
     if discriminator_steps < 1:

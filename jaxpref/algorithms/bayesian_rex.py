@@ -13,7 +13,7 @@ from jaxpref.algorithms.reward_posterior import RewardPosterior, reward_posterio
 from jaxpref.losses.checks import positive
 from jaxpref.losses.trajectories import ranking_log_likelihood, trajectory_bradley_terry
 from jaxpref.metrics import Mean, Metrics, weighted_mean
-from jaxpref.policies.base import Policy
+from jaxpref.policies.base import Policy, without_constants
 from jaxpref.types import Params, PRNGKey, Segments
 
 __all__ = ["RewardChain", "bayesian_rex"]
@@ -44,6 +44,7 @@ def bayesian_rex(
     Raises:
       ValueError: a policy with other params, or a number out of range.
     """
+    without_constants(policy, "bayesian_rex")
     positive(width=width, confidence=confidence)
     if draws < 1 or thin < 1:
         raise ValueError(f"bayesian_rex: expected draws and thin of 1 or more, got {draws} and {thin}")
@@ -75,7 +76,7 @@ class RewardChain:
             "draws": {"weights": jnp.zeros((self.draws, self.size), params["weights"].dtype)},
             "map": {"weights": jnp.zeros_like(params["weights"])},
         }
-        return TrainState(jnp.int32(0), params, (), policies, jnp.float32(-jnp.inf))
+        return TrainState(jnp.int32(0), params, (), policies, jnp.full((), -jnp.inf, params["weights"].dtype))
 
     def scores(self, weights: Float[Array, " m"], batch: Segments) -> Float[Array, "b k"]:
         return self.quantities({"weights": weights}, batch, ("embeddings",), None, None)["embeddings"][..., 0]

@@ -48,8 +48,7 @@ SIDES = {
 TOKEN_QUANTITIES = ("token_logps", *STATISTICS)
 _LOG_PROBS = ("logps", "token_logps", "mismatched_logps")
 HEAD_QUANTITIES = ("rewards", "embeddings", "values")
-# Of a response; an absent one has zeros here.
-_OF_RESPONSES = {"logps", "mismatched_logps", "hidden_states", *TOKEN_QUANTITIES, *HEAD_QUANTITIES}
+_RECORDED = ("lengths", "mask", "where", "valid", "preferences", "pair_preferences")  # of any batch
 QUANTITIES = {
     "logps": "log-prob of a response, summed over scored tokens (nats) [b, k]",
     "token_logps": "log-prob of each scored token, 0 elsewhere (nats) [b, k, r]",
@@ -147,7 +146,8 @@ def row_weights(inputs: Sequence[Input], batch: Completions) -> Float[Array, " b
     named = {i.response for i in inputs if i.response is not None}
     named |= set(range(2, k)) if any(i.sampled for i in inputs) else set()
     all_of = {i.base for i in inputs if i.response is None and not i.sampled}
-    if all_of & _OF_RESPONSES and not all_of & {"where", "mask"}:
+    computed = all_of - {"key", "state", *_RECORDED, *batch.columns}  # by the policy, or features
+    if computed and not all_of & {"where", "mask"}:
         named = set(range(k))
     if not named:
         return batch.weights

@@ -15,7 +15,7 @@ from jaxpref.algorithms.base import NONE, Algorithm, Constants, num_tokens
 from jaxpref.algorithms.inputs import bind, loss_name
 from jaxpref.environments.base import Game
 from jaxpref.metrics import Mean, Metrics, weighted_mean
-from jaxpref.policies.base import Policy
+from jaxpref.policies.base import Policy, without_constants
 from jaxpref.types import Completions, Params, PRNGKey
 
 __all__ = ["Dynamics", "MatrixGameState", "matrix_game"]
@@ -66,6 +66,7 @@ def matrix_game(
       ValueError: the policy is not a table of this game, `update` asks for something else, or eta tau is
         outside [0, 1] where `update` takes both (a negative share of the policy).
     """
+    without_constants(policy, "matrix_game")
     played = game()
     names = _check_update(update)
     if {"tau", "eta"} <= set(names):

@@ -71,30 +71,42 @@ class Objective:
             mean = self.mean(out, batch)
         metrics = {"loss": Mean(mean.total.sum(), mean.count), "num_tokens": num_tokens(batch)}
         rewards = self._rewards(values, reference)
-        metrics |= reported(rewards, values.get("logps"), batch, self.source.inputs)
+        if rewards is not None:
+            metrics |= reported(rewards, values.get("logps"), batch, self.source.inputs)
         if reference and "on_policy" in batch.columns:
             own = batch.columns["on_policy"] * batch.response_weights
             log_ratios = jax.lax.stop_gradient(values["logps"] - reference["logps"])
             metrics["objective/kl"] = weighted_mean(log_ratios, own)
         return mean, (metrics, jax.lax.stop_gradient(carried))
 
+    def weights(self, losses: Any, batch: Completions) -> Float[Array, "b *k"]:
+        """Of each row or response, whichever the loss has a number for; `losses` may be a shape alone."""
+        unit = unit_of(self.loss, losses, batch, objectives=self.objectives)
+        return batch.response_weights if unit == "response" else row_weights(self.source.inputs, batch)
+
     def mean(self, losses: Array, batch: Completions) -> Mean:
         """The mean of what the loss returned, each row or response by its weight."""
-        unit = unit_of(self.loss, losses, batch, objectives=self.objectives)
-        responses = unit == "response"
-        weights = batch.response_weights if responses else row_weights(self.source.inputs, batch)
-        return weighted_mean(losses, weights)
+        return weighted_mean(losses, self.weights(losses, batch))
 
     def rewards(self, state: TrainState, batch: Completions) -> Float[Array, "b k"]:
         """Implicit rewards, scale * log-ratio to the reference, or those of the policy's head."""
         key, everyone = jax.random.key(0), state.everyone  # noise is the same wherever rewards are compared
         values = self.source.of_policy(everyone["policy"], everyone, batch, key)
-        return self._rewards(values, self.source.of_reference(everyone, batch, key))
+        rewards = self._rewards(values, self.source.of_reference(everyone, batch, key))
+        if rewards is None:
+            raise ValueError(
+                f"loss {loss_name(self.loss)} names neither log-probs nor outputs of a head: no rewards"
+            )
+        return rewards
 
-    def _rewards(self, values: Mapping[str, Array], reference: Mapping[str, Array]) -> Float[Array, "b k"]:
+    def _rewards(
+        self, values: Mapping[str, Array], reference: Mapping[str, Array]
+    ) -> Float[Array, "b k"] | None:
         names_rewards = any(i.base == "rewards" for i in self.source.inputs)
         if "embeddings" in values and (names_rewards or "logps" not in values):
             return (self.outputs_reward or _outputs_reward)(values["embeddings"])
+        if "logps" not in values:
+            return None
         logps = values["logps"]
         return self.reward_scale * (logps - reference["logps"] if reference else logps)
 
@@ -110,8 +122,9 @@ class Objective:
             return self.mean(call_loss(self.loss, values, part_reference), part).total
 
         value, token_logps = self.policy.summed_loss(params, batch, total, (batch, reference))
-        count = row_weights(self.source.inputs, batch).sum()
-        return Mean(value, count), {"logps": token_logps.sum(-1)}
+        values = {"logps": token_logps.sum(-1), "lengths": batch.lengths}
+        losses = jax.eval_shape(lambda values: call_loss(self.loss, values, reference), values)
+        return Mean(value, self.weights(losses, batch).sum()), {"logps": values["logps"]}
 
 
 # Of a part of the batch: its total and count, its metrics, and anything else (kept where there is one part).

@@ -18,7 +18,7 @@ from jaxpref.losses.checks import within
 from jaxpref.losses.conjugates import reverse_kl_divergence
 from jaxpref.metrics import Mean, Metrics
 from jaxpref.planning import TabularMDP, horizon_occupancy, occupancy
-from jaxpref.policies.base import Policy
+from jaxpref.policies.base import Policy, without_constants
 from jaxpref.policies.planned import paid
 from jaxpref.types import Params, PRNGKey, Segments
 
@@ -56,6 +56,7 @@ def occupancy_matching(
         never do has a finite log-ratio.
       start: builds the probabilities of the learner's first state; None: the batch's first states.
     """
+    without_constants(policy, "occupancy_matching")
     within("smoothing", smoothing, 0, 1)
     mdp, transform = world(), optimizer()
     _check_world(policy, mdp, horizon)

@@ -58,7 +58,7 @@ def offline(
       pair_scan: take the gradient of the unembedding in the forward pass, a few pairs at a time: the same
         numbers with logits of a few pairs only. For policies that offer it (transformers do).
     """
-    rules = dict(policies or {}) | ({"initial": frozen} if reference == "initial" else {})
+    rules = ({"initial": frozen} if reference == "initial" else {}) | dict(policies or {})
     _check(policy, loss, reference, rules, loss_state, microbatches)
     if pair_scan:
         _check_pair_scan(policy, loss, combine)

@@ -67,7 +67,7 @@ def online(
       epochs, minibatches: passes over what was drawn, and updates in each (PPO: 1 and 8). The schedule of
         the optimizer counts updates; the other policies count steps.
     """
-    _check(sample_from, {*(policies or ()), *(models or ())}, reference, epochs, minibatches)
+    _check(sample_from, set(policies or ()), set(models or ()), reference, epochs, minibatches)
     learning = {"reference": reference, "policies": policies, "reward_scale": reward_scale}
     learning |= {"loss_state": loss_state, "features": features, "microbatches": microbatches}
     inner = offline(policy, loss=loss, optimizer=optimizer, pair_scan=pair_scan, **learning)
@@ -127,14 +127,21 @@ def _contested(mixtures: Mixtures) -> bool:
 
 
 def _check(
-    mixtures: Mixtures, others: set[str], reference: str | None, epochs: int, minibatches: int
+    mixtures: Mixtures,
+    policies: set[str],
+    models: set[str],
+    reference: str | None,
+    epochs: int,
+    minibatches: int,
 ) -> None:
     if epochs < 1 or minibatches < 1:
         raise ValueError(f"online: epochs and minibatches count from 1, got {epochs} and {minibatches}")
-    known = {"policy", *others} | ({"initial"} if reference == "initial" else set())
-    unknown = sorted(set(members(mixtures)) - known)
+    known = {"policy", *policies} | ({"initial"} if reference == "initial" else set())
+    if known & models:
+        raise ValueError(f"models: {sorted(known & models)} are policies of this run; choose other names")
+    unknown = sorted(set(members(mixtures)) - known - models)
     if unknown:
         raise ValueError(
-            f"sample_from: {unknown} are no policies here; there are {sorted(known)}; add them with "
+            f"sample_from: {unknown} are no policies here; there are {sorted(known | models)}; add them with "
             "policies={...}"
         )

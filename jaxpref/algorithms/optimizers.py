@@ -85,9 +85,7 @@ def adamw(
     def build(learning_rate):
         return optax.adamw(learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
 
-    return _clipped(
-        optax.inject_hyperparams(build, hyperparam_dtype=jnp.float32)(learning_rate=schedule()), clip_norm
-    )
+    return _clipped(_injected(build, schedule), clip_norm)
 
 
 def rmsprop(
@@ -102,9 +100,12 @@ def rmsprop(
     def build(learning_rate):
         return optax.rmsprop(learning_rate, decay=decay, eps=eps, eps_in_sqrt=False)
 
-    return _clipped(
-        optax.inject_hyperparams(build, hyperparam_dtype=jnp.float32)(learning_rate=schedule()), clip_norm
-    )
+    return _clipped(_injected(build, schedule), clip_norm)
+
+
+def _injected(build: Callable[..., Any], schedule: Callable[[], optax.Schedule]) -> Any:
+    # In float32: of bfloat16 params the rate would be rounded to bfloat16 (`findings/`).
+    return optax.inject_hyperparams(build, hyperparam_dtype=jnp.float32)(learning_rate=schedule())
 
 
 def _clipped(

@@ -22,7 +22,7 @@ from jaxpref.algorithms.reported import reward_metrics
 from jaxpref.losses.checks import positive, within
 from jaxpref.losses.links import logistic
 from jaxpref.metrics import Mean, Metrics, weighted_mean
-from jaxpref.policies.base import Policy
+from jaxpref.policies.base import Policy, without_constants
 from jaxpref.policies.perceptron import checked_sizes, perceptron, perceptron_init
 from jaxpref.types import Params, PRNGKey, Segments
 
@@ -133,6 +133,7 @@ def preference_iql(
       reward_steps: steps for the reward alone; the actor stays as it is meanwhile.
       expectile: in [0.5, 1). temperature: above 0.
     """
+    without_constants(policy, "preference_iql")
     positive(temperature=temperature, target_rate=target_rate)
     positive(largest_weight=largest_weight, discount=discount)
     within("expectile", expectile, 0.5, 1)

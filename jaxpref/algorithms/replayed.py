@@ -30,9 +30,9 @@ def replayed(
 ) -> Algorithm:
     """`algorithm`, with `updates` more updates after each step, each on a batch from a ring buffer.
 
-    The buffer is part of the state (saved, resumed bit for bit) and holds tokens and masks alone, pairs with
-    the chosen response first: log-probs and win rates of a row have changed since it was drawn. So
-    it serves losses of pairs, whose reference is one of the other policies: old pairs are compared with the
+    The buffer is part of the state (saved, resumed bit for bit) and holds tokens, masks and weights, pairs
+    with the chosen response first: log-probs and win rates of a row have changed since it was drawn. So it
+    serves losses of pairs, whose reference is one of the other policies: old pairs are compared with the
     present anchor, as in the released code of online BPO (arXiv:2406.12168). Empty places have weight 0.
 
     Args:
@@ -43,12 +43,10 @@ def replayed(
     inner = algorithm(policy, microbatches=microbatches)
 
     def init(params: Params, *more: Any) -> TrainState:
-        empty = Completions(
-            jnp.zeros((1, prompt_length), jnp.int32),
-            jnp.zeros((1, prompt_length), bool),
-            jnp.zeros((1, num_responses, response_length), jnp.int32),
-            jnp.zeros((1, num_responses, response_length), bool),
-        )
+        prompts = jnp.zeros((1, prompt_length), jnp.int32)
+        responses = jnp.zeros((1, num_responses, response_length), jnp.int32)
+        columns = {"weights": jnp.zeros(1)}
+        empty = Completions(prompts, prompts > 0, responses, responses > 0, columns=columns)
         return dataclasses.replace(inner.init(params, *more), memory=empty_replay(empty, capacity))
 
     def kept(batch: Completions) -> Completions:
@@ -57,6 +55,7 @@ def replayed(
             _padded("prompt_length", batch.prompt_mask, prompt_length),
             _padded("response_length", batch.response_tokens, response_length),
             _padded("response_length", batch.response_mask, response_length),
+            columns={"weights": batch.response_weights.max(-1)},
         )
 
     def step(state: TrainState, batch: Completions, key: PRNGKey) -> tuple[TrainState, Metrics]:

@@ -12,7 +12,16 @@ from jaxpref.algorithms.inputs import Input
 from jaxpref.metrics import Metrics, weighted_mean
 from jaxpref.types import Completions, Segments
 
-__all__ = ["Labels", "agreement", "data_order", "ends", "labels_of", "reported", "reward_metrics"]
+__all__ = [
+    "Labels",
+    "agreement",
+    "data_order",
+    "ends",
+    "first_two",
+    "labels_of",
+    "reported",
+    "reward_metrics",
+]
 
 Labels = Literal["index", "scores", "preferences"]  # where the data say which response is better
 
@@ -25,8 +34,8 @@ def reported(
 ) -> Metrics:
     """`reward_metrics` as they are meant for a loss with these inputs.
 
-    A loss that names chosen and rejected responses is about those two. Drawn responses have an order only
-    where the loss names it.
+    A loss that names chosen and rejected responses is about those two, whose order is that of the data
+    (`labels_of`) all the same. Drawn responses have an order only where the loss names it.
     """
     rewards = jax.lax.stop_gradient(rewards)
     logps = None if logps is None else jax.lax.stop_gradient(logps)
@@ -35,12 +44,9 @@ def reported(
         return _labelled(rewards, logps, batch)
     if "drawn" in batch.columns and not sides and not any(i.sampled for i in inputs):
         return {"rewards/mean": weighted_mean(rewards, batch.response_weights)}
-    soft = batch.preferences is not None and bool(bases & {"preferences", "pair_preferences"})
-    labels: Labels = "preferences" if soft else "index"
     if sides or any(i.sampled for i in inputs):
-        rewards, logps, batch = rewards[:, :2], None if logps is None else logps[:, :2], _first_two(batch)
-    elif not soft:
-        labels = "scores" if "scores" in bases else labels_of(batch)
+        rewards, logps, batch = rewards[:, :2], None if logps is None else logps[:, :2], first_two(batch)
+    labels = "scores" if "scores" in bases and rewards.shape[1] > 2 else labels_of(batch)
     return reward_metrics(rewards, logps, batch, labels=labels)
 
 
@@ -121,7 +127,7 @@ def labels_of(batch: Completions | Segments) -> Labels:
     return "scores" if "scores" in batch.columns and batch.mask.shape[1] > 2 else "index"
 
 
-def _first_two(batch: Completions | Segments) -> Completions | Segments:
+def first_two(batch: Completions | Segments) -> Completions | Segments:
     names = ("response_tokens", "response_mask") if isinstance(batch, Completions) else ("step_mask",)
     first = {name: getattr(batch, name)[:, :2] for name in names}
     if batch.preferences is not None:

@@ -21,14 +21,14 @@ from jaxpref.algorithms.base import NONE, Algorithm, Constants, TrainState
 from jaxpref.algorithms.collected import enumerator, sampler
 from jaxpref.algorithms.collector import Collector
 from jaxpref.algorithms.copies import copied
-from jaxpref.algorithms.inputs import call_loss
+from jaxpref.algorithms.inputs import call_loss, inputs_of, row_weights
 from jaxpref.algorithms.objective import accumulated_gradient
 from jaxpref.algorithms.offline import offline
 from jaxpref.algorithms.optimizers import apply_gradient
 from jaxpref.losses.checks import positive
 from jaxpref.losses.spac import policy_step
 from jaxpref.metrics import Mean, Metrics, weighted_mean
-from jaxpref.policies.base import Policy
+from jaxpref.policies.base import Policy, without_constants
 from jaxpref.policies.tabular import enumerated
 from jaxpref.selection.gather import take_responses
 from jaxpref.types import Completions, Params, PRNGKey, Prompts
@@ -58,10 +58,11 @@ class Critic:
     ) -> tuple[Mean, tuple[Metrics, None]]:
         """The critic's loss on recorded pairs (responses 0 and 1) and samples (the others), with metrics."""
         rewards = self.rewards(params, batch)
-        mean = weighted_mean(call_loss(self.loss, {"rewards": rewards}, {}), batch.weights)
+        rows = row_weights(inputs_of(self.loss), batch)
+        mean = weighted_mean(call_loss(self.loss, {"rewards": rewards}, {}), rows)
         f = self.bound * jax.nn.sigmoid(jax.lax.stop_gradient(rewards))
         parts = {"chosen": f[:, 0], "rejected": f[:, 1], "sampled": f[:, 2:].mean(1)}
-        metrics = {f"critic/{name}": weighted_mean(part, batch.weights) for name, part in parts.items()}
+        metrics = {f"critic/{name}": weighted_mean(part, rows) for name, part in parts.items()}
         return mean, ({"critic/loss": mean} | metrics, None)
 
     def judged(self, params: Params, batch: Completions) -> Completions:
@@ -126,6 +127,7 @@ def spac(
       mirror: take previous * exp(eta f) itself, for tables with `length=1`; a step is then a round, and
         `optimizer` and `round_steps` have no effect.
     """
+    without_constants(policy, "spac")
     _check(policy, critic_steps, round_steps, num_samples, mirror)
     positive(weight=weight, eta=eta, bound=bound, scale=scale)
     objective = partial(losses.spac_critic, weight=weight, bound=bound, scale=scale)

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxpref.types import COLUMNS, Completions, column_axes
+from jaxpref.types import COLUMNS, Completions, check_column, column_axes
 
-__all__ = ["Example", "Records", "concatenate", "declared_axes", "held_out_rows", "with_axes", "with_tokens"]
+__all__ = ["Example", "Records", "concatenate", "declared_axes", "fitting", "held_out_rows", "with_tokens"]
 
 # Columns with a field of their own in `Completions`; the others go into its `columns`.
 _FIELDS = {"reference_logps": "b k", "preferences": "b k k"}
@@ -201,17 +201,7 @@ class Records:
         Raises:
           ValueError: the shape does not fit, or `axes` are not said or contradict what is known.
         """
-        values = np.asarray(values)
-        metadata = with_axes(self.metadata, name, axes)
-        known, sizes = _axes_of(name, values, metadata), {"b": len(self), "k": self.k}
-        fits = all(sizes.get(a, size) == size for a, size in zip(known, values.shape, strict=False))
-        if not fits or values.ndim != len(known):
-            wanted = ", ".join(str(sizes.get(axis, axis)) for axis in known)
-            raise ValueError(f"column {name}: expected shape [{wanted}], got {values.shape}")
-        if values.dtype.kind not in "biuf":
-            raise ValueError(f"column {name}: expected numbers, got {values.dtype}")
-        if name in _FIELDS and not np.isfinite(values).all():
-            raise ValueError(f"column {name}: row {np.argwhere(~np.isfinite(values))[0][0]} is not finite")
+        values, metadata = fitting(name, values, axes, self.metadata, {"b": len(self), "k": self.k})
         columns = MappingProxyType({**self.columns, name: values})
         return dataclasses.replace(self, columns=columns, metadata=metadata)
 
@@ -295,6 +285,29 @@ def held_out_rows(keys: np.ndarray, share: float, *, seed: int = 0) -> np.ndarra
     return (z >> np.uint64(11)).astype(np.float64) / 2**53 < share
 
 
+def fitting(
+    name: str, values: np.ndarray, axes: str | None, metadata: Mapping[str, Any], sizes: Mapping[str, int]
+) -> tuple[np.ndarray, Mapping[str, Any]]:
+    """A column as an array, and metadata that know its axes.
+
+    Raises:
+      ValueError: its shape, type or range does not fit, or its axes are not declared.
+    """
+    values, metadata = np.asarray(values), _with_axes(metadata, name, axes)
+    known = _axes_of(name, values, metadata)
+    if values.dtype.kind not in "biuf":
+        raise ValueError(f"column {name}: expected numbers, got {values.dtype}")
+    fits = all(sizes.get(axis, size) == size for axis, size in zip(known, values.shape, strict=False))
+    if not fits or values.ndim != len(known):
+        wanted = ", ".join(str(sizes.get(axis, axis)) for axis in known)
+        raise ValueError(f"column {name}: expected shape [{wanted}], got {values.shape}")
+    if name in COLUMNS:
+        check_column(name, values, known, dict(sizes))
+    elif name in _FIELDS and not np.isfinite(values).all():
+        raise ValueError(f"column {name}: row {np.argwhere(~np.isfinite(values))[0][0]} is not finite")
+    return values, metadata
+
+
 def with_tokens(values: np.ndarray, axes: Sequence[str], room: int) -> np.ndarray:
     """A column whose axis `r` (tokens or steps) is cut or padded with zeros to `room` places."""
     if "r" not in axes:
@@ -310,7 +323,7 @@ def declared_axes(metadata: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     return tuple(sorted(metadata.get("column_axes", {}).items()))
 
 
-def with_axes(metadata: Mapping[str, Any], name: str, axes: str | None) -> Mapping[str, Any]:
+def _with_axes(metadata: Mapping[str, Any], name: str, axes: str | None) -> Mapping[str, Any]:
     """`metadata` with the axes of a column added.
 
     Raises:

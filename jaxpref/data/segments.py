@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxpref.data.records import declared_axes, held_out_rows, with_axes, with_tokens
+from jaxpref.data.records import declared_axes, fitting, held_out_rows, with_tokens
 from jaxpref.types import Segments, check_segments, column_axes
 
 __all__ = ["SegmentRecords"]
@@ -224,11 +224,7 @@ class SegmentRecords:
 
     def with_column(self, name: str, values: np.ndarray, *, axes: str | None = None) -> "SegmentRecords":
         """A copy with one more (or replaced) column; `axes` as in `Records.with_column`, steps are `r`."""
-        values = np.asarray(values)
-        if len(values) != len(self):
-            raise ValueError(f"column {name}: {len(values)} values for {len(self)} rows")
-        metadata = with_axes(self.metadata, name, axes)
-        column_axes(name, values, dict(declared_axes(metadata)))
+        values, metadata = fitting(name, values, axes, self.metadata, {"b": len(self), "k": self.k})
         columns = MappingProxyType({**self.columns, name: values})
         return dataclasses.replace(self, columns=columns, metadata=metadata)
 

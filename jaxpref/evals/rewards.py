@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxpref.algorithms.reported import agreement, data_order, ends, labels_of
+from jaxpref.algorithms.reported import agreement, data_order, ends, first_two, labels_of
 from jaxpref.data.loader import Loader
 from jaxpref.evals.base import Context, Estimate, Evaluation
 from jaxpref.evals.intervals import clustered
@@ -55,6 +55,8 @@ def reward_accuracy(
 def _compared(rewards: Float[Array, "b k"], batch: Completions | Segments) -> tuple[Array, ...]:
     """For each row the share of its pairs that rewards, and lengths, order as the data do, and the margin of
     best and worst; with the weights of the shares (its pairs together) and of the margin."""
+    if batch.preferences is None and "scores" not in batch.columns:
+        rewards, batch = rewards[:, :2], first_two(batch)  # what is behind a pair is something else
     order = data_order(batch, labels_of(batch))
     right, weights = agreement(rewards, batch, order)
     longer, _ = agreement(batch.lengths.astype(jnp.float32), batch, order)

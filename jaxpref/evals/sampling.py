@@ -65,9 +65,15 @@ def draw(
         values: list[Any] = [np.asarray(x) for x in context.fetch(outputs)]
         tokens, mask, logps = values
         real = np.asarray(batch.real)
-        columns = {"example_ids": batch.columns["example_ids"]}
         mask = mask & real[:, None, None]
-        drawn = Completions(batch.prompt_tokens, batch.prompt_mask, tokens, mask, columns=columns)
+        drawn = Completions(
+            batch.prompt_tokens,
+            batch.prompt_mask,
+            tokens,
+            mask,
+            columns=batch.row_columns,
+            column_axes=batch.column_axes,
+        )
         yield Drawn(drawn, logps, real)
 
 

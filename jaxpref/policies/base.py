@@ -17,8 +17,10 @@ __all__ = [
     "answers_no_prompts",
     "categorical",
     "check_records",
+    "model_of",
     "no_log_probs",
     "whole",
+    "without_constants",
 ]
 
 
@@ -122,6 +124,26 @@ def whole(params: Params, constants: Mapping[str, Params]) -> Params:
     return params | constants["policy"]
 
 
+def without_constants(policy: Policy, name: str) -> None:
+    """For algorithms that take a policy's params as they are.
+
+    Raises:
+      ValueError: the policy keeps constants beside its params.
+    """
+    if policy.constants is not None:
+        raise ValueError(
+            f"{name}: this policy has constants beside its params, which sft and offline take alone"
+        )
+
+
+def model_of(policy: Policy, params: Params) -> Model:
+    """A policy as a model that is not trained, with its constants in it."""
+    if policy.constants is None:
+        return Model(params, policy.axes())
+    base = policy.constants()
+    return Model(whole(params, {"policy": base.params}), policy.axes() | base.axes)
+
+
 def check_records(policy: Policy, records: Any) -> None:
     """Host side: raises ValueError for records that the policy cannot read, or would misread."""
     records.check_vocab(policy.vocab_size)
@@ -138,8 +160,8 @@ def no_log_probs(*_: Any, **__: Any) -> Array:
 
 
 def categorical(key: PRNGKey, logits: Float[Array, "*n v"]) -> Int[Array, "*n"]:
-    """`jax.random.categorical` in float32 or better: its noise has the type of the logits, and bfloat16 has
-    128 numbers in [0, 1), which never draw most of many items (`findings/`)."""
+    """`jax.random.categorical` in float32 or better: its noise has the type of the logits, and the few
+    uniform numbers of bfloat16 never draw most of many items (`findings/`)."""
     return jax.random.categorical(key, logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
 
 

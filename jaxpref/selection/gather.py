@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxpref.types import Completions
+from jaxpref.types import OF_FIRST_TWO, Completions
 
 __all__ = [
     "append_responses",
@@ -20,8 +20,6 @@ __all__ = [
     "take_rows",
     "values_of",
 ]
-
-_OF_FIRST_TWO = ("margins", "pair_preferences")
 
 
 def take_responses(completions: Completions, index: Int[Array, "b n"]) -> Completions:
@@ -33,7 +31,7 @@ def take_responses(completions: Completions, index: Int[Array, "b n"]) -> Comple
       A record of n responses to each prompt.
 
     Example:
-      >>> from jaxpref.types import Completions
+      >>> from jaxpref.types import OF_FIRST_TWO, Completions
       >>> tokens = jnp.arange(3).reshape(1, 3, 1)  # one prompt with three responses
       >>> batch = Completions(tokens[:, 0], tokens[:, 0] >= 0, tokens, tokens >= 0)
       >>> print(selection.take_responses(batch, jnp.array([[2, 0]])).response_tokens[..., 0])
@@ -50,7 +48,7 @@ def take_responses(completions: Completions, index: Int[Array, "b n"]) -> Comple
     columns = {
         name: taken(value) if _of_responses(name, completions) else value
         for name, value in completions.columns.items()
-        if name not in _OF_FIRST_TWO
+        if name not in OF_FIRST_TWO
     }
     reference_logps = completions.reference_logps
     return dataclasses.replace(
@@ -70,7 +68,7 @@ def take_rows(completions: Completions, rows: Int[Array, " n"]) -> Completions:
       A record of n rows.
 
     Example:
-      >>> from jaxpref.types import Completions
+      >>> from jaxpref.types import OF_FIRST_TWO, Completions
       >>> tokens = jnp.arange(2).reshape(2, 1, 1)  # two prompts with one response each
       >>> batch = Completions(tokens[:, 0], tokens[:, 0] >= 0, tokens, tokens >= 0)
       >>> print(selection.take_rows(batch, jnp.array([1, 1, 0])).response_tokens.ravel())
@@ -86,7 +84,7 @@ def drop_rows(completions: Completions, keep: Bool[Array, " b"]) -> Completions:
       A record of the same shapes.
 
     Example:
-      >>> from jaxpref.types import Completions
+      >>> from jaxpref.types import OF_FIRST_TWO, Completions
       >>> tokens = jnp.arange(2).reshape(2, 1, 1)  # two prompts with one response each
       >>> batch = Completions(tokens[:, 0], tokens[:, 0] >= 0, tokens, tokens >= 0)
       >>> print(selection.drop_rows(batch, jnp.array([True, False])).valid)
@@ -111,7 +109,7 @@ def append_responses(first: Completions, second: Completions) -> Completions:
       ValueError: the two have different numbers of rows.
 
     Example:
-      >>> from jaxpref.types import Completions
+      >>> from jaxpref.types import OF_FIRST_TWO, Completions
       >>> one, two = jnp.array([[[1, 2]]]), jnp.array([[[3]]])  # responses of two tokens and of one
       >>> sides = [Completions(t[:, 0], t[:, 0] > 0, t, t > 0) for t in (one, two)]
       >>> print(selection.append_responses(*sides).response_tokens.tolist())
@@ -156,7 +154,7 @@ def same_responses(completions: Completions, i: int = 0, j: int = 1) -> Bool[Arr
       `[b]`, True where they are the same.
 
     Example:
-      >>> from jaxpref.types import Completions
+      >>> from jaxpref.types import OF_FIRST_TWO, Completions
       >>> tokens = jnp.array([[[5], [5]], [[5], [6]]])
       >>> print(selection.same_responses(Completions(tokens[:, 0], tokens[:, 0] > 0, tokens, tokens > 0)))
       [ True False]
@@ -205,7 +203,7 @@ def values_of(completions: Completions, by: str | None) -> Float[Array, "b k"]:
 
     Example:
       >>> from jaxpref.selection.gather import values_of
-      >>> from jaxpref.types import Completions
+      >>> from jaxpref.types import OF_FIRST_TWO, Completions
       >>> tokens, p = jnp.ones((1, 2, 1), int), jnp.array([[[0.5, 0.9], [0.1, 0.5]]])
       >>> batch = Completions(tokens[:, 0], tokens[:, 0] > 0, tokens, tokens > 0, preferences=p)
       >>> print(values_of(batch, None))

@@ -217,7 +217,7 @@ class _StageRun:
         self.checkpoints.save(error.step, self.state, self.meta)
         self.checkpoints.wait()
         explain = self.run.policy.explain
-        cause = explain(sharding.fetch(self.state.params)) if explain else None
+        cause = explain(sharding.fetch(self.run.whole(self.state.params))) if explain else None
         advice = "Lower the learning rate, or set non_finite=skip to drop such updates"
         return NonFiniteError(
             f"{error}; the state before that update is saved. {cause or advice}", error.step

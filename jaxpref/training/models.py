@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxpref import keys
 from jaxpref.paths import as_path
-from jaxpref.policies.base import Model, Policy
+from jaxpref.policies.base import Model, Policy, model_of
 from jaxpref.training.checkpoint import Checkpoints, restore_params
 
 __all__ = ["random_model", "trained_model"]
@@ -52,7 +52,7 @@ def trained_model(
     )
     params = jax.tree.map(np.asarray, restore_params(directory, checkpoint_step, target))
     logger.info("trained_model: %s at step %d of %s", stage, checkpoint_step, root)
-    return Model(params, built.axes())
+    return model_of(built, params)
 
 
 def random_model(*, policy: Callable[[], Policy], seed: int = 0) -> Model:
@@ -60,4 +60,4 @@ def random_model(*, policy: Callable[[], Policy], seed: int = 0) -> Model:
     built = policy()
     params = jax.jit(built.init)(keys.key(seed, None, "model"))
     logger.info("random_model: RANDOM weights, for a dry run; what a judge of them says means nothing")
-    return Model(jax.tree.map(np.asarray, params), built.axes())
+    return model_of(built, jax.tree.map(np.asarray, params))

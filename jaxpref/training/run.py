@@ -94,6 +94,8 @@ def open_run(
             f"vocabulary mismatch: the tokenizer has {tokenizer.vocab_size} ids and the model "
             f"{policy.vocab_size}; give the model that many, or change the tokenizer"
         )
+    if isinstance(writers, str):
+        raise ValueError(f"writers: expected names, such as ({writers!r},), got the text {writers!r}")
     files = RunFiles(run_folder(workdir), active=jax.process_index() == 0, log=log, names=writers)
     show_choices(files.log)
     return RunContext(

@@ -81,6 +81,7 @@ def test_statistics_and_heads_come_from_one_pass_and_are_right():
 
 def test_a_reward_model_learns_through_the_same_rule():
     policy, batch = small_transformer(outputs=1), batch_of(b=8, seed=1)  # no pair is the same twice
+    batch = dataclasses.replace(batch, preferences=None)  # the first is the better one
     algorithm = offline(
         policy, loss=losses.bradley_terry, optimizer=partial(optax.adam, 5e-3), reference=None
     )
