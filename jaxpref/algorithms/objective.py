@@ -20,7 +20,7 @@ from jaxpref.metrics import Mean, Metrics, merge, weighted_mean
 from jaxpref.policies.base import Policy, whole
 from jaxpref.types import Completions, Params, PRNGKey
 
-__all__ = ["Objective", "Unit", "accumulated_gradient", "beta_of", "unit_of"]
+__all__ = ["Objective", "Unit", "accumulated_gradient", "beta_of", "declared_unit", "unit_of"]
 
 Unit = Literal["prompt", "response", "objective"]  # what the loss has a number for
 
@@ -204,7 +204,7 @@ def unit_of(loss: Callable[..., Any], losses: Array, batch: Completions, *, obje
       ValueError: the loss returned another shape than it declares, or one that is neither.
     """
     b, k = batch.mask.shape[:2]
-    declared = "objective" if objectives else _declared(loss)
+    declared = "objective" if objectives else declared_unit(loss)
     unit: Unit = declared or ("prompt" if losses.ndim == 1 else "response")
     expected = {"prompt": (b,), "response": (b, k), "objective": (b, losses.shape[-1] if losses.ndim else 0)}
     if losses.shape != expected[unit]:
@@ -217,7 +217,8 @@ def unit_of(loss: Callable[..., Any], losses: Array, batch: Completions, *, obje
     return unit
 
 
-def _declared(loss: Callable[..., Any]) -> Unit | None:
+def declared_unit(loss: Callable[..., Any]) -> Unit | None:
+    """What the return annotation says that the loss has a number for; None where it says nothing."""
     while isinstance(loss, functools.partial):
         loss = loss.func
     given = inspect.signature(loss).return_annotation

@@ -11,7 +11,7 @@ from jaxtyping import Array
 from jaxpref.algorithms.base import NONE, Algorithm, Constants, TrainState
 from jaxpref.algorithms.copies import Rule, frozen, refreshed, start
 from jaxpref.algorithms.inputs import check_loss, inputs_of, loss_name
-from jaxpref.algorithms.objective import Objective, accumulated_gradient, beta_of
+from jaxpref.algorithms.objective import Objective, accumulated_gradient, beta_of, declared_unit
 from jaxpref.algorithms.optimizers import apply_gradient
 from jaxpref.algorithms.quantities import Features
 from jaxpref.metrics import Metrics
@@ -59,7 +59,7 @@ def offline(
         numbers with logits of a few pairs only. For policies that offer it (transformers do).
     """
     rules = ({"initial": frozen} if reference == "initial" else {}) | dict(policies or {})
-    _check(policy, loss, reference, rules, loss_state, microbatches)
+    _check(policy, loss, reference, rules, loss_state, microbatches, combine is not None)
     if pair_scan:
         _check_pair_scan(policy, loss, combine)
     scale = beta_of(loss) if reward_scale is None else reward_scale
@@ -118,6 +118,7 @@ def _check(
     rules: Mapping[str, Rule],
     loss_state: Callable[[], Any] | None,
     microbatches: int,
+    combined: bool,
 ) -> None:
     if reference not in ("batch", None, *rules):
         raise ValueError(
@@ -127,6 +128,8 @@ def _check(
     if "policy" in rules:
         raise ValueError("policies: 'policy' is the trained policy itself; choose another name")
     check_loss(loss, reference=reference, policy=policy)
+    if not combined and declared_unit(loss) == "objective":
+        raise ValueError(f"loss {loss_name(loss)} has a number for each objective: set combine")
     name, stateful = loss_name(loss), any(i.base == "state" for i in inputs_of(loss))
     if stateful and loss_state is None:
         raise ValueError(

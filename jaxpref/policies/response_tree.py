@@ -54,4 +54,6 @@ class ResponseTree:
             prompts.prompt_mask,
             jnp.broadcast_to(jnp.asarray(tokens, jnp.int32), shape),
             jnp.broadcast_to(jnp.asarray(mask), shape),
+            columns=prompts.columns,
+            column_axes=prompts.column_axes,
         )

@@ -162,6 +162,8 @@ def _samples(prompts: Prompts, loop: _Loop) -> Samples:
         loop.tokens,
         loop.mask,
         reference_logps=loop.token_logps.sum(-1),
+        columns=prompts.columns,
+        column_axes=prompts.column_axes,
     )
     of_members = loop.token_logps[None] if loop.member_token_logps is None else loop.member_token_logps
     return Samples(completions, loop.token_logps, loop.sampling_token_logps, of_members, loop.done)

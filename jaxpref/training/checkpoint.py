@@ -14,7 +14,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from jaxpref.paths import AnyPath, absolute
 
-__all__ = ["Checkpoints", "restore_params"]
+__all__ = ["Checkpoints", "restore_params", "saved_meta"]
 
 
 class Checkpoints:
@@ -111,6 +111,15 @@ class Checkpoints:
         return steps[-1] if steps else "0"
 
 
+def saved_meta(directory: AnyPath, step: int) -> dict[str, Any]:
+    """What was saved beside the state of a checkpoint."""
+    try:
+        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
+            return checkpointer.restore(absolute(directory) / str(step) / "meta") or {}
+    except Exception as error:
+        raise _unreadable(directory / str(step), error) from error
+
+
 def restore_params(directory: AnyPath, step: int, target: Any) -> Any:
     """Only `params` of a saved state, laid out as `target`."""
     item = {"params": jax.tree.map(ocp.utils.to_shape_dtype_struct, target)}
@@ -139,6 +148,11 @@ def restore_params(directory: AnyPath, step: int, target: Any) -> Any:
 
 def _unreadable(path: AnyPath, error: Exception) -> ValueError:
     reason = str(error).strip().splitlines()
+    if "structures do not match" in str(error):
+        return ValueError(
+            f"checkpoint {path} holds another state than this algorithm's: it is of another one, or of an "
+            "older jaxpref. Its params can still be read (`jaxpref sample`, or a new stage, --allow-changes)"
+        )
     return ValueError(
         f"checkpoint {path} cannot be read ({type(error).__name__}: {reason[0][:300] if reason else ''}). "
         "If it is damaged, delete that folder: the run then resumes from the one before. If shapes differ, "

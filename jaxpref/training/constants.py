@@ -11,7 +11,7 @@ from jaxpref.policies.base import Model
 from jaxpref.training import sharding
 from jaxpref.types import Params
 
-__all__ = ["Loaded", "fingerprint", "loaded"]
+__all__ = ["Loaded", "check_same", "fingerprint", "loaded"]
 
 
 class Loaded(NamedTuple):
@@ -39,3 +39,17 @@ def fingerprint(params: Any) -> str:
         digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {np.shape(leaf)}\n".encode())
         digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
+
+
+def check_same(directory: Any, saved: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Compares the fingerprints beside a checkpoint with those of the run that reads it.
+
+    Raises:
+      ValueError: some differ, or only one side has them.
+    """
+    differing = sorted(name for name in {*saved, *now} if saved.get(name) != now.get(name))
+    if differing:
+        raise ValueError(
+            f"{directory}: the checkpoint was written beside other models of the names {differing} (their "
+            "weights differ); give the run the ones it began with, or start in a new workdir"
+        )

@@ -9,7 +9,8 @@ import numpy as np
 from jaxpref import keys
 from jaxpref.paths import as_path
 from jaxpref.policies.base import Model, Policy, model_of
-from jaxpref.training.checkpoint import Checkpoints, restore_params
+from jaxpref.training.checkpoint import Checkpoints, restore_params, saved_meta
+from jaxpref.training.constants import check_same, fingerprint
 
 __all__ = ["random_model", "trained_model"]
 
@@ -51,6 +52,9 @@ def trained_model(
         jax.eval_shape(built.init, jax.random.key(0)),
     )
     params = jax.tree.map(np.asarray, restore_params(directory, checkpoint_step, target))
+    saved = saved_meta(directory, checkpoint_step).get("constants", {})
+    own = {} if built.constants is None else {"policy": fingerprint(built.constants().params)}
+    check_same(directory, {name: value for name, value in saved.items() if name == "policy"}, own)
     logger.info("trained_model: %s at step %d of %s", stage, checkpoint_step, root)
     return model_of(built, params)
 

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from jaxpref import keys
 from jaxpref.training import sharding
-from jaxpref.training.checkpoint import Checkpoints, restore_params
+from jaxpref.training.checkpoint import Checkpoints, restore_params, saved_meta
+from jaxpref.training.constants import check_same
 from jaxpref.training.context import RunContext
 from jaxpref.types import Params
 
@@ -48,7 +49,14 @@ def stage_checkpoints(run: RunContext, stage: str) -> Checkpoints:
 
 
 def saved_params(run: RunContext, checkpoints: Checkpoints, step: int) -> Params:
-    """Params of one checkpoint, laid out over the mesh."""
+    """Params of one checkpoint, laid out over the mesh.
+
+    Raises:
+      ValueError: they were trained beside other constants of the policy, which they mean nothing without.
+    """
+    saved = saved_meta(checkpoints.directory, step).get("constants", {})
+    own = {name: value for name, value in saved.items() if name == "policy"}
+    check_same(checkpoints.directory, own, run.constants.fingerprints)
     shardings = sharding.param_shardings(run.abstract_params, run.axes, run.mesh)
     target = sharding.with_shardings(run.abstract_params, shardings)
     return restore_params(checkpoints.directory, step, target)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 from collections.abc import Callable, Sequence
 
 import jax
@@ -94,6 +95,11 @@ def open_run(
             f"vocabulary mismatch: the tokenizer has {tokenizer.vocab_size} ids and the model "
             f"{policy.vocab_size}; give the model that many, or change the tokenizer"
         )
+    for stage in experiment.stages:
+        if not re.fullmatch(r"\w[\w.+-]*", stage.name):
+            raise ValueError(
+                f"stage {stage.name!r}: its name is that of a folder; use letters, digits, _ - . +"
+            )
     if isinstance(writers, str):
         raise ValueError(f"writers: expected names, such as ({writers!r},), got the text {writers!r}")
     files = RunFiles(run_folder(workdir), active=jax.process_index() == 0, log=log, names=writers)

@@ -17,7 +17,7 @@ from jaxpref.algorithms import Algorithm
 from jaxpref.experiment import Stage
 from jaxpref.training import sharding
 from jaxpref.training.checkpoint import Checkpoints
-from jaxpref.training.constants import loaded
+from jaxpref.training.constants import check_same, loaded
 from jaxpref.training.context import RunContext
 from jaxpref.training.params import stage_checkpoints, started_from
 from jaxpref.types import Params
@@ -71,16 +71,7 @@ class Layout:
         """
         target = sharding.with_shardings(self.abstract, self.shardings)
         state, meta = checkpoints.restore(step, target)
-        saved = meta.get("constants", {})
-        differing = sorted(
-            n for n in {*saved, *self.fingerprints} if saved.get(n) != self.fingerprints.get(n)
-        )
-        if differing:
-            raise ValueError(
-                f"{checkpoints.directory}: the checkpoint was written beside other models of the names "
-                f"{differing} (their weights differ); give the run the ones it began with, or start in a new "
-                "workdir"
-            )
+        check_same(checkpoints.directory, meta.get("constants", {}), self.fingerprints)
         return state, meta
 
 

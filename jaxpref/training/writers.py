@@ -172,7 +172,7 @@ def _builder(name: str) -> Builder:
     module, colon, function = name.partition(":")
     try:
         builder: Any = getattr(importlib.import_module(module), function) if colon else None
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"writers: {name!r} cannot be imported ({error})") from error
     if not callable(builder):
         raise ValueError(

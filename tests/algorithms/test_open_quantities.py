@@ -164,6 +164,11 @@ def test_prompts_keep_their_columns_when_they_are_sampled_from():
     state = algorithm.init(policy.init(KEY))
     record, _ = algorithm.collect(state, batch, KEY)
     assert seen == [{"context", "example_ids"}]
+    drawn = policy.sample(policy.init(KEY), batch.prompts, KEY, max_tokens=1).completions
+    every = policy.enumerate(batch.prompts)
+    for given in (drawn, every):
+        np.testing.assert_array_equal(given.columns["context"], batch.columns["context"])
+        assert given.axes_of("context") == ("b", "d")
     assert {"context", "example_ids", "scores", "drawn"} <= set(record.columns)
     assert "liked" not in record.columns, "what was known of the recorded responses is not of those drawn"
     assert float(algorithm.step(state, record, KEY)[1]["loss"].value) != 0

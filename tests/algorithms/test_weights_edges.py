@@ -150,3 +150,8 @@ def test_names_of_models_and_policies_with_constants_are_checked_before_anything
         preference_iql(frozen, optimizer=SGD, reward_steps=1, **sizes)
     with pytest.raises(ValueError, match="spac: this policy has constants"):
         spac(frozen, optimizer=SGD, critic=lambda: TABLE, critic_optimizer=SGD, max_tokens=1)
+
+
+def test_a_loss_of_objectives_needs_a_way_to_combine_them():
+    with pytest.raises(ValueError, match="loss signed_dpo has a number for each objective: set combine"):
+        offline(TABLE, loss=losses.signed_dpo, optimizer=SGD)

@@ -26,7 +26,8 @@ from jaxpref.policies.transformer import transformer
 from jaxpref.selection import two_samples
 from jaxpref.training.checkpoint import Checkpoints
 from jaxpref.training.constants import fingerprint
-from jaxpref.training.models import random_model
+from jaxpref.training.models import random_model, trained_model
+from jaxpref.training.params import left_by, started_from, trained_params
 from jaxpref.training.run import open_run, train
 from jaxpref.training.state import Layout
 
@@ -166,6 +167,19 @@ def test_a_checkpoint_wants_its_constants_no_more_or_fewer(saved, now, differing
         return
     with pytest.raises(ValueError, match=re.escape(f"other models of the names {differing}")):
         layout.restore(Saved(), 0)
+
+
+def test_params_mean_nothing_beside_another_base(one_device, tmp_path):
+    """Whoever reads them alone (samples, a next stage, a judge elsewhere) is refused as a resumed run is."""
+    train(experiment(adapted, steps=2), tmp_path, log=quiet)
+    other = open_run(experiment(partial(adapted, seed=1)), tmp_path, log=quiet)
+    for read in (trained_params, partial(left_by, stage="dpo"), partial(started_from, stage="dpo")):
+        with pytest.raises(ValueError, match=r"beside other models of the names \['policy'\]"):
+            read(other)
+    with pytest.raises(ValueError, match=r"beside other models of the names \['policy'\]"):
+        trained_model(policy=partial(adapted, seed=1), workdir=str(tmp_path), stage="dpo")
+    model = trained_model(policy=adapted, workdir=str(tmp_path), stage="dpo")
+    assert set(model.params) == set(model.axes) == {"change", "base"}
 
 
 def reading(*, policy):
