@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxpref.algorithms.inputs import check_loss, inputs_of
+from jaxpref.policies.tabular import tabular
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,7 @@ def test_the_loss_of_the_how_to_is_one_that_offline_takes(repository):
     names = {}
     exec(blocks[0], names)
     loss = names["squared_hinge"]
-    check_loss(loss, reference="initial", offers=())
+    check_loss(loss, reference="initial", policy=tabular(prompts=1, vocab=2))
     assert loss.__annotations__["return"].dim_str == "b"
     given = {one.name: jnp.array([-2.0, -3.0]) for one in inputs_of(loss)}
     np.testing.assert_array_equal(loss(**given), [1.0, 1.0])
