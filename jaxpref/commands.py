@@ -5,6 +5,7 @@ import difflib
 import importlib
 import json
 import re
+import shutil
 import sys
 from typing import Any
 
@@ -58,6 +59,9 @@ def _ready(experiment: Experiment, own: dict[str, str], options: Options) -> Exp
 def train(options: Options) -> int:
     distributed.initialize()
     experiment, workdir, own = _load(options)
+    if options.smoke and "workdir" not in own and jax.process_count() == 1 and workdir.exists():
+        # A trial begins anew: going on with the last one would skip what was changed since.
+        shutil.rmtree(workdir)
     _train(_ready(experiment, own, options), workdir, options)
     return 0
 

@@ -161,3 +161,12 @@ def test_bench_logprobs_and_tune_print_their_tables(tmp_path):
     assert figures["optax"]
     output = run("bench", "tune", "--shapes", "70x8x520", "--rounds", "1", "--dtype", "bfloat16")
     assert '"cpu": Blocks(512, 64, "measured, bfloat16: ' in output
+
+
+def test_a_smoke_run_begins_anew(tmp_path, monkeypatch):
+    """In its own folder: what was changed in the meantime would else be skipped. A folder that was given is
+    kept."""
+    monkeypatch.chdir(tmp_path)
+    outputs = [here("train", TINY, "evaluators=False", "--smoke", "--no-report") for _ in range(2)]
+    assert not any("resumed" in output or "done at step" in output for output in outputs)
+    assert (tmp_path / "runs" / "tiny-smoke" / "metrics.jsonl").is_file()

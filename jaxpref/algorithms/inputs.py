@@ -191,7 +191,7 @@ def _value(
         )
         raise ValueError(
             f"loss {loss_name(loss)} needs {wanted.name}, and the {kind} no {wanted.base!r}: {what}; there "
-            f"are {sorted(offered)}"
+            f"are {sorted(offered)}, of one response with chosen_ or rejected_ in front"
         )
     value = offered[wanted.base]
     if wanted.sampled:
