@@ -85,6 +85,7 @@ def test_two_processes_agree_with_one(tmp_path):
     _assert_same_metrics(tmp_path / "one", tmp_path / "two")
 
 
+@pytest.mark.exhaustive  # what it takes of the gate; the parts have tests of their own
 @pytest.mark.slow
 def test_commands_of_two_processes_that_share_every_row(tmp_path):
     """With the model split over the processes, both hold all rows of a batch."""

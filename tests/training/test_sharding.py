@@ -108,6 +108,7 @@ def test_activations_stay_where_their_rows_are(shape, microbatches):
     assert set(moved) == {"all-gather", "all-reduce"}
 
 
+@pytest.mark.exhaustive  # what it takes of the gate; the parts have tests of their own
 @pytest.mark.slow
 def test_nothing_is_gathered_whole_to_be_split_anew(tmp_path):
     """Where XLA cannot go from one layout to the other it says so, and takes the memory of one device."""
