@@ -73,7 +73,7 @@ class Objective:
         rewards = self._rewards(values, reference)
         if rewards is not None:
             metrics |= reported(rewards, values.get("logps"), batch, self.source.inputs)
-        if reference and "on_policy" in batch.columns:
+        if "logps" in values and "logps" in reference and "on_policy" in batch.columns:
             own = batch.columns["on_policy"] * batch.response_weights
             log_ratios = jax.lax.stop_gradient(values["logps"] - reference["logps"])
             metrics["objective/kl"] = weighted_mean(log_ratios, own)
@@ -108,7 +108,7 @@ class Objective:
         if "logps" not in values:
             return None
         logps = values["logps"]
-        return self.reward_scale * (logps - reference["logps"] if reference else logps)
+        return self.reward_scale * (logps - reference["logps"] if "logps" in reference else logps)
 
     def _scanned(
         self, params: Params, batch: Completions, reference: Mapping[str, Array]

@@ -101,12 +101,16 @@ def one_output(embeddings: Array) -> Array:
 
 
 def mismatched(batch: Completions) -> Completions:
-    """Each prompt with the responses of the next real row (the first one after the last): KTO's rotation."""
-    rows = jnp.arange(len(batch.valid))
-    following = jnp.roll(rows, -1)
-    following = jnp.where(batch.valid[following], following, jnp.argmax(batch.valid))
+    """Each prompt with the responses of other rows: KTO's rotation. A response that counts meets that of the
+    next row (the first one after the last) where there is one in its place, so absent ones meet nobody."""
+    counts = batch.response_weights > 0
+    rows = jnp.arange(len(counts))
+    distance = (rows[None] - rows[:, None] - 1) % len(rows)  # from each row on to each other, itself last
+    reached = jnp.where(counts[None], distance[..., None], len(rows))
+    following = reached.argmin(1)  # [b, k]
+    place = jnp.arange(counts.shape[1])[None]
     return dataclasses.replace(
         batch,
-        response_tokens=batch.response_tokens[following],
-        response_mask=batch.response_mask[following] & batch.valid[:, None, None],
+        response_tokens=batch.response_tokens[following, place],
+        response_mask=batch.response_mask[following, place] & counts[..., None],
     )

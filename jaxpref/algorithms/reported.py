@@ -46,7 +46,7 @@ def reported(
         return {"rewards/mean": weighted_mean(rewards, batch.response_weights)}
     if sides or any(i.sampled for i in inputs):
         rewards, logps, batch = rewards[:, :2], None if logps is None else logps[:, :2], first_two(batch)
-    labels = "scores" if "scores" in bases and rewards.shape[1] > 2 else labels_of(batch)
+    labels = "scores" if "scores" in bases and not sides else labels_of(batch)
     return reward_metrics(rewards, logps, batch, labels=labels)
 
 

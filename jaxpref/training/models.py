@@ -53,10 +53,12 @@ def trained_model(
     )
     params = jax.tree.map(np.asarray, restore_params(directory, checkpoint_step, target))
     saved = saved_meta(directory, checkpoint_step).get("constants", {})
-    own = {} if built.constants is None else {"policy": fingerprint(built.constants().params)}
+    model = model_of(built, params)
+    base = {name: value for name, value in model.params.items() if name not in params}
+    own = {"policy": fingerprint(base)} if built.constants is not None else {}
     check_same(directory, {name: value for name, value in saved.items() if name == "policy"}, own)
     logger.info("trained_model: %s at step %d of %s", stage, checkpoint_step, root)
-    return model_of(built, params)
+    return model
 
 
 def random_model(*, policy: Callable[[], Policy], seed: int = 0) -> Model:

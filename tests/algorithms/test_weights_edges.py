@@ -14,6 +14,7 @@ from toys import pairs, scored_table_policy
 
 from jaxpref import losses
 from jaxpref.algorithms import offline, online, preference_iql, replayed, spac
+from jaxpref.algorithms.quantities import mismatched
 from jaxpref.data.records import Example, Records
 from jaxpref.data.segments import SegmentRecords
 from jaxpref.metrics import to_floats
@@ -155,3 +156,42 @@ def test_names_of_models_and_policies_with_constants_are_checked_before_anything
 def test_a_loss_of_objectives_needs_a_way_to_combine_them():
     with pytest.raises(ValueError, match="loss signed_dpo has a number for each objective: set combine"):
         offline(TABLE, loss=losses.signed_dpo, optimizer=SGD)
+
+
+def test_two_scored_responses_are_ordered_by_their_scores_to_a_loss_of_scores():
+    """In whatever order they lie; equal scores are a tie of the data."""
+
+    def drawn_to(logps, scores, where) -> Float[Array, "b"]:
+        return jnp.where(where, -logps * scores, 0).sum(-1)
+
+    batch = pairs([0, 1, 2], [0, 1, 2], [1, 2, 3])
+    scores = jnp.array([[0.1, 0.9], [0.5, 0.5], [0.9, 0.1]])
+    batch = dataclasses.replace(batch, columns={"scores": scores})
+    algorithm = offline(TABLE, loss=drawn_to, optimizer=SGD, reference=None)
+    params = TABLE.init(KEY)
+    metrics = to_floats(algorithm.evaluate(algorithm.init(params), batch, KEY))
+    logps = np.asarray(TABLE.token_logps(params, batch).sum(-1))
+    right = [logps[0, 1] > logps[0, 0], 0.5, logps[2, 0] > logps[2, 1]]
+    assert metrics["rewards/accuracies"] == pytest.approx(np.mean(right))
+    assert metrics["rewards/chosen"] == pytest.approx(
+        np.mean([logps[0, 1], logps[1, 0], logps[2, 0]]), rel=1e-6
+    )
+
+
+def test_a_mismatched_response_is_the_next_one_in_its_place():
+    """Of lists of different lengths and rows of weight 0 in between: nothing that counts meets what is
+    absent."""
+    batch = batch_of(k=2, b=4)
+    mask = batch.response_mask.at[1, 1].set(False).at[3, 0].set(False)
+    batch = dataclasses.replace(batch, response_mask=mask, columns={"weights": jnp.array([1.0, 1, 0, 1])})
+    rolled = mismatched(batch)
+    following = {(0, 0): 1, (1, 0): 0, (0, 1): 3, (3, 1): 0}
+    for row in range(4):
+        for place in range(2):
+            other = following.get((row, place))
+            expected = np.zeros_like(mask[0, 0]) if other is None else mask[other, place]
+            np.testing.assert_array_equal(rolled.response_mask[row, place], expected)
+            if other is not None:
+                np.testing.assert_array_equal(
+                    rolled.response_tokens[row, place], batch.response_tokens[other, place]
+                )
