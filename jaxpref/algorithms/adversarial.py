@@ -56,7 +56,7 @@ class AdversarialState:
         return {"policy": self.params, "discriminator": self.discriminator}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Imitation:
     """The game of a discriminator against a policy in a finite world, exactly."""
 

@@ -18,7 +18,7 @@ __all__ = ["Selector", "Collector"]
 Selector = Callable[[Completions, PRNGKey], Completions]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Collector:
     """Draws responses, values and scores them, has them judged, and selects what to learn from.
 

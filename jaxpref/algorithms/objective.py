@@ -25,7 +25,7 @@ __all__ = ["Objective", "Unit", "accumulated_gradient", "beta_of", "declared_uni
 Unit = Literal["prompt", "response", "objective"]  # what the loss has a number for
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Objective:
     """The mean of `loss` over a batch, with metrics.
 

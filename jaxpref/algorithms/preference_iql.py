@@ -44,7 +44,7 @@ class PreferenceIQLState:
     targets: dict[str, Params]  # slow copies of the two q
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class ImplicitQ:
     """The three objectives of preference-based implicit Q-learning, each a pure function of its params.
 

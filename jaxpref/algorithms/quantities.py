@@ -19,7 +19,7 @@ __all__ = ["Features", "Source"]
 Features = Callable[[Params, Any, PRNGKey | None], Mapping[str, Array]]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Source:
     """Where inputs come from: a policy, and perhaps features of your own (both of policy and reference)."""
 

@@ -36,7 +36,7 @@ from jaxpref.types import Completions, Params, PRNGKey, Prompts
 __all__ = ["Critic", "SpacState", "climbed", "spac"]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Critic:
     """A critic f in [0, bound] of responses: `bound` times the sigmoid of a policy's one head output."""
 
