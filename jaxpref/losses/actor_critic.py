@@ -1,4 +1,7 @@
-"""Proximal policy optimisation: token rewards, generalised advantages, clipped policy and value losses."""
+"""Proximal policy optimisation: token rewards, generalised advantages, clipped policy and value losses.
+
+Schulman et al. 2017, arXiv:1707.06347, with the advantages of Schulman et al. 2015, arXiv:1506.02438.
+"""
 
 import jax
 import jax.numpy as jnp

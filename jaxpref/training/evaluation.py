@@ -53,7 +53,15 @@ def evaluations(
 ) -> list[Evaluation]:
     """Runs the stage's evaluators."""
     context = context_of(run, state.params, stage=stage, step=step, state=state, rewards=algorithm.rewards)
-    return [evaluator(context) for evaluator in stage.evaluators]
+    made = [evaluator(context) for evaluator in stage.evaluators]
+    names = [evaluation.name for evaluation in made]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(
+            f"stage {stage.name}: two evaluators are called {twice[0]!r}, and would share keys and samples; "
+            "give one another name="
+        )
+    return made
 
 
 def context_of(

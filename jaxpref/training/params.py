@@ -15,6 +15,7 @@ from jaxpref.training.context import RunContext
 from jaxpref.types import Params
 
 __all__ = [
+    "check_base",
     "initial_params",
     "left_by",
     "saved_params",
@@ -54,12 +55,17 @@ def saved_params(run: RunContext, checkpoints: Checkpoints, step: int) -> Params
     Raises:
       ValueError: they were trained beside other constants of the policy, which they mean nothing without.
     """
-    saved = saved_meta(checkpoints.directory, step).get("constants", {})
-    own = {name: value for name, value in saved.items() if name == "policy"}
-    check_same(checkpoints.directory, own, run.constants.fingerprints)
+    check_base(run, checkpoints, step)
     shardings = sharding.param_shardings(run.abstract_params, run.axes, run.mesh)
     target = sharding.with_shardings(run.abstract_params, shardings)
     return restore_params(checkpoints.directory, step, target)
+
+
+def check_base(run: RunContext, checkpoints: Checkpoints, step: int) -> None:
+    """Raises ValueError where a checkpoint was written beside other constants of the policy than this run's."""
+    saved = saved_meta(checkpoints.directory, step).get("constants", {})
+    own = {name: value for name, value in saved.items() if name == "policy"}
+    check_same(checkpoints.directory, own, run.constants.fingerprints)
 
 
 def left_by(run: RunContext, stage: str) -> Params:

@@ -14,7 +14,7 @@ from jaxpref.training import sharding
 from jaxpref.training.context import RunContext
 from jaxpref.training.files import RunFiles, show_choices
 from jaxpref.training.loop import run_stage
-from jaxpref.training.params import initial_params, saved_params, stage_checkpoints
+from jaxpref.training.params import check_base, initial_params, saved_params, stage_checkpoints
 from jaxpref.training.preemption import Preemption
 from jaxpref.training.record import record_experiment
 from jaxpref.training.writers import DEFAULT
@@ -55,6 +55,7 @@ def train(
         files = run.files
         try:
             mesh = sharding.describe_mesh(run.mesh)
+            _check_bases(run)  # before anything is written
             record_experiment(files, experiment, mesh=mesh, docstring=docstring, allow_changes=allow_changes)
             parameters = sum(x.size for x in jax.tree.leaves(run.abstract_params))
             device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
@@ -114,6 +115,16 @@ def open_run(
         axes=policy.axes(),
         preemption=preemption or Preemption(),
     )
+
+
+def _check_bases(run: RunContext) -> None:
+    for stage in run.experiment.stages:
+        if not (run.files.directory / "checkpoints" / stage.name).is_dir():
+            continue
+        with stage_checkpoints(run, stage.name) as checkpoints:
+            latest = checkpoints.latest
+        if latest is not None:
+            check_base(run, checkpoints, latest)
 
 
 def _run_stages(run: RunContext) -> Result:

@@ -139,8 +139,10 @@ def test_a_run_goes_on_beside_the_same_constants_only(one_device, tmp_path):
 
     once = train(dpo(adapted, 4), tmp_path / "once", log=quiet)
     train(dpo(adapted, 2), tmp_path / "twice", log=quiet)
+    recorded = (tmp_path / "twice" / "experiment.json").read_text()
     with pytest.raises(ValueError, match=r"written beside other models of the names \['policy'\]"):
         train(dpo(partial(adapted, seed=1), 4), tmp_path / "twice", allow_changes=True, log=quiet)
+    assert (tmp_path / "twice" / "experiment.json").read_text() == recorded, "what is refused is not recorded"
     again = train(dpo(adapted, 4), tmp_path / "twice", allow_changes=True, log=quiet)
     np.testing.assert_array_equal(again.params["change"], once.params["change"])
 
@@ -180,6 +182,13 @@ def test_params_mean_nothing_beside_another_base(one_device, tmp_path):
         trained_model(policy=partial(adapted, seed=1), workdir=str(tmp_path), stage="dpo")
     model = trained_model(policy=adapted, workdir=str(tmp_path), stage="dpo")
     assert set(model.params) == set(model.axes) == {"change", "base"}
+
+
+def test_evaluators_of_a_stage_have_names_of_their_own(one_device, tmp_path):
+    given = experiment(plain, steps=2)
+    stage = dataclasses.replace(given.stages[1], evaluators=given.stages[1].evaluators * 2)
+    with pytest.raises(ValueError, match="stage dpo: two evaluators are called 'held-out pairs'"):
+        train(dataclasses.replace(given, stages=(stage,)), tmp_path, log=quiet)
 
 
 def reading(*, policy):
