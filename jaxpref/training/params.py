@@ -62,7 +62,7 @@ def saved_params(run: RunContext, checkpoints: Checkpoints, step: int) -> Params
 
 
 def check_base(run: RunContext, checkpoints: Checkpoints, step: int) -> None:
-    """Raises ValueError where a checkpoint was written beside other constants of the policy than this run's."""
+    """Raises ValueError where it was written beside other constants of the policy than those of the run"""
     saved = saved_meta(checkpoints.directory, step).get("constants", {})
     own = {name: value for name, value in saved.items() if name == "policy"}
     check_same(checkpoints.directory, own, run.constants.fingerprints)
