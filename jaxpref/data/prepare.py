@@ -83,6 +83,7 @@ def prepare(
             "eos_id": tokenizer.eos_id,
             "pad_id": tokenizer.pad_id,
             "encoding": encoding.description(),
+            "rows_kept": len(examples),
             "rows_read": len(examples) + sum(drops.values()),
             "drops": dict(drops),
             "truncated": dict(sum((task.truncated for task in parts), Counter())),

@@ -14,6 +14,7 @@ from jaxpref.paths import AnyPath, absolute, as_path, write_whole
 from jaxpref.report.cards import cards
 from jaxpref.report.configuration import configuration_section
 from jaxpref.report.curves import curves_section, progress_section
+from jaxpref.report.data import data_section
 from jaxpref.report.frontier import frontier_section
 from jaxpref.report.pictures import pictures_section
 from jaxpref.report.results import evaluation_table, final_figures, held_out_table
@@ -38,6 +39,7 @@ _MISSING = {
     "curves": "No training metrics were logged.",
     "results": "No evaluation was recorded, so there is no before and after.",
     "samples": "No samples were recorded.",
+    "data": "No account of the data was recorded.",
     "timing": "No training step was logged, so there is nothing to time.",
 }
 
@@ -106,6 +108,7 @@ def _sections(runs: Sequence[Run], folder: AnyPath, tournament: Table | None) ->
         ("curves", "Curves", [("", curves_section(runs, folder))]),
         ("samples", "Samples", [("", samples_section(runs))]),
         ("timing", "Time and throughput", [("", timing_section(runs))]),
+        ("data", "Data", [("", data_section(runs))]),
         ("configuration", "Configuration", [("", configuration_section(runs))]),
         ("sources", "Sources and versions", [("", _sources(runs))]),
     ]

@@ -130,7 +130,12 @@ def _examples(
         examples,
         values,
         beside,
-        {"rows_read": rows, "first_row": first, **{name: dict(count) for name, count in counts.items()}},
+        {
+            "rows_read": rows,
+            "rows_kept": len(examples),
+            "first_row": first,
+            **{name: dict(count) for name, count in counts.items()},
+        },
     )
 
 
