@@ -64,8 +64,9 @@ import numpy as np
 from jaxpref.algorithms import sft
 from jaxpref.algorithms.optimizers import adamw, warmup_cosine
 from jaxpref.data import SegmentRecords
-from jaxpref.data.roads.networks import Roads, boxes, csv_roads, csv_routes, liechtenstein_roads
+from jaxpref.data.roads.networks import Roads, boxes, liechtenstein_roads
 from jaxpref.data.roads.routes import by_region, route_records
+from jaxpref.data.roads.tables import csv_roads, csv_routes
 from jaxpref.environments.drivers import horizon_ways, perceived_ways
 from jaxpref.evals import budget_shares, route_choice
 from jaxpref.experiment import Experiment, Stage
