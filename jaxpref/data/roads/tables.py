@@ -107,7 +107,7 @@ def _known_arc(row: _Row, route: str, place: dict[int, int]) -> int:
     number = int(said) if said.isascii() and said.isdigit() and len(said) < 19 else -1
     if number not in place:
         raise ValueError(
-            f"{row.where}: route {route}: arc {said!r} is not in the table of arcs; expected the number of "
+            f"{row.where}: route {route}: arc {said[:40]!r} is not in the table of arcs; expected the number of "
             f"one of its rows, a whole number from 0 to {len(place) - 1}"
         )
     return place[number]
@@ -145,7 +145,9 @@ def _number(row: _Row, name: str) -> float:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise ValueError(f"{row.where}: column {name!r}: expected a finite number, got {row.cells[name]!r}")
+        raise ValueError(
+            f"{row.where}: column {name!r}: expected a finite number, got {row.cells[name][:40]!r}"
+        )
     return number
 
 
