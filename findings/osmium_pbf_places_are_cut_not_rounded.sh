@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # pyosmium: places of a .osm.pbf finer than 1e-7 degrees are cut towards zero; the same places as text are rounded.
 #
-# Expected: osmium keeps places as whole numbers of 1e-7 degrees, so a finer one becomes the nearest of them, in whatever
-#   format it is written (a .osm.pbf has a granularity and offsets in nano-degrees).
+# Expected: osmium keeps places as whole numbers of 1e-7 degrees, so a finer one becomes the nearest of them, whatever
+#   the format (a .osm.pbf has a granularity and offsets in nano-degrees).
 # Seen (osmium 4.3.2): 199 nano-degrees are 1 (text: 2), -199 are -1 (text: -2), 99 are 0 (text: 1). So the same map as
 #   .osm.pbf and as .osm differs by up to 1e-7 degrees (11 mm), towards the equator and Greenwich; an offset that is no
 #   multiple of 100 nano-degrees moves every node of its block. Places with the usual granularity of 100 are exact.

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # pyosmium: with_locations leaves the nodes of ways without a place, in silence, in three kinds of valid file.
 #
-# Expected: after `FileProcessor(file).with_locations()` each node of a way has the place that the file gives it, or there
-#   is an error, as with the handler NodeLocationsForWays ("location for one or more nodes not found").
+# Expected: after `FileProcessor(file).with_locations()` each node of a way has the place that the file gives it, or
+#   there is an error, as with the handler NodeLocationsForWays ("location for one or more nodes not found").
 # Seen (osmium 4.3.2): `location.valid()` is False, and nothing else is said, where
 #   - the node has a negative id (JOSM's files and others that are not uploaded yet; XML, OPL and PBF allow such ids):
 #     also with `SimpleHandler.apply_file(locations=True)`; NodeLocationsForWays raises, although the nodes are there;

@@ -107,8 +107,8 @@ def _known_arc(row: _Row, route: str, place: dict[int, int]) -> int:
     number = int(said) if said.isascii() and said.isdigit() and len(said) < 19 else -1
     if number not in place:
         raise ValueError(
-            f"{row.where}: route {route}: arc {said[:40]!r} is not in the table of arcs; expected the number of "
-            f"one of its rows, a whole number from 0 to {len(place) - 1}"
+            f"{row.where}: route {route}: arc {said[:40]!r} is not in the table of arcs; expected the number "
+            f"of one of its rows, a whole number from 0 to {len(place) - 1}"
         )
     return place[number]
 
