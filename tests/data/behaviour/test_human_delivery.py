@@ -10,7 +10,12 @@ import numpy as np
 import pytest
 
 from jaxpref.data.behaviour.human_delivery import delivery_board, human_delivery, write_human_delivery
-from jaxpref.data.behaviour.simulated import preferred_first, random_segments, simulated_comparisons
+from jaxpref.data.behaviour.simulated import (
+    preferred_first,
+    random_segments,
+    simulated_agents,
+    simulated_comparisons,
+)
 from jaxpref.environments import delivery
 from jaxpref.environments.delivery import BOARD
 from jaxpref.planning import score_by_regret, score_by_return, values
@@ -43,6 +48,12 @@ def test_drawn_labels_have_their_frequencies():
         (1, 2)
     )
     assert same.mean() == pytest.approx(chance.preferences[:, 0, 1].mean(), abs=0.03)
+
+
+@pytest.mark.parametrize("shares", [[[0.5, np.nan]], [[1.5, -0.5]], [[0.5, 0.4]], [[1.0]]])
+def test_shares_that_are_no_probabilities_are_refused(shares):
+    with pytest.raises(ValueError, match="expected one probability for each of 2 budgets"):
+        simulated_agents(world=world, budgets=(1, 2), shares=shares, num_segments=2)
 
 
 def test_segments_stop_where_episodes_do():
