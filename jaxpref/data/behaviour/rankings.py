@@ -31,7 +31,7 @@ def ranked_pairs(
     if len(ranks) < 2 or odd is not None:
         said = "" if odd is None else f", rank {odd} with {ranks[odd].observations.shape}, {forms[odd]}"
         raise ValueError(
-            f"ranked_pairs: expected two ranks or more of single segments of one padded length and one kind of "
+            "ranked_pairs: expected two ranks or more of single segments of one padded length and one kind of "
             f"observations and actions, got {len(ranks)}{said}"
         )
     if num_pairs < 1 or (piece is not None and piece < 1):
