@@ -53,13 +53,21 @@ BAD = [
     Bad("arcs_twice", "arcs.csv", "tail,head,km,km\na,b,1,2\n", (":1: column 'km' is there twice",)),
     Bad("arcs_no_name", "arcs.csv", "tail,head,\na,b,1\n", (":1: a column has no name",)),
     Bad("arcs_row", "arcs.csv", "tail,head,row\na,b,1\n", (":1: a column `row`", "rename that of the file")),
-    Bad("arcs_short", "arcs.csv", "tail,head,km\na,b,1\n\nb,a\n", (":4: 2 cells under a header of 3",)),
+    Bad(
+        "arcs_short",
+        "arcs.csv",
+        "tail,head,km\na,b,1\n\nb,a\n",
+        (":4: 2 cells under a header of 3", "one is missing"),
+    ),
     Bad("arcs_long", "arcs.csv", "tail,head,km\na,b,1,5\n", (":2: 4 cells under a header of 3", "quote")),
     Bad("arcs_no_node", "arcs.csv", "tail,head,km\na,b,1\na,,1\n", (":3: nothing in column 'head'",)),
     Bad("arcs_text", "arcs.csv", "tail,head,km\na,b,1\nb,a,far\n", (":3: column 'km': ", "got 'far'")),
     Bad("arcs_no_number", "arcs.csv", "tail,head,km\na,b,\n", (":2: column 'km': ", "number, got ''")),
     Bad("arcs_nan", "arcs.csv", "tail,head,km\na,b,nan\n", (":2: column 'km': expected a finite number",)),
     Bad("arcs_infinite", "arcs.csv", "tail,head,km\na,b,1e999\n", (":2: column 'km': expected a finite",)),
+    Bad(
+        "arcs_as_fractions", "arcs.csv", "tail,head\n3,4\n4,3.0\n", (":3: nodes '3.0' and '3' would be two",)
+    ),
     Bad("arcs_loop", "arcs.csv", "tail,head\na,b\nb,b\n", (":3: an arc from 'b' to itself; drop the row",)),
     Bad("arcs_utf_16", "arcs.csv", ARCS.encode("utf-16"), ("not UTF-8", "at byte 0", "save it as UTF-8")),
     Bad("arcs_latin_1", "arcs.csv", "tail,head\nü,b\n".encode("latin-1"), ("not UTF-8", "at byte 10")),

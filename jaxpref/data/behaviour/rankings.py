@@ -31,8 +31,8 @@ def ranked_pairs(
     if len(ranks) < 2 or odd is not None:
         said = "" if odd is None else f", rank {odd} with {ranks[odd].observations.shape}, {forms[odd]}"
         raise ValueError(
-            "ranked_pairs: expected two ranks or more of single segments of one padded length and one kind of "
-            f"observations and actions, got {len(ranks)}{said}"
+            "ranked_pairs: expected two ranks or more of single segments of one padded length and one kind "
+            f"of observations and actions, got {len(ranks)}{said}"
         )
     if num_pairs < 1 or (piece is not None and piece < 1):
         raise ValueError(f"ranked_pairs: expected num_pairs and piece of 1 or more, got {num_pairs}, {piece}")

@@ -4,7 +4,7 @@ import csv
 import itertools
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,7 +32,8 @@ def csv_roads(path: str | Path) -> Roads:
 
     Raises:
       ValueError: no such file, a column is missing, and, with file and line, a row of more or fewer cells
-        than the header, a cell without a finite number, or an arc from a node to itself.
+        than the header, a cell without a finite number, an arc from a node to itself, or nodes written as
+        `3` here and `3.0` there.
     """
     rows = _table(path, ("tail", "head"))
     others = [name for name in rows[0].cells if name not in ("tail", "head")]
@@ -41,17 +42,27 @@ def csv_roads(path: str | Path) -> Roads:
             f"{path}:1: a column `row` is made here (the row of each arc); rename that of the file"
         )
     tails, heads = ([row.cells[end] for row in rows] for end in ("tail", "head"))
-    loop = next((row for row in rows if row.cells["tail"] == row.cells["head"]), None)
-    if loop is not None:
-        raise ValueError(f"{loop.where}: an arc from {loop.cells['tail']!r} to itself; drop the row")
     names = list(dict.fromkeys([*tails, *heads]))
     number = {name: i for i, name in enumerate(names)}
+    for row in rows:
+        _check_ends(row, number)
     graph, order = road_graph([number[t] for t in tails], [number[h] for h in heads], len(names))
     columns = {"row": order.astype(float)}
     for name in others:
         columns[name] = np.array([_number(row, name) for row in rows])[order]
     logger.info("%s: %d nodes and %d arcs with columns %s", path, len(names), len(rows), others)
     return Roads(graph, columns, tuple(names), metadata={"source": Path(path).name})
+
+
+def _check_ends(row: _Row, names: Container[str]) -> None:
+    tail, head = row.cells["tail"], row.cells["head"]
+    if tail == head:
+        raise ValueError(f"{row.where}: an arc from {tail!r} to itself; drop the row")
+    for name in (tail, head):
+        if name.endswith(".0") and name[:-2] in names:
+            raise ValueError(
+                f"{row.where}: nodes {name!r} and {name[:-2]!r} would be two; write whole numbers in all rows"
+            )
 
 
 def csv_routes(path: str | Path, roads: Roads) -> list[list[int]]:
@@ -168,9 +179,12 @@ def _table(path: str | Path, needed: Sequence[str]) -> list[_Row]:
                     header = _header(where, stripped, needed)
                     continue
                 if len(stripped) != len(header):
+                    hint = (
+                        "quote cells that hold a comma" if len(stripped) > len(header) else "one is missing"
+                    )
                     raise ValueError(
                         f"{where}: {len(stripped)} cells under a header of {len(header)} ({', '.join(header)}"
-                        "); quote cells that hold a comma"
+                        f"); {hint}"
                     )
                 rows.append(_Row(where, dict(zip(header, stripped, strict=True))))
                 empty = next((name for name in needed if not rows[-1].cells[name]), None)
