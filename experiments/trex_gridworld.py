@@ -51,6 +51,7 @@ from _hidden_grid import HIDDEN, SIZE, features, start, world
 
 from jaxpref import losses
 from jaxpref.algorithms import bayesian_rex, offline
+from jaxpref.algorithms.bayesian_rex import GRIDWORLD
 from jaxpref.algorithms.optimizers import adamw, constant
 from jaxpref.data import SegmentRecords
 from jaxpref.data.behaviour.demonstrations import demonstrations
@@ -170,6 +171,15 @@ table = partial(_rank, "trex_table", partial(tabular_reward, states=SIZE**2), _t
 deep = partial(_rank, "trex_deep", partial(mlp_reward, features=features, hidden=(32,)), _trex)
 # B-REX: 1,000 draws a step, of which the last step's count.
 bayesian = partial(_rank, "bayesian_rex", _linear, partial(bayesian_rex, confidence=4.0), _held, num_steps=20)
+# The same with the settings of the paper's gridworld program, whose weights have L1 length 1.
+released = partial(
+    _rank,
+    "bayesian_rex_released",
+    _linear,
+    partial(bayesian_rex, **GRIDWORLD),
+    partial(_held, unit=float(np.abs(HIDDEN).sum())),
+    num_steps=20,
+)
 
 
 def sweep_rewards(*, num_pairs: int = 100) -> list[Experiment]:

@@ -195,8 +195,8 @@ def f_irl(
     state and H_i the mean of h(u_t) over the steps. No gradient flows through the log-ratios.
 
     h is `weights`: `reverse_kl_weights`, `forward_kl_weights` or `jensen_shannon_weights` of
-    `losses.conjugates`. They are derived there and tested by finite differences of the divergences; the
-    paper's table of them has not been verified.
+    `losses.conjugates`, derived there and tested by finite differences of the divergences. The released code
+    has the same three up to a constant, which the covariance does not see.
 
     Trajectories must be drawn from (or all those of) the soft-optimal distribution p(trajectory) ~
     exp(return / temperature), undiscounted. The mean couples the batch: with microbatches each part takes its

@@ -130,10 +130,11 @@ def gpo(
     `chosen_scores` and `rejected_scores` are `gpo_scores`.
 
     Differs from the paper, which has no factor one half and sums over all samples, not over the best and the
-    worst. (The released repository has no policy trainer.)
+    worst. As there, the log of the normaliser is taken for 0, and the reference is the policy of the round
+    before, which drew the responses. (The released repository has no policy trainer.)
 
     Args:
-      beta: 1 / eta, above 0 (0.001, as `sppo`; the paper's is not verified).
+      beta: 1 / eta, above 0 (0.001, as `sppo`; the paper's has not been found in its text: not verified).
 
     Returns:
       [b] nats squared, 0 or more; 0 where policy and reference agree and both scores are 0.
