@@ -114,22 +114,20 @@ def _normal_step(weights: Float[Array, " m"], width: float, key: PRNGKey) -> Flo
 def _steps_round_squares(weights: Float[Array, " m"], width: float, key: PRNGKey) -> Float[Array, " m"]:
     """m (m - 1) / 2 pairs of weights, one after another, each a step round the square of its two."""
     size = weights.shape[0]
-    count = size * (size - 1) // 2
-    pairs, ways = jax.random.split(key)
-    first, other = jax.random.randint(pairs, (2, count), 0, jnp.array([[size], [size - 1]]))
+    shape, most = (2, size * (size - 1) // 2), jnp.array([[size], [size - 1]])
+    first, other = jax.random.randint(key, shape, 0, most)
     second = other + (other >= first)
-    steps = width * jax.random.rademacher(ways, (count,), weights.dtype)
 
-    def move(weights: Float[Array, " m"], at: tuple[Array, Array, Array]):
-        i, j, step = at
-        x, y = _round_square(weights[i], weights[j], step)
+    def move(weights: Float[Array, " m"], at: tuple[Array, Array]):
+        i, j = at  # (j, i) goes the other way round
+        x, y = _round_square(weights[i], weights[j], width)
         return weights.at[i].set(x).at[j].set(y), None
 
-    moved, _ = jax.lax.scan(move, weights, (first, second, steps))
+    moved, _ = jax.lax.scan(move, weights, (first, second))
     return moved / length(moved, "l1")  # against rounding
 
 
-def _round_square(x: Array, y: Array, step: Array) -> tuple[Array, Array]:
+def _round_square(x: Array, y: Array, step: float) -> tuple[Array, Array]:
     """The point `step` further round |x| + |y| = side, measured in x (y moves as much). (0, 0) stays."""
     side = jnp.abs(x) + jnp.abs(y)
     # How far round from (side, 0), counter-clockwise; a turn is 4 sides.
