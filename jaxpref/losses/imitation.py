@@ -30,7 +30,7 @@ def max_margin_planning(returns: Lists, best_returns: Lists, *, power: int = 1) 
     and l = 0 is the structured perceptron. The paper's lambda / 2 |w|^2 is a `gaussian_log_prior`.
 
     Args:
-      power: 1 or 2.
+      power: the paper's q, 1 or 2.
 
     Returns:
       [b, k], units of reward (to the power), 0 or more; 0 where the demonstration is the augmented optimum.
@@ -203,7 +203,7 @@ def f_irl(
     own, which changes the value.
 
     Args:
-      temperature: of the learner, above 0.
+      weights: h (the default is ours). temperature: of the learner, above 0.
 
     Returns:
       [b, k], 0 for absent trajectories; only its gradient means something, not the value.

@@ -171,7 +171,7 @@ def spac_critic(
 
     Args:
       weight: lambda, above 0. bound: the range R of the critic, above 0.
-      scale: log-odds of a preference in units of f, above 0.
+      scale: log-odds of a preference in units of f, above 0. (All three defaults are ours.)
 
     Returns:
       [b] nats (f has no unit), -bound or more; weight * log 2 where all rewards are equal.

@@ -230,7 +230,7 @@ def apo_zero_unpaired(logps: Values, reference_logps: Values, labels: Labels, *,
     (log-probs are in nats). It is `kto` with z = 0.
 
     Args:
-      beta: above 0 (0.1).
+      beta: above 0 (0.1: the paper's, by TRL's account).
 
     Returns:
       [*n] in [0, 1], no unit; 1/2 where policy and reference agree.
