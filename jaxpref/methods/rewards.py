@@ -176,7 +176,7 @@ REWARDS = (
         "GPO",
         "((u_w - s_w/β)² + (u_l - s_l/β)²)/2",
         "sum",
-        "as SPPO; paper's not verified",
+        "released scripts",
         identities="equals sppo at P = s + 1/2",
         parity="none: its trainer is not public",
         real=NO_RUN,
