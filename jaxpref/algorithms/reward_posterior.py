@@ -1,4 +1,10 @@
-"""Bayesian reward learning: draws of reward weights on the unit sphere from their posterior."""
+"""Bayesian reward learning: draws of reward weights on the unit sphere from their posterior.
+
+Both proposals are symmetric, so acceptance needs likelihoods only. On the L2 sphere (B-REX's released Atari
+code): a normal step in every weight, scaled back to length 1, whose density depends on the angle alone. On the
+L1 sphere (its released gridworld code): pairs of weights, as many as there are, each moved along the square
+|w_i| + |w_j| = const, one way round or the other.
+"""
 
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -40,13 +46,8 @@ def reward_posterior(
     other will do: summed `token_logps` of `policies.planned(optimal=True)` give the posterior of Bayesian IRL
     (Ramachandran & Amir 2007), planned anew for each proposal where PolicyWalk repairs the last plan.
 
-    Both proposals are symmetric, so acceptance needs likelihoods only. On the L2 sphere (the released Atari
-    code): a normal step in every weight, scaled back to length 1, whose density depends on the angle alone.
-    On the L1 sphere (the released gridworld code): pairs of weights, as many as there are, each moved by
-    `width` along the square |w_i| + |w_j| = const, one way round or the other.
-
-    Differs from the gridworld code, which takes every pair once, in an order whose reverse it cannot draw:
-    pairs are drawn independently here.
+    Differs from the released gridworld code, which takes every pair once, in an order whose reverse it cannot
+    draw: pairs are drawn independently here.
 
     Args:
       size: m, number of weights. num_samples: draws that are kept.
@@ -62,13 +63,7 @@ def reward_posterior(
     Raises:
       ValueError: a number is out of range, or the norm is none of the two.
     """
-    if size < 2 or num_samples < 1 or burn_in < 0 or thin < 1 or not width > 0:
-        raise ValueError(
-            "reward_posterior: expected size of 2 or more, num_samples and thin of 1 or more, burn_in of 0 "
-            f"or more and width above 0, got {size}, {num_samples}, {thin}, {burn_in} and {width}"
-        )
-    if norm not in ("l2", "l1"):
-        raise ValueError(f"reward_posterior: expected norm 'l2' or 'l1', got {norm!r}")
+    _check(size, num_samples, thin, burn_in, width, norm)
     propose = _normal_step if norm == "l2" else _steps_round_squares
     first, chain = jax.random.split(key)
 
@@ -93,6 +88,16 @@ def reward_posterior(
         kept, state, keys[burn_in:].reshape(num_samples, thin)
     )
     return RewardPosterior(weights, log_likelihoods, taken / (num_samples * thin))
+
+
+def _check(size: int, num_samples: int, thin: int, burn_in: int, width: float, norm: str) -> None:
+    if size < 2 or num_samples < 1 or burn_in < 0 or thin < 1 or not width > 0:
+        raise ValueError(
+            "reward_posterior: expected size of 2 or more, num_samples and thin of 1 or more, burn_in of 0 "
+            f"or more and width above 0, got {size}, {num_samples}, {thin}, {burn_in} and {width}"
+        )
+    if norm not in ("l2", "l1"):
+        raise ValueError(f"reward_posterior: expected norm 'l2' or 'l1', got {norm!r}")
 
 
 def length(weights: Float[Array, "*n m"], norm: Norm) -> Float[Array, "*n"]:
