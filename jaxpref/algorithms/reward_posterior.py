@@ -1,9 +1,12 @@
 """Bayesian reward learning: draws of reward weights on the unit sphere from their posterior.
 
 Both proposals are symmetric, so acceptance needs likelihoods only. On the L2 sphere (B-REX's released Atari
-code): a normal step in every weight, scaled back to length 1, whose density depends on the angle alone. On the
-L1 sphere (its released gridworld code): pairs of weights, as many as there are, each moved along the square
-|w_i| + |w_j| = const, one way round or the other.
+code): a normal step in every weight, scaled back to length 1, whose density depends on the angle alone. On
+the L1 sphere (its released gridworld code): pairs of weights, as many as there are, each moved along the
+square |w_i| + |w_j| = const, one way round or the other.
+
+Any likelihood will do: summed `token_logps` of `policies.planned(optimal=True)` give the posterior of
+Bayesian IRL (Ramachandran & Amir 2007), planned anew for each proposal where PolicyWalk repairs the last plan.
 """
 
 from collections.abc import Callable
@@ -42,9 +45,7 @@ def reward_posterior(
 ) -> RewardPosterior:
     """Metropolis-Hastings on weights of length 1 under a uniform prior: B-REX's sampler.
 
-    Brown et al. 2020, arXiv:2002.09089, whose likelihood is `losses.trajectories.ranking_log_likelihood`. Any
-    other will do: summed `token_logps` of `policies.planned(optimal=True)` give the posterior of Bayesian IRL
-    (Ramachandran & Amir 2007), planned anew for each proposal where PolicyWalk repairs the last plan.
+    Brown et al. 2020, arXiv:2002.09089, whose likelihood is `losses.trajectories.ranking_log_likelihood`.
 
     Differs from the released gridworld code, which takes every pair once, in an order whose reverse it cannot
     draw: pairs are drawn independently here.
