@@ -6,7 +6,7 @@ the L1 sphere (its released gridworld code): pairs of weights, as many as there 
 square |w_i| + |w_j| = const, one way round or the other.
 
 Any likelihood will do: summed `token_logps` of `policies.planned(optimal=True)` give the posterior of
-Bayesian IRL (Ramachandran & Amir 2007), planned anew for each proposal where PolicyWalk repairs the last plan.
+Bayesian IRL (Ramachandran & Amir 2007), planned anew for each proposal where PolicyWalk repairs its plan.
 """
 
 from collections.abc import Callable
