@@ -9,13 +9,14 @@ Imitation ends at the demonstrator; a reward says where the ranking points to.
 `experiment` has rewards that are linear in a cell's features, as the hidden ones are; `table` a free reward
 for each cell and `deep` a network. `bayesian` is B-REX: a chain of linear weights of length 1 given the same
 pairs. It measures the policies of the posterior mean and of the likeliest draw (MAP), and says of them and
-of the best demonstrator what return holds in 95 % of the draws, beside what it truly is. With
+of the best demonstrator what return holds in 95 % of the draws, beside what it truly is. `released` is B-REX
+with the settings of its authors' gridworld program (weights of L1 length 1, short steps, confidence 50). With
 `by_return=false` a walk is better if its demonstrator is, whatever it earned.
 
 Paper     Brown et al. (2019), arXiv:1904.06387 (T-REX); Brown et al. (2020), arXiv:2002.09089 (B-REX). The
           grid, the demonstrators and all numbers are ours.
 Run       jaxpref train experiments/trex_gridworld.py
-          jaxpref train experiments/trex_gridworld.py:bayesian
+          jaxpref train experiments/trex_gridworld.py:bayesian     (or :released)
 Change    'temperatures=(20.0,10.0)' walks=32 num_pairs=1000 piece=5 by_return=false data_seed=1
 Ablation  jaxpref sweep experiments/trex_gridworld.py:sweep_rewards
           jaxpref sweep experiments/trex_gridworld.py:sweep_best
