@@ -28,6 +28,7 @@ Expect    The best demonstrator's value share (0: the uniform policy, 1: the opt
                                                value share     correlation    pairs right, held out
             linear                             0.998 (0.004)   0.991 (0.013)  0.980 (0.009)
             B-REX, posterior mean              0.999 (0.001)   0.993 (0.008)  0.981 (0.009)
+            B-REX, released settings           0.999 (0.001)   0.994 (0.011)  0.991 (0.008)
             network                            0.998 (0.002)   0.989 (0.012)  0.986 (0.010)
             table                              0.132 (0.344)   0.561 (0.149)  0.878 (0.035)
             table, 192 walks, 1000 pairs       0.992 (0.004)   0.940 (0.017)  0.975 (0.002)
@@ -41,6 +42,8 @@ Expect    The best demonstrator's value share (0: the uniform policy, 1: the opt
           (0.00); the demonstrator's bound is 1.86 (0.28). Both held in four of the five draws of walks, and
           missed by 0.02 or less in the fifth. Ten pairs leave the policy a bound of 2.04 (1.85); it earns
           4.27 (0.04). The policies of MAP and mean are worth the same to three digits with 100 pairs.
+          With the released settings, scaled to L1 length 1: the policy's bound is 2.42 (0.14), it truly earns
+          2.68 (0.00); the demonstrator's bound is 1.24 (0.10), it truly earns 1.41. All held in all five.
 """
 
 from collections.abc import Callable
