@@ -13,8 +13,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jaxpref.experiment import Experiment, Tournament
+from jaxpref.functions import name_of
 
-__all__ = ["describe", "docstring", "leaves", "load", "load_sweep", "load_tournament", "override"]
+__all__ = [
+    "describe",
+    "docstring",
+    "functions",
+    "leaves",
+    "load",
+    "load_sweep",
+    "load_tournament",
+    "override",
+]
 
 
 def _module(given: str | pathlib.Path) -> types.ModuleType:
@@ -250,11 +260,15 @@ def describe(node: Any) -> Any:
     name = getattr(function, "__qualname__", type(function).__name__)
     if "<" in name:
         raise ValueError(f"cannot describe {name}: only module-level functions may appear in an experiment")
-    module = getattr(function, "__module__", "")
-    if module.startswith("jaxpref_experiment_"):
-        module = "experiments." + module.rsplit("_experiments_", 1)[-1]
     arguments = {key: describe(value) for key, (value, _) in _children(node).items()}
-    return {"function": f"{module}.{name}", **arguments}
+    return {"function": name_of(function), **arguments}
+
+
+def functions(node: Any) -> list[Callable[..., Any]]:
+    """Every function of a tree that `describe` describes."""
+    function, _ = _unwrap(node)
+    inner = node if isinstance(node, list) else [value for value, _ in _children(node).values()]
+    return [*([] if function is None else [function]), *(f for value in inner for f in functions(value))]
 
 
 def leaves(description: Any, prefix: str = "") -> dict[str, Any]:

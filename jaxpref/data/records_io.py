@@ -74,7 +74,7 @@ def write_records(records: Records, directory: str | Path, *, overwrite: bool = 
 
 
 def add_column(directory: str | Path, name: str, values: np.ndarray, *, axes: str | None = None) -> None:
-    """Adds or replaces a column of records on disk, e.g. `reference_logps` (float32 [n, k], nats).
+    """Adds or replaces a column of records on disk, e.g. `scores` (float32 [n, k]).
 
     The old column counts until the new one is complete. `axes`, and what is raised: `Records.with_column`.
     """
