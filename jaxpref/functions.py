@@ -47,11 +47,17 @@ def _visit(value: Any, found: dict[str, set[str]], seen: set[int]) -> None:
             _visit(part, found, seen)
         return
     function = inspect.unwrap(value) if callable(value) else None
-    if not isinstance(function, types.FunctionType | type) or id(function) in seen or not _own(function):
+    if not isinstance(function, types.FunctionType | type) or id(function) in seen:
+        return
+    if not _own(getattr(function, "__module__", None) or ""):
         return
     seen.add(id(function))
     found.setdefault(name_of(function), set()).add(_digest(_text(function)))
-    members = [function] if isinstance(function, types.FunctionType) else list(vars(function).values())
+    members = [function]
+    if isinstance(function, type):
+        members = list(vars(function).values())
+        for base in function.__bases__:
+            _visit(base, found, seen)
     for member in members:
         unwrapped = inspect.unwrap(member) if callable(member) else getattr(member, "fget", None)
         if isinstance(unwrapped, types.FunctionType):
@@ -69,9 +75,14 @@ def _used(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
     for name in sorted(names & function.__globals__.keys()):
         value = function.__globals__[name]
         if isinstance(value, types.ModuleType):
+            if not _own(value.__name__):
+                continue
             yield from ((f"{name}.{n}", vars(value)[n]) for n in sorted(names & vars(value).keys()))
         else:
             yield name, value
+    parameters = inspect.signature(function).parameters.values()
+    given = ((q.name, q.default) for q in parameters if q.default is not q.empty)
+    yield from ((f"{function.__qualname__}({name})", value) for name, value in given)
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
             yield name, cell.cell_contents
@@ -94,8 +105,8 @@ def _plain(value: Any) -> bool:
     return isinstance(value, _PLAIN)
 
 
-def _own(function: Any) -> bool:
-    module = getattr(function, "__module__", None) or ""
+def _own(module: str) -> bool:
+    """Whether a module of this name is of the user's, and no package's."""
     top = module.partition(".")[0]
     if top == "jaxpref" or top in sys.stdlib_module_names - {"__main__"}:
         return False

@@ -53,11 +53,19 @@ def train(
     """
     with Preemption() as preemption:
         run = open_run(experiment, workdir, preemption=preemption, writers=writers, log=log)
+        run = dataclasses.replace(run, allow_changes=allow_changes)
         files = run.files
         try:
             mesh = sharding.describe_mesh(run.mesh)
             _check_bases(run)  # before anything is written
-            record_experiment(files, experiment, mesh=mesh, docstring=docstring, allow_changes=allow_changes)
+            record_experiment(
+                files,
+                experiment,
+                mesh=mesh,
+                docstring=docstring,
+                tokenizer=getattr(run.tokenizer, "fingerprint", None),
+                allow_changes=allow_changes,
+            )
             parameters = sum(x.size for x in jax.tree.leaves(run.abstract_params))
             device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
             files.log(f"{experiment.name}: {parameters:,} parameters, mesh {mesh} on {device}, in {workdir}")
