@@ -23,6 +23,8 @@ _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 
 def name_of(function: Any) -> str:
     """`module.qualname`; an experiment file has the module name `experiments.FILE` wherever it lies."""
+    while isinstance(function, functools.partial):
+        function = function.func
     return f"{_module_name(function)}.{getattr(function, '__qualname__', type(function).__name__)}"
 
 
