@@ -39,8 +39,8 @@ class Encoding:
         template = fields.pop("template")
         if template is None:
             return {**fields, "template": None, "encoding_version": RULES}
-        # A template of one's own may write another text under the same name: its code counts, and what it makes
-        # of a dialogue, in case it reads that from somewhere.
+        # A template of one's own may write another text under the same name: its code counts, and what it
+        # makes of a dialogue, in case it reads that from somewhere.
         code = code_of(template)
         own = {"template_code": fingerprint(code=code, sample=_sample(template))} if code else {}
         return {**fields, "template": name_of(template), "encoding_version": RULES, **own}
