@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import functools
+import importlib.machinery
 import importlib.util
 import inspect
 import pathlib
@@ -27,6 +28,15 @@ __all__ = [
 ]
 
 
+class _Source(importlib.machinery.SourceFileLoader):
+    """Compiles what the file holds now. Python's compiled files are found by size and second, so one written
+    twice in a second, by a script that tries values, would run as it was the first time."""
+
+    def get_code(self, fullname: str) -> types.CodeType:
+        path = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(path), path)
+
+
 def _module(given: str | pathlib.Path) -> types.ModuleType:
     file = pathlib.Path(given)
     if not file.is_file():
@@ -34,7 +44,7 @@ def _module(given: str | pathlib.Path) -> types.ModuleType:
             f"no experiment file {file}; give the path of a Python file such as experiments/quickstart.py"
         )
     name = f"jaxpref_experiment_{file.resolve().as_posix().strip('/').replace('/', '_').removesuffix('.py')}"
-    spec = importlib.util.spec_from_file_location(name, file)
+    spec = importlib.util.spec_from_file_location(name, file, loader=_Source(name, str(file)))
     if spec is None or spec.loader is None:
         raise ValueError(f"{file} is not a Python file")
     module = importlib.util.module_from_spec(spec)

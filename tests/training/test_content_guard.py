@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import pathlib
-import sys
 import textwrap
 from functools import partial
 
@@ -166,10 +165,8 @@ FILE = '''
 '''
 
 
-def test_a_loss_of_the_file_that_changed_is_named(tmp_path, monkeypatch):
+def test_a_loss_of_the_file_that_changed_is_named(tmp_path):
     """Its name, which is all that the configuration has, stays."""
-    # Python takes compiled files for new ones where a file of one size is written twice in a second.
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     file, run = tmp_path / "own.py", tmp_path / "run"
 
     def written(text: str) -> Experiment:
