@@ -33,8 +33,11 @@ Expect    One seed, 400 segments a task, means [95 % intervals] of 20 episodes o
           half too. Intervals are over episodes, not over seeds or data; settings were not searched.
 """
 
+import hashlib
+import inspect
 from collections.abc import Callable
 from functools import partial
+from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -46,6 +49,7 @@ from jaxpref.algorithms.optimizers import adamw, warmup_constant
 from jaxpref.data import SegmentRecords
 from jaxpref.data.behaviour.scored_segments import better_half, one_off_pairs
 from jaxpref.data.cache import cached_segments
+from jaxpref.environments import metaworld
 from jaxpref.environments.metaworld import arm_world, scored_segments
 from jaxpref.evals import control_returns
 from jaxpref.experiment import Experiment
@@ -56,8 +60,10 @@ STEPS, HORIZON = 64, 150
 def segments(*, task: str, episodes: int, seed: int = 0) -> SegmentRecords:
     """Every segment, one a row, with the column `scores` (minus its regret). Collected once, then kept."""
     return cached_segments(
-        f"metaworld-{task}-{episodes}-{STEPS}-{HORIZON}-{seed}",
+        f"metaworld-{task}",
         partial(_collected, task=task, episodes=episodes, seed=seed),
+        versions={name: metadata.version(name) for name in ("metaworld", "mujoco")}
+        | {"collector": hashlib.sha256(inspect.getsource(metaworld).encode()).hexdigest()},
     )
 
 

@@ -4,7 +4,8 @@ The paper's settings: Pythia-2.8B, all HH helpful training pairs, one epoch of s
 chosen responses, one of DPO, batches of 64, RMSprop at 1e-6 after 150 warm-up steps, 256 prompt tokens.
 
 Paper     Rafailov et al. (2023), arXiv:2305.18290, Sec. 6.2 and Appendix B.
-Run       tpu_scripts/run.sh -- jaxpref train experiments/dpo_hh.py gguf=/path/model.gguf mesh.fsdp=16
+Run       tpu_scripts/run.sh -- jaxpref train experiments/dpo_hh.py gguf=/path/model.gguf eos_id=2
+          (after tpu_scripts/setup.sh --extras tpu,gguf)
           gguf= takes any Llama-architecture GGUF file (weights, sizes and tokenizer come from it). Without
           it the model has Pythia-2.8B's shape and RANDOM weights, with tokenizer_json= for the ids: a dry
           run of memory and speed, whose results mean nothing.

@@ -18,8 +18,9 @@ from jaxpref.paths import AnyPath, as_path, write_whole
 from jaxpref.training import distributed, sharding
 from jaxpref.training.collect import compiled_evaluation
 from jaxpref.training.evaluation import context_of, evaluations, held_out_loader, held_out_pass, summary
-from jaxpref.training.params import trained_params
+from jaxpref.training.params import started_from, trained_params
 from jaxpref.training.prepared import prepare_experiment, with_prepared
+from jaxpref.training.references import check_reference
 from jaxpref.training.run import open_run, run_folder
 from jaxpref.training.run import train as run_training
 from jaxpref.training.state import trained_state
@@ -197,6 +198,8 @@ def evaluate(options: Options) -> int:
     loader = held_out_loader(run, stage)
     params = trained_params(run, stage=options.stage, step=options.step)
     algorithm = stage.algorithm(run.policy)
+    if algorithm.recorded_reference:
+        check_reference(run, stage, algorithm, started_from(run, stage.name))
     # Params of an earlier stage, where this one has none yet.
     state = trained_state(run, stage, algorithm, options.step)
     step = int(sharding.fetch(state.step))  # what is drawn is what the run itself drew there

@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import functools
+import importlib.machinery
 import importlib.util
 import inspect
 import pathlib
@@ -13,8 +14,27 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jaxpref.experiment import Experiment, Tournament
+from jaxpref.functions import name_of
 
-__all__ = ["describe", "docstring", "leaves", "load", "load_sweep", "load_tournament", "override"]
+__all__ = [
+    "describe",
+    "docstring",
+    "functions",
+    "leaves",
+    "load",
+    "load_sweep",
+    "load_tournament",
+    "override",
+]
+
+
+class _Source(importlib.machinery.SourceFileLoader):
+    """Compiles what the file holds now. Python's compiled files are found by size and second, so one written
+    twice in a second, by a script that tries values, would run as it was the first time."""
+
+    def get_code(self, fullname: str) -> types.CodeType:
+        path = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(path), path)
 
 
 def _module(given: str | pathlib.Path) -> types.ModuleType:
@@ -24,7 +44,7 @@ def _module(given: str | pathlib.Path) -> types.ModuleType:
             f"no experiment file {file}; give the path of a Python file such as experiments/quickstart.py"
         )
     name = f"jaxpref_experiment_{file.resolve().as_posix().strip('/').replace('/', '_').removesuffix('.py')}"
-    spec = importlib.util.spec_from_file_location(name, file)
+    spec = importlib.util.spec_from_file_location(name, file, loader=_Source(name, str(file)))
     if spec is None or spec.loader is None:
         raise ValueError(f"{file} is not a Python file")
     module = importlib.util.module_from_spec(spec)
@@ -250,11 +270,15 @@ def describe(node: Any) -> Any:
     name = getattr(function, "__qualname__", type(function).__name__)
     if "<" in name:
         raise ValueError(f"cannot describe {name}: only module-level functions may appear in an experiment")
-    module = getattr(function, "__module__", "")
-    if module.startswith("jaxpref_experiment_"):
-        module = "experiments." + module.rsplit("_experiments_", 1)[-1]
     arguments = {key: describe(value) for key, (value, _) in _children(node).items()}
-    return {"function": f"{module}.{name}", **arguments}
+    return {"function": name_of(function), **arguments}
+
+
+def functions(node: Any) -> list[Callable[..., Any]]:
+    """Every function of a tree that `describe` describes."""
+    function, _ = _unwrap(node)
+    inner = node if isinstance(node, list) else [value for value, _ in _children(node).values()]
+    return [*([] if function is None else [function]), *(f for value in inner for f in functions(value))]
 
 
 def leaves(description: Any, prefix: str = "") -> dict[str, Any]:

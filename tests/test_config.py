@@ -1,6 +1,7 @@
 """Overrides are checked, descriptions are complete."""
 
 import json
+import os
 from functools import partial
 
 import pytest
@@ -83,3 +84,18 @@ def test_smoke_cuts_cost_and_keeps_the_rest():
     small = smoke(config.load(TINY, ["steps=500"]))
     assert {s.num_steps for s in small.stages} == {3}
     assert small.policy.func is config.load(TINY).policy.func
+
+
+def test_a_file_written_twice_in_a_second_is_what_it_was_written_last(tmp_path):
+    """Python's compiled file, found by size and second, would be that of the first time."""
+    file, found = tmp_path / "own.py", []
+    for value in (1, 2):
+        file.write_text(
+            "from functools import partial\nfrom jaxpref.experiment import Experiment, Stage\n\n\n"
+            f"def experiment(*, seed: int = {value}):\n"
+            "    stage = Stage('one', algorithm=print, train=print, num_steps=1, batch_size=1)\n"
+            "    return Experiment(name='own', policy=print, tokenizer=None, stages=(stage,), seed=seed)\n"
+        )
+        os.utime(file, (1_000_000_000, 1_000_000_000))
+        found.append(config.load(str(file)).seed)
+    assert found == [1, 2]

@@ -4,12 +4,17 @@ import itertools
 import json
 import os
 import pathlib
+import pty
+import re
 import shlex
 import shutil
+import string
 import subprocess
 import time
 
 import pytest
+
+from jaxpref import config
 
 SCRIPTS = pathlib.Path(__file__).parent.parent / "tpu_scripts"
 NAMES = ["create", "setup", "run", "status", "logs", "delete"]
@@ -36,6 +41,10 @@ if "ssh" in words:
         done = subprocess.run(["bash", "-c", options["command"]], cwd=home, env=environment)
         if done.returncode:
             sys.exit(done.returncode)
+if "list" in words:
+    print((root / "requests").read_text() if (root / "requests").exists() else "", end="")
+if words[3:5] == ["queued-resources", "delete"]:
+    (root / "requests").unlink(missing_ok=True)
 if "scp" in words:
     source, target = words[words.index("scp") + 1 : words.index("scp") + 3]
     for home in workers:
@@ -64,6 +73,7 @@ class Pod:
             "PATH": f"{root / 'bin'}:{os.environ['PATH']}",
             "FAKE_ROOT": str(root),
             "RETRY_PAUSE": "0",
+            "YES": "1",
         }
 
     @property
@@ -169,11 +179,33 @@ def test_dry_run_output_is_what_a_real_run_executes(pod):
             ],
         ),
         (["--accelerator", "v5p-8", "--runtime", "mine"], ["tpu-vm", "--version=mine"]),
+        (["--accelerator", "v6e-8", "--reserved"], ["tpu-vm", "--reserved"]),
+        (
+            [
+                *("--accelerator", "v6e-16", "--queued", "--network", "lab", "--subnetwork", "lab-east"),
+                *("--service-account", "runner@p.iam.gserviceaccount.com", "--internal-ips"),
+                *(
+                    "--data-disk",
+                    "projects/p/zones/z/disks/a",
+                    "--data-disk",
+                    "projects/p/zones/z/disks/b,read-only",
+                ),
+            ],
+            [
+                "--network=lab",
+                "--subnetwork=lab-east",
+                "--service-account=runner@p.iam.gserviceaccount.com",
+                "--internal-ips",
+                "--data-disk=source=projects/p/zones/z/disks/a,mode=read-write",
+                "--data-disk=source=projects/p/zones/z/disks/b,mode=read-only",
+            ],
+        ),
     ],
 )
 def test_create(pod, words, expected):
     assert pod("create", *words).returncode == 0
-    (call,) = pod.calls
+    *asked, call = pod.calls
+    assert [other[3:5] for other in asked] == [["queued-resources", "list"]] * ("--queued" in words)
     assert set(expected) | {f"--accelerator-type={words[1]}", "create", "pod"} <= set(call)
     assert ("--spot" in call) == ("--spot" in words)
 
@@ -185,6 +217,13 @@ def test_create(pod, words, expected):
         ("create", ["--accelerator"], "--accelerator needs a value"),
         ("create", ["--accelerator", "v9-8"], "no default runtime"),
         ("create", ["--accelerator", "v6e-8", "--valid-until", "6h"], "only goes with --queued"),
+        ("create", ["--accelerator", "v6e-8", "--spot", "--reserved"], "exclude one another"),
+        (
+            "create",
+            ["--accelerator", "v6e-8", "--data-disk", "mine"],
+            "expected projects/P/zones/Z/disks/NAME",
+        ),
+        ("create", ["--accelerator", "v6e-8", "--data-disk", "projects/p/zones/z/disks/d,rw"], "got 'rw'"),
         ("setup", ["--extras", "tpu]; rm"], "--extras: expected names"),
         ("run", [], "no command"),
         ("run", ["--env"], "--env needs a value"),
@@ -199,6 +238,106 @@ def test_wrong_arguments_stop_before_any_call(pod, script, words, message):
     assert done.returncode == 2
     assert message in done.stderr
     assert not pod.calls
+
+
+def on_a_terminal(pod, script: str, *words: str, answer: str) -> tuple[int, str]:
+    """Exit status and output of a script whose input is a terminal."""
+    controller, terminal = pty.openpty()
+    environment = {k: v for k, v in pod.environment.items() if k != "YES"}
+    with subprocess.Popen(
+        [str(SCRIPTS / f"{script}.sh"), *words],
+        env=environment,
+        stdin=terminal,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        os.write(controller, answer.encode())
+        output, _ = process.communicate(timeout=60)
+    os.close(controller)
+    os.close(terminal)
+    return process.returncode, output
+
+
+@pytest.mark.parametrize(
+    ("words", "capacity"), [([], "on demand"), (["--spot"], "spot"), (["--reserved"], "reserved")]
+)
+def test_create_says_what_will_be_billed_and_asks(pod, words, capacity):
+    words = ["--accelerator", "v6e-16", *words]
+    for answer in ("\n", "n\n", "\x04"):
+        status, output = on_a_terminal(pod, "create", *words, answer=answer)
+        assert (status, pod.calls) == (2, [])
+        for part in ("v6e-16", "'pod' in us-east5-b of project some-project", capacity, "/tpu/pricing"):
+            assert part in output
+        assert "nothing was created" in output
+    assert on_a_terminal(pod, "create", *words, answer="y\n")[0] == 0
+    assert len(pod.calls) == 1
+
+
+def test_create_does_not_ask_where_it_is_told_and_refuses_where_it_cannot(pod):
+    words = ["--accelerator", "v6e-16"]
+    refused = pod("create", *words, answer="y\n", YES=None)
+    assert refused.returncode == 2
+    assert "no terminal to ask on; -y or YES=1" in refused.stderr
+    assert not pod.calls
+    assert pod("create", *words, "-y", YES=None).returncode == 0
+    assert pod("create", *words, YES="1").returncode == 0
+    assert len(pod.calls) == 2
+
+
+@pytest.mark.parametrize("state", ["SUSPENDED", "FAILED"])
+def test_a_request_that_has_ended_is_deleted_before_another_one_of_its_name(pod, state):
+    (pod.root / "requests").write_text(f"pod-two\tACTIVE\npod\t{state}\n")
+    done = pod("create", "--accelerator", "v6e-16", "--queued", "--spot")
+    assert done.returncode == 0, done.stderr
+    assert f"is {state}: deleting it" in done.stderr
+    assert [call[4] for call in pod.calls] == ["list", "delete", "create"]
+    assert pod.calls[1][5:7] == ["pod", "--force"]
+
+
+@pytest.mark.parametrize(
+    "state", ["ACTIVE", "WAITING_FOR_RESOURCES", "PROVISIONING", "SUSPENDING", "DELETING"]
+)
+def test_a_request_that_has_not_ended_is_left_alone(pod, state):
+    (pod.root / "requests").write_text(f"pod\t{state}\n")
+    done = pod("create", "--accelerator", "v6e-16", "--queued")
+    assert done.returncode == 2
+    assert f"there is a request 'pod' already, and it is {state}" in done.stderr
+    assert [call[4] for call in pod.calls] == ["list"]
+
+
+def test_requests_that_cannot_be_asked_for_stop_it(pod):
+    (pod.root / "failures").write_text("1")
+    done = pod("create", "--accelerator", "v6e-16", "--queued")
+    assert done.returncode == 2
+    assert "could not ask for the queued requests" in done.stderr
+    assert [call[4] for call in pod.calls] == ["list"]
+
+
+def test_the_lines_of_the_readme_run(pod):
+    """Each as it stands there, on the fake pod; what is trained is an experiment with its tokenizer, whose
+    extra is installed."""
+    text = (SCRIPTS / "README.md").read_text()
+    block = text.split("```bash\n")[1].split("```")[0]
+    done = subprocess.run(
+        ["bash", "-euc", block],
+        cwd=SCRIPTS.parent,
+        env=pod.environment | {"DRY_RUN": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not pod.calls
+    (install,) = re.findall(r"pip install .* -e '\\''\.\[(.*?)\]", done.stdout)
+    (command,) = re.findall(r"tpu_scripts/run.sh -- (jaxpref train .*)", block)
+    settings = dict(re.findall(r"(\w+)=(\S+)", block.splitlines()[0]))
+    words = shlex.split(string.Template(command).substitute(settings))
+    experiment = config.load(words[2], [w for w in words[3:] if not w.startswith("workdir=")])
+    functions = {f.__name__ for f in config.functions(experiment.tokenizer)}
+    assert functions == {"gguf_tokenizer"}
+    assert {"tpu", "gguf"} == set(install.split(","))
+    assert f"workdir={settings['BUCKET']}" in done.stdout
 
 
 def test_run_gives_every_worker_the_same_command_with_its_quoting(pod):

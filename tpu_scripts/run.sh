@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Start the same command on every worker, detached. It goes on when you log out.
 #
-#   tpu_scripts/run.sh [--env NAME=VALUE]... -- jaxpref train experiments/dpo_hh.py workdir=/mnt/shared/run
+#   tpu_scripts/run.sh [--env NAME=VALUE]... -- jaxpref train experiments/quickstart.py workdir=/mnt/shared/run
 #
 # Runs in the checkout that setup.sh made, in its virtual environment. Refuses while an earlier command
 # is still running on any worker. Each worker writes ~/jaxpref-job/log; read it with logs.sh.
@@ -46,7 +46,7 @@ else echo \"\$(hostname): nothing to stop\"; fi"
   execute_retrying "${COMMAND[@]}"
   exit 0
 fi
-(($# > 0)) || die "no command; for example: run.sh -- jaxpref train experiments/dpo_hh.py workdir=/mnt/shared/run"
+(($# > 0)) || die "no command; for example: run.sh -- jaxpref train experiments/quickstart.py workdir=/mnt/shared/run"
 
 # First ask everyone, then start everyone: half a pod that starts would wait for the other half.
 build_on_workers all "if $running; then echo \"BUSY \$(hostname): \$(head -c 500 $REMOTE_JOB/command)\"; fi"

@@ -6,7 +6,8 @@
 # What is committed is installed: uncommitted changes are not copied (a warning says so).
 #
 # Options
-#   --extras LIST    extras to install, default tpu; e.g. tpu,hf
+#   --extras LIST    extras to install, default tpu; tpu,gguf reads GGUF models and their tokenizers, tpu,hf a
+#                    tokenizer.json, tpu,gcs gs:// without TensorFlow
 #   --python V       Python version, default 3.12. Where the image has none, uv fetches it.
 #   -h, --help       this text
 # Environment

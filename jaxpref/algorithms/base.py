@@ -60,6 +60,9 @@ class Algorithm(NamedTuple):
     collect: Callable[[Any, Any, PRNGKey], tuple[Any, Metrics]] | None = None
     constants: Callable[[], dict[str, Model]] | None = None
     parts: int = 1  # equal parts of its rows that `step` takes a batch in, each of which devices split
+    recorded_reference: bool = (
+        False  # it reads the column `reference_logps`, of the params a stage starts from
+    )
 
 
 def num_tokens(batch: Completions | Segments) -> Mean:

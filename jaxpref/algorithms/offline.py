@@ -68,7 +68,13 @@ def offline(
     )
     learner = _Offline(objective, optimizer(), rules, loss_state, combine, microbatches)
     return Algorithm(
-        learner.init, learner.step, learner.evaluate, learner.flops, objective.rewards, parts=microbatches
+        learner.init,
+        learner.step,
+        learner.evaluate,
+        learner.flops,
+        objective.rewards,
+        parts=microbatches,
+        recorded_reference=reference == "batch",
     )
 
 

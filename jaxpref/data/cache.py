@@ -1,13 +1,17 @@
 """Where prepared data is kept between runs, and how it is made once."""
 
 import contextlib
+import functools
+import hashlib
+import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from jaxpref.data.records import Records
 from jaxpref.data.records_io import MANIFEST, load_records, read_manifest
 from jaxpref.data.segments import SegmentRecords
+from jaxpref.functions import code_of, name_of
 
 __all__ = ["cache_root", "cached_records", "cached_segments", "only_one"]
 
@@ -37,13 +41,22 @@ def cached_records(kind: str, fingerprint: str, make: Callable[[Path], None]) ->
     return load_records(directory)
 
 
-def cached_segments(name: str, make: Callable[[], SegmentRecords]) -> SegmentRecords:
+def cached_segments(
+    kind: str, make: Callable[[], SegmentRecords], *, versions: Mapping[str, str]
+) -> SegmentRecords:
     """Loads segments that take long to collect, after `make()` has collected them if they are not there yet.
 
-    `name` must state everything that they depend on. Processes of one machine wait for the one that collects
-    them.
+    What they depend on is in their file's name: the arguments of `make`, its code and that of what it calls
+    outside of this package, and `versions`. Processes of one machine wait for the one that collects them.
+
+    Args:
+      make: a module-level function, or a partial of one with plain keywords.
+      versions: of what `make` runs and nobody sees in its code: packages, modules of this one.
     """
-    path = cache_root() / "segments" / f"{name}.npz"
+    given = make.keywords if isinstance(make, functools.partial) else {}
+    parts = [name_of(make), given, code_of(make), dict(versions)]
+    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
+    path = cache_root() / "segments" / f"{kind}-{key}.npz"
     with only_one(path.with_suffix(".lock")):
         if not path.is_file():
             make().save(path)

@@ -5,6 +5,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from jaxpref.data.content import content_of
+
 __all__ = ["Loader", "Table"]
 
 
@@ -84,6 +86,7 @@ class Loader:
             "rows": len(self.records),
             "k": self.records.k,
             "tokens": int(self.records.prompt_lengths.sum() + self.records.response_lengths.sum()),
+            "content": content_of(self.records),
             "batch_size": self.batch_size,
             "seed": self.seed,
             "shuffle": self.shuffle,

@@ -17,6 +17,7 @@ from jaxpref.data.lazy import tensorflow_stack
 from jaxpref.data.progress import Progress
 from jaxpref.data.records import Example, Records, concatenate
 from jaxpref.data.records_io import load_records, write_records
+from jaxpref.data.references import reference_of
 from jaxpref.data.remote import local_records
 from jaxpref.data.sources import SourceFile
 from jaxpref.data.text.dialogue import Template
@@ -131,10 +132,13 @@ def hh_pairs(
     return _cached("anthropic_hh", names, split, sources, loaded, encoding)
 
 
-def prepared(*, directory: str) -> Records:
+def prepared(*, directory: str, reference: str | None = None) -> Records:
     """Records that `jaxpref prepare` (or `write_records`) wrote; those of an object store (`gs://...`) are
-    copied to a local disk first, where they can be memory-mapped (`data.remote`)."""
-    return load_records(local_records(directory))
+    copied to a local disk first, where they can be memory-mapped (`data.remote`).
+
+    reference: the stage whose starting params the column `reference_logps` is of; None: no such column.
+    """
+    return reference_of(load_records(local_records(directory)), reference)
 
 
 def mixture_pairs(

@@ -354,7 +354,7 @@ def _with_axes(metadata: Mapping[str, Any], name: str, axes: str | None) -> Mapp
 def concatenate(parts: Sequence[Records], metadata: Mapping[str, Any] | None = None) -> Records:
     """Joins tables, one after the other, with the columns that all of them have. Copies tokens into memory.
 
-    Raises ValueError where the parts differ in `k` or in their tokenizer.
+    Raises ValueError where the parts differ in `k`, in their tokenizer or in what made their reference_logps.
     """
     if not parts:
         raise ValueError("concatenate: no records given")
@@ -375,6 +375,9 @@ def concatenate(parts: Sequence[Records], metadata: Mapping[str, Any] | None = N
     if any("full_lengths" in part.columns for part in parts):
         parts = [part.with_column("full_lengths", part.full_lengths) for part in parts]
     shared = set.intersection(*(set(part.columns) for part in parts))
+    made_by = [part.metadata.get("reference_logps") for part in parts]
+    if "reference_logps" in shared and any(made != made_by[0] for made in made_by):
+        raise ValueError("concatenate: the parts have reference_logps of different params")
     given = dict(parts[0].metadata if metadata is None else metadata)
     given.pop("column_axes", None)
     axes = {name: {part.axes_of(name) for part in parts} for name in shared}

@@ -1,6 +1,6 @@
 """Records on disk: a directory of .npy files and a manifest.
 
-    manifest.json               format, n, k, what the records are, and every file's shape, type and size
+    manifest.json               format, n, k, what the records are, and each file's shape, type, size, sha256
     prompt_tokens.npy           int32 [p_1 + ... + p_n]
     prompt_offsets.npy          int64 [n + 1]
     response_tokens.npy         int32 [sum of lengths], row by row, response by response
@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from jaxpref.data.records import Records, starts
+from jaxpref.data.sources import sha256_of
 
 __all__ = ["MANIFEST", "add_column", "load_records", "read_manifest", "write_records"]
 
@@ -74,7 +75,7 @@ def write_records(records: Records, directory: str | Path, *, overwrite: bool = 
 
 
 def add_column(directory: str | Path, name: str, values: np.ndarray, *, axes: str | None = None) -> None:
-    """Adds or replaces a column of records on disk, e.g. `reference_logps` (float32 [n, k], nats).
+    """Adds or replaces a column of records on disk, e.g. `scores` (float32 [n, k]).
 
     The old column counts until the new one is complete. `axes`, and what is raised: `Records.with_column`.
     """
@@ -192,6 +193,7 @@ def _save(path: Path, array: np.ndarray) -> dict[str, Any]:
     return {
         "file": path.name,
         "bytes": path.stat().st_size,
+        "sha256": sha256_of(path),
         "dtype": str(array.dtype),
         "shape": list(array.shape),
     }

@@ -1,7 +1,8 @@
 """Records in an object store: written there file by file, and read from a local copy.
 
 Records are memory-mapped, and a store cannot be. So a folder of a store is copied once to `$JAXPREF_CACHE`
-(default `~/.cache/jaxpref`) under a hash of its URL, its manifest, and the size and time of each file.
+(default `~/.cache/jaxpref`) under a hash of its URL, its manifest, which has a checksum of each file, and the
+size and time of each file. A copy that differs from the manifest is refused.
 """
 
 import hashlib
@@ -15,6 +16,7 @@ from pathlib import Path
 from jaxpref.data.cache import cache_root, only_one
 from jaxpref.data.records import Records
 from jaxpref.data.records_io import MANIFEST, write_records
+from jaxpref.data.sources import sha256_of
 from jaxpref.paths import AnyPath, as_path, read_text
 
 __all__ = ["local_records", "write_records_to"]
@@ -62,17 +64,23 @@ def local_records(directory: str) -> Path:
         if not target.is_dir():
             size = sum(length for length, _ in found)
             logger.info("records: copying %s (%.1f MB) to %s", directory, size / 1e6, target)
-            _copy(folder, [MANIFEST, *names], target)
+            _copy(folder, [MANIFEST, *names], target, {e["file"]: e.get("sha256") for e in entries})
     return target
 
 
-def _copy(folder: AnyPath, names: list[str], target: Path) -> None:
+def _copy(folder: AnyPath, names: list[str], target: Path, checksums: dict[str, str | None]) -> None:
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
     partial.mkdir(parents=True)
     try:
         for name in names:
             with (folder / name).open("rb") as source, (partial / name).open("wb") as file:
                 shutil.copyfileobj(source, file, 1 << 24)
+            expected = checksums.get(name)
+            if expected is not None and sha256_of(partial / name) != expected:
+                raise ValueError(
+                    f"records: {folder / name} is not the file that {MANIFEST} beside it names (its sha256 "
+                    "differs): it was replaced, or is being written; prepare the records again"
+                )
         partial.rename(target)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)

@@ -71,6 +71,7 @@ class Checkpoints:
     def restore(self, step: int, target: Any) -> tuple[Any, dict[str, Any]]:
         """State laid out as `target` (arrays or ShapeDtypeStructs with shardings), and the saved meta."""
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, target)
+        _check_params(self.directory / str(step), target.params, others=True)
         try:
             out = self._manager.restore(
                 step,
@@ -121,9 +122,14 @@ def saved_meta(directory: AnyPath, step: int) -> dict[str, Any]:
 
 
 def restore_params(directory: AnyPath, step: int, target: Any) -> Any:
-    """Only `params` of a saved state, laid out as `target`."""
+    """Only `params` of a saved state, laid out as `target`.
+
+    Raises:
+      ValueError: they are not those of the checkpoint by name, shape and dtype, all of them and no others.
+    """
     item = {"params": jax.tree.map(ocp.utils.to_shape_dtype_struct, target)}
     path = absolute(directory) / str(step) / "state"
+    _check_params(directory / str(step), target, others=False)
     try:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             restored = checkpointer.restore(
@@ -136,14 +142,43 @@ def restore_params(directory: AnyPath, step: int, target: Any) -> Any:
             )
     except Exception as error:
         raise _unreadable(directory / str(step), error) from error
-    # What the checkpoint lacks comes back as the shape that was asked for (`findings/`).
-    missing = [p for p, x in jax.tree.leaves_with_path(restored) if isinstance(x, jax.ShapeDtypeStruct)]
-    if missing:
-        name = jax.tree_util.keystr(missing[0])
-        raise _unreadable(
-            directory / str(step), ValueError(f"it has no {name}, {len(missing)} arrays in all")
-        )
     return restored["params"]
+
+
+def _check_params(path: AnyPath, target: Any, *, others: bool) -> None:
+    """Compares the params of a checkpoint with those asked for, by name (unless `others` may be there), dtype
+    and shape.
+
+    Orbax gives back the shape of what is not there (`findings/`), leaves out what nobody asked for, casts to
+    another dtype, and takes another shape where no sharding is asked for."""
+    try:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            there = checkpointer.metadata(absolute(path) / "state").item_metadata
+        if there is None:
+            raise ValueError("nothing is there")
+        saved, wanted = _named(there.tree["params"]), _named(target)
+    except Exception as error:
+        raise _unreadable(path, error) from error
+    missing, beyond = wanted.keys() - saved.keys(), saved.keys() - wanted.keys()
+    differing = [n for n in sorted(saved.keys() & wanted.keys()) if saved[n] != wanted[n]]
+    why = None
+    if missing and not others:
+        why = f"it has no {min(missing)}, {len(missing)} arrays in all"
+    elif beyond and not others:
+        why = f"the model has no place for its {min(beyond)}, {len(beyond)} arrays in all"
+    elif differing:
+        name = differing[0]
+        why = f"{name} is {saved[name]} there and {wanted[name]} here, {len(differing)} arrays in all"
+    if why is not None:
+        raise _unreadable(path, ValueError(why))
+
+
+def _named(tree: Any) -> dict[str, str]:
+    """Dtype and shape of arrays by name."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): f"{x.dtype} {list(x.shape)}"
+        for path, x in jax.tree.leaves_with_path(tree)
+    }
 
 
 def _unreadable(path: AnyPath, error: Exception) -> ValueError:

@@ -32,10 +32,12 @@ def loaded(models: Mapping[str, Model], mesh: jax.sharding.Mesh) -> Loaded:
 
 
 def fingerprint(params: Any) -> str:
-    """SHA-256 of names, types, shapes and values of host arrays."""
+    """SHA-256 of names, types, shapes and values of arrays, one fetched after the other where they are spread
+    over processes, all of which must then call this."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree.leaves_with_path(params):
-        array = np.ascontiguousarray(leaf)
+        spread = isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
+        array = np.ascontiguousarray(sharding.fetch(leaf) if spread else leaf)
         digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {np.shape(leaf)}\n".encode())
         digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()

@@ -26,6 +26,7 @@ class RunContext:
     abstract_params: Any
     axes: Any  # logical axis names, as `policy.axes()`
     preemption: Preemption
+    allow_changes: bool = False  # go on beside other content than the checkpoints were written with
 
     @functools.cached_property
     def constants(self) -> Loaded:

@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxpref import keys
 from jaxpref.algorithms import Algorithm
 from jaxpref.data.account import account
+from jaxpref.data.content import content_of
 from jaxpref.data.loader import Loader
 from jaxpref.experiment import Stage
 from jaxpref.metrics import Mean, Metrics
@@ -18,6 +19,7 @@ from jaxpref.policies.base import check_records
 from jaxpref.training import sharding
 from jaxpref.training.checkpoint import Checkpoints
 from jaxpref.training.collect import collecting, compiled_evaluation
+from jaxpref.training.constants import fingerprint
 from jaxpref.training.context import RunContext
 from jaxpref.training.evaluation import (
     evaluate_stage,
@@ -106,7 +108,12 @@ class _StageRun:
         self.loader, self.held_out = _loader(run, stage), held_out_loader(run, stage)
         layout = Layout.of(run, self.algorithm)
         self.constants = layout.constants
-        self.meta = {"data": self.loader.description, "constants": layout.fingerprints}
+        self.meta = {
+            "data": self.loader.description,
+            "constants": layout.fingerprints,
+            "held_out": self.held_out and content_of(self.held_out.records),
+            "started_from": _start_of(run, stage, params),
+        }
         self.start = checkpoints.latest or 0
         fresh = checkpoints.latest is None
         place = {"seed": experiment.seed, "stage": stage.name}
@@ -226,15 +233,43 @@ class _StageRun:
 
     def _restored(self, layout: Layout) -> Any:
         state, meta = layout.restore(self.checkpoints, self.start)
-        saved, now = meta["data"], self.loader.description
-        differing = {k: (saved.get(k), v) for k, v in now.items() if saved.get(k) != v}
+        saved, now = meta["data"], self.meta["data"]
+        counts = {k: v for k, v in now.items() if k != "content"}
+        differing = {k: (saved.get(k), v) for k, v in counts.items() if saved.get(k) != v}
         if differing:
             raise ValueError(
                 f"{self.stage.name}: the checkpoint was written with other data (saved, now): {differing}; "
                 "resume with the same data and batch settings, or start in a new workdir"
             )
+        self._check_content(meta)
         self.run.files.log(f"{self.stage.name}: resumed at step {self.start}")
         return state
+
+    def _check_content(self, meta: dict[str, Any]) -> None:
+        """Raises ValueError where what the checkpoint was written beside has changed under the same names and
+        counts, unless the run allows changes. Checkpoints of before this was saved say nothing."""
+        pairs = {
+            "training records": (meta["data"].get("content"), self.meta["data"]["content"]),
+            "held-out records": (meta.get("held_out"), self.meta["held_out"]),
+            "params that the stage starts from": (meta.get("started_from"), self.meta["started_from"]),
+        }
+        changed = [name for name, (saved, now) in pairs.items() if None not in (saved, now) and saved != now]
+        if not changed:
+            return
+        said = f"{self.stage.name}: the content of its {' and '.join(changed)} is not what it began with"
+        if not self.run.allow_changes:
+            raise ValueError(
+                f"{said}, though names and counts are; bring it back, start in a new workdir, or pass "
+                "--allow-changes to go on"
+            )
+        self.run.files.log(said)
+
+
+def _start_of(run: RunContext, stage: Stage, params: Params) -> str | None:
+    """Fingerprint of what a stage starts from; None for params drawn from the seed, since another machine may
+    draw them with another rounding."""
+    drawn = run.experiment.weights is None and stage.name == run.experiment.stages[0].name
+    return None if drawn else fingerprint(params)
 
 
 def _loader(run: RunContext, stage: Stage) -> Loader:

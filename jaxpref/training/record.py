@@ -3,13 +3,16 @@
 import json
 import platform
 import sys
+from collections.abc import Mapping
 from importlib import metadata
+from typing import Any
 
 import jax
 
 from jaxpref import keys
-from jaxpref.config import describe, leaves
+from jaxpref.config import describe, functions, leaves
 from jaxpref.experiment import Experiment
+from jaxpref.functions import code_of
 from jaxpref.paths import read_text
 from jaxpref.training.files import RunFiles
 
@@ -19,15 +22,26 @@ PACKAGES = ("jaxpref", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 
 
 def record_experiment(
-    files: RunFiles, experiment: Experiment, *, mesh: str, docstring: str, allow_changes: bool
+    files: RunFiles,
+    experiment: Experiment,
+    *,
+    mesh: str,
+    docstring: str,
+    tokenizer: str | None,
+    allow_changes: bool,
 ) -> None:
-    """Writes experiment.json.
+    """Writes experiment.json: the configuration, and fingerprints of what it has the name of alone.
+
+    Args:
+      tokenizer: its fingerprint, where the experiment has one.
 
     Raises:
-      ValueError: the directory holds a run of another configuration, or one whose keys are derived in
-        another way (`keys.SCHEME`), and `allow_changes` is False.
+      ValueError: the directory holds a run of another configuration, tokenizer or code of functions outside
+        of this package, or one whose keys are derived in another way (`keys.SCHEME`), and `allow_changes` is
+        False.
     """
     description = json.loads(json.dumps(describe(experiment)))
+    code = code_of(*functions(experiment))
     path = files.directory / "experiment.json"
     if path.exists() and not allow_changes:
         recorded = json.loads(read_text(path))
@@ -40,11 +54,12 @@ def record_experiment(
             )
         old, new = leaves(recorded["config"]), leaves(description)
         differing = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
-        if differing:
-            listed = ", ".join(f"{k}: {old.get(k)} -> {new.get(k)}" for k in differing[:5])
+        changes = [f"{k}: {old.get(k)} -> {new.get(k)}" for k in differing]
+        changes += _behind_names(recorded, tokenizer, code)
+        if changes:
             raise ValueError(
-                f"{files.directory} holds a run of another configuration ({listed}); choose another workdir, "
-                "or pass --allow-changes to go on from its checkpoints"
+                f"{files.directory} holds a run of another configuration ({', '.join(changes[:5])}); choose "
+                "another workdir, or pass --allow-changes to go on from its checkpoints"
             )
     versions = {name: metadata.version(name) for name in PACKAGES}
     files.write_json(
@@ -54,9 +69,20 @@ def record_experiment(
             "docstring": docstring,
             "arxiv": list(experiment.arxiv),
             "config": description,
+            "tokenizer": tokenizer,
+            "code": code,
             "keys": keys.SCHEME,
             "versions": versions | {"python": platform.python_version()},
             "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}, mesh {mesh}",
             "command": " ".join(sys.argv),
         },
     )
+
+
+def _behind_names(recorded: Mapping[str, Any], tokenizer: str | None, code: Mapping[str, str]) -> list[str]:
+    """What changed while its name in the configuration stayed, where the run has recorded it."""
+    before = recorded.get("code", {})
+    changes = [f"the code of {name}" for name in code if before.get(name, code[name]) != code[name]]
+    if recorded.get("tokenizer", tokenizer) != tokenizer:
+        changes.append("the tokenizer's content")
+    return changes

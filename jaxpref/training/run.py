@@ -17,6 +17,7 @@ from jaxpref.training.loop import run_stage
 from jaxpref.training.params import check_base, initial_params, saved_params, stage_checkpoints
 from jaxpref.training.preemption import Preemption
 from jaxpref.training.record import record_experiment
+from jaxpref.training.references import check_reference
 from jaxpref.training.writers import DEFAULT
 from jaxpref.types import Params
 
@@ -52,11 +53,19 @@ def train(
     """
     with Preemption() as preemption:
         run = open_run(experiment, workdir, preemption=preemption, writers=writers, log=log)
+        run = dataclasses.replace(run, allow_changes=allow_changes)
         files = run.files
         try:
             mesh = sharding.describe_mesh(run.mesh)
             _check_bases(run)  # before anything is written
-            record_experiment(files, experiment, mesh=mesh, docstring=docstring, allow_changes=allow_changes)
+            record_experiment(
+                files,
+                experiment,
+                mesh=mesh,
+                docstring=docstring,
+                tokenizer=getattr(run.tokenizer, "fingerprint", None),
+                allow_changes=allow_changes,
+            )
             parameters = sum(x.size for x in jax.tree.leaves(run.abstract_params))
             device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
             files.log(f"{experiment.name}: {parameters:,} parameters, mesh {mesh} on {device}, in {workdir}")
@@ -132,6 +141,8 @@ def _run_stages(run: RunContext) -> Result:
     stages = run.experiment.stages
     algorithms = [_algorithm(run, stage) for stage in stages]
     for stage, algorithm in zip(stages, algorithms, strict=True):
+        check_reference(run, stage, algorithm)
+    for stage, algorithm in zip(stages, algorithms, strict=True):
         with stage_checkpoints(run, stage.name) as checkpoints:
             latest = checkpoints.latest
             if latest is not None and latest >= stage.num_steps and stage is not stages[-1]:
@@ -139,6 +150,7 @@ def _run_stages(run: RunContext) -> Result:
                 params = saved_params(run, checkpoints, latest)
                 continue
             params = initial_params(run) if params is None else params
+            check_reference(run, stage, algorithm, params)
             params, compiles[stage.name] = run_stage(run, stage, algorithm, params, checkpoints)
     return Result(params, run.files.directory, compiles)
 

@@ -1,5 +1,6 @@
 """A run in an object store: the same files, and nothing beside them."""
 
+import hashlib
 import importlib.util
 import json
 import os
@@ -121,6 +122,12 @@ def test_records_of_a_bucket_are_copied_once_and_again_when_they_change(bucket, 
     np.save(tokens, changed)
     stamp = tokens.stat().st_mtime + 5  # a store's times are whole seconds
     os.utime(tokens, (stamp, stamp))
+    with pytest.raises(ValueError, match=r"prompt_tokens.npy is not the file that manifest.json"):
+        prepared(directory=f"mem://data/tiny/{folders[0].name}")
+    manifest = json.loads((folders[0] / "manifest.json").read_text())
+    manifest["files"]["prompt_tokens"]["sha256"] = hashlib.sha256(tokens.read_bytes()).hexdigest()
+    (folders[0] / "manifest.json").write_text(json.dumps(manifest))
+    os.utime(tokens, (stamp - 5, stamp - 5))  # the checksum alone says that it is another one
     second = prepared(directory=f"mem://data/tiny/{folders[0].name}")
     assert second.prompt_tokens[0] == first.prompt_tokens[0] + 1
     with pytest.raises(ValueError, match=r"mem://data/none has no manifest.json"):

@@ -114,7 +114,7 @@ def test_commands_of_two_processes_that_share_every_row(tmp_path):
         a, b = (load_records(tmp_path / run / "records" / name) for run in ("one", "two"))
         assert len(a) == len(b)
         assert a.columns.keys() == b.columns.keys()
-        scored += "reference_logps" in a.columns
+        scored += "reference_logps.dpo" in a.columns
         for column in a.columns:
             np.testing.assert_allclose(a.columns[column], b.columns[column], atol=1e-4)
     assert scored == 2, "pairs to train on, and those held out"

@@ -10,12 +10,11 @@ from jaxpref.data.text.boundary import EMPTY, PROMPT_TOO_LONG, Drop, encode_exam
 from jaxpref.data.text.dialogue import Template, Turn, hh_template, opened
 from jaxpref.data.text.tokenizers import Tokenizer
 from jaxpref.data.text.tokenizers.base import digest
+from jaxpref.functions import code_of, name_of
 
-__all__ = ["Encoding", "encode_texts", "fingerprint"]
+__all__ = ["RULES", "Encoding", "encode_texts", "fingerprint"]
 
-_VERSION = (
-    2  # of the rules in boundary.py, prompts.py, pairs.py and dialogue.py: raise it when their output changes
-)
+RULES = 2  # version of boundary, prompts, pairs and dialogue.py: raise it when their output changes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +37,22 @@ class Encoding:
         """The plain values that determine the tokens, for a manifest or a cache key."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         template = fields.pop("template")
-        name = None if template is None else f"{template.__module__}.{template.__qualname__}"
-        return {**fields, "template": name, "encoding_version": _VERSION}
+        if template is None:
+            return {**fields, "template": None, "encoding_version": RULES}
+        # A template of one's own may write another text under the same name: its code counts, and what it
+        # makes of a dialogue, in case it reads that from somewhere.
+        code = code_of(template)
+        own = {"template_code": fingerprint(code=code, sample=_sample(template))} if code else {}
+        return {**fields, "template": name_of(template), "encoding_version": RULES, **own}
+
+
+def _sample(template: Template) -> list[str]:
+    """What a template writes for a dialogue with all roles, or that it refuses it."""
+    turns = [("system", "S"), ("user", "U"), ("assistant", "A"), ("user", "Q")]
+    try:
+        return list(template(turns))
+    except Exception as error:  # a template may know no system turn
+        return ["refused", type(error).__name__]
 
 
 def encode_texts(

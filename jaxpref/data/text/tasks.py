@@ -19,7 +19,7 @@ import numpy as np
 from jaxpref.data.cache import cache_root
 from jaxpref.data.lazy import tensorflow_stack
 from jaxpref.data.text.boundary import Drop
-from jaxpref.data.text.encoding import Encoding, encode_texts, fingerprint
+from jaxpref.data.text.encoding import RULES, Encoding, encode_texts, fingerprint
 from jaxpref.data.text.hh_files import hh_source
 from jaxpref.data.text.tokenizers import Tokenizer
 
@@ -76,7 +76,7 @@ def register(
     preprocessors: Sequence[Any] = (),
     unread_drops: dict[str, dict[str, int]] | None = None,
 ) -> str:
-    """Registers a SeqIO task and returns its name; a name already registered is left as it is.
+    """Registers a SeqIO task and returns its name; one already registered alike is left as it is.
 
     `source` is a `seqio.DataSource` whose rows, after `preprocessors`, have the texts `prompt`, `chosen` and
     `rejected`, and may have `group` (int64) and `turns` (JSON).
@@ -85,6 +85,11 @@ def register(
     from jaxpref.data.text.features import task_features
 
     if name in seqio.TaskRegistry.names() and name in _TASKS:
+        known = _TASKS[name]
+        if (known.tokenizer.fingerprint, known.encoding) != (tokenizer.fingerprint, encoding):
+            raise ValueError(
+                f"task {name!r} is registered already, with another tokenizer or encoding; use another name"
+            )
         return name
     task = Task(name, tokenizer, encoding, unread_drops=dict(unread_drops or {}))
 
@@ -112,7 +117,10 @@ def hh_task(
     stack = tensorflow_stack()
     from jaxpref.data.text.anthropic_hh import AnthropicHH
 
-    data_dir = str(cache_root() / "tfds" / source.sha256[:16])
+    # TFDS adds subset and version to the folder. Its texts are made by rules of this package, too, and a file
+    # that serves as two splits makes two data sets.
+    key = fingerprint(source=source.sha256, subset=subset, split=split, rules=RULES)
+    data_dir = str(cache_root() / "tfds" / key[:16])
     builder = AnthropicHH(config=subset, data_root=data_root, splits=(split,), data_dir=data_dir)
     _build(builder, download=source.path is None)
     return _builder_task(stack, builder, split, tokenizer, encoding)
@@ -153,7 +161,7 @@ def _build(builder: Any, *, download: bool = False) -> None:
 
 
 def _builder_task(stack: Any, builder: Any, split: str, tokenizer: Tokenizer, encoding: Encoding) -> str:
-    # The data directory's name is the checksum of the file it was built from.
+    # The data directory's name is a hash of all that it was built from.
     data_dir = str(builder.data_dir)
     key = fingerprint(data_dir=data_dir, tokenizer=tokenizer.fingerprint, **encoding.description())
     config = f"/{builder.builder_config.name}" if builder.builder_config else ""

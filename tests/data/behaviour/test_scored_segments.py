@@ -1,6 +1,7 @@
 """Scored segments: the better half, and pairs that are asked once."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
@@ -59,16 +60,33 @@ def test_what_has_no_scores_is_named():
         better_half(dataclasses.replace(_records([1.0, 2.0]), columns={"scores": np.ones(2)}))
 
 
+STEP = 1
+
+
+def _rising(*, count):
+    return _records(STEP * np.arange(count))
+
+
+def _falling(*, count):
+    return _records(np.arange(count, 0, -1))
+
+
 def test_segments_are_collected_once(tmp_path, monkeypatch):
     monkeypatch.setenv("JAXPREF_CACHE", str(tmp_path))
-    calls = []
+    one = {"simulator": "1.0"}
 
-    def make():
-        calls.append(0)
-        return _records(np.arange(3))
+    def collected(make, versions):
+        """Scores, and how many files came."""
+        before = len(list(tmp_path.rglob("*.npz")))
+        records = cached_segments("world", make, versions=versions)
+        return records.columns["scores"].ravel().tolist(), len(list(tmp_path.rglob("*.npz"))) - before
 
-    first, again = (cached_segments("world-3", make) for _ in range(2))
-    assert len(calls) == 1
-    np.testing.assert_array_equal(first.columns["scores"], again.columns["scores"])
-    cached_segments("world-4", make)
-    assert len(calls) == 2
+    for times in (1, 0):
+        assert collected(functools.partial(_rising, count=3), one) == ([0, 1, 2], times)
+    for times in (1, 0):
+        assert collected(functools.partial(_rising, count=4), one) == ([0, 1, 2, 3], times), "other arguments"
+        assert collected(functools.partial(_falling, count=3), one) == ([3, 2, 1], times), "another function"
+        assert collected(functools.partial(_rising, count=3), {"simulator": "1.1"})[1] == times
+    monkeypatch.setattr(f"{__name__}.STEP", 2)
+    for times in (1, 0):
+        assert collected(functools.partial(_rising, count=3), one) == ([0, 2, 4], times), "what it reads"

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import types
 from functools import partial
 
 import numpy as np
@@ -199,6 +200,27 @@ REPLY = [{"role": "assistant", "content": "Hello"}]
 
 
 class TestDialogues:
+    def test_a_template_that_changed_under_its_name_makes_other_records(self, tmp_path, monkeypatch):
+        """A file of one's own: the tokens of the template before were taken from the cache."""
+        monkeypatch.setenv("JAXPREF_CACHE", str(tmp_path / "cache"))
+        row = {"prompt": [{"role": "user", "content": "Hi"}], "completion": "Hello", "label": True}
+
+        def written(source: str) -> tuple[str, str]:
+            module = types.ModuleType("my_template")
+            exec(source, vars(module))
+            monkeypatch.setitem(sys.modules, "my_template", module)
+            return texts(labelled(tmp_path, row, template=module.mine))[0]
+
+        source = "LEAD = '> '\n\n\ndef mine(turns):\n    return 'Q: ' + turns[-1][1] + '\\n', LEAD"
+        assert written(source) == ("Q: Hi\n", "> Hello")
+        assert written(source.replace("Q:", "Q.")) == ("Q. Hi\n", "> Hello")
+        assert written(source.replace("'> '", "'- '")) == ("Q: Hi\n", "- Hello")
+        reads = "import pathlib\n\n\ndef mine(turns):\n    return pathlib.Path('form').read_text(), ''"
+        monkeypatch.chdir(tmp_path)
+        for form in ("one", "two"):
+            (tmp_path / "form").write_text(form)
+            assert written(reads) == (form, "Hello"), "what it writes counts, too"
+
     def test_turns_are_written_in_the_template(self, tmp_path):
         row = {"prompt": TURNS, "completion": REPLY, "label": True}
         for template, write in ((None, hh_template), (chatml_template, chatml_template)):

@@ -1,6 +1,9 @@
 """SeqIO tasks and mixtures: registering, converting, sharding, mixing by rate."""
 
 import functools
+import gzip
+import hashlib
+import json
 from collections import Counter
 
 import numpy as np
@@ -42,6 +45,8 @@ class TestTasks:
 
     def test_registering_again_is_harmless(self, names):
         assert task("sums_a", "a") == names[0]
+        with pytest.raises(ValueError, match="'sums_a' is registered already, with another tokenizer"):
+            task("sums_a", "a", prompt_length=13)
 
     def test_feature_converter_gives_the_batch_of_the_loader(self, seqio, names, tmp_path):
         from jaxpref.data.text.features import PreferenceFeatureConverter, task_lengths
@@ -109,6 +114,52 @@ class TestTasks:
         tasks.details(name)[0].tokenizer = characters_tokenizer("0123456789=")
         with pytest.raises(ValueError, match=r"'\+' at position 1 .* is not in the alphabet"):
             prepare(name, tmp_path / "records")
+
+
+class TestFolders:
+    """What a built TFDS data set is found by: source, subset, split and the rules that made its texts."""
+
+    @pytest.fixture
+    def built(self, seqio, tmp_path, monkeypatch):
+        """`(split) -> folder` of a data set whose two splits are one file."""
+        from jaxpref.data.text import tasks
+        from jaxpref.data.text.encoding import Encoding
+
+        monkeypatch.setenv("JAXPREF_CACHE", str(tmp_path / "cache"))
+        turns = "\n\nHuman: 1+1?\n\nAssistant:"
+        text = json.dumps({"chosen": f"{turns} 2", "rejected": f"{turns} 3"}) + "\n"
+        for split in ("train", "test"):
+            (tmp_path / f"helpful-base.{split}.jsonl.gz").write_bytes(gzip.compress(text.encode(), mtime=0))
+        names = [f"helpful-base.{split}.jsonl.gz" for split in ("train", "test")]
+        sums = [hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() for name in names]
+        (tmp_path / "SHA256SUMS").write_text("".join(f"{s}  {n}\n" for s, n in zip(sums, names, strict=True)))
+
+        def of(split: str) -> set[str]:
+            before = set((tmp_path / "cache" / "tfds").glob("*"))
+            name = tasks.hh_task(
+                data_root=str(tmp_path),
+                subset="helpful-base",
+                split=split,
+                tokenizer=bytes_tokenizer(),
+                encoding=Encoding(32, 6),
+            )
+            assert len(prepare(name, tmp_path / "records", split=split, overwrite=True)) == 1
+            return {p.name for p in set((tmp_path / "cache" / "tfds").glob("*")) - before}
+
+        return of
+
+    def test_one_file_as_two_splits(self, built):
+        """The second one used to be looked for in the folder of the first, which has not got it."""
+        assert len(built("train")) == 1
+        assert len(built("test")) == 1
+        assert built("train") == built("test") == set()
+
+    def test_other_rules_build_anew(self, built, monkeypatch):
+        """The records were made again, from texts of the older rules."""
+        assert len(built("train")) == 1
+        monkeypatch.setattr("jaxpref.data.text.encoding.RULES", 99)
+        monkeypatch.setattr("jaxpref.data.text.tasks.RULES", 99)
+        assert len(built("train")) == 1
 
 
 class TestMixturePairs:
