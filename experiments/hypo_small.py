@@ -65,7 +65,7 @@ def experiment(
             sample_from=({"policy": 1.0},) * 2,
             hybrid=True,
             max_tokens=base.MAX_TOKENS,
-            optimizer=partial(base.optimizer, peak=peak, num_steps=num_steps),
+            optimizer=partial(base.optimizer, peak=peak),
         ),
         num_steps=num_steps,
         seed=seed,
@@ -79,7 +79,7 @@ def dpo(*, beta: float = 0.1, num_steps: int = STEPS, peak: float = 3e-4, seed: 
         algorithm=partial(
             offline,
             loss=partial(losses.dpo, beta=beta),
-            optimizer=partial(base.optimizer, peak=peak, num_steps=num_steps),
+            optimizer=partial(base.optimizer, peak=peak),
         ),
         num_steps=num_steps,
         seed=seed,

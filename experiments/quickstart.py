@@ -75,7 +75,7 @@ def experiment(
                     sft,
                     optimizer=partial(
                         adamw,
-                        schedule=partial(warmup_cosine, peak=3e-3, warmup_steps=50, num_steps=sft_steps),
+                        schedule=partial(warmup_cosine, peak=3e-3, warmup_steps=50),
                     ),
                 ),
                 train=partial(
@@ -98,7 +98,7 @@ def experiment(
                     loss=partial(losses.dpo, beta=beta),
                     optimizer=partial(
                         adamw,
-                        schedule=partial(warmup_cosine, peak=3e-4, warmup_steps=20, num_steps=dpo_steps),
+                        schedule=partial(warmup_cosine, peak=3e-4, warmup_steps=20),
                     ),
                     reference="initial",
                 ),

@@ -104,9 +104,7 @@ def _after_sft(*, name: str, algorithm: Callable[..., Any], num_steps: int, seed
             base.sft_stage(seed=seed),
             base.stage(
                 name="pairs",
-                algorithm=partial(
-                    algorithm, optimizer=partial(base.optimizer, peak=3e-4, num_steps=num_steps)
-                ),
+                algorithm=partial(algorithm, optimizer=partial(base.optimizer, peak=3e-4)),
                 train=partial(base.problems, num_examples=20_000, seed=seed),
                 num_steps=num_steps,
                 evaluation=base.held_out,

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import sys
+from functools import partial
 from typing import Any
 
 import jax
@@ -30,16 +31,33 @@ from jaxpref.types import Prompts
 Options = Any
 
 
+# What each command reads of what is its own and not the experiment's; anything else would be dropped.
+_OWN = {
+    "train": ("records", "workdir", "writers"),
+    "sweep": ("records", "workdir", "writers"),
+    "tournament": ("records", "workdir"),
+    "prepare": ("records", "workdir"),
+    "evaluate": ("records", "workdir"),
+    "sample": ("workdir",),
+    "describe": (),
+}
+
+
 def _split(options: Options) -> tuple[dict[str, str], list[str]]:
-    """`workdir=`, `records=` and `writers=` belong to the command, the rest to the experiment."""
-    own, rest = {}, []
-    for assignment in options.overrides:
-        key, equals, value = assignment.partition("=")
-        if equals and key in ("records", "workdir", "writers"):
-            own[key] = value
-        else:
-            rest.append(assignment)
-    return own, rest
+    """`workdir=`, `records=` and `writers=` belong to the command, the rest to the experiment.
+
+    Raises:
+      ValueError: the command has no use for one of these, or an override is none or given twice.
+    """
+    pairs = config.assignments_of(options.overrides)
+    own = {key: value for key, value in pairs.items() if key in _OWN["train"]}
+    command, used = options.command, _OWN[options.command]
+    if command == "prepare" and not options.reference and "workdir" in own:
+        raise ValueError("prepare reads workdir= only with --reference; add that, or leave workdir= out")
+    for key in own.keys() - set(used):
+        takes = ", ".join(f"{name}=" for name in used) or "overrides of the experiment alone"
+        raise ValueError(f"{command} has no use for {key}=; leave it out ({command} takes {takes})")
+    return own, [f"{key}={value}" for key, value in pairs.items() if key not in own]
 
 
 def _load(options: Options) -> tuple[Experiment, AnyPath, dict[str, str]]:
@@ -196,7 +214,7 @@ def evaluate(options: Options) -> int:
     stage = next((s for s in experiment.stages if s.name == options.stage), experiment.stages[-1])
     loader = held_out_loader(run, stage)
     params = trained_params(run, stage=options.stage, step=options.step)
-    algorithm = stage.algorithm(run.policy)
+    algorithm = stage.build(run.policy)
     # Params of an earlier stage, where this one has none yet.
     state = trained_state(run, stage, algorithm, options.step)
     step = int(sharding.fetch(state.step))  # what is drawn is what the run itself drew there
@@ -213,7 +231,8 @@ def evaluate(options: Options) -> int:
 def sample(options: Options) -> int:
     distributed.initialize()
     experiment, workdir, _ = _load(options)
-    run = open_run(experiment, workdir)
+    # Stdout is for answers.
+    run = open_run(experiment, workdir, log=partial(print, file=sys.stderr))
     params = trained_params(run, stage=options.stage, step=options.step)
     context, tokenizer = context_of(run, params, stage=experiment.stages[-1]), run.tokenizer
     if tokenizer is None:
@@ -256,7 +275,7 @@ def describe(options: Options) -> int:
     experiment, _, _ = _load(options)
     description = config.describe(experiment)
     if options.flat:
-        for path, value in config.leaves(description).items():
+        for path, value in config.settable(experiment).items():
             print(f"{path} = {value!r}")
     else:
         print(json.dumps(description, indent=2))
@@ -265,7 +284,10 @@ def describe(options: Options) -> int:
 
 def report(options: Options) -> int:
     directories = [as_path(d) for d in options.directories]
-    print(_report(directories, as_path(options.out) if options.out else directories[0] / "report.html"))
+    page = as_path(options.out) if options.out else directories[0] / "report.html"
+    if page.is_dir():
+        raise ValueError(f"--out {page} is a folder; name the page, such as {page / 'report.html'}")
+    print(_report(directories, page))
     return 0
 
 
@@ -279,7 +301,7 @@ def tokenizer(options: Options) -> int:
 
 def bench(options: Options) -> int:
     module = importlib.import_module(f"jaxpref.benchmarks.{options.benchmark.replace('-', '_')}")
-    own = ("benchmark", "out", "run")
+    own = ("benchmark", "command", "out", "run", "trains")
     figures = module.measure(**{name: value for name, value in vars(options).items() if name not in own})
     print(module.table(figures))
     if options.out:

@@ -75,7 +75,7 @@ def test_descriptions_are_complete_json():
 def test_sweeps_apply_overrides_to_every_member():
     members = config.load_sweep(TINY + ":sweep", ["seed=5"])
     assert [m.seed for m in members] == [5, 5]
-    with pytest.raises(ValueError, match="returns a list of Experiments"):
+    with pytest.raises(ValueError, match="return a list of Experiments"):
         config.load_sweep(TINY + ":experiment")
 
 

@@ -29,20 +29,17 @@ from jaxpref.training.sharding import OnMesh
 from jaxpref.training.state import Layout, moving, with_constants
 from jaxpref.types import Params
 
-__all__ = ["Interrupted", "compiled_step", "run_stage"]
+__all__ = ["Interrupted", "StageRun", "compiled_step"]
 
 GUARDED = ("loss", "grad_norm")
 
 
 class Interrupted(Exception):
-    """SIGTERM arrived; the state was saved."""
+    """SIGTERM or Ctrl-C arrived; the state was saved. `status`: that of the process, 128 + the signal."""
 
-
-def run_stage(
-    run: RunContext, stage: Stage, algorithm: Algorithm, params: Params, checkpoints: Checkpoints
-) -> tuple[Params, int]:
-    """Trains from `params`, or from the last checkpoint. Returns the params and the programs compiled."""
-    return _StageRun(run, stage, algorithm, params, checkpoints).train()
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 def compiled_step(
@@ -74,7 +71,7 @@ class _Due(NamedTuple):
     """What the loop has to do after a step."""
 
     last: bool
-    stop: bool  # SIGTERM
+    stop: bool  # SIGTERM or Ctrl-C
     look: bool  # held-out pass
     probe: bool  # evaluators
     keep: bool  # checkpoint
@@ -84,8 +81,8 @@ class _Due(NamedTuple):
         return self.look or self.probe or self.keep
 
 
-class _StageRun:
-    """One stage while it runs.
+class StageRun:
+    """One stage while it runs: from `params`, or from the last checkpoint. Nothing is written before `train`.
 
     Within a step: batch -> (collect) -> step -> metrics of the step before. At its end, in this order:
     held-out pass, evaluators, checkpoint; so a checkpoint never knows more than the files beside it, and a
@@ -112,7 +109,7 @@ class _StageRun:
         key = keys.key(experiment.seed, stage.name, "start")
         self.state: Any = layout.start(params, key) if fresh else self._restored(layout)
         done = -1 if fresh else self.start
-        run.files.forget_after([s.name for s in experiment.stages], stage.name, done)
+        self.forget = partial(run.files.forget_after, [s.name for s in experiment.stages], stage.name, done)
         self.alive = jax.device_put(jnp.bool_(True), NamedSharding(mesh, PartitionSpec()))
         self.train_step = compiled_step(
             self.algorithm,
@@ -133,6 +130,8 @@ class _StageRun:
         return with_constants(self.state, self.constants)
 
     def train(self) -> tuple[Params, int]:
+        """Returns the params and the number of programs compiled for a step."""
+        self.forget()
         if self.start == 0:
             self.run_evaluators(0)
             self.run_held_out(0)
@@ -181,7 +180,8 @@ class _StageRun:
         if due.stop and not due.last:
             self.checkpoints.wait()
             raise Interrupted(
-                f"{self.stage.name}: interrupted and saved at step {done}; run the same command to go on"
+                f"{self.stage.name}: interrupted and saved at step {done}; run the same command to go on",
+                self.run.preemption.status,
             )
         self.log.resume_clock()
 

@@ -22,7 +22,7 @@ from jaxpref.data.prepare import prepared
 from jaxpref.data.records import Records
 from jaxpref.data.remote import write_records_to
 from jaxpref.experiment import Experiment, Stage
-from jaxpref.paths import as_path, reachable, write_whole
+from jaxpref.paths import as_folder, reachable, write_whole
 from jaxpref.training import distributed, sharding
 from jaxpref.training.context import RunContext
 from jaxpref.training.params import started_from
@@ -68,7 +68,7 @@ def prepare_experiment(
     each stage starts from, taken from that run's checkpoints (of the stage before) or the initial weights.
     Of several processes each reads all records and scores its rows; the first one writes.
     """
-    root, first = as_path(directory), distributed.first()
+    root, first = as_folder(directory, "records"), distributed.first()
     run = None if reference_workdir is None else open_run(experiment, reference_workdir, log=log)
     written: dict[str, str] = {}
     for stage in experiment.stages:
@@ -97,7 +97,7 @@ def with_prepared(experiment: Experiment, directory: str | os.PathLike[str]) -> 
     Raises:
       ValueError: a data set of this configuration is not there.
     """
-    root = reachable(as_path(directory))
+    root = reachable(as_folder(directory, "records"))
 
     def replaced(role: str, source: Source) -> Source:
         folder = root / _folder(source)

@@ -3,34 +3,37 @@
 import json
 import platform
 import sys
+from collections.abc import Callable
+from functools import partial
 from importlib import metadata
+from typing import Any
 
 import jax
 
 from jaxpref import keys
 from jaxpref.config import describe, leaves
 from jaxpref.experiment import Experiment
-from jaxpref.paths import read_text
+from jaxpref.paths import AnyPath, read_text
 from jaxpref.training.files import RunFiles
 
-__all__ = ["record_experiment"]
+__all__ = ["checked_record"]
 
 PACKAGES = ("jaxpref", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 
 
-def record_experiment(
+def checked_record(
     files: RunFiles, experiment: Experiment, *, mesh: str, docstring: str, allow_changes: bool
-) -> None:
-    """Writes experiment.json.
+) -> Callable[[], None]:
+    """Checks that the folder holds no other run; returns what writes experiment.json.
 
     Raises:
       ValueError: the directory holds a run of another configuration, or one whose keys are derived in
-        another way (`keys.SCHEME`), and `allow_changes` is False.
+        another way (`keys.SCHEME`), and `allow_changes` is False; or its experiment.json is damaged.
     """
     description = json.loads(json.dumps(describe(experiment)))
     path = files.directory / "experiment.json"
     if path.exists() and not allow_changes:
-        recorded = json.loads(read_text(path))
+        recorded = _recorded(path)
         scheme = recorded.get("keys", 1)
         if scheme != keys.SCHEME:
             raise ValueError(
@@ -47,16 +50,26 @@ def record_experiment(
                 "or pass --allow-changes to go on from its checkpoints"
             )
     versions = {name: metadata.version(name) for name in PACKAGES}
-    files.write_json(
-        "experiment.json",
-        {
-            "name": experiment.name,
-            "docstring": docstring,
-            "arxiv": list(experiment.arxiv),
-            "config": description,
-            "keys": keys.SCHEME,
-            "versions": versions | {"python": platform.python_version()},
-            "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}, mesh {mesh}",
-            "command": " ".join(sys.argv),
-        },
-    )
+    content = {
+        "name": experiment.name,
+        "docstring": docstring,
+        "arxiv": list(experiment.arxiv),
+        "config": description,
+        "keys": keys.SCHEME,
+        "versions": versions | {"python": platform.python_version()},
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}, mesh {mesh}",
+        "command": " ".join(sys.argv),
+    }
+    return partial(files.write_json, "experiment.json", content)
+
+
+def _recorded(path: AnyPath) -> dict[str, Any]:
+    try:
+        recorded = json.loads(read_text(path))
+        leaves(recorded["config"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{path} is damaged ({type(error).__name__}: {error}), so it cannot be seen what this folder holds; "
+            "choose another workdir, or pass --allow-changes to go on from its checkpoints"
+        ) from error
+    return recorded
