@@ -53,8 +53,8 @@ def _module(given: str | pathlib.Path) -> types.ModuleType:
     file = pathlib.Path(given)
     if not file.is_file():
         raise ValueError(
-            f"no experiment file {file}{' (a folder)' if file.is_dir() else ''}; give the path of a Python file "
-            "such as experiments/quickstart.py"
+            f"no experiment file {file}{' (a folder)' if file.is_dir() else ''}; give the path of a Python "
+            "file such as experiments/quickstart.py"
         )
     name = f"jaxpref_experiment_{file.resolve().as_posix().strip('/').replace('/', '_').removesuffix('.py')}"
     spec = importlib.util.spec_from_file_location(name, file)
@@ -151,8 +151,8 @@ def load_sweep(path: str, assignments: Sequence[str] = ()) -> list[Experiment]:
     A key is a knob of that function, else a field or dotted path of every experiment.
 
     Raises:
-      ValueError: as for `load`, or a key is a knob of the file's `experiment` and not of the sweep: as a field
-        it would be less than what it is there (`seed` of the run, and not of its data).
+      ValueError: as for `load`, or a key is a knob of the file's `experiment` and not of the sweep: as a
+        field it would be less than what it is there (`seed` of the run, and not of its data).
     """
     module, function = _function(path, "sweep")
     pairs = assignments_of(assignments)
@@ -171,7 +171,7 @@ def load_sweep(path: str, assignments: Sequence[str] = ()) -> list[Experiment]:
     if not isinstance(built, list) or not built or not all(isinstance(e, Experiment) for e in built):
         raise ValueError(
             f"{path}: expected {_name(function)}() to return a list of Experiments, one or more, got "
-            f"{type(built).__name__}{' without any' if built == [] else ''}; `jaxpref train` takes a single one"
+            f"{type(built).__name__}{' without any' if built == [] else ''}; `jaxpref train` takes one alone"
         )
     return [override(experiment, edits) for experiment in built]
 

@@ -206,7 +206,7 @@ def _value(
     if value.shape[1] <= wanted.response:
         raise ValueError(
             f"loss {loss_name(loss)} needs {wanted.name}, and here a prompt has {value.shape[1]} response"
-            f"{'s' * (value.shape[1] > 1)} (counted from 0, it reads number {wanted.response}); train on records "
-            "of pairs, or choose a loss of single responses"
+            f"{'s' * (value.shape[1] > 1)} (it reads number {wanted.response}, from 0); train on records of "
+            "pairs, or choose a loss of single responses"
         )
     return value[:, wanted.response]

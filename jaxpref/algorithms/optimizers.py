@@ -107,7 +107,7 @@ def warmup_cosine(
 
 
 def restarted(*, schedule: Callable[[], optax.Schedule], cycles: int) -> optax.Schedule:
-    """`schedule`, begun `cycles` times in the stage: each cycle is as long (rounded up), and it ends with it."""
+    """`schedule`, begun `cycles` times in the stage: all are as long (rounded up), and it ends with each."""
     if cycles < 1:
         raise ValueError(f"restarted.cycles: expected 1 or more, got {cycles}")
     length = -(-_length(0, None) // cycles)

@@ -45,8 +45,8 @@ class Checkpoints:
             )
         except OSError as error:
             raise ValueError(
-                f"{directory} cannot be written: {error}; see that its parent is there and that you may write to "
-                "it, or choose another workdir"
+                f"{directory} cannot be written: {error}; see that its parent is there and that you may write "
+                "to it, or choose another workdir"
             ) from error
 
     @property
@@ -59,7 +59,7 @@ class Checkpoints:
 
     @property
     def best(self) -> int | None:
-        """Step of the best checkpoint by the metric; the latest where none is tracked, or none here has it."""
+        """Step of the best checkpoint by the metric; the latest where none is tracked or has it."""
         best = self._manager.best_step() if self._best else None
         return self.latest if best is None else best
 

@@ -120,9 +120,8 @@ class StageRun:
         )
         self.collect = collecting(self.algorithm, mesh, **place)
         self.evaluation = compiled_evaluation(self.algorithm, mesh, **place)
-        self.log = StepLog(
-            run.files, stage.name, self.start, stage.num_steps, experiment.log_every, matmul_peak()[0]
-        )
+        steps = (self.start, stage.num_steps, experiment.log_every)
+        self.log = StepLog(run.files, stage.name, *steps, *matmul_peak())
 
     @property
     def whole(self) -> Any:

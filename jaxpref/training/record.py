@@ -69,7 +69,7 @@ def _recorded(path: AnyPath) -> dict[str, Any]:
         leaves(recorded["config"])
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(
-            f"{path} is damaged ({type(error).__name__}: {error}), so it cannot be seen what this folder holds; "
-            "choose another workdir, or pass --allow-changes to go on from its checkpoints"
+            f"{path} is damaged ({type(error).__name__}: {error}), so what this folder holds cannot be "
+            "seen; choose another workdir, or pass --allow-changes to go on from its checkpoints"
         ) from error
     return recorded
