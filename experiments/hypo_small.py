@@ -86,9 +86,9 @@ def dpo(*, beta: float = 0.1, num_steps: int = STEPS, peak: float = 3e-4, seed: 
     )
 
 
-def sweep_methods() -> list[Experiment]:
+def sweep_methods(*, seed: int = 0) -> list[Experiment]:
     """DPO and HyPO from the same model, on one page."""
-    return [dpo(), experiment()]
+    return [dpo(seed=seed), experiment(seed=seed)]
 
 
 def answer_slips(*, records: Callable[[], Records]) -> Records:

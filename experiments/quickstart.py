@@ -119,5 +119,5 @@ def held_out_demonstrations(*, held_out):
     return held_out().only(0)
 
 
-def sweep_beta() -> list[Experiment]:
-    return [experiment(beta=beta) for beta in (0.03, 0.1, 0.3, 1.0)]
+def sweep_beta(*, seed: int = 0) -> list[Experiment]:
+    return [experiment(beta=beta, seed=seed) for beta in (0.03, 0.1, 0.3, 1.0)]

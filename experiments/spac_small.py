@@ -85,9 +85,9 @@ def dpo_rounds(
     )
 
 
-def sweep_methods(*, num_steps: int = STEPS) -> list[Experiment]:
+def sweep_methods(*, num_steps: int = STEPS, seed: int = 0) -> list[Experiment]:
     """The same pairs, steps and learning rate."""
-    return [experiment(num_steps=num_steps), dpo(num_steps=num_steps), dpo_rounds(num_steps=num_steps)]
+    return [method(num_steps=num_steps, seed=seed) for method in (experiment, dpo, dpo_rounds)]
 
 
 def _rounds(round_steps: int) -> dict[str, Any]:

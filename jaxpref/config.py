@@ -41,7 +41,7 @@ def assignments_of(texts: Sequence[str]) -> dict[str, str]:
     pairs: dict[str, str] = {}
     for text in texts:
         key, equals, value = text.partition("=")
-        if not equals or not re.fullmatch(r"\S+", key) or key[0] in "{[\"'":
+        if not equals or not re.fullmatch(r"\S(.*\S)?", key) or key[0] in "{[\"'":
             raise ValueError(f"expected key=value, without spaces around =, got {text!r}")
         if key in pairs:
             raise ValueError(f"{key} is given twice, as {key}={pairs[key]} and {text}; give it once")
@@ -158,12 +158,11 @@ def load_sweep(path: str, assignments: Sequence[str] = ()) -> list[Experiment]:
     pairs = assignments_of(assignments)
     knobs = _knobs(function, pairs)
     edits = {key: text for key, text in pairs.items() if key not in knobs}
-    single = getattr(module, "experiment", None)
-    other = inspect.signature(single).parameters if callable(single) else {}
-    for key in edits:
-        if key in other:
+    for key, text in edits.items():
+        if _means_more(getattr(module, "experiment", None), key, text):
             raise ValueError(
-                f"{key} is a knob of experiment(), and {_name(function)}() has none of that name (it has "
+                f"{key} is a knob of experiment() that changes more than the field {key}, and "
+                f"{_name(function)}() has none of that name (it has "
                 f"{', '.join(inspect.signature(function).parameters) or 'none'}); give {_name(function)} a "
                 f"parameter {key} that it hands on"
             )
@@ -174,6 +173,17 @@ def load_sweep(path: str, assignments: Sequence[str] = ()) -> list[Experiment]:
             f"{type(built).__name__}{' without any' if built == [] else ''}; `jaxpref train` takes one alone"
         )
     return [override(experiment, edits) for experiment in built]
+
+
+def _means_more(function: Any, key: str, text: str) -> bool:
+    """Whether a knob of `function` does anything else than set the field of its name."""
+    if not callable(function) or key not in inspect.signature(function).parameters:
+        return False
+    try:
+        as_knob, plain = function(**_knobs(function, {key: text})), function()
+    except TypeError:  # it has knobs without default
+        return True
+    return key not in _FIELDS or describe(as_knob) != describe(override(plain, {key: text}))
 
 
 def _name(function: Callable[..., Any]) -> str:

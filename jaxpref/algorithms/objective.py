@@ -144,8 +144,8 @@ def accumulated_gradient(
 
     The totals are differentiated, summed in float32 or wider, and the sum divided once by the global count
     (the sum of weights), so parts of unequal weight (ragged responses, padding rows) give exactly the
-    full-batch gradient; a mean of means would not. Counts are treated as data. Losses that couple the examples of a batch see one part at a time,
-    and each part has a key of its own.
+    full-batch gradient; a mean of means would not. Counts are treated as data. Losses that couple the
+    examples of a batch see one part at a time, and each part has a key of its own.
 
     With `combine` the totals are `[o]`, and it gets their gradients (a leading axis `o`) of the whole batch.
 

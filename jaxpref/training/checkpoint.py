@@ -45,8 +45,8 @@ class Checkpoints:
             )
         except OSError as error:
             raise ValueError(
-                f"{directory} cannot be written: {error}; see that its parent is there and that you may write "
-                "to it, or choose another workdir"
+                f"{directory} cannot be written: {error}; see that its parent is there and that you may "
+                "write to it, or choose another workdir"
             ) from error
 
     @property
