@@ -19,15 +19,6 @@ SHORT = ("steps=2", "evaluators=False")
 TRAIN = ("train", TINY, *SHORT)
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A run of two steps, and the records that it could have read."""
-    root = tmp_path_factory.mktemp("finished")
-    here(*TRAIN, "--no-report", f"workdir={root / 'run'}")
-    here("prepare", TINY, *SHORT, f"records={root / 'records'}")
-    return root
-
-
 # Experiment files with a mistake in them; the good part of each is TINY.
 _TINY = f"import sys\nsys.path.insert(0, {str(pathlib.Path(TINY).parent)!r})\nimport tiny\n"
 FILES = {
@@ -64,23 +55,30 @@ FILES = {
 }
 
 
-@pytest.fixture
-def place(finished, tmp_path, monkeypatch):
-    """A folder to make mistakes in, which is the working directory: a copy of the run, records and files."""
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(finished / "run", tmp_path / "run")
-    shutil.copytree(finished / "records", tmp_path / "records")
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder to make mistakes in: a run of two steps, the records that it could have read, files, and
+    copies with one thing wrong. No command may change it, so all share it."""
+    place = tmp_path_factory.mktemp("place")
+    here(*TRAIN, "--no-report", f"workdir={place / 'run'}")
+    here("prepare", TINY, *SHORT, f"records={place / 'records'}")
     for name, text in FILES.items():
-        (tmp_path / name).write_bytes(text.encode("utf-8", "surrogateescape"))
-    (tmp_path / "file").write_text("not a folder\n")
-    (tmp_path / "empty").mkdir()
-    _damage(tmp_path)
-    return tmp_path
+        (place / name).write_bytes(text.encode("utf-8", "surrogateescape"))
+    (place / "file").write_text("not a folder\n")
+    (place / "empty").mkdir()
+    _damage(place)
+    return place, _tree(place)
+
+
+@pytest.fixture
+def place(made, monkeypatch):
+    monkeypatch.chdir(made[0])
+    return made
 
 
 def _damage(place: pathlib.Path) -> None:
     """Copies of the run and the records, each with one thing wrong."""
-    for name in ("old", "broken_json", "truncated", "metrics"):
+    for name in ("old", "broken_json", "truncated"):
         shutil.copytree(place / "run", place / name)
     recorded = json.loads((place / "old" / "experiment.json").read_text())
     (place / "old" / "experiment.json").write_text(json.dumps(recorded | {"keys": 1}))
@@ -266,7 +264,7 @@ ROWS = [
 
 @pytest.mark.parametrize(("arguments", "words"), [row[1:] for row in ROWS], ids=[row[0] for row in ROWS])
 def test_bad_command(arguments, words, place, capfd):
-    before = _tree(place)
+    folder, before = place
     with devices(1):
         status = cli.main(arguments)
     printed = capfd.readouterr()
@@ -277,11 +275,12 @@ def test_bad_command(arguments, words, place, capfd):
     assert error[0].startswith("jaxpref: error: ")
     assert re.search(words, error[0]), error[0]
     assert "Traceback" not in printed.err
-    assert _tree(place) == before
+    after = _tree(folder)
+    assert {name for name in before | after if before.get(name) != after.get(name)} == set()
 
 
 def test_a_batch_that_does_not_divide_over_devices(place, capfd):
     with devices(2):
         assert cli.main([*TRAIN, FRESH, "batch_size=7", "data=2"]) == 2
     assert "sft: batch_size=7 does not divide over data x fsdp = 2 devices" in capfd.readouterr().err
-    assert not (place / "new").exists()
+    assert not (place[0] / "new").exists()
