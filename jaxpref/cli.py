@@ -19,8 +19,24 @@ writers=NAME,... (csv, tensorboard, package.module:function; default tensorboard
 beside metrics.jsonl."""
 
 
+class _Once(argparse._StoreAction):
+    """An option that may be given once: of two the first would be dropped."""
+
+    given = False
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        if self.given:
+            parser.error(f"{option_string} is given twice")
+        self.given = option_string is not None
+        super().__call__(parser, namespace, values, option_string)
+
+
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, as all commands do."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.register("action", None, _Once)  # what an option is that says no other
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message}; see {self.prog} --help")

@@ -7,7 +7,6 @@ import json
 import re
 import shutil
 import sys
-from functools import partial
 from typing import Any
 
 import jax
@@ -77,11 +76,15 @@ def _ready(experiment: Experiment, own: dict[str, str], options: Options) -> Exp
 def train(options: Options) -> int:
     distributed.initialize()
     experiment, workdir, own = _load(options)
-    if options.smoke and "workdir" not in own and jax.process_count() == 1 and workdir.exists():
-        # A trial begins anew: going on with the last one would skip what was changed since.
-        shutil.rmtree(workdir)
+    _begin_trial_anew(options, workdir, own)
     _train(_ready(experiment, own, options), workdir, options)
     return 0
+
+
+def _begin_trial_anew(options: Options, folder: AnyPath, own: dict[str, str]) -> None:
+    """Going on with the last trial would skip what was changed since. A folder that was named is kept."""
+    if options.smoke and "workdir" not in own and jax.process_count() == 1 and folder.exists():
+        shutil.rmtree(folder)
 
 
 def _report(directories: list[AnyPath], page: AnyPath) -> AnyPath:
@@ -91,7 +94,7 @@ def _report(directories: list[AnyPath], page: AnyPath) -> AnyPath:
 
 
 def _train(experiment: Experiment, workdir: AnyPath, options: Options) -> None:
-    allow = getattr(options, "allow_changes", False) or options.smoke
+    allow = getattr(options, "allow_changes", False)
     chosen = _split(options)[0].get("writers")
     run_training(
         experiment,
@@ -107,6 +110,7 @@ def _train(experiment: Experiment, workdir: AnyPath, options: Options) -> None:
 def sweep(options: Options) -> int:
     distributed.initialize()
     root, runs = _sweep_runs(options)
+    _begin_trial_anew(options, root, _split(options)[0])
     game = _load_tournament(options)  # a mistake in it should not show after hours of training
     for index, (label, experiment, directory) in enumerate(runs):
         print(f"sweep {index + 1}/{len(runs)}: {label}", flush=True)
@@ -138,7 +142,7 @@ def _sweep_runs(options: Options) -> tuple[AnyPath, list[tuple[str, Experiment, 
     """Folder of a sweep and its runs: label, experiment, directory."""
     own, rest = _split(options)
     experiments = config.load_sweep(options.file, rest)
-    root = run_folder(own.get("workdir", f"runs/{experiments[0].name}-sweep"))
+    root = run_folder(own.get("workdir", f"runs/{experiments[0].name}-sweep{'-smoke' * options.smoke}"))
     labels = _labels(experiments)
     return root, [
         (label, _ready(experiment, own, options), root / f"{index}-{label}")
@@ -228,11 +232,16 @@ def evaluate(options: Options) -> int:
     return 0
 
 
+def _aside(text: str) -> None:
+    """Where stdout is for answers alone."""
+    sys.stdout.flush()  # what was said before stays before
+    print(text, file=sys.stderr, flush=True)
+
+
 def sample(options: Options) -> int:
     distributed.initialize()
     experiment, workdir, _ = _load(options)
-    # Stdout is for answers.
-    run = open_run(experiment, workdir, log=partial(print, file=sys.stderr))
+    run = open_run(experiment, workdir, log=_aside)
     params = trained_params(run, stage=options.stage, step=options.step)
     context, tokenizer = context_of(run, params, stage=experiment.stages[-1]), run.tokenizer
     if tokenizer is None:

@@ -180,7 +180,8 @@ def _means_more(function: Any, key: str, text: str) -> bool:
     if not callable(function) or key not in inspect.signature(function).parameters:
         return False
     try:
-        as_knob, plain = function(**_knobs(function, {key: text})), function()
+        as_knob: Any = function(**_knobs(function, {key: text}))
+        plain: Any = function()
     except TypeError:  # it has knobs without default
         return True
     return key not in _FIELDS or describe(as_knob) != describe(override(plain, {key: text}))

@@ -236,6 +236,12 @@ ROWS = [
     ("a prompt it cannot read", (*SAMPLE[:-1], "hello"), "'h'"),
     ("no tokens", (*SAMPLE, "--max-tokens", "0"), "max-tokens.*1 or more"),
     ("no samples", (*SAMPLE, "--num-samples", "0"), "num-samples.*1 or more"),
+    ("an option twice", (*SAMPLE, "--seed", "1", "--seed", "2"), "--seed is given twice"),
+    (
+        "a trial in the folder of a run",
+        (*TRAIN, "--smoke", "workdir=run", "batch_size=4"),
+        "another configuration",
+    ),
     ("a temperature below 0", (*SAMPLE, "--temperature", "-1"), "temperature.*0 or more"),
     ("top-p above 1", (*SAMPLE, "--top-p", "1.5"), "top-p.*1.5"),
     ("top-k of 0", (*SAMPLE, "--top-k", "0"), "top-k.*1 or more"),

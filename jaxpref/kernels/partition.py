@@ -135,7 +135,7 @@ def looked_up(table: Float[Array, "v d"], tokens: Int[Array, "b t"]) -> Float[Ar
     partition = partition_of(len(tokens), *table.shape)
     if partition.embed is not None:
         table = jax.lax.with_sharding_constraint(table, partition.by_word)
-    rows = _rows(len(table), table, tokens)
+    rows: Array = _rows(len(table), table, tokens)  # pyright: ignore[reportAssignmentType]
     return jax.lax.with_sharding_constraint(rows, partition.by_row) if partition.rows else rows
 
 

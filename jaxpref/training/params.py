@@ -45,7 +45,7 @@ def trained_params(run: RunContext, *, stage: str | None = None, step: int | Non
         if chosen is not None:
             if chosen not in steps:
                 raise ValueError(f"{directory} has no checkpoint {chosen} of stage {name}; it has {steps}")
-            run.files.log(f"params of stage {name} at step {chosen} of {directory}")
+            run.files.log(f"params of stage {name} at step {chosen}")
             return saved_params(run, checkpoints, chosen)
     if stage is not None or step is not None or experiment.weights is None:
         raise ValueError(
