@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from jaxpref import config, keys
+from jaxpref.assignments import assignments_of
 from jaxpref.experiment import Experiment, Tournament, smoke, smoke_tournament
 from jaxpref.paths import AnyPath, as_path, write_whole
 from jaxpref.training import distributed, sharding
@@ -48,7 +49,7 @@ def _split(options: Options) -> tuple[dict[str, str], list[str]]:
     Raises:
       ValueError: the command has no use for one of these, or an override is none or given twice.
     """
-    pairs = config.assignments_of(options.overrides)
+    pairs = assignments_of(options.overrides)
     own = {key: value for key, value in pairs.items() if key in _OWN["train"]}
     command, used = options.command, _OWN[options.command]
     if command == "prepare" and not options.reference and "workdir" in own:

@@ -7,7 +7,6 @@ import importlib.util
 import inspect
 import os
 import pathlib
-import re
 import sys
 import traceback
 import types
@@ -15,10 +14,10 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from jaxpref.assignments import assignments_of, coerce, is_plain
 from jaxpref.experiment import Experiment, Tournament
 
 __all__ = [
-    "assignments_of",
     "describe",
     "docstring",
     "leaves",
@@ -30,23 +29,6 @@ __all__ = [
 ]
 
 _FIELDS = [field.name for field in dataclasses.fields(Experiment)]
-
-
-def assignments_of(texts: Sequence[str]) -> dict[str, str]:
-    """Keys and values of `key=value` texts.
-
-    Raises:
-      ValueError: one is no assignment, or a key is given twice.
-    """
-    pairs: dict[str, str] = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals or not re.fullmatch(r"\S(.*\S)?", key) or key[0] in "{[\"'":
-            raise ValueError(f"expected key=value, without spaces around =, got {text!r}")
-        if key in pairs:
-            raise ValueError(f"{key} is given twice, as {key}={pairs[key]} and {text}; give it once")
-        pairs[key] = value
-    return pairs
 
 
 def _module(given: str | pathlib.Path) -> types.ModuleType:
@@ -293,7 +275,11 @@ def _set(node: Any, keys: list[str], text: str, path: str) -> Any:
         where = path.rsplit(".".join(keys), 1)[0].rstrip(".") or "the experiment"
         raise ValueError(f"unknown override {path!r}: {where} has {', '.join(children) or 'nothing to set'}")
     current, annotation = children[key]
-    value = _set(current, rest, text, path) if rest else coerce(text, annotation, current, path)
+    if rest:
+        value = _set(current, rest, text, path)
+    else:
+        parts = () if is_plain(current) else tuple(_children(current))
+        value = coerce(text, annotation, current, path, parts)
     if dataclasses.is_dataclass(node) and not isinstance(node, type):
         return dataclasses.replace(node, **{key: value})
     if isinstance(node, dict):
@@ -304,71 +290,13 @@ def _set(node: Any, keys: list[str], text: str, path: str) -> Any:
     return functools.partial(node, **{key: value})
 
 
-def _check_leaf(current: Any, annotation: Any, text: str, path: str) -> None:
-    """Raises ValueError where a text stands for what has parts: a function, a dataclass, a tuple of those."""
-    parts = [] if _is_plain(current) else list(_children(current))
-    emptied = {"()": tuple, "none": type(None)}.get(text.strip().lower())
-    if _is_plain(current) or emptied in _accepted(annotation, current):
-        return
-    inside = (
-        f"set one of its parts: {', '.join(f'{path}.{part}' for part in parts)}" if parts else "edit the file"
-    )
-    raise ValueError(f"{path}: {text!r} cannot stand for it; {inside}")
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether a value can be written as text."""
-    if isinstance(value, tuple | list):
-        return all(map(_is_plain, value))
-    return value in (None, inspect.Parameter.empty) or isinstance(value, bool | int | float | str)
-
-
 def settable(node: Any, prefix: str = "") -> dict[str, Any]:
     """Flat `dotted.path -> value` of all that an override can set to a value."""
     out: dict[str, Any] = {}
     for key, (value, _) in _children(node).items():
-        plain = _is_plain(value) and "." not in key
+        plain = is_plain(value) and "." not in key
         out |= {f"{prefix}{key}": value} if plain else settable(value, f"{prefix}{key}.")
     return out
-
-
-def coerce(text: str, annotation: Any, current: Any, path: str) -> Any:
-    """Parses `text` as a value of the annotated type, or of the type of `current` where there is no hint."""
-    _check_leaf(current, annotation, text, path)
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = {"true": True, "false": False, "none": None}.get(text.lower(), text)
-    accepted = _accepted(annotation, current)
-    if isinstance(value, list):
-        value = tuple(value)
-    if not accepted or type(value) in accepted or (value is None and type(None) in accepted):
-        return value
-    if float in accepted and (type(value) is int or text in ("inf", "-inf")):
-        return float(value if type(value) is int else text)
-    if str in accepted and not isinstance(value, str) and len(accepted - {type(None)}) == 1:
-        return text
-    if tuple in accepted:
-        return (value,)
-    names = " or ".join(sorted("None" if t is type(None) else t.__name__ for t in accepted))
-    raise ValueError(f"{path}: expected {names}, got {text!r}")
-
-
-def _accepted(annotation: Any, current: Any) -> set[type]:
-    """Plain types a leaf accepts; empty means anything."""
-    plain = {bool, int, float, str, tuple, type(None)}
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        members = {typing.get_origin(a) or a for a in typing.get_args(annotation)}
-    elif typing.get_origin(annotation) is typing.Literal:
-        members = {type(a) for a in typing.get_args(annotation)}
-    else:
-        members = {typing.get_origin(annotation) or annotation}
-    literals = [a for a in typing.get_args(annotation) if typing.get_origin(a) is typing.Literal]
-    members |= {type(v) for a in literals for v in typing.get_args(a)}
-    accepted = {m for m in members if m in plain}
-    if accepted:
-        return accepted
-    return {type(current)} if type(current) in plain - {type(None)} else set()
 
 
 def describe(node: Any, path: str = "") -> Any:

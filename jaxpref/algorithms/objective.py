@@ -180,11 +180,8 @@ def _summed(
     def add(carry, given):
         gradient, count, metrics = carry
         g, (n, (m, _)) = differentiate(params, *given)
-        return (
-            jax.tree.map(lambda total, x: total + x.astype(total.dtype), gradient, g),
-            count + n,
-            merge(metrics, m),
-        ), None
+        gradient = jax.tree.map(lambda total, x: total + x.astype(total.dtype), gradient, g)
+        return (gradient, count + n, merge(metrics, m)), None
 
     shapes = jax.eval_shape(differentiate, params, jax.tree.map(lambda x: x[0], parts), key)
     gradient, (count, (metrics, _)) = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
