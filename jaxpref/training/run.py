@@ -152,7 +152,8 @@ def _run_stages(run: RunContext, record: Callable[[], None]) -> Result:
             params = initial_params(run) if params is None else params
             with _named(stage.name):
                 started = StageRun(run, stage, algorithm, params, checkpoints)
-                record()
+            record()
+            with _named(stage.name):
                 params, compiles[stage.name] = started.train()
     return Result(params, run.files.directory, compiles)
 
