@@ -48,9 +48,9 @@ def right_mostly_wins(*, temperature: float = 0.5):
     return bradley_terry_judge(checker(), temperature=temperature)
 
 
-def optimizer(*, peak: float, num_steps: int, warmup_steps: int = 20):
-    """AdamW with warm-up and cosine decay."""
-    return adamw(schedule=partial(warmup_cosine, peak=peak, warmup_steps=warmup_steps, num_steps=num_steps))
+def optimizer(*, peak: float, warmup_steps: int = 20):
+    """AdamW with warm-up and cosine decay to the end of the stage."""
+    return adamw(schedule=partial(warmup_cosine, peak=peak, warmup_steps=warmup_steps))
 
 
 def held_out_demonstrations():
@@ -82,7 +82,7 @@ def sft_stage(
     """Imitation of worked answers, a share of them with slips."""
     return stage(
         name="sft",
-        algorithm=partial(sft, optimizer=partial(optimizer, peak=3e-3, num_steps=num_steps, warmup_steps=50)),
+        algorithm=partial(sft, optimizer=partial(optimizer, peak=3e-3, warmup_steps=50)),
         train=partial(
             arithmetic_demonstrations,
             num_examples=num_examples,

@@ -105,7 +105,7 @@ def experiment(
                     sft,
                     optimizer=partial(
                         adamw,
-                        schedule=partial(warmup_cosine, peak=sft_peak, warmup_steps=100, num_steps=sft_steps),
+                        schedule=partial(warmup_cosine, peak=sft_peak, warmup_steps=100),
                     ),
                     microbatches=microbatches,
                 ),
@@ -129,9 +129,7 @@ def experiment(
                     max_tokens=MAX_TOKENS,
                     optimizer=partial(
                         adamw,
-                        schedule=partial(
-                            warmup_linear, peak=learning_rate, warmup_steps=0, num_steps=num_steps
-                        ),
+                        schedule=partial(warmup_linear, peak=learning_rate, warmup_steps=0),
                     ),
                     microbatches=microbatches,
                 ),
@@ -177,7 +175,7 @@ def reward_model(
                     loss=losses.bradley_terry,
                     optimizer=partial(
                         adamw,
-                        schedule=partial(warmup_cosine, peak=1e-5, warmup_steps=100, num_steps=num_steps),
+                        schedule=partial(warmup_cosine, peak=1e-5, warmup_steps=100),
                     ),
                     reference=None,
                     microbatches=microbatches,

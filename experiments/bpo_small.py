@@ -79,8 +79,7 @@ def experiment(
     for what, count in (("phases", phases), ("cycles", cycles)):
         if count < 1 or num_steps % count:
             raise ValueError(f"{what}: expected a divisor of num_steps={num_steps}, got {count}")
-    cycle = num_steps // cycles
-    schedule = partial(warmup_cosine, peak=peak, warmup_steps=20 // cycles, num_steps=cycle)
+    schedule = partial(warmup_cosine, peak=peak, warmup_steps=20 // cycles)
     sampled = {"records": held_out, "max_tokens": base.MAX_TOKENS, "num_prompts": 400, "batch_size": 400}
     return Experiment(
         name=name,
@@ -99,7 +98,7 @@ def experiment(
                     judge=base.right_wins,
                     select=two_samples,
                     max_tokens=base.MAX_TOKENS,
-                    optimizer=partial(adamw, schedule=partial(restarted, schedule=schedule, every=cycle)),
+                    optimizer=partial(adamw, schedule=partial(restarted, schedule=schedule, cycles=cycles)),
                 ),
                 train=partial(base.problems, num_examples=20_000, seed=prompts_seed),
                 num_steps=num_steps,

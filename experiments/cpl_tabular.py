@@ -94,7 +94,7 @@ def experiment(
                     loss=partial(losses.cpl, alpha=alpha, bias=bias, discount=discount),
                     optimizer=partial(
                         adamw,
-                        schedule=partial(warmup_cosine, peak=0.1, warmup_steps=10, num_steps=num_steps),
+                        schedule=partial(warmup_cosine, peak=0.1, warmup_steps=10),
                         clip_norm=None,
                     ),
                     reference=None,

@@ -59,12 +59,8 @@ def experiment(
         weights=partial(llama2c_weights, path=f"{data_root}/stories260K/stories260K.bin"),
         train=partial(split, records=pairs, part="train", held_out=0.15),
         held_out=partial(split, records=pairs, part="held_out", held_out=0.15),
-        sft_optimizer=partial(
-            adamw, schedule=partial(warmup_cosine, peak=1e-3, warmup_steps=20, num_steps=sft_steps)
-        ),
-        dpo_optimizer=partial(
-            adamw, schedule=partial(warmup_cosine, peak=3e-5, warmup_steps=20, num_steps=dpo_steps)
-        ),
+        sft_optimizer=partial(adamw, schedule=partial(warmup_cosine, peak=1e-3, warmup_steps=20)),
+        dpo_optimizer=partial(adamw, schedule=partial(warmup_cosine, peak=3e-5, warmup_steps=20)),
         sft_steps=sft_steps,
         dpo_steps=dpo_steps,
         batch_size=batch_size,

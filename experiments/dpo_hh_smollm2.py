@@ -72,12 +72,8 @@ def experiment(
         weights=weights,
         train=partial(split, records=pairs, part="train", held_out=0.15),
         held_out=partial(split, records=pairs, part="held_out", held_out=0.15),
-        sft_optimizer=partial(
-            adamw, schedule=partial(warmup_linear, peak=1e-5, warmup_steps=10, num_steps=sft_steps)
-        ),
-        dpo_optimizer=partial(
-            adamw, schedule=partial(warmup_linear, peak=2e-6, warmup_steps=10, num_steps=dpo_steps)
-        ),
+        sft_optimizer=partial(adamw, schedule=partial(warmup_linear, peak=1e-5, warmup_steps=10)),
+        dpo_optimizer=partial(adamw, schedule=partial(warmup_linear, peak=2e-6, warmup_steps=10)),
         sft_steps=sft_steps,
         dpo_steps=dpo_steps,
         batch_size=batch_size,

@@ -111,7 +111,7 @@ def _fit(
                     loss=loss,
                     optimizer=partial(
                         adamw,
-                        schedule=partial(warmup_cosine, peak=3e-3, warmup_steps=10, num_steps=num_steps),
+                        schedule=partial(warmup_cosine, peak=3e-3, warmup_steps=10),
                     ),
                     reference=None,
                 ),

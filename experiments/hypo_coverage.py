@@ -170,7 +170,7 @@ def _compare(
                     max_tokens=1,
                     optimizer=partial(
                         adamw,
-                        schedule=partial(warmup_cosine, peak=0.1, warmup_steps=0, num_steps=num_steps),
+                        schedule=partial(warmup_cosine, peak=0.1, warmup_steps=0),
                     ),
                 ),
                 train=pairs,

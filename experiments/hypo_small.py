@@ -66,7 +66,7 @@ def experiment(
             sample_from=({"policy": 1.0},) * 2,
             hybrid=True,
             max_tokens=base.MAX_TOKENS,
-            optimizer=partial(base.optimizer, peak=peak, num_steps=num_steps),
+            optimizer=partial(base.optimizer, peak=peak),
         ),
         num_steps=num_steps,
         seed=seed,
@@ -80,16 +80,16 @@ def dpo(*, beta: float = 0.1, num_steps: int = STEPS, peak: float = 3e-4, seed: 
         algorithm=partial(
             offline,
             loss=partial(losses.dpo, beta=beta),
-            optimizer=partial(base.optimizer, peak=peak, num_steps=num_steps),
+            optimizer=partial(base.optimizer, peak=peak),
         ),
         num_steps=num_steps,
         seed=seed,
     )
 
 
-def sweep_methods() -> list[Experiment]:
+def sweep_methods(*, seed: int = 0) -> list[Experiment]:
     """DPO and HyPO from the same model, on one page."""
-    return [dpo(), experiment()]
+    return [dpo(seed=seed), experiment(seed=seed)]
 
 
 def answer_slips(*, records: Callable[[], Records]) -> Records:

@@ -70,7 +70,7 @@ def experiment(
             sample_from=({"policy": 1.0},) * num_samples,
             hybrid=True,
             max_tokens=RESPONSE_LENGTH,
-            optimizer=_optimizer(num_steps),
+            optimizer=_optimizer(),
             microbatches=microbatches,
         ),
         data_root=data_root,
@@ -109,7 +109,7 @@ def dpo(
         algorithm=partial(
             offline,
             loss=partial(losses.dpo, beta=beta),
-            optimizer=_optimizer(num_steps),
+            optimizer=_optimizer(),
             microbatches=microbatches,
         ),
         data_root=data_root,
@@ -139,8 +139,8 @@ def sweep_sizes(*, data_root: str = "data/tldr", tokenizer_json: str = "tokenize
     ]
 
 
-def _optimizer(num_steps: int) -> Callable[..., Any]:
-    return partial(adamw, schedule=partial(warmup_linear, peak=PEAK, warmup_steps=0, num_steps=num_steps))
+def _optimizer() -> Callable[..., Any]:
+    return partial(adamw, schedule=partial(warmup_linear, peak=PEAK, warmup_steps=0))
 
 
 def _after_sft(
@@ -192,7 +192,7 @@ def _after_sft(
                     sft,
                     optimizer=partial(
                         adamw,
-                        schedule=partial(warmup_cosine, peak=3e-6, warmup_steps=50, num_steps=sft_steps),
+                        schedule=partial(warmup_cosine, peak=3e-6, warmup_steps=50),
                     ),
                     microbatches=microbatches,
                 ),

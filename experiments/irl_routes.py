@@ -173,7 +173,7 @@ def latent_budgets(
     """Drivers who know all costs and plan 1, 4 or 16 soft steps ahead, told apart by their routes
     (arXiv:2312.04030, `latent_budgets_grid.py` on roads)."""
     driven = partial(budgeted, data_root=data_root, per_step=per_step, trips=trips, seed=seed)
-    schedule = partial(warmup_cosine, peak=learning_rate, warmup_steps=10, num_steps=num_steps)
+    schedule = partial(warmup_cosine, peak=learning_rate, warmup_steps=10)
     return Experiment(
         name=f"irl_routes_budgets_{'decisions' if per_step else 'trips'}_seed{seed}",
         policy=partial(
@@ -310,7 +310,7 @@ def _learn(
     num_regions: int = 1,
     regions: Callable[[], np.ndarray] | None = None,
 ) -> Experiment:
-    schedule = partial(warmup_cosine, peak=learning_rate, warmup_steps=10, num_steps=num_steps)
+    schedule = partial(warmup_cosine, peak=learning_rate, warmup_steps=10)
     return Experiment(
         name=name,
         policy=partial(

@@ -56,9 +56,9 @@ from jaxpref.policies.planned import planned
 from jaxpref.policies.reward_functions import linear_reward, mlp_reward, tabular_reward
 
 
-def optimizer(*, num_steps: int, learning_rate: float = 0.1):
+def optimizer(*, learning_rate: float = 0.1):
     return adamw(
-        schedule=partial(warmup_cosine, peak=learning_rate, warmup_steps=5, num_steps=num_steps),
+        schedule=partial(warmup_cosine, peak=learning_rate, warmup_steps=5),
         clip_norm=None,
     )
 
@@ -78,7 +78,7 @@ def _fit(
     data_seed: int = 0,
     seed: int = 0,
 ) -> Experiment:
-    learner: Callable[..., Any] = partial(optimizer, num_steps=num_steps)
+    learner: Callable[..., Any] = optimizer
     if scale is not None:
         prior = partial(gaussian_log_prior, scale=scale)
         learner = partial(with_prior, optimizer=learner, log_prior=prior, count=count or walks * steps)

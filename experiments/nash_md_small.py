@@ -197,7 +197,7 @@ def play(
                 name="openings",
                 algorithm=partial(
                     sft,
-                    optimizer=partial(base.optimizer, peak=1e-3, num_steps=opening_steps, warmup_steps=10),
+                    optimizer=partial(base.optimizer, peak=1e-3, warmup_steps=10),
                 ),
                 train=partial(demonstrations, num_examples=20_000),
                 num_steps=opening_steps,
@@ -213,7 +213,7 @@ def play(
                     sample_from=sample_from,
                     loss=loss,
                     max_tokens=MAX_TOKENS,
-                    optimizer=partial(base.optimizer, peak=peak, num_steps=num_steps),
+                    optimizer=partial(base.optimizer, peak=peak),
                     **settings,
                 ),
                 train=partial(base.problems, num_examples=20_000),

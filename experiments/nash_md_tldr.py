@@ -102,7 +102,7 @@ def experiment(
                     sft,
                     optimizer=partial(
                         adamw,
-                        schedule=partial(warmup_cosine, peak=sft_peak, warmup_steps=100, num_steps=sft_steps),
+                        schedule=partial(warmup_cosine, peak=sft_peak, warmup_steps=100),
                     ),
                     microbatches=microbatches,
                 ),

@@ -173,8 +173,7 @@ def ppo(
         epochs=epochs,
         minibatches=minibatches,
     )
-    updates = num_steps * epochs * minibatches
-    return _run("ppo", algorithm, 1, "2406.09279", num_steps=num_steps, peak=peak, updates=updates, outputs=1)
+    return _run("ppo", algorithm, 1, "2406.09279", num_steps=num_steps, peak=peak, outputs=1)
 
 
 def _run(
@@ -185,10 +184,8 @@ def _run(
     *,
     num_steps: int,
     peak: float,
-    updates: int | None = None,
     outputs: int = 0,
 ) -> Experiment:
-    """`updates` is what the schedule of the optimizer counts, by default the steps."""
     return Experiment(
         name=f"online_small_{name}",
         policy=partial(base.policy, outputs=outputs),
@@ -200,7 +197,7 @@ def _run(
                 algorithm=partial(
                     algorithm,
                     max_tokens=base.MAX_TOKENS,
-                    optimizer=partial(base.optimizer, peak=peak, num_steps=updates or num_steps),
+                    optimizer=partial(base.optimizer, peak=peak),
                 ),
                 train=partial(base.problems, num_examples=20_000),
                 num_steps=num_steps,

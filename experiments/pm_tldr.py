@@ -73,7 +73,7 @@ def experiment(
                     loss=losses.pair_preference,
                     optimizer=partial(
                         adamw,
-                        schedule=partial(warmup_cosine, peak=peak, warmup_steps=100, num_steps=num_steps),
+                        schedule=partial(warmup_cosine, peak=peak, warmup_steps=100),
                     ),
                     reference=None,
                     microbatches=microbatches,

@@ -75,7 +75,7 @@ def experiment(
                     sft,
                     optimizer=partial(
                         adamw,
-                        schedule=partial(warmup_cosine, peak=3e-3, warmup_steps=50, num_steps=sft_steps),
+                        schedule=partial(warmup_cosine, peak=3e-3, warmup_steps=50),
                     ),
                 ),
                 train=partial(
@@ -98,7 +98,7 @@ def experiment(
                     loss=partial(losses.dpo, beta=beta),
                     optimizer=partial(
                         adamw,
-                        schedule=partial(warmup_cosine, peak=3e-4, warmup_steps=20, num_steps=dpo_steps),
+                        schedule=partial(warmup_cosine, peak=3e-4, warmup_steps=20),
                     ),
                     reference="initial",
                 ),
@@ -119,5 +119,5 @@ def held_out_demonstrations(*, held_out):
     return held_out().only(0)
 
 
-def sweep_beta() -> list[Experiment]:
-    return [experiment(beta=beta) for beta in (0.03, 0.1, 0.3, 1.0)]
+def sweep_beta(*, seed: int = 0) -> list[Experiment]:
+    return [experiment(beta=beta, seed=seed) for beta in (0.03, 0.1, 0.3, 1.0)]

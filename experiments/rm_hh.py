@@ -67,7 +67,7 @@ def experiment(
                     loss=partial(losses.bradley_terry, label_smoothing=label_smoothing, centering=centering),
                     optimizer=partial(
                         adamw,
-                        schedule=partial(warmup_cosine, peak=3e-4, warmup_steps=50, num_steps=num_steps),
+                        schedule=partial(warmup_cosine, peak=3e-4, warmup_steps=50),
                     ),
                     reference=None,
                 ),

@@ -85,9 +85,9 @@ def dpo_rounds(
     )
 
 
-def sweep_methods(*, num_steps: int = STEPS) -> list[Experiment]:
+def sweep_methods(*, num_steps: int = STEPS, seed: int = 0) -> list[Experiment]:
     """The same pairs, steps and learning rate."""
-    return [experiment(num_steps=num_steps), dpo(num_steps=num_steps), dpo_rounds(num_steps=num_steps)]
+    return [method(num_steps=num_steps, seed=seed) for method in (experiment, dpo, dpo_rounds)]
 
 
 def _rounds(round_steps: int) -> dict[str, Any]:
@@ -104,9 +104,7 @@ def _after_sft(*, name: str, algorithm: Callable[..., Any], num_steps: int, seed
             base.sft_stage(seed=seed),
             base.stage(
                 name="pairs",
-                algorithm=partial(
-                    algorithm, optimizer=partial(base.optimizer, peak=3e-4, num_steps=num_steps)
-                ),
+                algorithm=partial(algorithm, optimizer=partial(base.optimizer, peak=3e-4)),
                 train=partial(base.problems, num_examples=20_000, seed=seed),
                 num_steps=num_steps,
                 evaluation=base.held_out,

@@ -1,10 +1,12 @@
 """The command line: `jaxpref COMMAND ... [key=value ...]`."""
 
 import argparse
+import math
 import os
 import platform
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 __all__ = ["main"]
 
@@ -17,17 +19,37 @@ writers=NAME,... (csv, tensorboard, package.module:function; default tensorboard
 beside metrics.jsonl."""
 
 
+class _Once(argparse._StoreAction):
+    """An option that may be given once: of two the first would be dropped."""
+
+    given = False
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        if self.given:
+            parser.error(f"{option_string} is given twice")
+        self.given = option_string is not None
+        super().__call__(parser, namespace, values, option_string)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as all commands do."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.register("action", None, _Once)  # what an option is that says no other
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; see {self.prog} --help")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status. Mistakes of the user are one line on stderr, status 2."""
     _use_huge_pages()
-    parser = _parser()
-    options, rest = parser.parse_known_args(arguments)
-    # argparse stops collecting key=value at the first option; they may stand anywhere.
-    if any(text.startswith("-") or not hasattr(options, "overrides") for text in rest):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    if rest:
-        options.overrides += rest
-    from jaxpref import commands
+    try:
+        options = _parsed(arguments)
+        from jaxpref import commands
+    except ValueError as error:
+        return _mistake(error)
     from jaxpref.training.loop import Interrupted
     from jaxpref.training.progress import NonFiniteError
 
@@ -35,18 +57,56 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return options.run(commands, options)
     except Interrupted as reason:
         print(f"jaxpref: {reason}", file=sys.stderr)
-        return 143
+        return reason.status
     except NonFiniteError as error:
         print(f"jaxpref: not finite: {error}", file=sys.stderr)
         return 3
-    except (ValueError, ImportError) as error:
-        if os.environ.get("JAXPREF_TRACEBACK"):
-            raise
-        print(f"jaxpref: error: {error}", file=sys.stderr)
-        return 2
+    except (ValueError, ImportError, OSError) as error:
+        return _mistake(error)
     except KeyboardInterrupt:
-        print("jaxpref: stopped; the last checkpoint is kept, run the same command to go on", file=sys.stderr)
+        again = "; nothing after the last checkpoint is saved, and the same command goes on from there"
+        print(f"jaxpref: stopped at once{again if options.trains else ''}", file=sys.stderr)
         return 130
+
+
+def _mistake(error: Exception) -> int:
+    if os.environ.get("JAXPREF_TRACEBACK"):
+        raise error
+    print(f"jaxpref: error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+    return 2
+
+
+def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    # argparse stops collecting key=value at the first option; they may stand anywhere.
+    unknown = [text for text in rest if text.startswith("-") or not hasattr(options, "overrides")]
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if rest:
+        options.overrides += rest
+    return options
+
+
+def at_least(low: float) -> Callable[[str], Any]:
+    """Type of an option: a number of `low` or more, an integer where `low` is one."""
+    kind = type(low)
+
+    def number(text: str) -> Any:
+        value = kind(text)
+        if not low <= value < math.inf:
+            raise argparse.ArgumentTypeError(f"expected {low:g} or more, got {text}")
+        return value
+
+    number.__name__ = kind.__name__  # argparse says "invalid int value"
+    return number
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number in (0, 1], got {text}")
+    return value
 
 
 def _use_huge_pages() -> None:
@@ -63,7 +123,7 @@ def _use_huge_pages() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="jaxpref", description="Preference learning in JAX: train, evaluate and report experiments."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -85,7 +145,7 @@ def _adder(commands: argparse._SubParsersAction) -> Callable[..., argparse.Argum
         if file == "FILE":
             sub.add_argument("file", metavar="FILE", help="experiment file, or FILE.py:function")
             sub.add_argument("overrides", nargs="*", metavar="key=value")
-        sub.set_defaults(run=run)
+        sub.set_defaults(run=run, command=name, trains=name in ("train", "sweep"))
         return sub
 
     return add
@@ -127,14 +187,16 @@ def _add_results(commands: argparse._SubParsersAction) -> None:
     sample = add("sample", "answer a prompt with trained (or pretrained) params", lambda c, o: c.sample(o))
     for sub in (evaluate, sample):
         sub.add_argument("--stage", help="stage whose params are used (default: the last one trained)")
-        sub.add_argument("--step", type=int, help="checkpoint step (default: the best, or the latest)")
+        sub.add_argument(
+            "--step", type=at_least(0), help="checkpoint step (default: the best, or the latest)"
+        )
     sample.add_argument("--prompt", action="append", required=True, help="prompt text; may be repeated")
-    sample.add_argument("--max-tokens", type=int, default=64, help="longest response (default 64)")
-    sample.add_argument("--num-samples", type=int, default=1, help="responses to each prompt")
-    sample.add_argument("--temperature", type=float, default=0.0, help="0 (default) is greedy")
-    sample.add_argument("--top-k", type=int)
-    sample.add_argument("--top-p", type=float)
-    sample.add_argument("--seed", type=int, default=0)
+    sample.add_argument("--max-tokens", type=at_least(1), default=64, help="longest response (default 64)")
+    sample.add_argument("--num-samples", type=at_least(1), default=1, help="responses to each prompt")
+    sample.add_argument("--temperature", type=at_least(0.0), default=0.0, help="0 (default) is greedy")
+    sample.add_argument("--top-k", type=at_least(1))
+    sample.add_argument("--top-p", type=_share)
+    sample.add_argument("--seed", type=at_least(0), default=0)
     describe = add("describe", "print the complete configuration as JSON", lambda c, o: c.describe(o))
     describe.add_argument(
         "--flat", action="store_true", help="one dotted.path = value a line, as overrides take"
@@ -156,7 +218,7 @@ def _add_others(commands: argparse._SubParsersAction) -> None:
     )
     tokenizer.add_argument("inputs", nargs="+", metavar="TEXT", help="text files, one sentence a line")
     tokenizer.add_argument("--out", required=True, help="model file to write, for example my.model")
-    tokenizer.add_argument("--vocab-size", type=int, default=8192)
+    tokenizer.add_argument("--vocab-size", type=at_least(1), default=8192)
     bench = add("bench", "measure this machine", lambda c, o: c.bench(o), file=None)
     _add_benchmarks(bench.add_subparsers(dest="benchmark", required=True, metavar="NAME"))
 
@@ -167,15 +229,19 @@ def _add_benchmarks(names: argparse._SubParsersAction) -> None:
     def add(name: str, summary: str) -> argparse.ArgumentParser:
         sub = names.add_parser(name, help=summary, description=summary)
         sub.add_argument("--out", help="JSON file to write the figures to")
-        sub.add_argument("--rounds", type=int, default=5, help="turns that the variants take (default 5)")
+        sub.add_argument(
+            "--rounds", type=at_least(1), default=5, help="turns that the variants take (default 5)"
+        )
         return sub
 
     step = add("dpo-step", "tokens per second of a small DPO step")
-    step.add_argument("--pairs", type=int, default=8, help="pairs of a batch (default 8)")
+    step.add_argument("--pairs", type=at_least(1), default=8, help="pairs of a batch (default 8)")
     logprobs = add("logprobs", "time and memory of sequence log-probs, beside other ways to them")
-    logprobs.add_argument("--rows", type=int, default=2048, help="tokens scored (default 2048)")
-    logprobs.add_argument("--embed", type=int, default=512, help="width of hidden states (default 512)")
-    logprobs.add_argument("--vocab", type=int, default=32_768, help="vocabulary (default 32768)")
+    logprobs.add_argument("--rows", type=at_least(1), default=2048, help="tokens scored (default 2048)")
+    logprobs.add_argument(
+        "--embed", type=at_least(1), default=512, help="width of hidden states (default 512)"
+    )
+    logprobs.add_argument("--vocab", type=at_least(1), default=32_768, help="vocabulary (default 32768)")
     logprobs.add_argument(
         "--allocator",
         choices=["default", "huge-pages", "both"],
@@ -183,15 +249,17 @@ def _add_benchmarks(names: argparse._SubParsersAction) -> None:
         help="glibc's, for every variant alike (default both; CPU only)",
     )
     decode = add("decode", "tokens per second of sampling, plain and from mixtures, beside the floors")
-    decode.add_argument("--batch", type=int, default=64, help="responses drawn at once (default 64)")
-    decode.add_argument("--tokens", type=int, default=64, help="of a prompt and of a response (default 64)")
-    decode.add_argument("--embed", type=int, default=384, help="width of the model (default 384)")
-    decode.add_argument("--vocab", type=int, default=8192, help="vocabulary (default 8192)")
+    decode.add_argument("--batch", type=at_least(1), default=64, help="responses drawn at once (default 64)")
+    decode.add_argument(
+        "--tokens", type=at_least(1), default=64, help="of a prompt and of a response (default 64)"
+    )
+    decode.add_argument("--embed", type=at_least(1), default=384, help="width of the model (default 384)")
+    decode.add_argument("--vocab", type=at_least(1), default=8192, help="vocabulary (default 8192)")
     roads = add("roads", "values on the New York road graph, beside scipy and a dense solver")
     roads.add_argument("--data-root", default="../shared/data", help="folder that holds road_new_york/")
-    roads.add_argument("--scale", type=float, default=1.0, help="factor of the costs (default 1)")
+    roads.add_argument("--scale", type=at_least(0.0), default=1.0, help="factor of the costs (default 1)")
     roads.add_argument(
-        "--dense", type=int, default=4096, help="nodes that the dense solver gets too (default 4096)"
+        "--dense", type=at_least(1), default=4096, help="nodes that the dense solver gets too (default 4096)"
     )
     tune = add("tune", "block sizes of the log-prob scans and kernels, as a line for their table")
     tune.add_argument(

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from jaxpref import config, keys
+from jaxpref.assignments import assignments_of
 from jaxpref.experiment import Experiment, Tournament, smoke, smoke_tournament
 from jaxpref.paths import AnyPath, as_path, write_whole
 from jaxpref.training import distributed, sharding
@@ -31,16 +32,33 @@ from jaxpref.types import Prompts
 Options = Any
 
 
+# What each command reads of what is its own and not the experiment's; anything else would be dropped.
+_OWN = {
+    "train": ("records", "workdir", "writers"),
+    "sweep": ("records", "workdir", "writers"),
+    "tournament": ("records", "workdir"),
+    "prepare": ("records", "workdir"),
+    "evaluate": ("records", "workdir"),
+    "sample": ("workdir",),
+    "describe": (),
+}
+
+
 def _split(options: Options) -> tuple[dict[str, str], list[str]]:
-    """`workdir=`, `records=` and `writers=` belong to the command, the rest to the experiment."""
-    own, rest = {}, []
-    for assignment in options.overrides:
-        key, equals, value = assignment.partition("=")
-        if equals and key in ("records", "workdir", "writers"):
-            own[key] = value
-        else:
-            rest.append(assignment)
-    return own, rest
+    """`workdir=`, `records=` and `writers=` belong to the command, the rest to the experiment.
+
+    Raises:
+      ValueError: the command has no use for one of these, or an override is none or given twice.
+    """
+    pairs = assignments_of(options.overrides)
+    own = {key: value for key, value in pairs.items() if key in _OWN["train"]}
+    command, used = options.command, _OWN[options.command]
+    if command == "prepare" and not options.reference and "workdir" in own:
+        raise ValueError("prepare reads workdir= only with --reference; add that, or leave workdir= out")
+    for key in own.keys() - set(used):
+        takes = ", ".join(f"{name}=" for name in used) or "overrides of the experiment alone"
+        raise ValueError(f"{command} has no use for {key}=; leave it out ({command} takes {takes})")
+    return own, [f"{key}={value}" for key, value in pairs.items() if key not in own]
 
 
 def _load(options: Options) -> tuple[Experiment, AnyPath, dict[str, str]]:
@@ -60,11 +78,15 @@ def _ready(experiment: Experiment, own: dict[str, str], options: Options) -> Exp
 def train(options: Options) -> int:
     distributed.initialize()
     experiment, workdir, own = _load(options)
-    if options.smoke and "workdir" not in own and jax.process_count() == 1 and workdir.exists():
-        # A trial begins anew: going on with the last one would skip what was changed since.
-        shutil.rmtree(workdir)
+    _begin_trial_anew(options, workdir, own)
     _train(_ready(experiment, own, options), workdir, options)
     return 0
+
+
+def _begin_trial_anew(options: Options, folder: AnyPath, own: dict[str, str]) -> None:
+    """Going on with the last trial would skip what was changed since. A folder that was named is kept."""
+    if options.smoke and "workdir" not in own and jax.process_count() == 1 and folder.exists():
+        shutil.rmtree(folder)
 
 
 def _report(directories: list[AnyPath], page: AnyPath) -> AnyPath:
@@ -74,7 +96,7 @@ def _report(directories: list[AnyPath], page: AnyPath) -> AnyPath:
 
 
 def _train(experiment: Experiment, workdir: AnyPath, options: Options) -> None:
-    allow = getattr(options, "allow_changes", False) or options.smoke
+    allow = getattr(options, "allow_changes", False)
     chosen = _split(options)[0].get("writers")
     run_training(
         experiment,
@@ -90,6 +112,7 @@ def _train(experiment: Experiment, workdir: AnyPath, options: Options) -> None:
 def sweep(options: Options) -> int:
     distributed.initialize()
     root, runs = _sweep_runs(options)
+    _begin_trial_anew(options, root, _split(options)[0])
     game = _load_tournament(options)  # a mistake in it should not show after hours of training
     for index, (label, experiment, directory) in enumerate(runs):
         print(f"sweep {index + 1}/{len(runs)}: {label}", flush=True)
@@ -121,7 +144,7 @@ def _sweep_runs(options: Options) -> tuple[AnyPath, list[tuple[str, Experiment, 
     """Folder of a sweep and its runs: label, experiment, directory."""
     own, rest = _split(options)
     experiments = config.load_sweep(options.file, rest)
-    root = run_folder(own.get("workdir", f"runs/{experiments[0].name}-sweep"))
+    root = run_folder(own.get("workdir", f"runs/{experiments[0].name}-sweep{'-smoke' * options.smoke}"))
     labels = _labels(experiments)
     return root, [
         (label, _ready(experiment, own, options), root / f"{index}-{label}")
@@ -197,7 +220,7 @@ def evaluate(options: Options) -> int:
     stage = next((s for s in experiment.stages if s.name == options.stage), experiment.stages[-1])
     loader = held_out_loader(run, stage)
     params = trained_params(run, stage=options.stage, step=options.step)
-    algorithm = stage.algorithm(run.policy)
+    algorithm = stage.build(run.policy)
     if algorithm.recorded_reference:
         check_reference(run, stage, algorithm, started_from(run, stage.name))
     # Params of an earlier stage, where this one has none yet.
@@ -213,10 +236,16 @@ def evaluate(options: Options) -> int:
     return 0
 
 
+def _aside(text: str) -> None:
+    """Where stdout is for answers alone."""
+    sys.stdout.flush()  # what was said before stays before
+    print(text, file=sys.stderr, flush=True)
+
+
 def sample(options: Options) -> int:
     distributed.initialize()
     experiment, workdir, _ = _load(options)
-    run = open_run(experiment, workdir)
+    run = open_run(experiment, workdir, log=_aside)
     params = trained_params(run, stage=options.stage, step=options.step)
     context, tokenizer = context_of(run, params, stage=experiment.stages[-1]), run.tokenizer
     if tokenizer is None:
@@ -259,7 +288,7 @@ def describe(options: Options) -> int:
     experiment, _, _ = _load(options)
     description = config.describe(experiment)
     if options.flat:
-        for path, value in config.leaves(description).items():
+        for path, value in config.settable(experiment).items():
             print(f"{path} = {value!r}")
     else:
         print(json.dumps(description, indent=2))
@@ -268,7 +297,10 @@ def describe(options: Options) -> int:
 
 def report(options: Options) -> int:
     directories = [as_path(d) for d in options.directories]
-    print(_report(directories, as_path(options.out) if options.out else directories[0] / "report.html"))
+    page = as_path(options.out) if options.out else directories[0] / "report.html"
+    if page.is_dir():
+        raise ValueError(f"--out {page} is a folder; name the page, such as {page / 'report.html'}")
+    print(_report(directories, page))
     return 0
 
 
@@ -282,7 +314,7 @@ def tokenizer(options: Options) -> int:
 
 def bench(options: Options) -> int:
     module = importlib.import_module(f"jaxpref.benchmarks.{options.benchmark.replace('-', '_')}")
-    own = ("benchmark", "out", "run")
+    own = ("benchmark", "command", "out", "run", "trains")
     figures = module.measure(**{name: value for name, value in vars(options).items() if name not in own})
     print(module.table(figures))
     if options.out:

@@ -6,13 +6,16 @@ import functools
 import importlib.machinery
 import importlib.util
 import inspect
+import os
 import pathlib
 import sys
+import traceback
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from jaxpref.assignments import assignments_of, coerce, is_plain
 from jaxpref.experiment import Experiment, Tournament
 from jaxpref.functions import name_of
 
@@ -25,7 +28,10 @@ __all__ = [
     "load_sweep",
     "load_tournament",
     "override",
+    "settable",
 ]
+
+_FIELDS = [field.name for field in dataclasses.fields(Experiment)]
 
 
 class _Source(importlib.machinery.SourceFileLoader):
@@ -41,12 +47,13 @@ def _module(given: str | pathlib.Path) -> types.ModuleType:
     file = pathlib.Path(given)
     if not file.is_file():
         raise ValueError(
-            f"no experiment file {file}; give the path of a Python file such as experiments/quickstart.py"
+            f"no experiment file {file}{' (a folder)' if file.is_dir() else ''}; give the path of a Python "
+            "file such as experiments/quickstart.py"
         )
     name = f"jaxpref_experiment_{file.resolve().as_posix().strip('/').replace('/', '_').removesuffix('.py')}"
     spec = importlib.util.spec_from_file_location(name, file, loader=_Source(name, str(file)))
     if spec is None or spec.loader is None:
-        raise ValueError(f"{file} is not a Python file")
+        raise ValueError(f"{file} is not a Python file; give the path of one (NAME.py)")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # its functions must be importable by name for pickling and type hints
     # Files of an experiments folder may import one another, and an ablation the experiment that it varies.
@@ -54,8 +61,37 @@ def _module(given: str | pathlib.Path) -> types.ModuleType:
     for path in (folder.parent, folder) if folder.name == "ablations" else (folder,):
         if str(path) not in sys.path:
             sys.path.insert(0, str(path))
-    spec.loader.exec_module(module)
+    _called(str(file), spec.loader.exec_module, module)
     return module
+
+
+def _called(where: str, function: Callable[..., Any], *arguments: Any, **knobs: Any) -> Any:
+    """`function(*arguments, **knobs)`, code of the experiment file `where`.
+
+    Raises:
+      ValueError: whatever it raised, as one line that names the last line of that file on the way there.
+    """
+    try:
+        return function(*arguments, **knobs)
+    except Exception as error:
+        if os.environ.get("JAXPREF_TRACEBACK"):
+            raise
+        file, line = where, None
+        if isinstance(error, SyntaxError):
+            file, line = error.filename or where, error.lineno
+        else:
+            ours = pathlib.Path(where).resolve()
+            frames = traceback.extract_tb(error.__traceback__)
+            lines = [f.lineno for f in frames if pathlib.Path(f.filename).resolve() == ours]
+            line = lines[-1] if lines else None
+        if isinstance(error, ValueError) and not isinstance(error, UnicodeError):
+            raise  # it says itself what is wrong
+        reason = str(error.msg if isinstance(error, SyntaxError) else error) or "no message"
+        at = f", line {line}" if line else ""
+        raise ValueError(
+            f"{file}{at}: {type(error).__name__}: {' '.join(reason.split())}; mend the file "
+            "(JAXPREF_TRACEBACK=1 shows the whole traceback)"
+        ) from error
 
 
 def _function(path: str, default: str) -> tuple[types.ModuleType, Callable[..., Any]]:
@@ -84,43 +120,82 @@ def load(path: str, assignments: Sequence[str] = ()) -> Experiment:
       ValueError: unknown key (with the valid names) or a value of the wrong type.
     """
     _, function = _function(path, "experiment")
-    knobs, edits = {}, {}
-    for assignment in assignments:
-        key, equals, text = assignment.partition("=")
-        if not equals or not key:
-            raise ValueError(f"expected key=value, got {assignment!r}")
-        (edits if "." in key else knobs)[key] = text
+    pairs = assignments_of(assignments)
+    knobs = _knobs(function, {key: text for key, text in pairs.items() if "." not in key})
+    edits = {key: text for key, text in pairs.items() if key not in knobs}
     parameters = inspect.signature(function).parameters
-    unknown = sorted(knobs.keys() - parameters.keys())
-    fields = [f.name for f in dataclasses.fields(Experiment)]
-    for key in [k for k in unknown if k in fields]:
-        edits[key] = knobs.pop(key)
-        unknown.remove(key)
+    unknown = sorted(key for key in edits if "." not in key and key not in _FIELDS)
     if unknown:
         raise ValueError(
             f"unknown override {unknown[0]!r}; knobs of {path}: {', '.join(parameters) or 'none'}; "
-            f"fields: {', '.join(fields)} (dotted paths reach inside them)"
+            f"fields: {', '.join(_FIELDS)} (dotted paths reach inside them)"
         )
-    hints = _hints(function)
-    values = {
-        key: coerce(text, hints.get(key, Any), parameters[key].default, key) for key, text in knobs.items()
-    }
-    built = function(**values)
+    built = _built(path, function, knobs)
     if not isinstance(built, Experiment):
-        raise ValueError(f"{path}: expected an Experiment, got {type(built).__name__}")
+        raise ValueError(
+            f"{path}: expected {_name(function)}() to return an Experiment, got {built!r:.100}; "
+            "does it end with `return`, and is it the function you mean (FILE.py:function)?"
+        )
     return override(built, edits)
 
 
 def load_sweep(path: str, assignments: Sequence[str] = ()) -> list[Experiment]:
-    """The experiments of a function `FILE.py:sweep_name`, each with the (dotted) assignments applied."""
-    _, function = _function(path, "sweep")
-    pairs = dict(a.split("=", 1) for a in assignments if "=" in a)
+    """The experiments of a function `FILE.py:sweep_name`, each with the assignments applied.
+
+    A key is a knob of that function, else a field or dotted path of every experiment.
+
+    Raises:
+      ValueError: as for `load`, or a key is a knob of the file's `experiment` and not of the sweep: as a
+        field it would be less than what it is there (`seed` of the run, and not of its data).
+    """
+    module, function = _function(path, "sweep")
+    pairs = assignments_of(assignments)
     knobs = _knobs(function, pairs)
-    built = function(**knobs)
-    if not isinstance(built, list) or not all(isinstance(e, Experiment) for e in built):
-        raise ValueError(f"{path}: expected a function that returns a list of Experiments")
-    edits = {k: v for k, v in pairs.items() if k not in knobs}
+    edits = {key: text for key, text in pairs.items() if key not in knobs}
+    for key, text in edits.items():
+        if _means_more(getattr(module, "experiment", None), key, text):
+            raise ValueError(
+                f"{key} is a knob of experiment() that changes more than the field {key}, and "
+                f"{_name(function)}() has none of that name (it has "
+                f"{', '.join(inspect.signature(function).parameters) or 'none'}); give {_name(function)} a "
+                f"parameter {key} that it hands on"
+            )
+    built = _built(path, function, knobs)
+    if not isinstance(built, list) or not built or not all(isinstance(e, Experiment) for e in built):
+        raise ValueError(
+            f"{path}: expected {_name(function)}() to return a list of Experiments, one or more, got "
+            f"{type(built).__name__}{' without any' if built == [] else ''}; `jaxpref train` takes one alone"
+        )
     return [override(experiment, edits) for experiment in built]
+
+
+def _means_more(function: Any, key: str, text: str) -> bool:
+    """Whether a knob of `function` does anything else than set the field of its name."""
+    if not callable(function) or key not in inspect.signature(function).parameters:
+        return False
+    try:
+        as_knob: Any = function(**_knobs(function, {key: text}))
+        plain: Any = function()
+    except TypeError:  # it has knobs without default
+        return True
+    return key not in _FIELDS or describe(as_knob) != describe(override(plain, {key: text}))
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return getattr(function, "__name__", "the partial")
+
+
+def _built(path: str, function: Callable[..., Any], knobs: Mapping[str, Any]) -> Any:
+    missing = [
+        q.name
+        for q in inspect.signature(function).parameters.values()
+        if q.default is q.empty and q.kind not in (q.VAR_POSITIONAL, q.VAR_KEYWORD) and q.name not in knobs
+    ]
+    if missing:
+        raise ValueError(
+            f"{path}: {_name(function)}() has no default for {missing[0]}; give {missing[0]}=VALUE"
+        )
+    return _called(path.partition(":")[0], function, **knobs)
 
 
 def load_tournament(path: str, assignments: Sequence[str] = ()) -> Tournament | None:
@@ -131,7 +206,7 @@ def load_tournament(path: str, assignments: Sequence[str] = ()) -> Tournament | 
     function = getattr(module, "tournament", None)
     if function is None:
         return None
-    built = function(**_knobs(function, dict(a.split("=", 1) for a in assignments if "=" in a)))
+    built = _called(file, function, **_knobs(function, assignments_of(assignments)))
     if not isinstance(built, Tournament):
         raise ValueError(f"{file}: expected tournament() to return a Tournament, got {type(built).__name__}")
     return built
@@ -167,9 +242,8 @@ def _children(node: Any) -> dict[str, tuple[Any, Any]]:
     if isinstance(node, dict):
         return {str(key): (value, Any) for key, value in node.items()}
     if isinstance(node, tuple):
-        names = [getattr(item, "name", None) for item in node]
-        keys = [n if isinstance(n, str) else str(i) for i, n in enumerate(names)]
-        return {key: (item, Any) for key, item in zip(keys, node, strict=True)}
+        names = [_children(item).get("name", (None,))[0] for item in node]
+        return {key: (item, Any) for key, item in zip(_item_keys(names), node, strict=True)}
     function, given = _unwrap(node)
     if function is None:
         return {}
@@ -185,6 +259,14 @@ def _children(node: Any) -> dict[str, tuple[Any, Any]]:
         if q.name in given or q.default is not q.empty:
             out[q.name] = (given.get(q.name, q.default), hints.get(q.name, Any))
     return out
+
+
+def _item_keys(names: Sequence[Any]) -> list[str]:
+    """Keys of the items of a tuple: their names, or the index of one that has none of its own."""
+    return [
+        name if isinstance(name, str) and "." not in name and names.count(name) == 1 else str(i)
+        for i, name in enumerate(names)
+    ]
 
 
 def _unwrap(node: Any) -> tuple[Callable[..., Any] | None, dict[str, Any]]:
@@ -205,7 +287,11 @@ def _set(node: Any, keys: list[str], text: str, path: str) -> Any:
         where = path.rsplit(".".join(keys), 1)[0].rstrip(".") or "the experiment"
         raise ValueError(f"unknown override {path!r}: {where} has {', '.join(children) or 'nothing to set'}")
     current, annotation = children[key]
-    value = _set(current, rest, text, path) if rest else coerce(text, annotation, current, path)
+    if rest:
+        value = _set(current, rest, text, path)
+    else:
+        parts = () if is_plain(current) else tuple(_children(current))
+        value = coerce(text, annotation, current, path, parts)
     if dataclasses.is_dataclass(node) and not isinstance(node, type):
         return dataclasses.replace(node, **{key: value})
     if isinstance(node, dict):
@@ -216,61 +302,43 @@ def _set(node: Any, keys: list[str], text: str, path: str) -> Any:
     return functools.partial(node, **{key: value})
 
 
-def coerce(text: str, annotation: Any, current: Any, path: str) -> Any:
-    """Parses `text` as a value of the annotated type, or of the type of `current` where there is no hint."""
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = {"true": True, "false": False, "none": None}.get(text.lower(), text)
-    accepted = _accepted(annotation, current)
-    if isinstance(value, list):
-        value = tuple(value)
-    if not accepted or type(value) in accepted or (value is None and type(None) in accepted):
-        return value
-    if float in accepted and (type(value) is int or text in ("inf", "-inf")):
-        return float(value if type(value) is int else text)
-    if str in accepted and not isinstance(value, str) and len(accepted - {type(None)}) == 1:
-        return text
-    if tuple in accepted:
-        return (value,)
-    names = " or ".join(sorted("None" if t is type(None) else t.__name__ for t in accepted))
-    raise ValueError(f"{path}: expected {names}, got {text!r}")
+def settable(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Flat `dotted.path -> value` of all that an override can set to a value."""
+    out: dict[str, Any] = {}
+    for key, (value, _) in _children(node).items():
+        plain = is_plain(value) and "." not in key
+        out |= {f"{prefix}{key}": value} if plain else settable(value, f"{prefix}{key}.")
+    return out
 
 
-def _accepted(annotation: Any, current: Any) -> set[type]:
-    """Plain types a leaf accepts; empty means anything."""
-    plain = {bool, int, float, str, tuple, type(None)}
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        members = {typing.get_origin(a) or a for a in typing.get_args(annotation)}
-    elif typing.get_origin(annotation) is typing.Literal:
-        members = {type(a) for a in typing.get_args(annotation)}
-    else:
-        members = {typing.get_origin(annotation) or annotation}
-    literals = [a for a in typing.get_args(annotation) if typing.get_origin(a) is typing.Literal]
-    members |= {type(v) for a in literals for v in typing.get_args(a)}
-    accepted = {m for m in members if m in plain}
-    if accepted:
-        return accepted
-    return {type(current)} if type(current) in plain - {type(None)} else set()
+def describe(node: Any, path: str = "") -> Any:
+    """Complete JSON-ready description: every argument of every function, library defaults included.
 
-
-def describe(node: Any) -> Any:
-    """Complete JSON-ready description: every argument of every function, library defaults included."""
+    Raises:
+      ValueError: something in it has no description; `path`, where `node` is, says what.
+    """
     if node is None or isinstance(node, bool | int | float | str):
         return node
     if isinstance(node, tuple | list):
-        return [describe(item) for item in node]
+        names = _item_keys([_children(item).get("name", (None,))[0] for item in node])
+        return [describe(item, f"{path}.{name}") for name, item in zip(names, node, strict=True)]
     if isinstance(node, dict):
-        return {str(k): describe(v) for k, v in node.items()}
+        return {str(k): describe(v, f"{path}.{k}") for k, v in node.items()}
     if dataclasses.is_dataclass(node) and not isinstance(node, type):
-        return {f.name: describe(getattr(node, f.name)) for f in dataclasses.fields(node)}
+        return {f.name: describe(getattr(node, f.name), f"{path}.{f.name}") for f in dataclasses.fields(node)}
+    where = path.lstrip(".") or "the experiment"
     function, _ = _unwrap(node)
     if function is None:
-        raise ValueError(f"cannot describe {node!r}: use plain values and partials of module-level functions")
+        raise ValueError(
+            f"{where}: cannot describe {node!r:.100}; use plain values and partials of module-level functions"
+        )
     name = getattr(function, "__qualname__", type(function).__name__)
     if "<" in name:
-        raise ValueError(f"cannot describe {name}: only module-level functions may appear in an experiment")
-    arguments = {key: describe(value) for key, (value, _) in _children(node).items()}
+        raise ValueError(
+            f"{where}: cannot describe {name}; only module-level functions may appear in an experiment, so "
+            "write it as one of the file (with partial for its arguments)"
+        )
+    arguments = {key: describe(value, f"{path}.{key}") for key, (value, _) in _children(node).items()}
     return {"function": name_of(function), **arguments}
 
 
@@ -286,10 +354,8 @@ def leaves(description: Any, prefix: str = "") -> dict[str, Any]:
     if isinstance(description, dict):
         items = description.items()
     elif isinstance(description, list) and any(isinstance(i, dict | list) for i in description):
-        items = [
-            (str(item.get("name", i)) if isinstance(item, dict) else str(i), item)
-            for i, item in enumerate(description)
-        ]
+        names = [item.get("name") if isinstance(item, dict) else None for item in description]
+        items = zip(_item_keys(names), description, strict=True)
     else:
         return {prefix.rstrip("."): description}
     out: dict[str, Any] = {}

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from jaxpref.algorithms.base import Algorithm
+from jaxpref.algorithms.optimizers import lasting
 from jaxpref.data.prepare import head
 from jaxpref.judges import Judge
 from jaxpref.policies.base import Policy
@@ -48,6 +49,18 @@ class Stage:
     response_buckets: tuple[int, ...] = ()
     shuffle: bool = True
 
+    def build(self, policy: Policy) -> Algorithm:
+        """The algorithm, whose schedules end with this stage (`algorithms.optimizers.lasting`).
+
+        Raises:
+          ValueError: an argument of the algorithm, its loss or its optimizer is wrong.
+        """
+        with lasting(self.num_steps):
+            try:
+                return self.algorithm(policy)
+            except ValueError as error:
+                raise ValueError(f"stages.{self.name}.algorithm: {error}") from error
+
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
@@ -72,6 +85,11 @@ class Experiment:
             raise ValueError(f"stages: expected one or more with different names, got {names}")
         if self.non_finite not in ("stop", "skip"):
             raise ValueError(f"non_finite: expected 'stop' or 'skip', got {self.non_finite!r}")
+        if not 0 <= self.seed < 2**32:  # jax takes 32 bits of it: another one would be the same run
+            raise ValueError(f"seed: expected an integer in [0, 2^32), got {self.seed}")
+        for field in ("log_every", "keep_checkpoints"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field}: expected 1 or more, got {getattr(self, field)}")
         for stage in self.stages:
             for field in (
                 "num_steps",

@@ -1,12 +1,13 @@
 """Metrics that merge exactly over microbatches, hosts and steps."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-__all__ = ["Mean", "Metrics", "merge", "summed", "to_floats", "weighted_mean"]
+__all__ = ["Mean", "Metrics", "merge", "summed", "to_floats", "weighted_mean", "widened"]
 
 
 @jax.tree_util.register_dataclass
@@ -29,6 +30,16 @@ class Mean:
 Metrics = dict[str, Mean]
 
 
+def widened(tree: Any) -> Any:
+    """Floats of less than float32 as float32: what many small numbers are added up in."""
+
+    def wide(x: Array) -> Array:
+        narrow = jnp.issubdtype(x.dtype, jnp.floating)
+        return x.astype(jnp.promote_types(x.dtype, jnp.float32)) if narrow else x
+
+    return jax.tree.map(wide, tree)
+
+
 def weighted_mean(
     values: Float[Array, "..."],  # the shape of `weights`, and then `rest`
     weights: Bool[Array, "*shape"] | Float[Array, "*shape"] | None = None,
@@ -42,7 +53,9 @@ def weighted_mean(
       weights: True is 1, and None means that all weights are 1.
     """
     if weights is None:
+        values = widened(values)
         return Mean(values.sum(), jnp.float32(values.size))
+    values = widened(values)
     weights = weights.astype(jnp.float32) if weights.dtype == bool else weights
     axes = tuple(range(weights.ndim))
     spread = weights.reshape(weights.shape + (1,) * (values.ndim - weights.ndim))
@@ -51,7 +64,7 @@ def weighted_mean(
 
 def summed(values: Float[Array, "..."]) -> Mean:
     """A quantity that adds up over microbatches, hosts and steps, such as tokens: a total with count 0."""
-    return Mean(values.sum().astype(jnp.float32), jnp.float32(0))
+    return Mean(widened(values).sum().astype(jnp.float32), jnp.float32(0))
 
 
 def merge(first: Metrics, second: Metrics) -> Metrics:

@@ -13,7 +13,7 @@ import uuid
 
 from etils import epath
 
-__all__ = ["AnyPath", "absolute", "as_path", "reachable", "read_text", "write_whole"]
+__all__ = ["AnyPath", "absolute", "as_folder", "as_path", "reachable", "read_text", "write_whole"]
 
 AnyPath = pathlib.Path | epath.Path
 
@@ -45,6 +45,23 @@ def as_path(given: str | os.PathLike[str]) -> AnyPath:
     if re.match(r"[a-z][a-z0-9+.-]+:/[^/]", text):
         raise ValueError(f"{text}: pathlib takes one slash out of a URL; give the string itself")
     return pathlib.Path(text)
+
+
+def as_folder(given: str | os.PathLike[str], option: str) -> AnyPath:
+    """The path of a folder, there already or not; `option`: what it was given as, such as "workdir".
+
+    Raises:
+      ValueError: it is empty, a file or below one, or `as_path` does not know it.
+    """
+    text = os.fspath(given)
+    if not text.strip():
+        raise ValueError(f"{option}= names no folder; give one, such as {option}=runs/first")
+    path = as_path(given)
+    if isinstance(path, pathlib.Path):
+        for place in (path, *path.parents):
+            if os.path.lexists(place) and not place.is_dir():
+                raise ValueError(f"{option}={text}: {place} is a file; give the name of a folder")
+    return path
 
 
 def _check_scheme(url: str) -> None:

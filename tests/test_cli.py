@@ -170,3 +170,5 @@ def test_a_smoke_run_begins_anew(tmp_path, monkeypatch):
     outputs = [here("train", TINY, "evaluators=False", "--smoke", "--no-report") for _ in range(2)]
     assert not any("resumed" in output or "done at step" in output for output in outputs)
     assert (tmp_path / "runs" / "tiny-smoke" / "metrics.jsonl").is_file()
+    here("sweep", f"{TINY}:sweep", "--smoke")
+    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["tiny-smoke", "tiny-sweep-smoke"]

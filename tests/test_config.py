@@ -1,14 +1,19 @@
 """Overrides are checked, descriptions are complete."""
 
+import inspect
 import json
 import os
+import pathlib
 from functools import partial
 
 import pytest
 from launch import TINY
 
-from jaxpref import config
+from jaxpref import cli, config
 from jaxpref.experiment import smoke
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+EXPERIMENTS = sorted(str(p) for p in (ROOT / "experiments").rglob("*.py") if not p.name.startswith("_"))
 
 
 def _described(*assignments: str):
@@ -76,7 +81,7 @@ def test_descriptions_are_complete_json():
 def test_sweeps_apply_overrides_to_every_member():
     members = config.load_sweep(TINY + ":sweep", ["seed=5"])
     assert [m.seed for m in members] == [5, 5]
-    with pytest.raises(ValueError, match="returns a list of Experiments"):
+    with pytest.raises(ValueError, match="return a list of Experiments"):
         config.load_sweep(TINY + ":experiment")
 
 
@@ -99,3 +104,63 @@ def test_a_file_written_twice_in_a_second_is_what_it_was_written_last(tmp_path):
         os.utime(file, (1_000_000_000, 1_000_000_000))
         found.append(config.load(str(file)).seed)
     assert found == [1, 2]
+
+
+@pytest.mark.parametrize("file", [TINY, *EXPERIMENTS], ids=lambda path: pathlib.Path(path).stem)
+def test_each_path_that_is_printed_takes_its_own_value(file, capsys):
+    """What `describe --flat` prints, given to `train` as it stands, changes nothing."""
+    assert cli.main(["describe", file, "--flat"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    given = [line.replace(" = ", "=", 1) for line in lines]
+    assert len(given) > 20
+    assert config.describe(config.load(file, given)) == config.describe(config.load(file))
+
+
+def test_flat_paths_reach_what_has_a_name_and_what_has_none():
+    built = config.load(TINY)
+    paths = config.settable(built)
+    assert paths["stages.dpo.evaluators.held-out pairs.batch_size"] == 8
+    assert paths["stages.dpo.algorithm.loss.beta"] == 0.1
+    assert not any(path.endswith(".function") for path in paths)
+    changed = config.override(built, {"stages.dpo.evaluators.held-out pairs.batch_size": "4"})
+    assert config.settable(changed)["stages.dpo.evaluators.held-out pairs.batch_size"] == 4
+
+
+def test_an_override_is_given_once():
+    with pytest.raises(ValueError, match="steps is given twice, as steps=3 and steps=4"):
+        config.load(TINY, ["steps=3", "steps=4"])
+
+
+def test_what_has_parts_is_not_replaced_by_a_text():
+    for assignment, message in {
+        "mesh=8": "mesh.data, mesh.fsdp, mesh.tensor",
+        "stages=2": "stages.sft, stages.dpo",
+        "stages.dpo.algorithm.loss=ipo": "stages.dpo.algorithm.loss.beta",
+        "stages.dpo.evaluators=(1,2)": "stages.dpo.evaluators.generation",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            config.load(TINY, [assignment])
+    emptied = config.load(TINY, ["stages.dpo.evaluators=()", "stages.dpo.evaluation=none"])
+    assert emptied.stages[1].evaluators == ()
+    assert emptied.stages[1].evaluation is None
+
+
+@pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda path: pathlib.Path(path).stem)
+def test_a_seed_of_a_sweep_is_that_of_a_run(file):
+    """A knob that seeds data too is one of the sweep, or is refused: as a field it would mean less."""
+    module = config._module(file)
+    if "seed" not in inspect.signature(module.experiment).parameters:
+        return
+    with_knob, plain = (config.leaves(config.describe(module.experiment(seed=seed))) for seed in (7, 0))
+    more = {path for path in with_knob if with_knob[path] != plain.get(path)} - {"seed"}
+    for name, sweep in vars(module).items():
+        if not name.startswith("sweep_") or not callable(sweep):
+            continue
+        if more and "seed" not in inspect.signature(sweep).parameters:
+            with pytest.raises(ValueError, match=rf"seed is a knob of experiment.*{name}.*has none"):
+                config.load_sweep(f"{file}:{name}", ["seed=7"])
+            continue
+        members = [config.leaves(config.describe(e)) for e in config.load_sweep(f"{file}:{name}", ["seed=7"])]
+        assert {member["seed"] for member in members} == {7}
+        same = [path for path in more & members[0].keys() if path != "name"]
+        assert all(member[path] == with_knob[path] for path in same for member in members if path in member)

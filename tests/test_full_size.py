@@ -49,7 +49,7 @@ def test_the_real_size_traces(function, monkeypatch):
     params = jax.eval_shape(policy.init, jax.random.key(0))
     assert sum(x.size for x in jax.tree.leaves(params)) > 4e8
     for stage in experiment.stages:
-        algorithm = stage.algorithm(policy)
+        algorithm = stage.build(policy)
         models = {} if algorithm.constants is None else algorithm.constants()
         members = {name: model.params for name, model in models.items()}
         last = stage is experiment.stages[-1]

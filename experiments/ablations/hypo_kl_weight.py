@@ -36,5 +36,6 @@ def experiment(
     return hypo(kl_weight=kl_weight, beta=beta, num_steps=num_steps, seed=seed)
 
 
-def sweep_kl_weight(*, beta: float = 0.1, num_steps: int = STEPS) -> list[Experiment]:
-    return [experiment(kl_weight=weight, beta=beta, num_steps=num_steps) for weight in (0.0, 0.01, 0.03)]
+def sweep_kl_weight(*, beta: float = 0.1, num_steps: int = STEPS, seed: int = 0) -> list[Experiment]:
+    shared = {"beta": beta, "num_steps": num_steps, "seed": seed}
+    return [experiment(kl_weight=weight, **shared) for weight in (0.0, 0.01, 0.03)]

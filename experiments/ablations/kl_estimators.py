@@ -78,7 +78,7 @@ def experiment(
                     select=versus,
                     max_tokens=2,
                     exact=True,
-                    optimizer=partial(optimizer, num_steps=num_steps),
+                    optimizer=optimizer,
                 ),
                 train=partial(action_pairs, num_actions=3),
                 num_steps=num_steps,
@@ -123,9 +123,9 @@ def as_loss(
     return unpriced + tau * price
 
 
-def optimizer(*, num_steps: int):
+def optimizer():
     """Adam, whose steps do not shrink by themselves: a decaying rate lets it settle."""
-    schedule = partial(warmup_cosine, peak=0.05, warmup_steps=0, num_steps=num_steps)
+    schedule = partial(warmup_cosine, peak=0.05, warmup_steps=0)
     return adamw(schedule=schedule, clip_norm=None)
 
 

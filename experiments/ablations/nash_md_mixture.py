@@ -66,7 +66,7 @@ def experiment(*, beta: float = 0.125, tau: float = 0.05, num_steps: int = 500) 
                     select=versus,
                     max_tokens=1,
                     exact=True,
-                    optimizer=partial(optimizer, num_steps=num_steps),
+                    optimizer=optimizer,
                 ),
                 train=partial(action_pairs, num_actions=10),
                 num_steps=num_steps,
@@ -98,9 +98,9 @@ def tournament():
     return small.tournament()
 
 
-def optimizer(*, num_steps: int):
+def optimizer():
     """Adam, whose steps do not shrink by themselves: a decaying rate lets it settle."""
-    schedule = partial(warmup_cosine, peak=0.05, warmup_steps=0, num_steps=num_steps)
+    schedule = partial(warmup_cosine, peak=0.05, warmup_steps=0)
     return adamw(schedule=schedule, clip_norm=None)
 
 

@@ -27,7 +27,7 @@ from jaxpref import losses
 from jaxpref.algorithms.base import NONE, Algorithm, Constants, num_tokens
 from jaxpref.algorithms.demonstrated import demonstrated, first_states
 from jaxpref.algorithms.inputs import bind
-from jaxpref.algorithms.optimizers import apply_gradient
+from jaxpref.algorithms.optimizers import apply_gradient, each_step
 from jaxpref.losses.checks import not_negative, positive
 from jaxpref.losses.imitation import gail_rewards
 from jaxpref.metrics import Mean, Metrics
@@ -173,7 +173,9 @@ def adversarial(
     game = Imitation(world(), rewards(), loss, earns, first)
     states, actions = game.shape
     _check_table(policy, states, actions)
-    players = _Adversaries(game, optimizer(), temperature, step_size, discriminator_steps)
+    with each_step(discriminator_steps):
+        transform = optimizer()
+    players = _Adversaries(game, transform, temperature, step_size, discriminator_steps)
     flops = 4.0 * states**3 + 2.0 * discriminator_steps * (states * actions) ** 2
     return Algorithm(players.init, players.step, players.evaluate, lambda batch: flops, players.rewards)
 

@@ -6,12 +6,15 @@ the samplers and the judges all name members, so that proximity to the behaviour
 iterates (Nash-EMA) or the iterate before (SPPO, SPAC, iterative DPO) is a matter of one name.
 """
 
+import functools
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxpref.metrics import widened
 from jaxpref.types import Params
 
 __all__ = ["Rule", "averaged", "copied", "frozen", "interpolated", "refreshed", "start"]
@@ -43,10 +46,8 @@ def copied(
 def averaged(
     member: Params, policy: Params, policies: Mapping[str, Params], step: Int[Array, ""], *, decay: float
 ) -> Params:
-    """Exponential moving average of the params: `decay * member + (1 - decay) * policy`.
-
-    The average is kept in the dtype of the params: with bfloat16 a decay near 1 is lost in rounding.
-    """
+    """Exponential moving average of the params, `decay * member + (1 - decay) * policy`, in float32 or wider:
+    a bfloat16 average stops where a step of it is below 2^-9 of its size."""
     del policies, step
     if not 0 <= decay <= 1:
         raise ValueError(f"averaged: expected a decay in [0, 1], got {decay}")
@@ -72,13 +73,22 @@ def interpolated(
     for name in (of, start):
         if name not in policies:
             raise ValueError(f"interpolated: there is no policy {name!r}; there are {sorted(policies)}")
-    return _blend(policies[start], policies[of], weight)
+    return _blend(widened(policies[start]), policies[of], weight)
 
 
 def start(rules: Mapping[str, Rule], params: Params) -> dict[str, Params]:
-    """Every member starts from the policy's params. Arrays are copied, since a step donates its state, and a
-    donated buffer must not appear twice."""
-    return {name: jax.tree.map(jnp.copy, params) for name in rules}
+    """Every member starts from the policy's params, those that blend in float32 or wider. Arrays are copied,
+    since a step donates its state, and a donated buffer must not appear twice."""
+    return {
+        name: jax.tree.map(jnp.copy, widened(params) if _blends(rule) else params)
+        for name, rule in rules.items()
+    }
+
+
+def _blends(rule: Any) -> bool:
+    while isinstance(rule, functools.partial):
+        rule = rule.func
+    return rule in (averaged, interpolated)
 
 
 def refreshed(

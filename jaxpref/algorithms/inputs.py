@@ -205,7 +205,8 @@ def _value(
         return value
     if value.shape[1] <= wanted.response:
         raise ValueError(
-            f"loss {loss_name(loss)} needs {wanted.name}, response {wanted.response} of each prompt, and "
-            f"there are {value.shape[1]}"
+            f"loss {loss_name(loss)} needs {wanted.name}, and here a prompt has {value.shape[1]} response"
+            f"{'s' * (value.shape[1] > 1)} (it reads number {wanted.response}, from 0); train on records of "
+            "pairs, or choose a loss of single responses"
         )
     return value[:, wanted.response]

@@ -16,7 +16,7 @@ from jaxpref.algorithms.inputs import call_loss, inputs_of, loss_name, row_weigh
 from jaxpref.algorithms.quantities import Features, Source
 from jaxpref.algorithms.reported import reported
 from jaxpref.losses.preference_model import general_preference_scores
-from jaxpref.metrics import Mean, Metrics, merge, weighted_mean
+from jaxpref.metrics import Mean, Metrics, merge, weighted_mean, widened
 from jaxpref.policies.base import Policy, whole
 from jaxpref.types import Completions, Params, PRNGKey
 
@@ -142,10 +142,10 @@ def accumulated_gradient(
 ) -> tuple[Params, tuple[Metrics, Any]]:
     """Gradient of `loss.total / loss.count` over the whole batch, computed in `microbatches` equal parts.
 
-    The totals are differentiated and the sum divided once by the global count (the sum of weights), so parts
-    of unequal weight (ragged responses, padding rows) give exactly the full-batch gradient; a mean of means
-    would not. Counts are treated as data. Losses that couple the examples of a batch see one part at a time,
-    and each part has a key of its own.
+    The totals are differentiated, summed in float32 or wider, and the sum divided once by the global count
+    (the sum of weights), so parts of unequal weight (ragged responses, padding rows) give exactly the
+    full-batch gradient; a mean of means would not. Counts are treated as data. Losses that couple the
+    examples of a batch see one part at a time, and each part has a key of its own.
 
     With `combine` the totals are `[o]`, and it gets their gradients (a leading axis `o`) of the whole batch.
 
@@ -164,14 +164,14 @@ def accumulated_gradient(
         gradient, count, metrics = _summed(differentiate, params, batch, key, microbatches)
         aux = (metrics, None)
     scale = 1 / jnp.where(count == 0, 1, count)
-    gradient = jax.tree.map(lambda g: (g * scale).astype(g.dtype), gradient)
+    gradient = jax.tree.map(lambda g, p: (g * scale).astype(p.dtype), gradient, params)
     return gradient if combine is None else combine(gradient), aux
 
 
 def _summed(
     differentiate: Callable[..., Any], params: Params, batch: Any, key: PRNGKey, microbatches: int
 ) -> tuple[Params, Array, Metrics]:
-    """Gradient, count and metrics of all parts of a batch together."""
+    """Gradient (float32 or wider), count and metrics of all parts of a batch together."""
     rows = {leaf.shape[0] for leaf in jax.tree.leaves(batch)}
     if any(n % microbatches for n in rows):
         raise ValueError(f"microbatches={microbatches} does not divide a batch of {sorted(rows)} rows")
@@ -180,10 +180,12 @@ def _summed(
     def add(carry, given):
         gradient, count, metrics = carry
         g, (n, (m, _)) = differentiate(params, *given)
-        return (jax.tree.map(jnp.add, gradient, g), count + n, merge(metrics, m)), None
+        gradient = jax.tree.map(lambda total, x: total + x.astype(total.dtype), gradient, g)
+        return (gradient, count + n, merge(metrics, m)), None
 
     shapes = jax.eval_shape(differentiate, params, jax.tree.map(lambda x: x[0], parts), key)
     gradient, (count, (metrics, _)) = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    gradient = widened(gradient)
     return jax.lax.scan(add, (gradient, count, metrics), (parts, jax.random.split(key, microbatches)))[0]
 
 

@@ -21,6 +21,7 @@ from jaxpref.algorithms.copies import Rule
 from jaxpref.algorithms.inputs import inputs_of
 from jaxpref.algorithms.mixtures import Mixtures, alternatives, members
 from jaxpref.algorithms.offline import offline
+from jaxpref.algorithms.optimizers import each_step
 from jaxpref.judges import Judge, Scorer
 from jaxpref.metrics import Metrics
 from jaxpref.policies.base import Model, Policy
@@ -70,7 +71,8 @@ def online(
     _check(sample_from, set(policies or ()), set(models or ()), reference, epochs, minibatches)
     learning = {"reference": reference, "policies": policies, "reward_scale": reward_scale}
     learning |= {"loss_state": loss_state, "features": features, "microbatches": microbatches}
-    inner = offline(policy, loss=loss, optimizer=optimizer, pair_scan=pair_scan, **learning)
+    with each_step(epochs * minibatches):
+        inner = offline(policy, loss=loss, optimizer=optimizer, pair_scan=pair_scan, **learning)
     warped = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     draw = sampler(policy, sample_from, max_tokens=max_tokens, **warped)
     draw = enumerator(policy, sample_from) if exact else draw

@@ -24,7 +24,7 @@ from jaxpref.algorithms.copies import copied
 from jaxpref.algorithms.inputs import call_loss, inputs_of, row_weights
 from jaxpref.algorithms.objective import accumulated_gradient
 from jaxpref.algorithms.offline import offline
-from jaxpref.algorithms.optimizers import apply_gradient
+from jaxpref.algorithms.optimizers import apply_gradient, each_step
 from jaxpref.losses.checks import positive
 from jaxpref.losses.spac import policy_step
 from jaxpref.metrics import Mean, Metrics, weighted_mean
@@ -143,7 +143,9 @@ def spac(
     mixtures = ({"policy": 1.0},) * num_samples
     draw = enumerator(policy, mixtures) if exact else sampler(policy, mixtures, max_tokens=max_tokens)
     climb = partial(climbed, policy, follower, eta=eta) if mirror else None
-    game = _Spac(policy, leader, follower, critic_optimizer(), critic_steps, microbatches, climb)
+    with each_step(critic_steps):
+        transform = critic_optimizer()
+    game = _Spac(policy, leader, follower, transform, critic_steps, microbatches, climb)
     collect, parts = Collector(draw, hybrid=True), 1 if exact else microbatches
     return Algorithm(game.init, game.step, game.evaluate, game.flops, game.rewards, collect, parts=parts)
 

@@ -136,7 +136,7 @@ def table(figures: dict[str, Any]) -> str:
         f"{name:24s} {v['tokens_per_second']:9,.0f} {v['wall_seconds_median'] * 1e3:8.0f} "
         f"{v['wall_seconds_min'] * 1e3:7.0f} {v['cpu_seconds_min_per_core'] * 1e3:9.0f} "
         f"{v['memory'].get('temp', 0) / 2**20:9.0f} {v['model_gflop']:12.1f} "
-        f"{v['share_of_matmul_rate']:10.0%}"
+        + (f"{share:10.0%}" if (share := v["share_of_matmul_rate"]) <= 1 else "  rate low")
         for name, v in figures["variants"].items()
     ]
     return "\n".join(lines)

@@ -34,15 +34,24 @@ class Checkpoints:
             policies.append(
                 checkpoint_managers.BestN(get_metric_fn=value, n=1, keep_checkpoints_without_metrics=False)
             )
-        self._manager = ocp.CheckpointManager(
-            absolute(directory),
-            item_names=("state", "meta"),
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-                best_fn=None if best_metric is None else value,
-                enable_async_checkpointing=True,
-            ),
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+            best_fn=None if best_metric is None else value,
+            enable_async_checkpointing=True,
         )
+        try:
+            self._manager = ocp.CheckpointManager(
+                absolute(directory), item_names=("state", "meta"), options=options
+            )
+        except OSError as error:
+            raise ValueError(
+                f"{directory} cannot be written: {error}; see that its parent is there and that you may "
+                "write to it, or choose another workdir"
+            ) from error
+
+    @property
+    def steps(self) -> list[int]:
+        return sorted(self._manager.all_steps())
 
     @property
     def latest(self) -> int | None:
@@ -50,13 +59,19 @@ class Checkpoints:
 
     @property
     def best(self) -> int | None:
-        """Step of the best checkpoint by the metric, or the latest where none is tracked."""
-        return self._manager.best_step() if self._best else self.latest
+        """Step of the best checkpoint by the metric; the latest where none is tracked or has it."""
+        best = self._manager.best_step() if self._best else None
+        return self.latest if best is None else best
 
     def save(
         self, step: int, state: Any, meta: dict[str, Any], metrics: dict[str, float] | None = None
     ) -> None:
-        """Starts writing; returns once the arrays are off the device. A step already there is kept."""
+        """Starts writing; returns once the arrays are off the device. A step already there is kept.
+
+        metrics: of the held-out pass; without the metric that says which is best, this is not the best one.
+        """
+        if self._best not in (metrics or {}):
+            metrics = None
         if step in self._manager.all_steps():
             return
         try:

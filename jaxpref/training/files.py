@@ -1,9 +1,11 @@
 """The files of a run: metrics through its writers, and what evaluators report, as JSON lines."""
 
 import contextlib
+import errno
 import json
 import logging
 import pathlib
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -53,6 +55,7 @@ class RunFiles:
         self._print = log
         self._builders = writers.builders(names)  # in every process: all fail on a wrong name, not one
         self._open: list[writers.Writer] | None = None
+        self._stepped = False  # whether a training step was logged
         self._spool = Spool(directory, log=self.log)
 
     def log(self, text: str) -> None:
@@ -86,6 +89,7 @@ class RunFiles:
 
         means: None: `values` for all of them; empty: nothing for those.
         """
+        self._stepped |= split == "train"
         if not self._active:
             return
         with self._writing():
@@ -129,6 +133,29 @@ class RunFiles:
                     writer.flush()
             self._spool.store()
 
+    @contextlib.contextmanager
+    def nothing_but_mistakes(self) -> Iterator[None]:
+        """Closes the files. A mistake (ValueError) in a run that has not made a step leaves a folder as it
+        was, if that was empty or not there."""
+        there = self.directory.exists()
+        fresh = not there or not any(self.directory.iterdir())
+        try:
+            yield
+        except ValueError:
+            if fresh and self._active and isinstance(self.directory, pathlib.Path) and not self._stepped:
+                self._abandon(there)
+            raise
+        finally:
+            self.close()
+
+    def _abandon(self, keep: bool) -> None:
+        for writer in self._open or ():
+            writer.close()
+        self._open = None
+        shutil.rmtree(self.directory, ignore_errors=True)
+        if keep:
+            self.directory.mkdir(parents=True, exist_ok=True)
+
     def close(self) -> None:
         for writer in self._open or ():
             writer.close()
@@ -145,9 +172,10 @@ class RunFiles:
         try:
             yield
         except OSError as error:
-            local = isinstance(self.directory, pathlib.Path)
-            cure = "Free space" if local else "See that the bucket is there and that you may write to it,"
+            what = "folder" if isinstance(self.directory, pathlib.Path) else "bucket"
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            cure = "Free space" if full else f"See that the {what} is there and that you may write to it,"
             raise ValueError(
                 f"{error.filename or self.directory} could not be written: {error}. {cure} and run the same "
-                "command again; it resumes from the last checkpoint"
+                "command again (it resumes from the last checkpoint), or choose another workdir"
             ) from error

@@ -32,20 +32,17 @@ from jaxpref.training.sharding import OnMesh
 from jaxpref.training.state import Layout, moving, with_constants
 from jaxpref.types import Params
 
-__all__ = ["Interrupted", "compiled_step", "run_stage"]
+__all__ = ["Interrupted", "StageRun", "compiled_step"]
 
 GUARDED = ("loss", "grad_norm")
 
 
 class Interrupted(Exception):
-    """SIGTERM arrived; the state was saved."""
+    """SIGTERM or Ctrl-C arrived; the state was saved. `status`: that of the process, 128 + the signal."""
 
-
-def run_stage(
-    run: RunContext, stage: Stage, algorithm: Algorithm, params: Params, checkpoints: Checkpoints
-) -> tuple[Params, int]:
-    """Trains from `params`, or from the last checkpoint. Returns the params and the programs compiled."""
-    return _StageRun(run, stage, algorithm, params, checkpoints).train()
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 def compiled_step(
@@ -77,7 +74,7 @@ class _Due(NamedTuple):
     """What the loop has to do after a step."""
 
     last: bool
-    stop: bool  # SIGTERM
+    stop: bool  # SIGTERM or Ctrl-C
     look: bool  # held-out pass
     probe: bool  # evaluators
     keep: bool  # checkpoint
@@ -87,8 +84,8 @@ class _Due(NamedTuple):
         return self.look or self.probe or self.keep
 
 
-class _StageRun:
-    """One stage while it runs.
+class StageRun:
+    """One stage while it runs: from `params`, or from the last checkpoint. Nothing is written before `train`.
 
     Within a step: batch -> (collect) -> step -> metrics of the step before. At its end, in this order:
     held-out pass, evaluators, checkpoint; so a checkpoint never knows more than the files beside it, and a
@@ -120,7 +117,7 @@ class _StageRun:
         key = keys.key(experiment.seed, stage.name, "start")
         self.state: Any = layout.start(params, key) if fresh else self._restored(layout)
         done = -1 if fresh else self.start
-        run.files.forget_after([s.name for s in experiment.stages], stage.name, done)
+        self.forget = partial(run.files.forget_after, [s.name for s in experiment.stages], stage.name, done)
         self.alive = jax.device_put(jnp.bool_(True), NamedSharding(mesh, PartitionSpec()))
         self.train_step = compiled_step(
             self.algorithm,
@@ -131,9 +128,8 @@ class _StageRun:
         )
         self.collect = collecting(self.algorithm, mesh, **place)
         self.evaluation = compiled_evaluation(self.algorithm, mesh, **place)
-        self.log = StepLog(
-            run.files, stage.name, self.start, stage.num_steps, experiment.log_every, matmul_peak()[0]
-        )
+        steps = (self.start, stage.num_steps, experiment.log_every)
+        self.log = StepLog(run.files, stage.name, *steps, *matmul_peak())
 
     @property
     def whole(self) -> Any:
@@ -141,6 +137,9 @@ class _StageRun:
         return with_constants(self.state, self.constants)
 
     def train(self) -> tuple[Params, int]:
+        """Returns the params and the number of programs compiled for a step."""
+        self.forget()
+        self.note_data()
         if self.start == 0:
             self.run_evaluators(0)
             self.run_held_out(0)
@@ -153,6 +152,12 @@ class _StageRun:
                 self.after(batch, metrics, index + 1)
         self.checkpoints.wait()
         return self.state.params, self.train_step.programs
+
+    def note_data(self) -> None:
+        """What the stage trains on, in data.json."""
+        records = self.loader.records
+        lines = [f"{len(records):,} records to train on", *account(records)]
+        self.run.files.note("data.json", self.stage.name, lines)
 
     def batch(self, index: int) -> Any:
         """The records of a step, on the devices that learn from them."""
@@ -189,7 +194,8 @@ class _StageRun:
         if due.stop and not due.last:
             self.checkpoints.wait()
             raise Interrupted(
-                f"{self.stage.name}: interrupted and saved at step {done}; run the same command to go on"
+                f"{self.stage.name}: interrupted and saved at step {done}; run the same command to go on",
+                self.run.preemption.status,
             )
         self.log.resume_clock()
 
@@ -288,8 +294,6 @@ def _loader(run: RunContext, stage: Stage) -> Loader:
         f"{stage.name}: {len(records):,} records ({loader.steps_per_epoch:.1f} steps an epoch), "
         f"{stage.num_steps} steps of {stage.batch_size}"
     )
-    lines = account(records)
-    for line in lines:
+    for line in account(records):
         run.files.log(f"{stage.name}: data: {line}")
-    run.files.note("data.json", stage.name, [f"{len(records):,} records to train on", *lines])
     return loader

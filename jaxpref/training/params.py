@@ -16,6 +16,7 @@ from jaxpref.types import Params
 
 __all__ = [
     "check_base",
+    "has_checkpoints",
     "initial_params",
     "left_by",
     "saved_params",
@@ -26,19 +27,39 @@ __all__ = [
 
 
 def trained_params(run: RunContext, *, stage: str | None = None, step: int | None = None) -> Params:
-    """Params of the last (or named) stage's best (or named) checkpoint; the initial ones if there is none."""
-    experiment = run.experiment
+    """Params of the last (or named) stage's best (or named) checkpoint; says which these are.
+
+    Raises:
+      ValueError: there is no such stage or checkpoint. Only an experiment with pretrained weights has params
+        that mean something before it is trained.
+    """
+    experiment, directory = run.experiment, run.files.directory
     names = [s.name for s in experiment.stages]
     if stage is not None and stage not in names:
         raise ValueError(f"unknown stage {stage!r}; this experiment has {', '.join(names)}")
     for name in [stage] if stage else reversed(names):
+        if not has_checkpoints(run, name):
+            continue
         with stage_checkpoints(run, name) as checkpoints:
-            checkpoint_step = checkpoints.best if step is None else step
-        if checkpoint_step is not None:
-            return saved_params(run, checkpoints, checkpoint_step)
-    if stage is not None or step is not None:
-        raise ValueError(f"{run.files.directory} has no checkpoint of stage {stage or names[-1]}")
+            chosen, steps = checkpoints.best if step is None else step, checkpoints.steps
+        if chosen is not None:
+            if chosen not in steps:
+                raise ValueError(f"{directory} has no checkpoint {chosen} of stage {name}; it has {steps}")
+            run.files.log(f"params of stage {name} at step {chosen}")
+            return saved_params(run, checkpoints, chosen)
+    if stage is not None or step is not None or experiment.weights is None:
+        raise ValueError(
+            f"{directory} has no checkpoint{f' of stage {stage}' if stage else ''}, and an untrained model "
+            "has nothing to say; train it first (`jaxpref train` with the same overrides), or give the "
+            "workdir= of a run"
+        )
+    run.files.log(f"{directory} has no checkpoint: these are the pretrained weights, untrained here")
     return initial_params(run)
+
+
+def has_checkpoints(run: RunContext, stage: str) -> bool:
+    """Whether a stage has a folder of checkpoints, without making one."""
+    return (run.files.directory / "checkpoints" / stage).is_dir()
 
 
 def stage_checkpoints(run: RunContext, stage: str) -> Checkpoints:

@@ -15,7 +15,8 @@ __all__ = ["matmul_peak"]
 def matmul_peak(size: int = 2048, repeats: int = 5, dtype: str = "float32") -> tuple[float, str]:
     """(FLOP/s of all devices together, where the figure comes from).
 
-    Data sheet (bfloat16) where the device is known, else the best of a few `dtype` matmuls measured here.
+    Data sheet (bfloat16) where the device is known, else the best of a few `dtype` matmuls measured here: a
+    guess, which is too low where the machine was busy or narrower numbers are faster (`progress` shows it).
     Virtual CPU devices share their cores, so on CPU the measured rate is the whole machine's.
     """
     device = jax.local_devices()[0]

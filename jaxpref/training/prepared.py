@@ -26,7 +26,7 @@ from jaxpref.data.references import with_reference
 from jaxpref.data.remote import write_records_to
 from jaxpref.experiment import Experiment, Stage
 from jaxpref.functions import code_of
-from jaxpref.paths import AnyPath, as_path, reachable, read_text, write_whole
+from jaxpref.paths import AnyPath, as_folder, reachable, read_text, write_whole
 from jaxpref.training import distributed, sharding
 from jaxpref.training.context import RunContext
 from jaxpref.training.params import started_from
@@ -58,7 +58,7 @@ def prepare_experiment(
     or the initial weights. Of several processes each reads all records and scores its rows; the first one
     writes.
     """
-    root, first = as_path(directory), distributed.first()
+    root, first = as_folder(directory, "records"), distributed.first()
     run = None if reference_workdir is None else open_run(experiment, reference_workdir, log=log)
     sources: dict[str, Source] = {}
     uses: dict[str, list[tuple[Stage, str]]] = {}
@@ -88,7 +88,7 @@ def with_prepared(experiment: Experiment, directory: str | os.PathLike[str]) -> 
     Raises:
       ValueError: a data set of this configuration is not there.
     """
-    root = reachable(as_path(directory))
+    root = reachable(as_folder(directory, "records"))
 
     def replaced(stage: Stage, role: str, source: Source) -> Source:
         folder = root / _folder(source)

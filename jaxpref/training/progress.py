@@ -44,12 +44,14 @@ class StepLog:
     num_steps: int
     log_every: int
     peak: float  # FLOP/s of all devices
+    peak_source: str = "data sheet"  # see `training.peak`
     _pending: tuple[int, Metrics, float] | None = None
     _recent: list[dict[str, float]] = dataclasses.field(default_factory=list)
     _flops: float = 0.0
     _seconds: float = 0.0  # of training since the last line on stdout
     _total: float = 0.0  # of training since the start; evaluation and checkpoints do not count
     _last: float = dataclasses.field(default_factory=time.monotonic)
+    _told: bool = False  # that a utilisation could not be
 
     def push(self, step: int, metrics: Metrics, flops: float) -> None:
         """Takes the metrics of the step just dispatched, and writes those of the step before."""
@@ -93,11 +95,24 @@ class StepLog:
         means = {k: math.fsum(r[k] for r in self._recent) / len(self._recent) for k in self._recent[0]}
         rates = {"tokens_per_second": means["num_tokens"] * len(self._recent) / self._seconds}
         if self._flops:  # a policy that counts none (a table) has no utilisation, and 0 would read as idle
-            rates["mfu"] = self._flops / self._seconds / self.peak
+            rates |= self._utilisation(self._flops / self._seconds / self.peak)
         left = self._total / (step + 1 - self.first) * (self.num_steps - step - 1)
-        self.files.log(_text(self.stage, step + 1, self.num_steps, means | rates, left))
+        guess = "measured" in self.peak_source
+        self.files.log(_text(self.stage, step + 1, self.num_steps, means | rates, left, guess=guess))
         self._recent, self._flops, self._seconds = [], 0.0, 0.0
         return means, rates
+
+    def _utilisation(self, share: float) -> dict[str, float]:
+        """Nothing where it is more than all: then the peak is wrong, or the count of operations."""
+        if share <= 1:
+            return {"mfu": share}
+        if not self._told:
+            self.files.log(
+                f"{self.stage}: no mfu: {share:.0%} of {self.peak / 1e12:.3g} TFLOP/s ({self.peak_source}) "
+                "cannot be; that peak is too low for this machine"
+            )
+        self._told = True
+        return {}
 
 
 def _duration(seconds: float) -> str:
@@ -105,12 +120,14 @@ def _duration(seconds: float) -> str:
     return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
 
 
-def _text(stage: str, done: int, num_steps: int, values: dict[str, float], seconds_left: float) -> str:
-    """`dpo  120/400 30%  loss 0.6123  ...  5.2k tok/s  mfu 31%  eta 0:42`."""
+def _text(
+    stage: str, done: int, num_steps: int, values: dict[str, float], seconds_left: float, *, guess: bool
+) -> str:
+    """`dpo  120/400 30%  loss 0.6123  ...  5.2k tok/s  mfu 31%  eta 0:42`; with a guessed peak `mfu ~31%`."""
     shown = "  ".join(f"{name} {values[name]:.4g}" for name in SHOWN if name in values)
     rate = values["tokens_per_second"]
     speed = f"{rate / 1000:.1f}k tok/s" if rate >= 1000 else f"{rate:.0f} tok/s"
-    mfu = f"mfu {values['mfu']:.0%}  " if "mfu" in values else ""
+    mfu = f"mfu {'~' * guess}{values['mfu']:.0%}  " if "mfu" in values else ""
     return (
         f"{stage}  {done:>{len(str(num_steps))}}/{num_steps} {done / num_steps:4.0%}  {shown}  {speed}  "
         f"{mfu}eta {_duration(seconds_left)}"

@@ -3,7 +3,8 @@
 import json
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from importlib import metadata
 from typing import Any
 
@@ -13,15 +14,15 @@ from jaxpref import keys
 from jaxpref.config import describe, functions, leaves
 from jaxpref.experiment import Experiment
 from jaxpref.functions import code_of
-from jaxpref.paths import read_text
+from jaxpref.paths import AnyPath, read_text
 from jaxpref.training.files import RunFiles
 
-__all__ = ["record_experiment"]
+__all__ = ["checked_record"]
 
 PACKAGES = ("jaxpref", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 
 
-def record_experiment(
+def checked_record(
     files: RunFiles,
     experiment: Experiment,
     *,
@@ -29,8 +30,9 @@ def record_experiment(
     docstring: str,
     tokenizer: str | None,
     allow_changes: bool,
-) -> None:
-    """Writes experiment.json: the configuration, and fingerprints of what it has the name of alone.
+) -> Callable[[], None]:
+    """Checks that the folder holds no other run; returns what writes experiment.json: the configuration, and
+    fingerprints of what it has the name of alone.
 
     Args:
       tokenizer: its fingerprint, where the experiment has one.
@@ -38,13 +40,13 @@ def record_experiment(
     Raises:
       ValueError: the directory holds a run of another configuration, tokenizer or code of functions outside
         of this package, or one whose keys are derived in another way (`keys.SCHEME`), and `allow_changes` is
-        False.
+        False; or its experiment.json is damaged.
     """
     description = json.loads(json.dumps(describe(experiment)))
     code = code_of(*functions(experiment))
     path = files.directory / "experiment.json"
     if path.exists() and not allow_changes:
-        recorded = json.loads(read_text(path))
+        recorded = _recorded(path)
         scheme = recorded.get("keys", 1)
         if scheme != keys.SCHEME:
             raise ValueError(
@@ -62,21 +64,19 @@ def record_experiment(
                 "another workdir, or pass --allow-changes to go on from its checkpoints"
             )
     versions = {name: metadata.version(name) for name in PACKAGES}
-    files.write_json(
-        "experiment.json",
-        {
-            "name": experiment.name,
-            "docstring": docstring,
-            "arxiv": list(experiment.arxiv),
-            "config": description,
-            "tokenizer": tokenizer,
-            "code": code,
-            "keys": keys.SCHEME,
-            "versions": versions | {"python": platform.python_version()},
-            "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}, mesh {mesh}",
-            "command": " ".join(sys.argv),
-        },
-    )
+    content = {
+        "name": experiment.name,
+        "docstring": docstring,
+        "arxiv": list(experiment.arxiv),
+        "config": description,
+        "tokenizer": tokenizer,
+        "code": code,
+        "keys": keys.SCHEME,
+        "versions": versions | {"python": platform.python_version()},
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}, mesh {mesh}",
+        "command": " ".join(sys.argv),
+    }
+    return partial(files.write_json, "experiment.json", content)
 
 
 def _behind_names(recorded: Mapping[str, Any], tokenizer: str | None, code: Mapping[str, str]) -> list[str]:
@@ -86,3 +86,15 @@ def _behind_names(recorded: Mapping[str, Any], tokenizer: str | None, code: Mapp
     if recorded.get("tokenizer", tokenizer) != tokenizer:
         changes.append("the tokenizer's content")
     return changes
+
+
+def _recorded(path: AnyPath) -> dict[str, Any]:
+    try:
+        recorded = json.loads(read_text(path))
+        leaves(recorded["config"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{path} is damaged ({type(error).__name__}: {error}), so what this folder holds cannot be "
+            "seen; choose another workdir, or pass --allow-changes to go on from its checkpoints"
+        ) from error
+    return recorded

@@ -1,22 +1,30 @@
 """A whole run: the stages in order, each from its last checkpoint or from where the one before ended."""
 
+import contextlib
 import dataclasses
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 
 from jaxpref.algorithms import Algorithm
 from jaxpref.experiment import Experiment, Stage
-from jaxpref.paths import AnyPath, as_path, reachable
+from jaxpref.paths import AnyPath, as_folder, reachable
 from jaxpref.training import sharding
+from jaxpref.training.best import check_best_metric
 from jaxpref.training.context import RunContext
 from jaxpref.training.files import RunFiles, show_choices
-from jaxpref.training.loop import run_stage
-from jaxpref.training.params import check_base, initial_params, saved_params, stage_checkpoints
+from jaxpref.training.loop import StageRun
+from jaxpref.training.params import (
+    check_base,
+    has_checkpoints,
+    initial_params,
+    saved_params,
+    stage_checkpoints,
+)
 from jaxpref.training.preemption import Preemption
-from jaxpref.training.record import record_experiment
+from jaxpref.training.record import checked_record
 from jaxpref.training.references import check_reference
 from jaxpref.training.writers import DEFAULT
 from jaxpref.types import Params
@@ -47,18 +55,19 @@ def train(
       writers: where metrics go beside metrics.jsonl, see `training.writers`.
 
     Raises:
-      Interrupted: SIGTERM; the state is saved.
+      Interrupted: SIGTERM or Ctrl-C; the state is saved. A second Ctrl-C is a KeyboardInterrupt at once.
       NonFiniteError: a loss or gradient was not finite; the last finite state is saved.
       ValueError: the mesh, batch size, data, weights or checkpoint do not fit; the message says how to fix.
+        A run that has not made a step yet leaves no file then.
     """
     with Preemption() as preemption:
         run = open_run(experiment, workdir, preemption=preemption, writers=writers, log=log)
         run = dataclasses.replace(run, allow_changes=allow_changes)
         files = run.files
-        try:
+        with files.nothing_but_mistakes():
             mesh = sharding.describe_mesh(run.mesh)
-            _check_bases(run)  # before anything is written
-            record_experiment(
+            _check_bases(run)
+            write = checked_record(
                 files,
                 experiment,
                 mesh=mesh,
@@ -69,16 +78,14 @@ def train(
             parameters = sum(x.size for x in jax.tree.leaves(run.abstract_params))
             device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
             files.log(f"{experiment.name}: {parameters:,} parameters, mesh {mesh} on {device}, in {workdir}")
-            return _run_stages(run)
-        finally:
-            files.close()
+            return _run_stages(run, write)
 
 
 def run_folder(workdir: str | os.PathLike[str]) -> AnyPath:
     """The path of a run.
 
     Raises:
-      ValueError: its store does not answer, or is one that Orbax cannot write checkpoints to.
+      ValueError: it is a file, or its store does not answer or is one that Orbax cannot write checkpoints to.
     """
     for scheme in ("s3", "az", "hf"):
         if str(workdir).startswith(f"{scheme}://"):
@@ -86,7 +93,7 @@ def run_folder(workdir: str | os.PathLike[str]) -> AnyPath:
                 f"workdir={workdir}: Orbax writes checkpoints to folders and to gs://, not to {scheme}://; "
                 "mount it and give the mounted path"
             )
-    return reachable(as_path(workdir))
+    return reachable(as_folder(workdir, "workdir"))
 
 
 def open_run(
@@ -128,7 +135,7 @@ def open_run(
 
 def _check_bases(run: RunContext) -> None:
     for stage in run.experiment.stages:
-        if not (run.files.directory / "checkpoints" / stage.name).is_dir():
+        if not has_checkpoints(run, stage.name):
             continue
         with stage_checkpoints(run, stage.name) as checkpoints:
             latest = checkpoints.latest
@@ -136,10 +143,12 @@ def _check_bases(run: RunContext) -> None:
             check_base(run, checkpoints, latest)
 
 
-def _run_stages(run: RunContext) -> Result:
+def _run_stages(run: RunContext, record: Callable[[], None]) -> Result:
+    """`record` writes what the run is, once its first stage is known to fit what the folder holds."""
     params, compiles = None, {}
     stages = run.experiment.stages
     algorithms = [_algorithm(run, stage) for stage in stages]
+    check_best_metric(run, algorithms)
     for stage, algorithm in zip(stages, algorithms, strict=True):
         check_reference(run, stage, algorithm)
     for stage, algorithm in zip(stages, algorithms, strict=True):
@@ -150,13 +159,28 @@ def _run_stages(run: RunContext) -> Result:
                 params = saved_params(run, checkpoints, latest)
                 continue
             params = initial_params(run) if params is None else params
-            check_reference(run, stage, algorithm, params)
-            params, compiles[stage.name] = run_stage(run, stage, algorithm, params, checkpoints)
+            with _named(stage.name):
+                check_reference(run, stage, algorithm, params)
+                started = StageRun(run, stage, algorithm, params, checkpoints)
+            record()
+            with _named(stage.name):
+                params, compiles[stage.name] = started.train()
     return Result(params, run.files.directory, compiles)
+
+
+@contextlib.contextmanager
+def _named(stage: str) -> Iterator[None]:
+    """Mistakes name the stage that they are in."""
+    try:
+        yield
+    except ValueError as error:
+        if re.search(rf"\b{re.escape(stage)}\b", str(error)):
+            raise
+        raise ValueError(f"{stage}: {error}") from error
 
 
 def _algorithm(run: RunContext, stage: Stage) -> Algorithm:
     """The algorithm of a stage, made before the first stage trains, so that errors come before training."""
-    algorithm = stage.algorithm(run.policy)
+    algorithm = stage.build(run.policy)
     sharding.check_batch_size(stage.batch_size, run.mesh, parts=algorithm.parts, where=stage.name)
     return algorithm

@@ -32,15 +32,21 @@ class Spool:
 
     @property
     def local(self) -> pathlib.Path:
-        """Where to write. On first use it has the files that the folder itself has (not its subfolders)."""
+        """Where to write. On first use it has the files that the folder itself has, and event files, which
+        grow too (not those of other subfolders)."""
         if isinstance(self.directory, pathlib.Path):
             self.directory.mkdir(parents=True, exist_ok=True)
             return self.directory
         if self._temporary is None:
             self._temporary = pathlib.Path(tempfile.mkdtemp(prefix="jaxpref-"))
-            for source in self.directory.iterdir() if self.directory.is_dir() else ():
-                if source.suffix != ".html" and source.is_file():  # pages are written, never gone on with
-                    file = self._temporary / source.name
+            for folder in (self.directory, self.directory / "tensorboard"):
+                for source in folder.iterdir() if folder.is_dir() else ():
+                    if source.suffix == ".html" or not source.is_file():  # pages are never gone on with
+                        continue
+                    file = self._temporary / (
+                        source.name if folder == self.directory else f"tensorboard/{source.name}"
+                    )
+                    file.parent.mkdir(exist_ok=True)
                     file.write_bytes(source.read_bytes())
                     self._stored[file] = _version(file)
         return self._temporary

@@ -19,7 +19,7 @@ from jaxpref.training import sharding
 from jaxpref.training.checkpoint import Checkpoints
 from jaxpref.training.constants import check_same, loaded
 from jaxpref.training.context import RunContext
-from jaxpref.training.params import stage_checkpoints, started_from
+from jaxpref.training.params import has_checkpoints, stage_checkpoints, started_from
 from jaxpref.types import Params
 
 __all__ = ["Layout", "moving", "trained_state", "with_constants"]
@@ -83,9 +83,10 @@ def trained_state(run: RunContext, stage: Stage, algorithm: Algorithm, step: int
     """The whole state of the best (or named) checkpoint of a stage, so that a policy which the stage copies
     or averages is the one it had. Without a checkpoint: what training would start with."""
     layout = Layout.of(run, algorithm)
-    with stage_checkpoints(run, stage.name) as checkpoints:
-        checkpoint_step = checkpoints.best if step is None else step
-        if checkpoint_step is not None:
-            return with_constants(layout.restore(checkpoints, checkpoint_step)[0], layout.constants)
+    if has_checkpoints(run, stage.name):
+        with stage_checkpoints(run, stage.name) as checkpoints:
+            checkpoint_step = checkpoints.best if step is None else step
+            if checkpoint_step is not None:
+                return with_constants(layout.restore(checkpoints, checkpoint_step)[0], layout.constants)
     key = keys.key(run.experiment.seed, stage.name, "start")
     return with_constants(layout.start(started_from(run, stage.name), key), layout.constants)

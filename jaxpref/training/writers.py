@@ -13,10 +13,12 @@ import json
 import math
 import pathlib
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import tensorboardX
+from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 
 from jaxpref.paths import AnyPath, write_whole
 
@@ -93,25 +95,59 @@ def read_rows(file: AnyPath) -> list[dict[str, Any]]:
 
 
 class TensorBoard:
-    """Scalars `stage/split/name` in event files. TensorBoard itself drops points that come again."""
+    """Scalars `stage/split/name` in event files.
+
+    A resumed run takes out of them what it will write again. (The format's own purge is by step alone, and
+    would take points of earlier stages with it.)"""
 
     every_step = False
 
     def __init__(self, directory: pathlib.Path) -> None:
-        self._board = tensorboardX.SummaryWriter(str(directory / "tensorboard"), write_to_disk=True)
+        self._folder = directory / "tensorboard"
+        self._open: tensorboardX.SummaryWriter | None = None
 
     def write(self, stage: str, split: str, step: int, values: Mapping[str, float]) -> None:
+        if self._open is None:
+            # By time and host alone, two files of one second would be one.
+            own = f".{uuid.uuid4().hex[:8]}"
+            self._open = tensorboardX.SummaryWriter(str(self._folder), filename_suffix=own)
         for name, value in values.items():
-            self._board.add_scalar(f"{stage}/{split}/{name}", value, step)
+            self._open.add_scalar(f"{stage}/{split}/{name}", value, step)
 
     def flush(self) -> None:
-        self._board.flush()
+        if self._open is not None:
+            self._open.flush()
 
     def forget(self, kept: Kept) -> None:
-        pass
+        self.close()
+        for file in sorted(self._folder.glob("events.*")):
+            data = file.read_bytes()
+            left = b"".join(record for record in _event_records(data) if _event_is_kept(record, kept))
+            if left != data:
+                write_whole(file, left)
 
     def close(self) -> None:
-        self._board.close()
+        if self._open is not None:
+            self._open.close()
+        self._open = None
+
+
+def _event_records(data: bytes) -> Iterator[bytes]:
+    """Records of an event file: length (8 bytes), its checksum (4), an event, its checksum (4). One that a
+    kill cut short is left out."""
+    at = 0
+    while at + 12 <= len(data):
+        end = at + 16 + int.from_bytes(data[at : at + 8], "little")
+        if end > len(data):
+            return
+        yield data[at:end]
+        at = end
+
+
+def _event_is_kept(record: bytes, kept: Kept) -> bool:
+    event = Event.FromString(record[12:-4])
+    tags = [value.tag.split("/", 2) for value in event.summary.value]
+    return all(kept(tag[0], tag[1], event.step) for tag in tags if len(tag) == 3)
 
 
 class Csv:

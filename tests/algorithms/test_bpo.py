@@ -12,7 +12,7 @@ import pytest
 from jaxpref import losses
 from jaxpref.algorithms import offline, online
 from jaxpref.algorithms.copies import copied
-from jaxpref.algorithms.optimizers import restarted, warmup_linear
+from jaxpref.algorithms.optimizers import lasting, restarted, warmup_linear
 from jaxpref.judges import matrix_judge
 from jaxpref.policies.tabular import tabular
 from jaxpref.selection import soft_pair, two_samples
@@ -155,7 +155,9 @@ def test_margins_of_other_losses_begin_at_zero_in_every_phase(loss, first):
 
 
 def test_a_schedule_of_each_phase():
-    schedule = restarted(schedule=partial(warmup_linear, peak=1.0, warmup_steps=0, num_steps=4), every=4)
-    np.testing.assert_allclose([schedule(i) for i in range(9)], [1, 0.75, 0.5, 0.25] * 2 + [1])
-    with pytest.raises(ValueError, match="every"):
-        restarted(schedule=partial(warmup_linear, peak=1.0, warmup_steps=0, num_steps=4), every=0)
+    schedule = partial(warmup_linear, peak=1.0, warmup_steps=0)
+    with lasting(8):
+        built = restarted(schedule=schedule, cycles=2)
+        with pytest.raises(ValueError, match="cycles"):
+            restarted(schedule=schedule, cycles=0)
+    np.testing.assert_allclose([built(i) for i in range(9)], [1, 0.75, 0.5, 0.25] * 2 + [1])

@@ -12,7 +12,16 @@ from toys import pairs
 
 from jaxpref import losses
 from jaxpref.algorithms import offline
-from jaxpref.algorithms.optimizers import adamw, constant, rmsprop, warmup_cosine, warmup_linear
+from jaxpref.algorithms.optimizers import (
+    adamw,
+    constant,
+    each_step,
+    lasting,
+    rmsprop,
+    warmup_constant,
+    warmup_cosine,
+    warmup_linear,
+)
 from jaxpref.metrics import to_floats
 from jaxpref.policies.tabular import tabular
 
@@ -158,3 +167,45 @@ def test_schedules():
     np.testing.assert_allclose([cosine(0), cosine(10), cosine(60), cosine(110)], [0, 1, 0.5, 0], atol=1e-6)
     with pytest.raises(ValueError, match="warmup_steps"):
         warmup_linear(peak=1.0, warmup_steps=11, num_steps=10)
+    with pytest.raises(ValueError, match="outside of a stage"):
+        warmup_linear(peak=1.0, warmup_steps=1)
+
+
+@pytest.mark.parametrize("build", [warmup_cosine, warmup_linear])
+def test_a_schedule_ends_with_its_stage(build):
+    with lasting(110):
+        of_stage = build(peak=1.0, warmup_steps=10, end=0.1)
+        shorter = build(peak=1.0, warmup_steps=10, end=0.1, num_steps=50)
+        with each_step(4):
+            of_updates = build(peak=1.0, warmup_steps=10, end=0.1)
+    with lasting(5):
+        within = build(peak=1.0, warmup_steps=10)  # as the first steps of a longer one: a smoke test, say
+    for built, length in ((of_stage, 110), (shorter, 50), (of_updates, 440)):
+        explicit = build(peak=1.0, warmup_steps=10, end=0.1, num_steps=length)
+        assert [built(i) for i in range(0, 450, 9)] == [explicit(i) for i in range(0, 450, 9)]
+    np.testing.assert_allclose([within(i) for i in range(5)], [0, 0.1, 0.2, 0.3, 0.4], atol=1e-6)
+
+
+@pytest.mark.parametrize("rate", [-1e-3, float("nan"), float("inf")])
+def test_learning_rates_are_numbers_of_zero_or_more(rate):
+    for build in (
+        partial(constant, value=rate),
+        partial(warmup_constant, peak=rate, warmup_steps=1),
+        partial(warmup_linear, peak=rate, warmup_steps=1, num_steps=2),
+        partial(warmup_cosine, peak=1.0, end=rate, warmup_steps=1, num_steps=2),
+    ):
+        with pytest.raises(ValueError, match=r"learning rate: expected .* 0 or more"):
+            build()
+
+
+def test_arguments_of_optimizers_are_checked():
+    rate = partial(constant, value=1e-3)
+    for build, wrong in (
+        (adamw, {"b1": 1.0}),
+        (adamw, {"b2": -0.1}),
+        (adamw, {"clip_norm": 0.0}),
+        (rmsprop, {"decay": 1.5}),
+        (rmsprop, {"clip_norm": -1.0}),
+    ):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            build(schedule=rate, **wrong)

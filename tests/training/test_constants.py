@@ -232,7 +232,7 @@ def test_a_judge_is_in_no_checkpoint(one_device, tmp_path):
     assert judge_bytes > 10 * own_bytes
     assert saved_bytes(tmp_path, "game", 2) < judge_bytes / 2
     with Checkpoints(tmp_path / "checkpoints" / "game") as checkpoints:
-        layout = Layout.of(open_run(given, tmp_path, log=quiet), given.stages[0].algorithm(policy()))
+        layout = Layout.of(open_run(given, tmp_path, log=quiet), given.stages[0].build(policy()))
         state, meta = layout.restore(checkpoints, 2)
     assert meta["constants"] == {"judge": fingerprint(model.params)}
     assert state.constants == {}

@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import shutil
+from functools import partial
 
 import jax
 import numpy as np
@@ -14,9 +15,11 @@ from launch import devices
 from tiny import experiment, weights_of_another_vocabulary
 
 from jaxpref.config import override
+from jaxpref.data.text.synthetic import arithmetic_demonstrations
 from jaxpref.training.checkpoint import Checkpoints
+from jaxpref.training.params import stage_checkpoints, trained_params
 from jaxpref.training.progress import NonFiniteError
-from jaxpref.training.run import train
+from jaxpref.training.run import open_run, train
 
 
 def _rows(directory, name="metrics.jsonl"):
@@ -198,3 +201,47 @@ def test_best_checkpoint_by_metric_is_kept(one_device, tmp_path):
     best = max((2, 4, 6, 8), key=lambda step: evaluated[step])
     assert best < 8
     assert saved == [best, 8]
+
+
+def test_a_stage_without_the_best_metric_keeps_its_last_checkpoint(one_device, tmp_path):
+    """Supervised fine-tuning has a held-out loss and no accuracy, and its best step is then its last."""
+    settings = experiment(steps=4, evaluators=False)
+    sft, dpo = settings.stages
+    sft = dataclasses.replace(sft, evaluation=partial(arithmetic_demonstrations, num_examples=8))
+    settings = dataclasses.replace(settings, stages=(sft, dpo), best_metric="rewards/accuracies")
+    lines = []
+    train(settings, tmp_path, log=lines.append)
+    assert any("sft: no best_metric rewards/accuracies" in line for line in lines)
+    run = open_run(settings, tmp_path, log=lines.append)
+    for stage in ("sft", "dpo"):
+        with stage_checkpoints(run, stage) as checkpoints:
+            assert checkpoints.latest == 4
+            best = checkpoints.best
+        assert best is not None
+        trained_params(run, stage=stage)
+        assert f"params of stage {stage} at step {best}" in lines[-1]
+    assert "sft at step 4" in next(line for line in lines if "params of stage sft" in line)
+
+
+def test_a_best_metric_that_no_stage_has_is_refused_before_training(one_device, tmp_path):
+    settings = dataclasses.replace(experiment(steps=4, evaluators=False), best_metric="accuracy")
+    with pytest.raises(ValueError, match=r"accuracy: no stage reports it: sft has no.*dpo has.*loss"):
+        train(settings, tmp_path / "run", log=_quiet)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_untrained_model_has_nothing_to_say(one_device, tmp_path):
+    settings = experiment(steps=2, evaluators=False)
+    with pytest.raises(ValueError, match=r"has no checkpoint.*train it first"):
+        trained_params(open_run(settings, tmp_path, log=_quiet))
+    # Weights from elsewhere have: they are used, which is said.
+    lines = []
+    weights = partial(_own_weights, settings.policy)
+    pretrained = dataclasses.replace(settings, weights=weights)
+    trained_params(open_run(pretrained, tmp_path, log=lines.append))
+    assert "pretrained weights, untrained here" in lines[-1]
+    assert not list(tmp_path.iterdir()), "a command that reads leaves nothing"
+
+
+def _own_weights(policy):
+    return jax.device_get(policy().init(jax.random.key(0)))

@@ -90,6 +90,21 @@ def test_sigterm_saves_and_resume_is_bit_equal(undisturbed, tmp_path):
     _assert_same(undisturbed, tmp_path / "stopped", STEPS)
 
 
+@pytest.mark.slow
+def test_ctrl_c_saves_as_sigterm_does(undisturbed, tmp_path):
+    common = [*COMMON, "checkpoint_every=1000"]
+    process = start(*common, f"workdir={tmp_path / 'stopped'}")
+    _wait_for(tmp_path / "stopped", process, "dpo", 40)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, output
+    assert "saving after this step; Ctrl-C again stops at once" in output
+    assert "interrupted and saved at step" in output
+    output = here(*common, f"workdir={tmp_path / 'stopped'}")
+    assert "dpo: resumed at step" in output
+    _assert_same(undisturbed, tmp_path / "stopped", STEPS)
+
+
 def test_a_finished_run_started_again_changes_nothing(tmp_path):
     common = ["train", TINY, "steps=4", "evaluators=False", "--no-report", f"workdir={tmp_path}"]
     here(*common)

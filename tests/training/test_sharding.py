@@ -96,7 +96,7 @@ def test_activations_stay_where_their_rows_are(shape, microbatches):
     mesh = make_mesh(MeshShape(*shape))
     stage = experiment(batch_size=16, microbatches=microbatches, evaluators=False).stages[1]
     policy = partial(experiment().policy, unroll=1)()  # a loop over layers, as in large models
-    algorithm = stage.algorithm(policy)
+    algorithm = stage.build(policy)
     params = jax.eval_shape(policy.init, jax.random.key(0))
     state = jax.eval_shape(algorithm.init, params)
     shardings = state_shardings(state, params, policy.axes(), mesh)

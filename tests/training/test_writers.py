@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import pathlib
+import shutil
 import sys
 import types
 
@@ -101,7 +102,7 @@ def test_all_writers_get_steps_or_their_means(tmp_path, own):
 
 
 def test_a_resumed_run_removes_just_what_it_will_write_again(tmp_path, own):
-    names = ("csv", "my_writers:kept")
+    names = ("csv", "tensorboard", "my_writers:kept")
     filled(tmp_path, names).close()
     with (tmp_path / "metrics.csv").open("a") as file:
         file.write("12.5,dpo,train,0,lo")  # cut by a kill
@@ -112,6 +113,7 @@ def test_a_resumed_run_removes_just_what_it_will_write_again(tmp_path, own):
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(row["split"], row["step"]) for row in lines] == [("train", 0), ("train", 1), ("train", 2)]
     assert [(row["split"], row["step"]) for row in table(tmp_path)] == [("train", str(s)) for s in range(3)]
+    assert scalars(tmp_path) == {"dpo/train/loss": [(1, 1.5)], "dpo/train/rate": [(1, 7.0)]}
     assert ("forget", True, False, True) in own
     assert own[-2:] == ["flushed", "closed"]
     files = RunFiles(tmp_path, names=names)
@@ -163,3 +165,24 @@ def test_a_full_disk_is_one_line_that_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr(pathlib.Path, "open", full)
     with pytest.raises(ValueError, match=r"No space left on device.*run the same command again"):
         files.write("dpo", "train", 0, {"loss": 1.0})
+
+
+def test_curves_of_a_resumed_run_have_each_step_once(tmp_path):
+    common = ["train", TINY, "steps=4", "evaluators=False", "--no-report", f"workdir={tmp_path}"]
+    common.append("writers=csv,tensorboard")
+    here(*common)
+    whole = scalars(tmp_path)
+    with next((tmp_path / "tensorboard").glob("events.*")).open("ab") as file:
+        file.write(b"\x20")  # a record that a kill cut short
+    shutil.rmtree(tmp_path / "checkpoints" / "dpo" / "4")
+    output = here(*common)
+    assert "dpo: resumed at step 2" in output
+    again = scalars(tmp_path)
+    for points in again.values():
+        steps = [step for step, _ in points]
+        assert steps == sorted(set(steps))
+    rates = ("tokens_per_second", "mfu")
+    same = [tag for tag in whole if not tag.endswith(rates)]
+    assert {tag: again[tag] for tag in same} == {tag: whole[tag] for tag in same}
+    rows = [(row["stage"], row["split"], row["step"], row["name"]) for row in table(tmp_path)]
+    assert len(rows) == len(set(rows))
