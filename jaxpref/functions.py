@@ -34,8 +34,8 @@ def code_of(*functions: Callable[..., Any]) -> dict[str, str]:
     """SHA-256 (hex) of the code of functions, and of what they use, by name.
 
     Functions and classes count which neither this package, nor the standard library, nor an installed package
-    has; so do the plain module-level values and arrays that these read (`module.NAME`). Partials count by what
-    they hold. Comments, layout and docstrings do not count.
+    has; so do the plain module-level values and arrays that these read (`module.NAME`). Partials count by
+    what they hold. Comments, layout and docstrings do not count.
     """
     found: dict[str, set[str]] = {}
     seen: set[int] = set()
