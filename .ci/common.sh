@@ -54,7 +54,7 @@ newest() {
   environment "$1" "$2"
   shift 2
   uv pip install --quiet -c constraints.txt jax flax optax orbax-checkpoint 'etils[epath]' jaxtyping \
-    tensorboardX jinja2 matplotlib sentencepiece tqdm pytest pytest-xdist tokenizers gguf
+    tensorboardX jinja2 matplotlib sentencepiece tqdm pytest pytest-xdist tokenizers gguf osmium
   uv pip install --quiet --no-deps -e .
   # Without CI: tools of the extra `dev` are missing here, and what needs them may be skipped. `exec`, so that who ends
   # this shell ends the tests.

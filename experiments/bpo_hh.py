@@ -2,7 +2,7 @@
 
 A reward model of the house labels two samples of the behaviour policy, which is also the anchor of the loss
 and is renewed `phases` times. phases=1 is DPO on samples of the fine-tuned model, the offline base; with
-phases=150 the samples are always fresh; anchor=initial makes that online DPO.
+phases=156 the samples are always fresh; anchor=initial makes that online DPO.
 
 Paper     Online BPO (2024), arXiv:2406.12168; settings of its released code (xu1998hz/BPO,
           commit 11b040b).
@@ -13,23 +13,27 @@ Run       tpu_scripts/run.sh -- jaxpref train experiments/bpo_hh.py:reward_model
           weights, sizes and tokenizer). Without gguf= a model has Gemma-2B's shape and RANDOM weights, with
           tokenizer_json= for the ids; without judge_run= the judge is RANDOM, and says so: dry runs of memory
           and speed, whose results mean nothing.
-Change    phases=5 anchor=initial num_steps=300 stages.bpo.algorithm.loss.beta=0.2
+Change    phases=4 anchor=initial num_steps=312 stages.bpo.algorithm.loss.beta=0.2
 Ablation  jaxpref sweep experiments/bpo_hh.py:sweep_phases gguf=... judge_run=RM_RUN judge_gguf=RM.gguf
-          (ends with the win rates of all policies under that reward model, and their KL to the start)
+          jaxpref sweep experiments/bpo_hh.py:sweep_losses gguf=... judge_run=RM_RUN judge_gguf=RM.gguf
+          (both end with the win rates of all policies under that reward model, and their KL to the start)
 Cost      not measured: no pod has run it yet.
 Expect    not yet reproduced. The paper's abstract: one additional phase takes the win rate against the human
           reference from 82.2 to 89.1 % (72.0 to 80.2 % on TL;DR).
 
-From the released code: beta 0.1, learning rate 5e-5 falling linearly to 0 with no warm-up, AdamW, gradients
-clipped at 1, batches of 16, two samples, 64 tokens of a prompt and 128 of a response, 150 steps, the label
-the higher reward.
+From the released code: beta 0.1 in all of its losses (on summed log-probs in DPO and SLiC, the hinge; on
+averages per token in IPO, a target of 5 nats a token), learning rate 5e-5 falling linearly to 0 with no
+warm-up, AdamW, gradients clipped at 1, two samples, 64 tokens of a prompt and 128 of a response, the label
+the higher reward; one pass over 10,000 prompts in batches of 64, so 156 steps. (TL;DR and the harmless half
+of HH have batches of 16 there, so 625 steps. The batch of 64 is read off comments of its run script and the
+count in the name of a checkpoint, not off a log.)
 Differs from it: every weight is trained, where it trains an ensemble of low-rank adapters (rank 256) and
 draws from and anchors at their uniform average. There are no adapters here yet, so there is no averaging,
 and a rate of 5e-5 was meant for adapters: for all weights a lower one is usual. The judge is trained here,
 where it takes OpenAssistant/reward-model-deberta-v3-large-v2. Equal rewards make no pair, where its second
 response wins.
-Not verified, so knobs here: the phases of the paper's runs, the betas of BPO-IPO (loss: ipo) and BPO-SLiC
-(rso_hinge), fine-tuning before it, everything about the reward model.
+Not verified, so knobs here: the numbers of phases that the paper compares beyond 1, 2 and always fresh,
+fine-tuning before it, everything about the reward model.
 """
 
 from collections.abc import Callable
@@ -65,8 +69,8 @@ def experiment(
     loss: Callable[..., Any] = partial(losses.dpo, beta=0.1),
     phases: int = 2,
     anchor: str = "behaviour",
-    num_steps: int = 150,
-    batch_size: int = 16,
+    num_steps: int = 156,
+    batch_size: int = 64,
     learning_rate: float = 5e-5,
     sft_steps: int = 1_400,
     sft_peak: float = 1e-5,
@@ -85,7 +89,7 @@ def experiment(
         Stage,
         prompt_buckets=(PROMPT_LENGTH,),
         response_buckets=(MAX_TOKENS,),
-        checkpoint_every=150,
+        checkpoint_every=156,
     )
     answers = partial(generation, records=held_out, max_tokens=MAX_TOKENS, num_prompts=16, batch_size=16)
     moved = partial(sampled_kl, records=held_out, max_tokens=MAX_TOKENS, num_prompts=512, name="distance")
@@ -133,7 +137,7 @@ def experiment(
                 ),
                 train=partial(pairs, split="train"),
                 evaluators=(answers, moved),
-                evaluators_every=75,
+                evaluators_every=78,
                 num_steps=num_steps,
                 batch_size=batch_size,
             ),
@@ -207,7 +211,25 @@ def sweep_phases(
     """The offline base, one extra phase, several, always fresh samples."""
     return [
         experiment(gguf=gguf, data_root=data_root, judge_run=judge_run, judge_gguf=judge_gguf, phases=phases)
-        for phases in (1, 2, 5, 150)
+        for phases in (1, 2, 4, 156)
+    ]
+
+
+def sweep_losses(
+    *,
+    gguf: str | None = None,
+    data_root: str | None = None,
+    judge_run: str | None = None,
+    judge_gguf: str | None = None,
+) -> list[Experiment]:
+    """The paper's three losses, each with the beta of its released code."""
+    return [
+        experiment(gguf=gguf, data_root=data_root, judge_run=judge_run, judge_gguf=judge_gguf, loss=loss)
+        for loss in (
+            partial(losses.dpo, beta=0.1),
+            partial(losses.ipo_mean, tau=0.1),
+            partial(losses.rso_hinge, beta=0.1),
+        )
     ]
 
 

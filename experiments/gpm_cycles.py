@@ -14,9 +14,10 @@ Run       jaxpref train experiments/gpm_cycles.py
 Change    num_items=5 temperature=1.0 normalize=true stages.preferences.num_steps=1000
 Ablation  jaxpref sweep experiments/gpm_cycles.py:sweep_models
 Try       jaxpref train experiments/gpm_cycles.py --smoke
-Cost      20 seconds each on 2 CPU cores (the sweep: 52).
-Expect    3 items, accuracy over all pairs (loss, nats): general preference model 1.0 (1.5e-7), pairwise 1.0
-          (2.7e-4), Bradley-Terry 0.33 with margins of 0 (0.6931 = log 2). 5 items: the first again 1.0.
+Cost      20 CPU seconds each (the sweep: 56).
+Expect    3 items, accuracy over all pairs (loss, nats): general preference model 1.0 (1.9e-9), pairwise 1.0
+          (6.3e-6), Bradley-Terry 0.67 by margins of 0.000 (0.6931 = log 2). 5 items: the first again 1.0
+          (8.5e-9).
 """
 
 from collections.abc import Callable

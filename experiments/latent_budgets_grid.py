@@ -20,9 +20,9 @@ Cost      6 to 9 CPU seconds each.
 Expect    One seed, 2,000 trajectories of each agent; held-out loss in nats for each decision, shares found
           (true ones .60 .20 .10 .05 .05 and .05 .05 .10 .20 .60):
             a budget for each decision    mixture 0.8923, Boltzmann 1.010
-              .596 .212 .098 .054 .040   .051 .056 .088 .187 .618
+              .596 .213 .098 .054 .040   .051 .056 .088 .187 .619
             one for each trajectory       mixture 0.8453, Boltzmann 1.033
-              .566 .246 .086 .056 .045   .043 .050 .117 .207 .583
+              .571 .243 .084 .056 .045   .043 .050 .118 .206 .583
 """
 
 from collections.abc import Callable

@@ -7,7 +7,7 @@ model.
 
 Paper     Munos et al. (2023), arXiv:2312.00886, Sec. 8; Calandriello et al. (2024), arXiv:2403.08635, its
           sister: batch size 32 and learning rate 3e-5 are that paper's for Nash-MD-PG with this tau and beta
-          (as transcribed), since those of the first are not verified.
+          (by a note on it), since those of the first are not verified.
 Run       tpu_scripts/run.sh -- jaxpref train experiments/pm_tldr.py gguf=PM.gguf data_root=DIR
             workdir=PM_RUN
           tpu_scripts/run.sh -- jaxpref train experiments/nash_md_tldr.py gguf=/path/model.gguf data_root=DIR
@@ -20,9 +20,9 @@ Change    beta=0.25 tau=0.02 stages.nash.num_steps=3000 max_tokens=80
 Ablation  jaxpref sweep experiments/nash_md_tldr.py:sweep_beta gguf=... data_root=DIR judge_run=PM_RUN
           (ends with the win rates of all policies under that preference model)
 Cost      not measured: no pod has run it yet. Both stages ran with tiny models in place of these.
-Expect    not yet reproduced. The paper's table (judge PaLM 2-L, 2,000 comparisons a cell, half-width .023; as
-          transcribed): win rate against the fine-tuned model .983, .982, .985, .943 for beta 0, .125, .5, 1;
-          beta .125 beats the others with .592, .631, .837, and RLHF (.990) with .598.
+Expect    not yet reproduced. The paper's Table 1 (judge PaLM 2-L, 2,000 comparisons a cell, half-width .023;
+          two notes on it agree): win rate against the fine-tuned model .983, .982, .985, .943 for beta 0,
+          .125, .5, 1; beta .125 beats the others with .592, .631, .837, and RLHF (.990) with .598.
 
 Differs from the paper: decoders in place of T5X-L (770M, policy) and T5X-XL (3B, judge); AdamW at a constant
 rate in place of Adafactor with decay .8 (the sister paper's); the judge of the table is the preference model

@@ -14,11 +14,13 @@ Change    num_steps=3000 peak=3e-6 batch_size=64
 Ablation  jaxpref sweep experiments/pm_tldr.py:sweep_learning_rate gguf=/path/model.gguf data_root=DIR
 Cost      not measured: no pod has run it yet.
 Expect    not yet reproduced. The paper has a test accuracy of about 0.78 for its T5X-XL (3B) preference model
-          and 0.76 for a reward model of that size (as transcribed).
+          and 0.76 for a reward model of that size (two notes on the paper agree).
 
-Differs from the paper: a decoder in place of T5X-XL, a head in place of the logit of one token behind a
-rater's instruction (whose text is not verified), both orders in every example. Learning rate, batch size and
-number of steps of the paper are not verified; those here are ours: one epoch of the 92,820 comparisons.
+Differs from the paper: a decoder in place of T5X-XL, both orders in every example, and a head in place of the
+logit of one fixed token. The paper's prompt is known (Sec. 3.3 of arXiv:2410.02197 quotes it): an
+instruction to a rater, then the post, both summaries with a label each, and a cue for the preferred one.
+Learning rate, batch size and number of steps of the paper are not verified; those here are ours: one epoch of
+the 92,820 comparisons.
 """
 
 from functools import partial

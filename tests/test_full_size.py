@@ -78,6 +78,23 @@ def test_the_real_size_traces(function, monkeypatch):
         assert {"loss", "grad_norm"} <= metrics.keys()
 
 
+def test_bpo_hh_has_the_released_settings():
+    """One pass over 10,000 prompts; sweeps renew the sampler as often as they say, and build."""
+    module = importlib.import_module("bpo_hh")
+    last = module.experiment().stages[-1]
+    assert (last.batch_size, last.num_steps) == (64, 10_000 // 64)
+    every = [x.stages[-1].algorithm.keywords["policies"]["behaviour"] for x in module.sweep_phases()]
+    assert [156 // x.keywords["every"] for x in every] == [1, 2, 4, 156]
+    margin, target = jnp.zeros(1), {}
+    for experiment in module.sweep_losses():
+        loss = experiment.stages[-1].algorithm.keywords["loss"]
+        lengths = (jnp.full(1, 4),) * 2 if loss.func.__name__ == "ipo_mean" else ()
+        slope = jax.grad(lambda h, loss=loss, n=lengths: loss(h, 0 * h, 0 * h, 0 * h, *n).sum())(margin)
+        target[loss.func.__name__] = float(slope[0])
+    # -beta / 2; -2 * 5 nats a token over four tokens; -beta.
+    assert target == pytest.approx({"dpo": -0.05, "ipo_mean": -2.5, "rso_hinge": -0.1})
+
+
 @pytest.fixture
 def tiny_models(monkeypatch):
     """Models of one layer, bytes for tokens and eight records, in place of what the files name. (What reads

@@ -4,6 +4,7 @@ JAXPREF_WRITE_GOLDEN=1 pytest tests/test_methods.py writes the pages anew.
 """
 
 import ast
+import inspect
 import os
 import pathlib
 import re
@@ -69,6 +70,22 @@ def test_no_cell_is_empty_and_a_gap_has_its_reason(method):
     ]
     assert not unsaid, (
         f"{method.name}: why are {unsaid} none? Write 'none: ' and the reason (10 letters or more)"
+    )
+
+
+@ALL
+def test_a_docstring_says_where_its_defaults_come_from(method):
+    """A paper, released code, another library, another method, or "ours": no number without an origin."""
+    if method.defaults == "-" or not method.hyper_parameters:
+        return
+    text = inspect.getdoc(method.loss) or ""
+    told = text.partition("Args:")[2].partition("Returns:")[0] + "".join(
+        line for line in text.splitlines() if "default" in line
+    )
+    origin = r"paper|released|\bours\b|\bTRL\b|HALOs|\bport\b|recipe|\bcode\b|DPO's|\bas (in |`)|\bsee `"
+    assert re.search(origin, told), (
+        f"{method.name}: say under Args where {method.hyper_parameters} come from (its row says "
+        f"{method.defaults!r}; a default without a source is 'ours')"
     )
 
 

@@ -25,8 +25,8 @@ Expect    exact, after 500 steps (KL to the fixed points 0.001 to 0.01 nats), in
 
           The best response wins most but one against the base, and loses to everyone. Between beta 0 and 0.5
           no win rate over self-play is beyond .51. The language model: not swept yet over all weights.
-Reference The paper's win rates of beta 0.125 (as transcribed): .592 over self-play, .575, .530 and .631 over
-          beta .25, .375 and .5, .837 over the best response.
+Reference The paper's win rates of beta 0.125 (Table 1; two notes on it agree): .592 over self-play; .575,
+          .530 and .631 over beta .25, .375 and .5; .837 over the best response.
 """
 
 from functools import partial

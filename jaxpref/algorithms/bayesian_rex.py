@@ -1,7 +1,9 @@
 """Bayesian reward extrapolation in the common loop: a chain of reward weights, given ranked segments."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,18 +11,35 @@ from jaxtyping import Array, Float
 
 from jaxpref.algorithms.base import NONE, Algorithm, Constants, TrainState, num_tokens
 from jaxpref.algorithms.reported import reward_metrics
-from jaxpref.algorithms.reward_posterior import RewardPosterior, reward_posterior
+from jaxpref.algorithms.reward_posterior import Norm, RewardPosterior, length, reward_posterior
 from jaxpref.losses.checks import positive
 from jaxpref.losses.trajectories import ranking_log_likelihood, trajectory_bradley_terry
 from jaxpref.metrics import Mean, Metrics, weighted_mean
 from jaxpref.policies.base import Policy, without_constants
 from jaxpref.types import Params, PRNGKey, Segments
 
-__all__ = ["RewardChain", "bayesian_rex"]
+__all__ = ["ATARI", "GRIDWORLD", "RewardChain", "bayesian_rex"]
+
+# What the paper's two released programs run, for `partial(bayesian_rex, **ATARI)`.
+# dsbrown1331/bayesianrex: 64 features, 200,000 proposals, of which the first 5,000 are dropped.
+ATARI: Mapping[str, Any] = MappingProxyType(
+    {"draws": 9750, "thin": 20, "width": 0.005, "norm": "l2", "confidence": 1.0}
+)
+# dsbrown1331/brex_gridworld_cpp: 4 features, 5,000 proposals. It means to drop a tenth of them and drops none
+# (its cast to int comes before the product).
+GRIDWORLD: Mapping[str, Any] = MappingProxyType(
+    {"draws": 1000, "thin": 5, "width": 0.01, "norm": "l1", "confidence": 50.0}
+)
 
 
 def bayesian_rex(
-    policy: Policy, *, draws: int = 1000, thin: int = 5, width: float = 0.1, confidence: float = 1.0
+    policy: Policy,
+    *,
+    draws: int = 1000,
+    thin: int = 5,
+    width: float = 0.1,
+    norm: Norm = "l2",
+    confidence: float = 1.0,
 ) -> Algorithm:
     """B-REX (Brown et al. 2020, arXiv:2002.09089): each step advances the chain by `draws` kept draws.
 
@@ -38,7 +57,8 @@ def bayesian_rex(
     Args:
       policy: scores of segments that are linear in params `{"weights": [m]}`, such as
         `policies.return_scores` of a `linear_reward`.
-      draws, thin, width: see `algorithms.reward_posterior`.
+      draws, thin, width, norm: see `algorithms.reward_posterior`. The defaults are ours, for a few features;
+        `ATARI` and `GRIDWORLD` are the settings of the released programs.
       confidence: inverse temperature of comparisons, the unit that weights of length 1 lack.
 
     Raises:
@@ -56,7 +76,7 @@ def bayesian_rex(
             "policies.return_scores of a linear_reward"
         )
     (size,) = shapes["weights"]
-    chain = RewardChain(quantities, size, draws, thin, width, confidence)
+    chain = RewardChain(quantities, size, draws, thin, width, norm, confidence)
     return Algorithm(chain.init, chain.step, chain.evaluate, chain.flops, chain.rewards)
 
 
@@ -69,6 +89,7 @@ class RewardChain:
     draws: int
     thin: int
     width: float
+    norm: Norm
     confidence: float
 
     def init(self, params: Params, constants: Constants = NONE, key: PRNGKey | None = None) -> TrainState:
@@ -105,6 +126,7 @@ class RewardChain:
             size=self.size,
             num_samples=self.draws,
             width=self.width,
+            norm=self.norm,
             thin=self.thin,
             start=start,
         )
@@ -122,7 +144,7 @@ class RewardChain:
         metrics = self.measured(params, batch) | {
             "chain/loss": Mean(-chain.log_likelihoods.mean(), batch.weights.sum()),
             "chain/accepted": Mean(chain.accepted, one),
-            "chain/concentration": Mean(jnp.linalg.norm(params["weights"]), one),
+            "chain/concentration": Mean(length(params["weights"], self.norm), one),
         }
         policies = {"draws": {"weights": chain.weights}, "map": {"weights": likeliest}}
         return TrainState(state.step + 1, params, (), policies, highest), metrics

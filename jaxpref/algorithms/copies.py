@@ -64,7 +64,8 @@ def interpolated(
     start: str = "initial",
 ) -> Params:
     """`(1 - weight) * policies[start] + weight * policies[of]` in parameter space: BPO's "ema" anchor with
-    `of` the behaviour policy and weight 0.01 (released code of arXiv:2406.12168)."""
+    `of` the behaviour policy (released code of arXiv:2406.12168: weight 0.01 by default, 0.005 in its run
+    script, whose anchor is the behaviour policy itself)."""
     del member, policy, step
     if not 0 <= weight <= 1:
         raise ValueError(f"interpolated: expected a weight in [0, 1], got {weight}")

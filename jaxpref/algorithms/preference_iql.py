@@ -125,8 +125,11 @@ def preference_iql(
 ) -> Algorithm:
     """Preference-based implicit Q-learning on pairs of segments: a baseline for CPL, which needs no critic.
 
-    Defaults are those of the baseline "P-IQL" of arXiv:2310.13639's released code, as transcribed, but for
-    `target_rate` and `largest_weight`, which are customary.
+    Defaults are those of the baseline "P-IQL" in the released code of arXiv:2310.13639, but for `hidden`,
+    which is (512, 512) there.
+
+    Differs from it in that the actor and the critics wait until the reward is learnt; there they are trained
+    from the first step on.
 
     Args:
       optimizer: builds the transformation; the actor, the reward and the critics have one each.

@@ -39,14 +39,25 @@ class SegmentRecords:
     metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        n, k = self.step_lengths.shape
+        steps = self.step_lengths
+        if steps.ndim != 2 or steps.dtype.kind not in "iu":
+            raise ValueError(
+                f"segments: step_lengths: expected integers [n, k], got {steps.dtype} {steps.shape}"
+            )
+        n, k = steps.shape
         if not len(self.group):
             object.__setattr__(self, "group", np.arange(n))
         t = self.observations.shape[2] if self.observations.ndim > 2 else 0
         for name in ("observations", "actions"):
-            shape = getattr(self, name).shape
-            if shape[:3] != (n, k, t):
-                raise ValueError(f"segments: {name}: expected [{n}, {k}, {t}, ...], got {shape}")
+            values = getattr(self, name)
+            if values.shape[:3] != (n, k, t) or values.dtype.kind not in "fiub":
+                raise ValueError(
+                    f"segments: {name}: expected numbers [{n}, {k}, {t}, ...], got {values.dtype} "
+                    f"{values.shape}"
+                )
+        for name, values in {"group": self.group, **self.columns}.items():
+            if len(values) != n:
+                raise ValueError(f"segments: {name}: expected one for each of {n} rows, got {len(values)}")
         if self.preferences is None and k > 1:
             # Ahead in order is ahead in preference, so that losses of probabilities take hard labels too.
             order = np.arange(k)

@@ -33,15 +33,18 @@ def posterior_returns(
 
     The policies are the optimal ones of the posterior mean ("mean") and of the likeliest draw ("MAP"), and
     those given. The return is exact for each draw; "at least" is what it exceeds in a share `confidence` of
-    the draws (the idea of B-REX's high-confidence bound, Brown et al. 2020, arXiv:2002.09089; that the paper
-    takes this quantile is UNVERIFIED), its mean over draws has that share's central interval, and "truly" is
-    the return in hidden rewards, which no learner sees.
+    the draws (B-REX's high-confidence bound, Brown et al. 2020, arXiv:2002.09089: its released script reports
+    the 5 % quantile), its mean over draws has that share's central interval, and "truly" is the return in
+    hidden rewards, which no learner sees.
+
+    Differs from that script in interpolating between the two draws nearest to the quantile.
 
     Args:
       world: the true one, its rewards included.
       start: builds the probabilities of the first state.
       policies: tables `[s, a]` of others, by name, such as the demonstrator's.
-      unit: what hidden rewards are divided by; draws have length 1, so the length of the hidden weights.
+      unit: what hidden rewards are divided by: the length of the hidden weights, in the norm in which draws
+        have length 1.
       confidence: in (0, 1).
       num_prompts: has no effect: there is nothing to draw.
     """

@@ -180,7 +180,7 @@ def mixed_po(
     it built on (<= 0.28), whose shift is the mean of the batches' means. In TRL >= 0.29 the shift is 0.
 
     Args:
-      beta: above 0 (0.1). preference_weight, quality_weight, generation_weight: 0 or more.
+      beta: above 0. preference_weight, quality_weight, generation_weight: 0 or more. (All four as released.)
 
     Returns:
       losses [b], nats, 0 or more; and the new state.

@@ -282,7 +282,7 @@ def dove(
     Differs from the released code, which takes the rejected side's length for truncation from the chosen one.
 
     Args:
-      beta: above 0 (0.1).
+      beta: above 0 (0.1: DPO's).
 
     Returns:
       [b], nats, 0 or more; log 2 where policy and reference agree.

@@ -99,7 +99,7 @@ def alpha_dpo(
     Differs from TRL >= 0.29, whose coefficient is 1 - alpha.
 
     Args:
-      beta: above 0. alpha: in (0, 1).
+      beta: above 0 (DPO's). alpha: in (0, 1) (the default is ours).
 
     Returns:
       [b], nats, 0 or more; log 2 where policy and reference agree.

@@ -30,7 +30,7 @@ def max_margin_planning(returns: Lists, best_returns: Lists, *, power: int = 1) 
     and l = 0 is the structured perceptron. The paper's lambda / 2 |w|^2 is a `gaussian_log_prior`.
 
     Args:
-      power: 1 or 2.
+      power: the paper's q, 1 or 2.
 
     Returns:
       [b, k], units of reward (to the power), 0 or more; 0 where the demonstration is the augmented optimum.
@@ -195,15 +195,15 @@ def f_irl(
     state and H_i the mean of h(u_t) over the steps. No gradient flows through the log-ratios.
 
     h is `weights`: `reverse_kl_weights`, `forward_kl_weights` or `jensen_shannon_weights` of
-    `losses.conjugates`. They are derived there and tested by finite differences of the divergences; the
-    paper's table of them has not been verified.
+    `losses.conjugates`, derived there and tested by finite differences of the divergences. The released code
+    has the same three up to a constant, which the covariance does not see.
 
     Trajectories must be drawn from (or all those of) the soft-optimal distribution p(trajectory) ~
     exp(return / temperature), undiscounted. The mean couples the batch: with microbatches each part takes its
     own, which changes the value.
 
     Args:
-      temperature: of the learner, above 0.
+      weights: h (the default is ours). temperature: of the learner, above 0.
 
     Returns:
       [b, k], 0 for absent trajectories; only its gradient means something, not the value.

@@ -40,7 +40,8 @@ def ipo_mean(
     """IPO on log-ratios averaged over tokens; what TRL (DPOTrainer) and HALOs call IPO.
 
     Azar et al. 2023, arXiv:2310.12036, Eq. 17 with log-ratios per token. Units: (nats per token) squared.
-    The same `tau` means a target per token here and per response in `ipo`.
+    The same `tau` means a target per token here and per response in `ipo`. With tau 0.1, a
+    target of 5 nats a token, and the behaviour policy as the reference, it is the released IPO of online BPO.
 
     Differs from TRL, which counts tokens in the unshifted completion mask: lengths here are scored tokens.
 
@@ -79,7 +80,7 @@ def ln_dpo(
     chosen_lengths: Lengths,
     rejected_lengths: Lengths,
     *,
-    beta: float = 1.0,
+    beta: float = 5.0,
 ) -> Batch:
     """Length-normalised DPO: -log sigmoid(beta * difference of log-ratios per token).
 
@@ -88,7 +89,8 @@ def ln_dpo(
     Log-probs in nats.
 
     Args:
-      beta: above 0, on a per-token scale (1 is ours; Tulu 3 has 5; the paper's grid has not been verified).
+      beta: above 0, on a per-token scale (5: the released recipe of Tulu 3; the grid of the paper has
+        not been verified).
 
     Returns:
       [b], nats, 0 or more; log 2 where policy and reference agree.
@@ -98,7 +100,7 @@ def ln_dpo(
 
     Example:
       >>> logps = [jnp.array([x]) for x in (-1.0, -3.0, -2.0, -2.0)]  # u_w = 1, u_l = -1
-      >>> print(losses.ln_dpo(*logps, jnp.array([2]), jnp.array([2])), losses.dpo(*logps, beta=0.5))
+      >>> print(losses.ln_dpo(*logps, jnp.array([10]), jnp.array([10])), losses.dpo(*logps, beta=0.5))
       [0.3133] [0.3133]
     """
     positive(beta=beta)
@@ -248,17 +250,18 @@ def mipo(
     chosen_lengths: Lengths,
     rejected_lengths: Lengths,
     *,
-    beta: float = 1.0,
+    beta: float = 20.0,
 ) -> Batch:
     """Modulated intervention: the reference counts as far as it agrees with the label.
 
     h = beta * (a_w - a_l - softplus(K)), with a the policy's log-probs per token and K the reference's
-    difference of them, arXiv:2409.17545; nats. K -> infinity is `ln_dpo`, K -> -infinity `simpo` at ratio 0.
+    difference of them, arXiv:2409.17545; nats. At one beta, K -> infinity is `ln_dpo` and K -> -infinity
+    `simpo` at ratio 0.
 
     Differs from the author's trainer in that log(1 + exp(K)) cannot overflow.
 
     Args:
-      beta: above 0, on a per-token scale (1 is ours; the released configuration has 20).
+      beta: above 0, on a per-token scale (released configuration: 20; its README advises 5 to 25).
 
     Returns:
       [b], nats, 0 or more; log 2 where a_w - a_l = softplus(K).
@@ -268,7 +271,7 @@ def mipo(
 
     Example:
       >>> logps, lengths = [jnp.array([x]) for x in (-1.0, -2.0, -2.0, -2.0)], [jnp.array([1])] * 2  # K = 0
-      >>> print(losses.mipo(*logps, *lengths), jnp.log(1 + 2 * jnp.exp(-1.0)))  # h = 1 - log 2
+      >>> print(losses.mipo(*logps, *lengths, beta=1.0), jnp.log(1 + 2 * jnp.exp(-1.0)))  # h = 1 - log 2
       [0.5514] 0.5514
     """
     positive(beta=beta)

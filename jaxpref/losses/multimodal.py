@@ -56,7 +56,8 @@ def mdpo(
 
     l(beta (u_w - u_l)) + l(beta (u_w - u_c)) + l(beta u_w), u_c the log-ratio of the chosen response when the
     image is corrupted; the last term is an anchor that keeps the chosen likelihood from falling. Wang et al.
-    2024, arXiv:2406.11839, as released.
+    2024, arXiv:2406.11839, as released; there the corrupted image is a random crop of 1 to 20 % of the area,
+    resized to the whole.
 
     Args:
       beta: above 0 (released code: 0.1).
@@ -101,7 +102,7 @@ def re_align(
     """Re-Align: DPO, plus the chosen response with its image against with a retrieved one; `mdpo`, no anchor.
 
     l(beta (u_w - u_l)) + l(beta (u_w - u_r)), u_r the log-ratio of the chosen response with the retrieved
-    image. Xing et al. 2025, arXiv:2502.13146 (the id has not been verified), as released.
+    image. Xing et al. 2025, arXiv:2502.13146, as released (there the anchor of `mdpo` is commented out).
 
     Differs from the released trainer, whose log-probs of the rejected response and under the retrieved image
     are of the model's own top alternative instead of the label: here they are of the labels.
@@ -151,11 +152,12 @@ def v_dpo(
     carry no gradient. gamma = 1 is `dpo`; above 1 it takes away what language alone predicts. The optional
     contrast of images is `dpo` on pairs of images.
 
-    Differs from the released script, which passes gamma = 0: under this formula nothing would be trained, so
-    0 is refused. We could not reconcile that script with the paper.
+    Differs from the released script, which passes gamma = 0: under this formula, which is also that of the
+    released trainer, nothing would then be trained, so 0 is refused. The trainer's own default is gamma = 1.
 
     Args:
-      beta: above 0 (released code: 0.1). gamma: strength of guidance, above 0 (the default is ours).
+      beta: above 0 (released script: 0.1). gamma: strength of guidance, above 0 (the default is ours; the
+        paper's has not been verified).
 
     Returns:
       [b] nats, 0 or more; log 2 where all log-probs agree.

@@ -100,7 +100,7 @@ def apo_zero(
     logarithms (log-probs are in nats).
 
     Args:
-      beta: above 0 (0.1).
+      beta: above 0 (0.1: the paper's, by TRL's account).
 
     Returns:
       [b] in [0, 2], no unit; 1 where policy and reference agree.
@@ -132,7 +132,7 @@ def apo_down(
     logarithms (log-probs are in nats). At the reference the chosen response has exactly no gradient.
 
     Args:
-      beta: above 0 (0.1).
+      beta: above 0 (0.1: the paper's, by TRL's account).
 
     Returns:
       [b] in [0, 2], no unit; 1 where policy and reference agree.

@@ -59,7 +59,7 @@ def nash_md(
     Differs from TRL, which gives each token its own log-ratio only: not the gradient of the KL of responses.
 
     Args:
-      tau: price of a nat of KL, 0 or more (paper: 0.008, as transcribed).
+      tau: price of a nat of KL, 0 or more (0.008: the paper's, App. G, by two notes on it).
 
     Returns:
       [b, k] nats, of either sign; 0 for an absent response.
@@ -100,7 +100,8 @@ def reinforce(
     beta * KL(pi || pi_ref)), whatever the baseline: a constant changes the variance alone.
 
     Args:
-      beta: price of a nat of KL, 0 or more (0.05: that paper's RLHF baseline, as transcribed).
+      beta: price of a nat of KL, 0 or more (0.05: that paper's RLHF baseline, App. G, by two
+        notes on it).
       baseline: a constant in units of the scores.
 
     Returns:

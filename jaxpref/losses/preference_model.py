@@ -136,7 +136,8 @@ def general_preference_scores(
       eigenvalues: weight of each block, such as a softmax over a prompt's state; multiplied by their number,
         so that uniform ones are the plain form. (The released training code also divides by the square root
         of a width, its inference example does neither.)
-      normalize: to unit length, as the released inference example (its training file does not).
+      normalize: to unit length, as in the paper (Sec. 4) and the released inference example (its training
+        file does not).
 
     Returns:
       [*b, k, k] without unit; s_ij = -s_ji exactly.
@@ -177,7 +178,7 @@ def general_preferences(
     """The preference matrix of embeddings: P_ij = sigmoid(s_ij / temperature) of `general_preference_scores`.
 
     Args:
-      eigenvalues, normalize: as there. temperature: above 0 (released code: 0.1).
+      eigenvalues, normalize: as there. temperature: above 0 (paper and released code: 0.1).
 
     Returns:
       [*b, k, k] probabilities; one half on the diagonal.

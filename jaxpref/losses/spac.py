@@ -55,8 +55,8 @@ def spac(
     sigmoid, u log-ratios to the iterate before (nats) and s its samples; after Ji et al. 2024,
     arXiv:2406.04274. Our reading, not the paper's formula: the abstract's critic with f = log-ratio / eta,
     either response of the pair as what a sample is held against, and log-sigmoids against `spac_linear`'s
-    descent. All terms are `dpo`: of the pair, and of each of its responses with a self-sample as rejected
-    (SPIN).
+    descent. (A note on its Alg. 2 tells of the same three parts; the formula itself is not verified.) All
+    terms are `dpo`: of the pair, and of each of its responses with a self-sample as rejected (SPIN).
 
     Args:
       weight: lambda, of the pairs against the pessimism, above 0 (ours).
@@ -171,7 +171,7 @@ def spac_critic(
 
     Args:
       weight: lambda, above 0. bound: the range R of the critic, above 0.
-      scale: log-odds of a preference in units of f, above 0.
+      scale: log-odds of a preference in units of f, above 0. (All three defaults are ours.)
 
     Returns:
       [b] nats (f has no unit), -bound or more; weight * log 2 where all rewards are equal.

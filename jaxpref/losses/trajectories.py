@@ -29,7 +29,7 @@ def trajectory_bradley_terry(
     `imitation` has 0 and 50.
 
     Args:
-      noise_prob: in [0, 1). clip: above 0, or None.
+      noise_prob: in [0, 1). clip: above 0, or None. (Both are off, as in the paper.)
       link: -log P(chosen) of a margin; with a `losses.links.hinge` there is no probability to mix, so
         `noise_prob` must be 0.
 

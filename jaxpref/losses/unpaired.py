@@ -230,7 +230,7 @@ def apo_zero_unpaired(logps: Values, reference_logps: Values, labels: Labels, *,
     (log-probs are in nats). It is `kto` with z = 0.
 
     Args:
-      beta: above 0 (0.1).
+      beta: above 0 (0.1: the paper's, by TRL's account).
 
     Returns:
       [*n] in [0, 1], no unit; 1/2 where policy and reference agree.
@@ -262,7 +262,7 @@ def pmpo(
 ) -> Values:
     """Preference optimisation as probabilistic inference: alpha (-logp) or (1 - alpha) logp, + beta KL.
 
-    Abdolmaleki et al. 2024, arXiv:2410.04166, from a summary (not checked against the paper): -logp of
+    Abdolmaleki et al. 2024, arXiv:2410.04166, Eq. 10 by notes on it (not checked against the paper): -logp of
     desirable responses weighs alpha, +logp of the others 1 - alpha. The KL is KL(reference || policy), summed
     over the scored positions of the response. alpha = 1, beta = 0 is the likelihood of the desirable ones.
     Log-probs of the others have no lower bound: beta is what holds them. The expectations are over each label
@@ -271,8 +271,9 @@ def pmpo(
 
     Args:
       forward_kl: KL(reference || policy) at each position, nats, 0 or more.
-      alpha: in [0, 1]. beta: 0 or more, above 0 where alpha is 0. (0.5 and 0.3 are a port's; the paper's have
-        not been verified.)
+      alpha: in [0, 1]. beta: 0 or more, above 0 where alpha is 0. (0.5 and 0.3 are a port's. The paper's have
+        not been verified; by a note on it, alpha 0.5 needs a beta above about 0.5 on its control tasks, and
+        alpha 0 one above 1.)
 
     Returns:
       [*n] nats, of either sign.

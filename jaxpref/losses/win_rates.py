@@ -129,11 +129,13 @@ def gpo(
     ((u_w - s_w / beta)^2 + (u_l - s_l / beta)^2) / 2, Zhang et al. 2024, arXiv:2410.02197, Eq. 5.3.
     `chosen_scores` and `rejected_scores` are `gpo_scores`.
 
-    Differs from the paper, which has no factor one half and sums over all samples, not over the best and the
-    worst. (The released repository has no policy trainer.)
+    Differs from the paper, which has no factor one half and sums over all samples. Its released scripts learn
+    from the best and the worst of five, as here (their policy trainer is not public). As there, the log of
+    the normaliser is taken for 0, and the reference is the policy of the round before, which drew the
+    responses.
 
     Args:
-      beta: 1 / eta, above 0 (0.001, as `sppo`; the paper's is not verified).
+      beta: 1 / eta, above 0 (released scripts: 0.001; the paper's text gives none).
 
     Returns:
       [b] nats squared, 0 or more; 0 where policy and reference agree and both scores are 0.

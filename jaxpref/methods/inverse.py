@@ -61,7 +61,7 @@ INVERSE = (
         "f-IRL",
         "(H - mean H) R/α, H = mean_t h(u_t)",
         "returns",
-        "ours",
+        "ours (weights: released code)",
         identities="finite differences of three divergences, a constant in h drops out",
         parity=NO_CODE,
         real=NO_RUN,

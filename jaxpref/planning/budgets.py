@@ -1,6 +1,7 @@
 """Planners that stop early, and mixtures of them: people whose inference has a hidden budget.
 
-Latent inference budgets, Jacob et al. 2024, arXiv:2312.04030 (known to us by its abstract and reviews).
+Latent inference budgets, Jacob et al. 2024, arXiv:2312.04030 (known to us by its abstract and reviews; which
+of the two mixtures is the paper's has not been verified, and one review speaks of one budget a trajectory).
 """
 
 from collections.abc import Sequence

@@ -44,7 +44,7 @@ def latent_budgets(
     Args:
       world: where they act; its weights are the rewards they plan with, unless `learn_weights`.
       budgets: numbers of steps looked ahead.
-      mixture: `planning.budgets.per_decision` (the paper's) or `per_trajectory`.
+      mixture: `planning.budgets.per_decision` or `per_trajectory` (which one the paper has is not verified).
       temperature: of each planner's choice.
       initial: weights that `init` returns where they are learned; None: zeros.
     """
@@ -105,7 +105,7 @@ def latent_horizons(
       graph, features, initial, planner, arcs_table, hidden, param_dtype: as `policies.routes.route_planner`
         has them; without `learn_costs` the initial costs are what drivers plan with.
       horizons: 1 or more each.
-      mixture: `planning.budgets.per_decision` (the paper's) or `per_trajectory`.
+      mixture: as there.
     """
     if agents < 1 or not horizons or min(horizons) < 1:
         raise ValueError(

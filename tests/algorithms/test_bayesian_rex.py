@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxpref.algorithms import bayesian_rex
+from jaxpref.algorithms.bayesian_rex import ATARI, GRIDWORLD
 from jaxpref.data import SegmentRecords
 from jaxpref.environments import gridworld
 from jaxpref.metrics import to_floats
@@ -67,6 +68,23 @@ def test_params_are_the_posterior_mean_and_the_state_has_the_likeliest(chain):
     for found in (metrics, held_out):
         assert float(found["loss"].value) == pytest.approx(np.logaddexp(0, -1.5 * margins).mean(), rel=1e-4)
         assert float(found["rewards/accuracies"].value) == pytest.approx((margins > 0).mean())
+
+
+@pytest.mark.parametrize(("settings", "proposals", "order"), [(ATARI, 195_000, 2), (GRIDWORLD, 5_000, 1)])
+def test_settings_of_the_released_programs(settings, proposals, order):
+    """As many proposals as there, on their sphere, and short steps: neighbours in the chain are close."""
+    algorithm = bayesian_rex(policy, **settings)
+    batch = jax.tree.map(jnp.asarray, pairs().rows(np.arange(12)))
+    state, metrics = jax.jit(algorithm.step)(
+        algorithm.init(policy.init(jax.random.key(0))), batch, jax.random.key(0)
+    )
+    draws = np.asarray(state.policies["draws"]["weights"])
+    assert len(draws) * settings["thin"] == proposals
+    np.testing.assert_allclose(np.linalg.norm(draws, order, axis=-1), 1, rtol=1e-5)
+    concentration = np.linalg.norm(draws.mean(0), order)
+    assert float(metrics["chain/concentration"].value) == pytest.approx(concentration, abs=1e-4)
+    assert np.abs(np.diff(draws, axis=0)).max() < 12 * settings["width"] * settings["thin"] ** 0.5
+    assert float(metrics["chain/accepted"].value) > 0.5
 
 
 def test_a_row_of_weight_2_is_seen_twice_and_one_of_0_never():

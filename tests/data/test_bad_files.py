@@ -148,5 +148,7 @@ def test_a_file_that_is_not_there(tmp_path):
     command = ("train", f"{tmp_path}/bad.py", f"workdir={tmp_path}/run")
     printed = here(*command, f"path={tmp_path}/no.jsonl", expect=2)
     assert f"{tmp_path}/no.jsonl does not exist; give the path of a JSON-lines" in printed
-    printed = here(*command, f"path={tmp_path}", expect=2)  # nothing has trained: another path is no other run
+    printed = here(
+        *command, f"path={tmp_path}", expect=2
+    )  # nothing has trained: another path is no other run
     assert f"{tmp_path} is a folder; give the path" in printed

@@ -71,6 +71,7 @@ def test_walks_do_what_the_policy_says():
         (lambda: object_features(height=2, width=2, objects=5, kinds=2), "kinds <= objects <= cells"),
         (lambda: walk(policy=np.ones((6, 4)) / 4), "expected a policy"),
         (lambda: walk(policy=np.ones((6, 5))), "off a sum of 1 by 4"),
+        (lambda: walk(policy=np.full((6, 5), np.nan)), "off a sum of 1 by nan"),
         (lambda: walk(start=np.eye(6)[5]), "start has probability in a terminal state"),
         (lambda: walk(num=0), "num and steps of 1 or more"),
     ],

@@ -33,7 +33,7 @@ def demonstrations(
             f"{states} starting probabilities, got {shares.shape} and {first.shape}"
         )
     sums = max(np.abs(shares.sum(-1) - 1).max(), abs(first.sum() - 1))
-    if sums > 1e-4 or min(shares.min(), first.min()) < 0:
+    if not (sums <= 1e-4 and min(shares.min(), first.min()) >= 0):  # so that NaN is refused
         raise ValueError(f"demonstrations: probabilities are negative or off a sum of 1 by {sums:.2g}")
     if (first[ends] > 0).any():
         raise ValueError("demonstrations: start has probability in a terminal state; nothing is done there")

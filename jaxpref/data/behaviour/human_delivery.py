@@ -7,6 +7,7 @@ under nine conditions. They carry no licence, so they are not shipped: users dow
 
 import io
 import pickle
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def delivery_board(data_root: str) -> NDArray[np.int64]:
     """
     folder = Path(data_root) / "delivery_mdp"
     if (folder / "board.npy").is_file():
-        return _array(folder / "board.npy").astype(np.int64)
+        return _cells(folder / "board.npy", _array(folder / "board.npy"))
     path = folder / "delivery_env.pickle"
     if not path.is_file():
         raise ValueError(f"no board: expected {folder}/board.npy or {path.name}; get it from {_HOME}")
@@ -56,7 +57,7 @@ def delivery_board(data_root: str) -> NDArray[np.int64]:
         board = np.asarray(vars(pickled)["board"])
     except (pickle.UnpicklingError, EOFError, AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: no board could be read ({error}); save it as board.npy") from error
-    return board.astype(np.int64)
+    return _cells(path, board)
 
 
 def human_delivery(
@@ -170,17 +171,20 @@ class _PlainUnpickler(pickle.Unpickler):
 
 def _judgements(folder: Path, condition: str, world: World) -> tuple[np.ndarray, np.ndarray]:
     """Labels [n] and moves [n, 2, 4, 2] of one condition, checked against the world."""
-    y, x, moves = (
-        _array(folder / f"{condition}_full_filtered_{kind}.npy") for kind in ("Y", "X", "segment_pairs")
-    )
-    if y.ndim != 1 or x.shape != (len(y), 3) or moves.shape != (len(y), 2, 4, 2):
-        raise ValueError(
-            f"{condition}: expected [n], [n, 3] and [n, 2, 4, 2] in Y, X and segment_pairs, got "
-            f"{y.shape}, {x.shape} and {moves.shape}"
-        )
-    if not np.isin(y, (0, 0.5, 1)).all():
-        raise ValueError(f"{condition}: label {y[~np.isin(y, (0, 0.5, 1))][0]} is not 0, 0.5 or 1")
-    _check_returns(condition, world, moves, x[:, 0])
+    paths = [folder / f"{condition}_full_filtered_{kind}.npy" for kind in ("Y", "X", "segment_pairs")]
+    y, x, moves = (_array(path) for path in paths)
+    if y.ndim != 1 or not len(y):
+        raise ValueError(f"{paths[0]}: expected labels [n], one or more, got {y.shape}")
+    for path, found, shape in ((paths[1], x, (len(y), 3)), (paths[2], moves, (len(y), 2, 4, 2))):
+        if found.shape != shape:
+            raise ValueError(
+                f"{path}: expected {shape}, as {paths[0].name} has {len(y)} rows, got {found.shape}"
+            )
+    known = np.isin(y, (0, 0.5, 1))
+    if not known.all():
+        row = np.flatnonzero(~known)[0]
+        raise ValueError(f"{paths[0]}: row {row}: label {y[row]} is not 0, 0.5 or 1")
+    _check_returns(paths[2], world, _whole(paths[2], moves), x[:, 0])
     return y, moves
 
 
@@ -188,17 +192,39 @@ def _array(path: Path) -> np.ndarray:
     if not path.is_file():
         raise ValueError(f"no file {path}; get it from {_HOME}")
     try:
-        return np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+        found = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path}: not a readable .npy file of numbers ({error})") from error
+    if not isinstance(found, np.ndarray) or found.dtype.kind not in "iuf":
+        kind = found.dtype if isinstance(found, np.ndarray) else "an archive (.npz)"
+        raise ValueError(f"{path}: expected one array of numbers, got {kind}")
+    return found
+
+
+def _whole(path: Path, values: np.ndarray) -> np.ndarray:
+    """The same as int64; raises ValueError that names the row of the first number that is not whole."""
+    odd = np.argwhere(~np.isfinite(values) | (values != np.floor(values)))
+    if len(odd):
+        raise ValueError(f"{path}: row {odd[0][0]}: expected whole numbers, got {values[tuple(odd[0])]}")
+    return values.astype(np.int64)
+
+
+def _cells(path: Path, board: np.ndarray) -> NDArray[np.int64]:
+    if board.ndim != 2 or board.dtype.kind not in "iuf":
+        raise ValueError(
+            f"{path}: expected a board of cell codes [rows, columns], got {board.dtype} {board.shape}"
+        )
+    return _whole(path, board)
 
 
 def _walked(name: str, world: World, moves: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """States and actions `[n, 2, 3]` and numbers of steps, checked against the world."""
     rows, columns = world.shape
     starts = moves[:, :, 0]
-    if (starts < 0).any() or (starts >= (rows, columns)).any():
-        raise ValueError(f"{name}: a segment starts outside the board of {rows} x {columns} cells")
+    outside = ((starts < 0) | (starts >= (rows, columns))).any((1, 2))
+    if outside.any():
+        row = np.flatnonzero(outside)[0]
+        raise ValueError(f"{name}: row {row} starts outside the board of {rows} x {columns} cells")
     known = (moves[:, :, 1:, None] == np.array(_MOVES)).all(-1)
     moved, still = known.any(-1), (moves[:, :, 1:] == 0).all(-1)
     if not (moved | still).all():
@@ -225,12 +251,12 @@ def _returns(world: World, states: np.ndarray, actions: np.ndarray, real: np.nda
     return (np.asarray(world.mdp.rewards, np.float64)[states, actions] * real).sum(-1)
 
 
-def _check_returns(condition: str, world: World, moves: np.ndarray, expected: np.ndarray) -> None:
-    states, actions, steps = _walked(f"{condition}_full_filtered_segment_pairs.npy", world, moves)
+def _check_returns(path: Path, world: World, moves: np.ndarray, expected: np.ndarray) -> None:
+    states, actions, steps = _walked(str(path), world, moves)
     returns = _returns(world, states, actions, np.arange(3) < steps[..., None])
-    apart = np.abs(returns[:, 1] - returns[:, 0] - expected) > 1e-4
+    apart = ~(np.abs(returns[:, 1] - returns[:, 0] - expected) <= 1e-4)  # so that NaN is apart
     if apart.any():
         raise ValueError(
-            f"{condition}: the partial returns of {apart.sum()} of {len(apart)} pairs are not those of "
+            f"{path}: the partial returns of {apart.sum()} of {len(apart)} pairs are not those of "
             f"_X.npy (row {np.flatnonzero(apart)[0]} first); is the board, or are the weights, of other data?"
         )

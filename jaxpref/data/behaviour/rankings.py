@@ -26,11 +26,13 @@ def ranked_pairs(
       ValueError: fewer than two ranks, rows that are no single segments, lengths that differ, or a number
         below 1.
     """
-    shapes = {r.observations.shape[1:] for r in ranks}
-    if len(ranks) < 2 or len(shapes) != 1 or any(r.k != 1 or not len(r) for r in ranks):
+    forms = [[(a.shape[1:], a.dtype.kind) for a in (r.observations, r.actions)] for r in ranks]
+    odd = next((i for i, r in enumerate(ranks) if r.k != 1 or not len(r) or forms[i] != forms[0]), None)
+    if len(ranks) < 2 or odd is not None:
+        said = "" if odd is None else f", rank {odd} with {ranks[odd].observations.shape}, {forms[odd]}"
         raise ValueError(
-            f"ranked_pairs: expected two ranks or more of single segments of one padded length, got "
-            f"{[r.observations.shape for r in ranks]}"
+            "ranked_pairs: expected two ranks or more of single segments of one padded length and one kind "
+            f"of observations and actions, got {len(ranks)}{said}"
         )
     if num_pairs < 1 or (piece is not None and piece < 1):
         raise ValueError(f"ranked_pairs: expected num_pairs and piece of 1 or more, got {num_pairs}, {piece}")
@@ -45,7 +47,7 @@ def ranked_pairs(
     kept = lengths if piece is None else np.minimum(lengths, piece)
     first = (generator.random((num_pairs, 2)) * (lengths - kept + 1)).astype(np.int64)
     room = int(kept.max())
-    at = np.minimum(first[..., None] + np.arange(room), shapes.pop()[1] - 1)
+    at = np.minimum(first[..., None] + np.arange(room), ranks[0].observations.shape[2] - 1)
 
     def cut(name: str) -> np.ndarray:
         whole = np.concatenate([getattr(r, name)[:, 0] for r in ranks])

@@ -67,14 +67,7 @@ def robot_preferences(
             f"robot preferences: checksum mismatch: {path} has sha256 {actual[:16]}..., the public file "
             f"{expected[:16]}...; fetch it again from {_HOME}"
         )
-    try:
-        with open(path, "rb") as raw, np.load(raw) as file:
-            observations, actions = (
-                np.stack([file[f"{name}_1"], file[f"{name}_2"]], 1) for name in ("obs", "action")
-            )
-            label = file["label"]
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"robot preferences: {path} does not hold pairs ({error})") from error
+    observations, actions, label = _read(path)
     second = label > 0.5
     order = np.where(second[:, None], [[1, 0]], [[0, 1]])
     rows = np.arange(len(label))[:, None]
@@ -86,6 +79,36 @@ def robot_preferences(
         metadata={"source": path.name},
     )
     return records.take(label != 0.5) if strict else records
+
+
+def _read(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Observations and actions `[n, 2, t, ...]` and labels [n]; raises ValueError with file and row."""
+    try:
+        with open(path, "rb") as raw, np.load(raw) as file:
+            observations, actions = (
+                np.stack([file[f"{name}_1"], file[f"{name}_2"]], 1) for name in ("obs", "action")
+            )
+            label = file["label"]
+    except (OSError, EOFError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"robot preferences: {path} does not hold pairs ({error})") from error
+    n = len(label) if label.ndim == 1 else 0
+    if not n or any(a.ndim != 4 or len(a) != n or a.dtype.kind not in "iuf" for a in (observations, actions)):
+        raise ValueError(
+            f"robot preferences: {path}: expected numbers [n, steps, d] and labels [n], got obs "
+            f"{observations[:, 0].shape}, action {actions[:, 0].shape} and label {label.shape}"
+        )
+    known = np.isin(label, (0, 0.5, 1))
+    if not known.all():
+        row = np.flatnonzero(~known)[0]
+        raise ValueError(f"robot preferences: {path}: row {row}: label {label[row]} is not 0, 0.5 or 1")
+    for name, values in (("obs", observations), ("action", actions)):
+        odd = np.argwhere(~np.isfinite(values))
+        if len(odd):
+            row, j = odd[0][:2]
+            raise ValueError(
+                f"robot preferences: {path}: row {row}: {name}_{j + 1} has a number that is not finite"
+            )
+    return observations, actions, label
 
 
 def _found(root: Path, name: str) -> Path:

@@ -41,4 +41,15 @@ def one_off_pairs(records: SegmentRecords, *, per_segment: int = 4, seed: int = 
 def _scores(records: SegmentRecords) -> np.ndarray:
     if records.k != 1 or "scores" not in records.columns:
         raise ValueError("scored segments: expected one segment a row and the column scores [n, 1]")
-    return records.columns["scores"][:, 0]
+    scores = np.asarray(records.columns["scores"])
+    if scores.shape != (len(records), 1) or scores.dtype.kind not in "iuf":
+        raise ValueError(
+            f"scored segments: expected numbers [{len(records)}, 1] in the column scores, got {scores.dtype} "
+            f"{scores.shape}"
+        )
+    odd = np.flatnonzero(~np.isfinite(scores[:, 0]))
+    if odd.size:
+        raise ValueError(
+            f"scored segments: row {odd[0]}: score {scores[odd[0], 0]} is not finite; leave it out"
+        )
+    return scores[:, 0]

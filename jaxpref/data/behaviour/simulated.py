@@ -133,7 +133,8 @@ def simulated_agents(
     """
     built, generator = world(), np.random.default_rng(seed)
     mixes = np.asarray(shares, np.float64)
-    if mixes.ndim != 2 or mixes.shape[1] != len(budgets) or np.abs(mixes.sum(-1) - 1).max() > 1e-6:
+    fits = mixes.ndim == 2 and mixes.shape[1] == len(budgets)
+    if not fits or not ((mixes >= 0).all() and np.abs(mixes.sum(-1) - 1).max() <= 1e-6):  # NaN is refused
         raise ValueError(f"shares: expected one probability for each of {len(budgets)} budgets, got {shares}")
     policies = np.exp(np.asarray(budget_logps(built.mdp, budgets, temperature=temperature), np.float64))
     transitions = np.asarray(built.mdp.transitions, np.float64)

@@ -1,21 +1,24 @@
-"""Road networks from files: DIMACS and PACE graphs, OpenStreetMap extracts, tables of arcs."""
+"""Road networks from files: DIMACS and PACE graphs, OpenStreetMap extracts."""
 
-import csv
 import dataclasses
 import gzip
-import itertools
+import logging
 import lzma
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxpref.data.roads.osm import read_pbf, street_arcs
+from jaxpref.data.roads.osm import DRIVABLE, StreetArcs, read_osm, street_arcs
 from jaxpref.data.sources import sha256_of
 from jaxpref.planning.roads import RoadGraph, road_graph
 
-__all__ = ["Roads", "boxes", "csv_roads", "csv_routes", "gr_graph", "liechtenstein_roads", "new_york_graph"]
+__all__ = ["Roads", "boxes", "gr_graph", "liechtenstein_roads", "new_york_graph", "osm_roads"]
+
+logger = logging.getLogger("jaxpref.data")
 
 _NEW_YORK = (
     "road_new_york/NY.gr.xz",
@@ -40,6 +43,7 @@ class Roads:
     coordinates: NDArray[np.float64] | None = None  # [n, 2], longitude and latitude
     shapes: tuple[NDArray[np.float64], ...] = ()  # of each arc, [points, 2], its ends included
     credit: str = ""  # attribution that a picture must show
+    metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of the file: what was left out
 
     def features(self, names: Sequence[str]) -> NDArray[np.float64]:
         """Columns side by side `[e, f]`."""
@@ -55,19 +59,57 @@ def new_york_graph(data_root: str) -> RoadGraph:
 
 
 def liechtenstein_roads(data_root: str) -> Roads:
-    """The drivable roads of Liechtenstein: arcs from crossing to crossing, the largest strong component.
+    """The drivable roads of Liechtenstein, by `osm_roads`. (c) OpenStreetMap contributors, ODbL."""
+    return osm_roads(_file(data_root, *_LIECHTENSTEIN))
 
-    Columns: "length" (metres), "class" (a number into `classes`). (c) OpenStreetMap contributors, ODbL.
+
+def osm_roads(path: str | Path, *, classes: tuple[str, ...] = DRIVABLE) -> Roads:
+    """Roads of an OpenStreetMap extract: arcs from crossing to crossing, the largest strong component.
+
+    Columns: "length" (metres), "class" (a number into `classes`). `osm.read_osm` says which files, and
+    `osm.street_arcs` which ways. What is left out is in `metadata` and in the log: `closed_ways` (to cars),
+    `lost_links` (to a node that the file lacks) and those `missing_nodes`, `unconnected_arcs` (outside of the
+    component) and `loops` (circular roads without a second crossing, which lead nowhere).
+
+    Args:
+      classes: values of `highway`, their `_link` included.
+
+    Raises:
+      ImportError: `osmium` is not installed.
+      ValueError: the file cannot be read, or no road of these classes is left.
     """
-    nodes, ways = read_pbf(_file(data_root, *_LIECHTENSTEIN))
-    arcs = street_arcs(nodes, ways)
-    kept = _strong(arcs.tails, arcs.heads)
+    arcs = street_arcs(*read_osm(path), classes)
+    kept = _strong(arcs.tails, arcs.heads) if len(arcs.tails) else np.zeros(0, np.int64)
+    proper = kept[arcs.tails[kept] != arcs.heads[kept]]
+    counts = {
+        **arcs.counts,
+        "unconnected_arcs": len(arcs.tails) - len(kept),
+        "loops": len(kept) - len(proper),
+    }
+    said = ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in counts.items())
+    if not len(proper):
+        raise ValueError(
+            f"{path}: no road is left ({said}); expected ways with `highway` one of {', '.join(classes)}, "
+            "and their nodes, in an area where one can drive there and back"
+        )
+    roads = _component(arcs, proper, {"source": Path(path).name, **counts})
+    lost = counts["lost_links"]
+    logger.log(
+        logging.WARNING if lost else logging.INFO,
+        "%s: %d crossings and %d arcs; %s%s",
+        path,
+        roads.graph.num_nodes,
+        roads.graph.num_arcs,
+        said,
+        ": ways end where the extract lacks their nodes; extract with complete ways" if lost else "",
+    )
+    return roads
+
+
+def _component(arcs: StreetArcs, kept: NDArray[np.int64], metadata: dict[str, Any]) -> Roads:
     ids, ends = np.unique(np.stack([arcs.tails[kept], arcs.heads[kept]]), return_inverse=True)
     tails, heads = ends.reshape(2, -1)
-    # Circular roads without a crossing lead nowhere.
-    proper = tails != heads
-    kept = kept[proper]
-    graph, order = road_graph(tails[proper], heads[proper], len(ids))
+    graph, order = road_graph(tails, heads, len(ids))
     rows = kept[order]
     return Roads(
         graph,
@@ -77,6 +119,7 @@ def liechtenstein_roads(data_root: str) -> Roads:
         arcs.coordinates[ids],
         tuple(arcs.shapes[i] for i in rows),
         "(c) OpenStreetMap contributors, ODbL",
+        metadata,
     )
 
 
@@ -111,7 +154,7 @@ def gr_graph(path: str | Path) -> tuple[RoadGraph, NDArray[np.float64] | None]:
     `U V` (PACE, each an arc in both directions). Lines that begin with `c` are comments.
 
     Raises:
-      ValueError: no such file, no header, another number of lines than it says, or a bad line.
+      ValueError: no such file, no header, another number of lines than it says, or a bad line, by its number.
     """
     path = Path(path)
     if not path.is_file():
@@ -119,99 +162,61 @@ def gr_graph(path: str | Path) -> tuple[RoadGraph, NDArray[np.float64] | None]:
     opened = {".xz": lzma.open, ".gz": gzip.open}.get(path.suffix, open)
     try:
         with opened(path, "rb") as file:
-            lines = [line for line in file.read().splitlines() if line and not line.startswith(b"c")]
-    except (OSError, EOFError, lzma.LZMAError) as error:
+            every = file.read().splitlines()
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise ValueError(f"{path}: damaged: {error}") from error
+    numbers = np.array([i for i, line in enumerate(every) if line and not line.startswith(b"c")], np.int64)
+    lines = [every[i] for i in numbers]
     header = lines[0].split() if lines else []
-    if len(header) != 4 or header[:1] != [b"p"] or header[1] not in (b"sp", b"tw"):
+    known = len(header) == 4 and header[0] == b"p" and header[1] in (b"sp", b"tw")
+    if not known or not all(word.isdigit() for word in header[2:]):
         raise ValueError(f"{path}: expected a first line `p sp NODES ARCS` or `p tw NODES EDGES`")
     directed, n, m = header[1] == b"sp", int(header[2]), int(header[3])
     if len(lines) - 1 != m:
         raise ValueError(f"{path}: the header says {m} lines, and there are {len(lines) - 1}")
-    width = 3 if directed else 2
-    words = b" ".join(lines[1:]).split()
-    if directed:
-        words = [word for word in words if word != b"a"]
-    try:
-        numbers = np.array(words, np.int64).reshape(m, width)
-    except ValueError as error:
-        odd = next((i for i, line in enumerate(lines[1:]) if len(line.split()) != width + directed), None)
-        said = "a word is no number" if odd is None else f"line {odd + 1} after the header has another form"
-        raise ValueError(f"{path}: {said}") from error
-    tails, heads = numbers[:, 0] - 1, numbers[:, 1] - 1
+    rows = _gr_rows(path, lines[1:], (numbers[1:] + 1).tolist(), directed, n)
+    tails, heads = rows[:, 0] - 1, rows[:, 1] - 1
     if not directed:
         tails, heads = np.concatenate([tails, heads]), np.concatenate([heads, tails])
     graph, order = road_graph(tails, heads, n)
-    return graph, numbers[order, 2].astype(float) if directed else None
+    return graph, rows[order, 2].astype(float) if directed else None
 
 
-def csv_roads(path: str | Path) -> Roads:
-    """A table of arcs: columns `tail` and `head` (names of nodes), the others numbers; a line is an arc.
+def _gr_rows(
+    path: Path, lines: list[bytes], numbers: list[int], directed: bool, nodes: int
+) -> NDArray[np.int64]:
+    """The numbers of each line `[m, 2 or 3]`; raises ValueError with file and line number."""
+    form = "a TAIL HEAD LENGTH" if directed else "U V"
+    words = [line.split() for line in lines]
+    letter, width = [b"a"] * directed, len(form.split())
 
-    The graph sorts arcs; the column "row" says which line of the file each one was, from 0.
-    """
-    entries = _table(path, ("tail", "head"))
-    tails, heads = [entry["tail"] for entry in entries], [entry["head"] for entry in entries]
-    names = list(dict.fromkeys([*tails, *heads]))
-    number = {name: i for i, name in enumerate(names)}
-    graph, order = road_graph([number[t] for t in tails], [number[h] for h in heads], len(names))
-    columns = {"row": order.astype(float)}
-    for name in (c for c in entries[0] if c not in ("tail", "head")):
-        try:
-            columns[name] = np.array([float(entry[name]) for entry in entries])[order]
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path}: column {name!r}: expected numbers: {error}") from error
-    return Roads(graph, columns, tuple(names))
+    def wrong(i: int, said: str) -> ValueError:
+        return ValueError(f"{path}:{numbers[i]}: {said}, got {lines[i][:60].decode('utf-8', 'replace')!r}")
 
-
-def csv_routes(path: str | Path, roads: Roads) -> list[list[int]]:
-    """Routes over `csv_roads`, in order: columns `route`, and `arc` (line of its file, from 0) or `node`.
-
-    Raises:
-      ValueError: no arc joins two nodes, or several do (then give arcs); see also `data.roads.routes`.
-    """
-    entries = _table(path, ("route",))
-    by_name: dict[str, list[str]] = {}
-    kind = "arc" if "arc" in entries[0] else "node"
-    if kind not in entries[0]:
-        raise ValueError(f"{path}: expected a column `arc` or `node` beside `route`, got {list(entries[0])}")
-    for entry in entries:
-        by_name.setdefault(entry["route"], []).append(entry[kind])
-    if kind == "arc":
-        place = {int(line): i for i, line in enumerate(roads.columns["row"])}
-        return [[_known(place, a, f"{path}: route {name}: arc") for a in r] for name, r in by_name.items()]
-    node = {name: i for i, name in enumerate(roads.names)}
-    between: dict[tuple[int, int], list[int]] = {}
-    for arc, ends in enumerate(zip(roads.graph.tails.tolist(), roads.graph.heads.tolist(), strict=True)):
-        between.setdefault(ends, []).append(arc)
-    routes = []
-    for name, passed in by_name.items():
-        at = [_known(node, x, f"{path}: route {name}: node") for x in passed]
-        arcs = [between.get((a, b), []) for a, b in itertools.pairwise(at)]
-        odd = next((i for i, candidates in enumerate(arcs) if len(candidates) != 1), None)
-        if odd is not None:
-            said = "several arcs; give a column `arc`" if arcs[odd] else "no arc"
-            raise ValueError(f"{path}: route {name}: {passed[odd]} to {passed[odd + 1]}: {said}")
-        routes.append([candidates[0] for candidates in arcs])
-    return routes
+    for i, found in enumerate(words):
+        if len(found) != width or found[:directed] != letter:
+            raise wrong(i, f"expected `{form}`")
+    if not words:
+        raise ValueError(f"{path}: expected lines `{form}` after the first, got none")
+    try:
+        rows = np.array([word for found in words for word in found[directed:]], np.int64).reshape(
+            len(words), -1
+        )
+    except (ValueError, OverflowError) as error:
+        odd = next((i for i, found in enumerate(words) if not _whole(found[directed:])), 0)
+        raise wrong(odd, f"expected `{form}` in whole numbers") from error
+    ends = rows[:, :2]
+    outside, loops = ((ends < 1) | (ends > nodes)).any(1), ends[:, 0] == ends[:, 1]
+    if outside.any():
+        raise wrong(int(outside.argmax()), f"expected nodes from 1 to {nodes}")
+    if loops.any():
+        raise wrong(int(loops.argmax()), "expected two nodes, no self loop (drop such lines)")
+    return rows
 
 
-def _known(numbers: dict, key: str, where: str) -> int:
-    wanted = int(key) if where.endswith("arc") and key.isdigit() else key
-    if wanted not in numbers:
-        raise ValueError(f"{where} {key!r} is not in the table of arcs")
-    return numbers[wanted]
-
-
-def _table(path: str | Path, needed: Sequence[str]) -> list[dict[str, str]]:
-    if not Path(path).is_file():
-        raise ValueError(f"no file {path}; expected a CSV file with columns {list(needed)}")
-    with open(path, newline="", encoding="utf-8") as file:
-        entries = list(csv.DictReader(file))
-    missing = [name for name in needed if not entries or name not in entries[0]]
-    if missing:
-        raise ValueError(f"{path}: expected a header with {list(needed)} and rows; {missing[0]!r} is missing")
-    return entries
+def _whole(words: list[bytes]) -> bool:
+    """Whether all are whole numbers of 64 bits."""
+    return all(word.removeprefix(b"-").isdigit() and abs(int(word)) < 2**63 for word in words)
 
 
 def _strong(tails: NDArray[np.int64], heads: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -1,11 +1,9 @@
-"""A small reader of OpenStreetMap's .osm.pbf: nodes, ways, and arcs of streets from crossing to crossing.
+"""OpenStreetMap extracts: ways and nodes of a file (read by `osmium`), and arcs of streets between crossings.
 
-It decodes the few protocol-buffer fields that are needed: https://wiki.openstreetmap.org/wiki/PBF_Format.
+The library reads; which ways are roads, their direction and where they are cut are rules of ours.
 """
 
 import itertools
-import struct
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["DRIVABLE", "StreetArcs", "Way", "read_pbf", "street_arcs"]
+__all__ = ["DRIVABLE", "Nodes", "StreetArcs", "Way", "read_osm", "street_arcs"]
 
 DRIVABLE = (
     "motorway",
@@ -26,12 +24,14 @@ DRIVABLE = (
     "living_street",
     "service",
 )
+_ACCESS = ("motorcar", "motor_vehicle", "vehicle", "access")  # for cars, the most specific first
+_TAGS = ("highway", "oneway", "junction", "area", *_ACCESS)
 _EARTH = 6_371_000.0  # metres
 
 
 class Way(NamedTuple):
     nodes: NDArray[np.int64]  # ids, in order
-    tags: dict[str, str]
+    tags: dict[str, str]  # those that the rules below read
 
 
 class Nodes(NamedTuple):
@@ -50,74 +50,159 @@ class StreetArcs(NamedTuple):
     shapes: list[NDArray[np.float64]]  # [points, 2] each
     ids: NDArray[np.int64]  # of the crossings
     coordinates: NDArray[np.float64]
+    counts: dict[str, int]  # ways, closed_ways, missing_nodes, lost_links
 
 
-def read_pbf(path: str | Path) -> tuple[Nodes, list[Way]]:
-    """All nodes and all ways with their tags; relations are skipped.
+def read_osm(path: str | Path) -> tuple[Nodes, list[Way]]:
+    """The ways that have a tag `highway`, and the nodes they name, as far as the file has them.
+
+    The name says the format: .osm.pbf, .osm (XML), .opl or .o5m, the texts also with .gz or .bz2. Nodes may
+    be plain or dense, before or after ways, or written into them (`LocationsOnWays`); ids may be negative.
+    Deleted objects (`visible="false"`), and nodes without a place on Earth, are not there. Places are whole
+    numbers of 1e-7 degrees. A .osm.pbf has no mark of its end: one that is cut between two of its blocks is
+    read as far as it goes.
+
+    *Differs from* osmium's own `with_locations`, which leaves ways without places where ids are negative,
+    nodes come after ways or are written into them (`findings/osmium_with_locations_loses_places.sh`).
 
     Raises:
-      ValueError: the file is cut short or damaged, or packs its blocks in a way other than zlib.
+      ImportError: `osmium` is not installed.
+      ValueError: no such file; cut short, damaged or of no known format; several versions of an object.
     """
-    ids: list[NDArray[np.int64]] = []
-    places: list[NDArray[np.float64]] = []
-    ways: list[Way] = []
+    osmium = _osmium()
+    if not Path(path).is_file():
+        raise ValueError(f"no file {path}; expected an OpenStreetMap extract (.osm.pbf, .osm, .osm.bz2)")
+    places: dict[int, tuple[int, int]] = {}
+    ways: dict[int, Way] = {}
     try:
-        for kind, block in _blocks(Path(path).read_bytes()):
-            if kind == b"OSMData":
-                _read_block(block, ids, places, ways)
-    except (struct.error, zlib.error, IndexError, KeyError) as error:
-        raise ValueError(f"{path}: not an intact .osm.pbf ({type(error).__name__}: {error})") from error
-    if not ids:
-        raise ValueError(f"{path}: no nodes found")
-    every, where = np.concatenate(ids), np.concatenate(places)
-    order = np.argsort(every)
-    return Nodes(every[order], where[order]), ways
+        processor = osmium.FileProcessor(str(path), osmium.osm.WAY)
+        if processor.header.has_multiple_object_versions:
+            raise ValueError(
+                f"{path}: a history or a change file, with several versions of an object; give an extract of "
+                "one date (`osmium time-filter` makes one)"
+            )
+        for way in processor.with_filter(osmium.filter.KeyFilter("highway")):
+            if not way.deleted:
+                _once(path, "way", way.id, ways)
+                ways[way.id] = _way(way, places)
+        wanted = set(itertools.chain.from_iterable(way.nodes.tolist() for way in ways.values())) - set(places)
+        seen: set[int] = set()
+        for node in osmium.FileProcessor(str(path), osmium.osm.NODE) if wanted else ():
+            if node.id in wanted and not node.deleted:
+                _once(path, "node", node.id, seen)
+                seen.add(node.id)
+                if node.location.valid():
+                    places[node.id] = node.location.x, node.location.y
+    except (RuntimeError, UnicodeDecodeError, osmium.InvalidLocationError) as error:
+        raise ValueError(
+            f"{path}: not an intact OpenStreetMap file of the format that its name says ({error}); get it "
+            "again, or name it after its format (.osm.pbf, .osm, .osm.bz2, .osm.gz, .opl, .o5m)"
+        ) from error
+    ids = np.array(sorted(places), np.int64)
+    tenths = np.array([places[i] for i in ids.tolist()], np.int64).reshape(-1, 2)
+    return Nodes(ids, tenths / 1e7), list(ways.values())
 
 
 def street_arcs(nodes: Nodes, ways: list[Way], classes: tuple[str, ...] = DRIVABLE) -> StreetArcs:
     """Arcs of the ways of these classes (and their links), cut where ways meet or end.
 
-    Arcs go in both directions unless the way is `oneway`, a motorway or a roundabout. Ways closed to motor
-    vehicles are left out, and a way ends at a point that the extract lacks. Turns happen at crossings only.
+    Arcs go in both directions unless the way is `oneway`, a motorway or a roundabout. Ways closed to cars are
+    left out: the most specific of `motorcar`, `motor_vehicle`, `vehicle` and `access` that a way has is "no".
+    A way ends at a node that the extract lacks: the links to such nodes are counted as `lost_links`. Turns
+    happen at crossings only.
     """
-    used = []
+    used: list[tuple[NDArray[np.int64], str, int]] = []
+    counts = {"ways": 0, "closed_ways": 0, "lost_links": 0}
+    missing: set[int] = set()
     for way in ways:
         kind = way.tags.get("highway", "").removesuffix("_link")
-        closed = "no" in (way.tags.get(key) for key in ("access", "vehicle", "motor_vehicle"))
-        if kind not in classes or closed or way.tags.get("area") == "yes":
+        if kind not in classes or way.tags.get("area") == "yes":
             continue
-        place = np.searchsorted(nodes.ids, way.nodes).clip(max=len(nodes.ids) - 1)
-        known = nodes.ids[place] == way.nodes
-        parts = np.split(np.arange(len(place)), np.flatnonzero(np.diff(known)) + 1)
-        kept = [place[part] for part in parts if len(part) > 1 and known[part[0]]]
-        used += [(part, kind, _direction(way.tags, kind)) for part in kept]
-    passes = np.zeros(len(nodes.ids), np.int64)
-    for part, _, _ in used:
-        np.add.at(passes, part, 1)
-        passes[part[[0, -1]]] += 2  # an end is a crossing
-    arcs: list[tuple[int, int, float, int, NDArray[np.float64]]] = []
-    for part, kind, direction in used:
-        cuts = np.flatnonzero(passes[part] > 1)
-        for i, j in itertools.pairwise(cuts):
-            shape = nodes.coordinates[part[i : j + 1]]
-            length, number = _length(shape), classes.index(kind)
-            if direction >= 0:
-                arcs.append((part[i], part[j], length, number, shape))
-            if direction <= 0:
-                arcs.append((part[j], part[i], length, number, shape[::-1]))
-    tails, heads = (np.array([arc[k] for arc in arcs]) for k in (0, 1))
+        if _closed(way.tags):
+            counts["closed_ways"] += 1
+            continue
+        parts, absent = _known_parts(nodes.ids, way.nodes)
+        counts["ways"] += 1
+        counts["lost_links"] += max(len(way.nodes) - 1, 0) - sum(len(part) - 1 for part in parts)
+        missing.update(absent)
+        used += [(part, kind, _direction(way.tags, kind)) for part in parts if len(part) > 1]
+    arcs = list(_arcs(nodes, used))
+    tails, heads = (np.array([arc[k] for arc in arcs], np.int64) for k in (0, 1))
     crossings, ends = np.unique(np.stack([tails, heads]), return_inverse=True)
     tails, heads = ends.reshape(2, -1)
     return StreetArcs(
         tails,
         heads,
-        np.array([arc[2] for arc in arcs]),
-        np.array([arc[3] for arc in arcs]),
+        np.array([_length(arc[2]) for arc in arcs]),
+        np.array([classes.index(arc[3]) for arc in arcs], np.int64),
         classes,
-        [arc[4] for arc in arcs],
+        [arc[2] for arc in arcs],
         nodes.ids[crossings],
         nodes.coordinates[crossings],
+        {**counts, "missing_nodes": len(missing)},
     )
+
+
+def _osmium() -> Any:
+    try:
+        import osmium
+        import osmium.filter
+    except ImportError as error:
+        raise ImportError(
+            "OpenStreetMap files are read with osmium, which is not installed: pip install 'jaxpref[maps]'"
+        ) from error
+    return osmium
+
+
+def _once(path: str | Path, kind: str, number: int, seen: set[int] | dict[int, Way]) -> None:
+    if number in seen:
+        raise ValueError(
+            f"{path}: {kind} {number} is there twice; give an extract of one date, joined by "
+            "`osmium merge` if of several"
+        )
+
+
+def _way(way: Any, places: dict[int, tuple[int, int]]) -> Way:
+    """A copy of what osmium lends; places that are written in the way itself go to `places`."""
+    for node in way.nodes:
+        if node.location.valid():
+            places[node.ref] = node.location.x, node.location.y
+    tags = {key: value for key in _TAGS if (value := way.tags.get(key)) is not None}
+    return Way(np.array([node.ref for node in way.nodes], np.int64), tags)
+
+
+def _closed(tags: dict[str, str]) -> bool:
+    """Whether cars may not: what some may use (private, destination, ...) is open."""
+    return next((tags[key] for key in _ACCESS if key in tags), "yes") == "no"
+
+
+def _known_parts(
+    ids: NDArray[np.int64], wanted: NDArray[np.int64]
+) -> tuple[list[NDArray[np.int64]], list[int]]:
+    """Rows of the nodes of a way, in runs without a gap, and the ids that are not there."""
+    if not len(ids):
+        return [], wanted.tolist()
+    place = np.searchsorted(ids, wanted).clip(max=len(ids) - 1)
+    known = ids[place] == wanted
+    runs = np.split(np.arange(len(place)), np.flatnonzero(np.diff(known)) + 1)
+    return [place[run] for run in runs if len(run) and known[run[0]]], wanted[~known].tolist()
+
+
+def _arcs(
+    nodes: Nodes, used: list[tuple[NDArray[np.int64], str, int]]
+) -> Iterator[tuple[int, int, NDArray[np.float64], str]]:
+    """(tail, head, shape, class) of each arc, in rows of nodes."""
+    passes = np.zeros(len(nodes.ids), np.int64)
+    for part, _, _ in used:
+        np.add.at(passes, part, 1)
+        passes[part[[0, -1]]] += 2  # an end is a crossing
+    for part, kind, direction in used:
+        for i, j in itertools.pairwise(np.flatnonzero(passes[part] > 1)):
+            shape = nodes.coordinates[part[i : j + 1]]
+            if direction >= 0:
+                yield int(part[i]), int(part[j]), shape, kind
+            if direction <= 0:
+                yield int(part[j]), int(part[i]), shape[::-1], kind
 
 
 def _direction(tags: dict[str, str], kind: str) -> int:
@@ -136,80 +221,3 @@ def _length(shape: NDArray[np.float64]) -> float:
     lon, lat = np.radians(shape).T
     half = np.sin(np.diff(lat) / 2) ** 2 + np.cos(lat[:-1]) * np.cos(lat[1:]) * np.sin(np.diff(lon) / 2) ** 2
     return float((2 * _EARTH * np.arcsin(np.sqrt(half))).sum())
-
-
-def _blocks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    at = 0
-    while at < len(data):
-        (size,) = struct.unpack_from(">I", data, at)
-        header = dict(_fields(data[at + 4 : at + 4 + size]))
-        at += 4 + size
-        if at + header[3] > len(data):
-            raise IndexError("a block is cut short")
-        blob = dict(_fields(data[at : at + header[3]]))
-        at += header[3]
-        yield header[1], zlib.decompress(blob[3]) if 3 in blob else blob[1]
-
-
-def _read_block(block: bytes, ids: list, places: list, ways: list[Way]) -> None:
-    fields: dict[int, list[Any]] = {}
-    for number, value in _fields(block):
-        fields.setdefault(number, []).append(value)
-    strings = [value.decode("utf-8", "replace") for number, value in _fields(fields[1][0]) if number == 1]
-    step, lat0, lon0 = (fields.get(k, [d])[0] for k, d in ((17, 100), (19, 0), (20, 0)))
-    for group in fields.get(2, []):
-        for number, value in _fields(group):
-            if number == 2:  # dense nodes: deltas of ids and places
-                dense = dict(_fields(value))
-                ids.append(np.cumsum(_signed(dense[1])))
-                lat, lon = (
-                    1e-9 * (o + step * np.cumsum(_signed(dense[k]))) for o, k in ((lat0, 8), (lon0, 9))
-                )
-                places.append(np.stack([lon, lat], 1))
-            elif number == 3:
-                way = dict(_fields(value))
-                keys, values = (_varints(way.get(k, b"")).tolist() for k in (2, 3))
-                tags = {strings[k]: strings[v] for k, v in zip(keys, values, strict=True)}
-                ways.append(Way(np.cumsum(_signed(way.get(8, b""))), tags))
-
-
-def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
-    """(number, value) of each field of a message: ints, or bytes of what has a length."""
-    at = 0
-    while at < len(data):
-        key, at = _varint(data, at)
-        kind = key & 7
-        if kind == 0:
-            value, at = _varint(data, at)
-        else:
-            size, at = _varint(data, at) if kind == 2 else ({1: 8, 5: 4}[kind], at)
-            value, at = data[at : at + size], at + size
-        yield key >> 3, value
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[at]
-        value |= (byte & 127) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 128:
-            return value, at
-
-
-def _varints(data: bytes) -> NDArray[np.int64]:
-    """A packed array of varints: 7 bits a byte, lowest first; the last byte of each is below 128."""
-    raw = np.frombuffer(data, np.uint8)
-    if not len(raw):
-        return np.zeros(0, np.int64)
-    ends = np.flatnonzero(raw < 128)
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    place = np.arange(len(raw)) - np.repeat(starts, ends - starts + 1)
-    parts = (raw & 127).astype(np.uint64) << (7 * place).astype(np.uint64)
-    return np.add.reduceat(parts, starts).astype(np.int64)
-
-
-def _signed(data: bytes) -> NDArray[np.int64]:
-    """Zigzag: 0, -1, 1, -2, ..."""
-    values = _varints(data)
-    return (values >> 1) ^ -(values & 1)

@@ -10,7 +10,12 @@ import numpy as np
 import pytest
 
 from jaxpref.data.behaviour.human_delivery import delivery_board, human_delivery, write_human_delivery
-from jaxpref.data.behaviour.simulated import preferred_first, random_segments, simulated_comparisons
+from jaxpref.data.behaviour.simulated import (
+    preferred_first,
+    random_segments,
+    simulated_agents,
+    simulated_comparisons,
+)
 from jaxpref.environments import delivery
 from jaxpref.environments.delivery import BOARD
 from jaxpref.planning import score_by_regret, score_by_return, values
@@ -43,6 +48,12 @@ def test_drawn_labels_have_their_frequencies():
         (1, 2)
     )
     assert same.mean() == pytest.approx(chance.preferences[:, 0, 1].mean(), abs=0.03)
+
+
+@pytest.mark.parametrize("shares", [[[0.5, np.nan]], [[1.5, -0.5]], [[0.5, 0.4]], [[1.0]]])
+def test_shares_that_are_no_probabilities_are_refused(shares):
+    with pytest.raises(ValueError, match="expected one probability for each of 2 budgets"):
+        simulated_agents(world=world, budgets=(1, 2), shares=shares, num_segments=2)
 
 
 def test_segments_stop_where_episodes_do():
@@ -145,17 +156,38 @@ def _set(place, value):
             lambda root: (root / "human_data/Pr-Trained_full_filtered_Y.npy").write_bytes(b"gone"),
             r"not a readable \.npy file",
         ),
-        (broken("Y", _set(3, 0.7)), "label 0.7 is not 0, 0.5 or 1"),
-        (broken("Y", lambda y: y[:-1]), r"expected \[n\], \[n, 3\] and \[n, 2, 4, 2\]"),
+        (broken("Y", _set(3, 0.7)), r"Y\.npy: row 3: label 0.7 is not 0, 0.5 or 1"),
+        (broken("Y", _set(3, np.nan)), r"Y\.npy: row 3: label nan is not 0, 0.5 or 1"),
+        (
+            broken("Y", lambda y: y[:-1]),
+            r"X\.npy: expected \(79, 3\), as Pr-Trained_full_filtered_Y\.npy has 79",
+        ),
+        (broken("Y", lambda y: y[:, None]), r"Y\.npy: expected labels \[n\], one or more, got \(80, 1\)"),
+        (broken("Y", lambda y: y.astype(str)), r"Y\.npy: expected one array of numbers, got <U"),
+        (broken("Y", lambda y: y > 0), r"Y\.npy: expected one array of numbers, got bool"),
+        (broken("segment_pairs", lambda m: m[:, :, :3]), r"segment_pairs\.npy: expected \(80, 2, 4, 2\)"),
+        (
+            broken("segment_pairs", lambda m: m + 0.5),
+            r"segment_pairs\.npy: row 0: expected whole numbers, got",
+        ),
         (
             broken("X", _set((4, 0), 9.0)),
             r"partial returns of 1 of 80 pairs are not those of _X\.npy \(row 4",
         ),
-        (broken("segment_pairs", _set((5, 0, 0), (10, 0))), "starts outside the board of 10 x 10"),
+        (broken("X", _set((4, 0), np.nan)), r"partial returns of 1 of 80 pairs .* \(row 4"),
+        (broken("segment_pairs", _set((5, 0, 0), (10, 0))), "row 5 starts outside the board of 10 x 10"),
         (broken("segment_pairs", _set((5, 0, 1), (1, 1))), "row 5 has a move that is none of"),
         (broken("segment_pairs", _set((5, 0, 1), (0, 0))), "row 5 stands still before its episode ends"),
         (broken("segment_pairs", _set((5, 0, 0), (1, 8))), "row 5 starts where its episode has ended"),
         (lambda root: (root / "delivery_mdp/board.npy").unlink(), r"no board: expected .*board\.npy"),
+        (
+            lambda root: np.save(root / "delivery_mdp/board.npy", CELLS + 0.5),
+            r"board\.npy: row 0: expected whole numbers, got 0.5",
+        ),
+        (
+            lambda root: np.save(root / "delivery_mdp/board.npy", CELLS.ravel()),
+            r"board\.npy: expected a board of cell codes \[rows, columns\], got int64 \(100,\)",
+        ),
     ],
 )
 def test_what_is_wrong_with_files_is_said(files, damage, message):

@@ -1,5 +1,7 @@
 """Pairs out of ranked demonstrations: who is first, what is cut, what is drawn."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -44,11 +46,17 @@ def test_whole_demonstrations_keep_their_lengths():
     np.testing.assert_array_equal(short.step_lengths[:, 1], 2)
 
 
+def as_vectors(records):
+    """The same with actions as numbers with a fraction, which whole ones would become beside them."""
+    return dataclasses.replace(records, actions=records.actions.astype(np.float32))
+
+
 @pytest.mark.parametrize(
     ("ranks", "arguments", "message"),
     [
         ([rank(0)], {}, "two ranks or more"),
-        ([rank(0), rank(1, room=7)], {}, "one padded length"),
+        ([rank(0), rank(1, room=7)], {}, r"one padded length .* rank 1 with \(.*7"),
+        ([rank(0), as_vectors(rank(1))], {}, "one kind of observations and actions, got 2, rank 1 with"),
         ([rank(0), rank(1)], {"piece": 0}, "piece of 1 or more"),
         ([rank(0), rank(1)], {"num_pairs": 0}, "num_pairs and piece"),
     ],

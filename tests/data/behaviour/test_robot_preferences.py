@@ -59,3 +59,37 @@ def test_bad_files_are_named(data_root, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "sha256_of", lambda path: TASKS[HOPPER][0])
     with pytest.raises(ValueError, match="does not hold pairs"):
         robot_preferences(**read)
+
+
+def _set(name, place, value):
+    def change(arrays):
+        arrays[name] = arrays[name].astype(float)
+        arrays[name][place] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_set("label", 3, 0.7), "row 3: label 0.7 is not 0, 0.5 or 1"),
+        (_set("obs_2", (4, 1, 0), np.nan), "row 4: obs_2 has a number that is not finite"),
+        (
+            lambda arrays: arrays.update(label=arrays["label"][:, None]),
+            r"labels \[n\], got .*label \(100, 1\)",
+        ),
+        (lambda arrays: arrays.update(label=arrays["label"][:-1]), r"labels \[n\], got .*label \(99,\)"),
+        (lambda arrays: arrays.update(action_2=arrays["action_2"][:-1]), "does not hold pairs"),
+        (lambda arrays: arrays.pop("obs_1"), "does not hold pairs .*obs_1"),
+    ],
+)
+def test_what_is_wrong_with_a_row_is_said(data_root, tmp_path, monkeypatch, change, message):
+    with np.load(data_root / "robot_human_prefs" / f"{HOPPER}_human_train.npz") as file:
+        arrays = dict(file)
+    change(arrays)
+    path = tmp_path / f"{HOPPER}_human_train.npz"
+    np.savez(path, **arrays)
+    monkeypatch.setattr(module, "sha256_of", lambda path: TASKS[HOPPER][0])
+    with pytest.raises(ValueError, match=message) as error:
+        robot_preferences(data_root=str(tmp_path), task=HOPPER)
+    assert str(path) in str(error.value)

@@ -1,5 +1,6 @@
 """Scored segments: the better half, and pairs that are asked once."""
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -48,6 +49,15 @@ def test_what_has_no_scores_is_named():
         better_half(SegmentRecords(np.zeros((2, 1, 3)), np.zeros((2, 1, 3)), np.ones((2, 1), int)))
     with pytest.raises(ValueError, match="2 segments or more"):
         one_off_pairs(_records([1.0]))
+    for scores, said in (
+        ([1.0, np.nan], "row 1: score nan is not finite"),
+        ([np.inf, 0.0], "row 0: score inf"),
+    ):
+        for make in (better_half, one_off_pairs):
+            with pytest.raises(ValueError, match=said):
+                make(_records(scores))
+    with pytest.raises(ValueError, match=r"expected numbers \[2, 1\] in the column scores, got .*\(2,\)"):
+        better_half(dataclasses.replace(_records([1.0, 2.0]), columns={"scores": np.ones(2)}))
 
 
 STEP = 1
