@@ -16,6 +16,8 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
+
 __all__ = ["code_of", "name_of"]
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
@@ -32,8 +34,8 @@ def code_of(*functions: Callable[..., Any]) -> dict[str, str]:
     """SHA-256 (hex) of the code of functions, and of what they use, by name.
 
     Functions and classes count which neither this package, nor the standard library, nor an installed package
-    has; so do the plain module-level values that these read (`module.NAME`). Partials count by what they
-    hold. Comments, layout and docstrings do not count.
+    has; so do the plain module-level values and arrays that these read (`module.NAME`). Partials count by
+    what they hold. Comments, layout and docstrings do not count.
     """
     found: dict[str, set[str]] = {}
     seen: set[int] = set()
@@ -64,9 +66,9 @@ def _visit(value: Any, found: dict[str, set[str]], seen: set[int]) -> None:
         unwrapped = inspect.unwrap(member) if callable(member) else getattr(member, "fget", None)
         if isinstance(unwrapped, types.FunctionType):
             for used, content in _used(unwrapped):
-                if _plain(content):
+                if (said := _said(content)) is not None:
                     name = f"{_module_name(function)}.{used}"
-                    found.setdefault(name, set()).add(_digest(repr(content)))
+                    found.setdefault(name, set()).add(_digest(said))
                 else:
                     _visit(content, found, seen)
 
@@ -99,12 +101,26 @@ def _names(code: types.CodeType) -> Iterator[str]:
             yield from _names(constant)
 
 
-def _plain(value: Any) -> bool:
-    if isinstance(value, tuple | list | frozenset):
-        return all(map(_plain, value))
+def _said(value: Any) -> str | None:
+    """A plain value or an array as text, the same in every process; None for anything else."""
+    if isinstance(value, _PLAIN):
+        return repr(value)
     if isinstance(value, dict):
-        return all(map(_plain, (*value.keys(), *value.values())))
-    return isinstance(value, _PLAIN)
+        value, kind = [part for pair in value.items() for part in pair], "dict"
+    elif isinstance(value, tuple | list | set | frozenset):
+        kind = type(value).__name__
+    elif hasattr(value, "__array__") and not callable(value):
+        array = np.ascontiguousarray(value)
+        content = hashlib.sha256(array.reshape(-1).view(np.uint8).data).hexdigest()
+        return f"{array.dtype} {array.shape} {content}" if array.dtype != object else None
+    else:
+        return None
+    parts = [_said(part) for part in value]
+    if None in parts:
+        return None
+    # A set of texts has another order in every process.
+    said = sorted(map(str, parts)) if isinstance(value, set | frozenset) else parts
+    return f"{kind}({', '.join(map(str, said))})"
 
 
 def _own(module: str) -> bool:
@@ -132,7 +148,7 @@ def _text(function: Any) -> str:
 
 
 def _compiled(code: types.CodeType) -> str:
-    parts = [_compiled(c) if isinstance(c, types.CodeType) else repr(c) for c in code.co_consts]
+    parts = [_compiled(c) if isinstance(c, types.CodeType) else _said(c) for c in code.co_consts]
     return repr((code.co_code, code.co_names, code.co_varnames, parts))
 
 

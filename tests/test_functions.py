@@ -2,6 +2,8 @@
 
 import functools
 import importlib.util
+import os
+import subprocess
 import sys
 
 import numpy as np
@@ -16,8 +18,12 @@ BEFORE = '''
 import functools
 import math
 
+import numpy as np
+
 SCALE = 2.0
 START = 3.0
+WEIGHTS = np.array([1.0, 2.0])
+NAMES = {"one", "two", "three", "four"}
 UNUSED = 1.0
 
 
@@ -50,6 +56,14 @@ def with_partial(x):
 
 def shifted(x, by=START):
     return x + by
+
+
+def weighed(x):
+    return x * WEIGHTS
+
+
+def named(x):
+    return x in NAMES
 
 
 class Steeper(Curve):
@@ -100,6 +114,8 @@ def digests(tmp_path, monkeypatch):
         ("with_class", "return helper(x)\n\n\ndef helper", "return -helper(x)\n\n\ndef helper", "Curve"),
         ("with_partial", "* beta + math.pi", "* beta - math.pi", "plain"),
         ("shifted", "START = 3.0", "START = 4.0", "shifted(by)"),
+        ("weighed", "[1.0, 2.0]", "[1.0, 2.5]", "WEIGHTS"),
+        ("named", '"two", "three"', '"three"', "NAMES"),
         ("inherited", "x * SCALE", "x + SCALE", "helper"),
         ("kept", "helper(y) for", "-helper(y) for", "kept"),
         ("kept", "x * SCALE", "x + SCALE", "helper"),
@@ -130,6 +146,26 @@ def test_values_of_the_function_around_count():
         return lambda x: x**power
 
     assert code_of(made(2)) == code_of(made(2)) != code_of(made(3))
+
+
+def test_the_code_is_the_same_in_every_process(tmp_path):
+    """Sets of texts have another order in each."""
+    (tmp_path / "own_functions.py").write_text(BEFORE)
+    script = (
+        "import own_functions; from jaxpref.functions import code_of; print(code_of(own_functions.named))"
+    )
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", script],
+            env=os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(said) == 1
+    assert "own_functions.NAMES" in said.pop()
 
 
 def test_functions_of_packages_do_not_count():

@@ -44,8 +44,8 @@ def offline(
       loss: any function of `jaxpref.losses`, or one of yours.
       optimizer: builds the optax transformation.
       reference: "initial": a frozen copy of the starting params, run every step. "batch": the column
-        `reference_logps` of the records (`jaxpref prepare` writes it). None: a reference-free loss. Or the
-        name of another one of `policies`.
+        `reference_logps` of the records (`jaxpref prepare` writes it; one of other params than the stage
+        starts from is refused). None: a reference-free loss. Or the name of another one of `policies`.
       policies: other policies that follow this one, by name (`algorithms.copies`).
       reward_scale: factor of the reported rewards; by default the loss's own `beta`, or 1 if it has none.
       loss_state: builds the state of a loss that carries one, such as `losses.bco_state`.
