@@ -23,7 +23,7 @@ Run       jaxpref train experiments/human_delivery_regret.py
           jaxpref train experiments/human_delivery_regret.py:successors
           jaxpref train experiments/human_delivery_regret.py:scale_of_regret
           jaxpref train experiments/human_delivery_regret.py:scale_of_return
-Change    'conditions=("Regret-Trained",)' noise=1 num_steps=300 temperature=0.2
+Change    'conditions=("Regret-Trained",)' noise=1 num_steps=1000 temperature=0.2
 Ablation  jaxpref sweep experiments/human_delivery_regret.py:sweep_models
           jaxpref sweep experiments/human_delivery_regret.py:sweep_scales
 Try       jaxpref train experiments/human_delivery_regret.py --smoke
@@ -49,7 +49,7 @@ import jax.numpy as jnp
 
 from jaxpref import losses
 from jaxpref.algorithms import offline
-from jaxpref.algorithms.optimizers import adamw, constant
+from jaxpref.algorithms.optimizers import adamw, warmup_linear
 from jaxpref.data import SegmentRecords
 from jaxpref.data.behaviour.human_delivery import CONDITIONS, delivery_board, human_delivery
 from jaxpref.data.behaviour.simulated import simulated_comparisons
@@ -70,7 +70,7 @@ def experiment(
     conditions: tuple[str, ...] = CONDITIONS,
     noise: float = 4.0,
     temperature: float = 0.05,
-    num_steps: int = 1000,
+    num_steps: int = 3000,
 ) -> Experiment:
     """The regret model, with the values of soft value iteration."""
     world = partial(town, data_root=data_root)
@@ -89,7 +89,7 @@ def partial_return(
     data_root: str | None = None,
     conditions: tuple[str, ...] = CONDITIONS,
     noise: float = 4.0,
-    num_steps: int = 1000,
+    num_steps: int = 3000,
 ) -> Experiment:
     """The partial return model; its rewards are planned with."""
     world = partial(town, data_root=data_root)
@@ -109,7 +109,7 @@ def successors(
     noise: float = 4.0,
     num_policies: int = 50,
     typical: tuple[float, ...] | None = TYPICAL,
-    num_steps: int = 1000,
+    num_steps: int = 3000,
 ) -> Experiment:
     """The regret model with values out of a fixed set of successor features, as the released code learns."""
     world = partial(town, data_root=data_root)
@@ -190,7 +190,8 @@ def _scale(
     # Not from 0, where every policy is optimal and regret has no slope.
     policy = partial(linear_scores, world=world, score=score, initial=(0.1,))
     people = partial(comparisons, data_root=data_root, conditions=conditions, noise=noise)
-    return _fit(name, policy, people, 200, ())
+    scale = partial(learned_weights, features=("true rewards",))
+    return _fit(name, policy, people, 1000, (scale,))
 
 
 def _fit(
@@ -210,7 +211,11 @@ def _fit(
                 algorithm=partial(
                     offline,
                     loss=losses.bradley_terry_soft,
-                    optimizer=partial(adamw, schedule=partial(constant, value=0.05), clip_norm=None),
+                    optimizer=partial(
+                        adamw,
+                        schedule=partial(warmup_linear, peak=0.05, warmup_steps=0, num_steps=num_steps),
+                        clip_norm=None,
+                    ),
                     reference=None,
                 ),
                 train=partial(people, part=(0.0, 0.8)),

@@ -140,8 +140,7 @@ def _play(game: Tournament, root: AnyPath, runs: list[tuple[str, Experiment, Any
     if jax.process_index() == 0:
         width = max(map(len, results.names))
         for name, row, overall in zip(results.names, results.matrix, results.overall, strict=True):
-            cells = "  ".join(f"{e.mean:.3f} [{e.low:.2f}, {e.high:.2f}]" for e in row)
-            print(f"{name:{width}s}  {cells}  overall {overall.mean:.3f}")
+            print(f"{name:{width}s}  {'  '.join(map(str, row))}  overall {overall}")
 
 
 def _labels(experiments: list[Experiment]) -> list[str]:

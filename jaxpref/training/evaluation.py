@@ -11,6 +11,7 @@ import numpy as np
 from jaxpref.algorithms import Algorithm
 from jaxpref.data.loader import Loader
 from jaxpref.evals.base import Context, Evaluation, TextSample
+from jaxpref.evals.intervals import recorded
 from jaxpref.experiment import Stage
 from jaxpref.metrics import Metrics, merge, to_floats
 from jaxpref.policies.base import check_records
@@ -153,7 +154,7 @@ def evaluate_stage(run: RunContext, stage: Stage, step: int, algorithm: Algorith
     files = run.files
     for evaluation in evaluations(run, stage, step, algorithm, state):
         at = {"stage": stage.name, "step": step, "evaluator": evaluation.name}
-        metrics = {name: dataclasses.asdict(e) for name, e in evaluation.metrics.items()}
+        metrics = {name: recorded(e) for name, e in evaluation.metrics.items()}
         files.append("evaluations.jsonl", [at | {"metrics": metrics}])
         files.append("samples.jsonl", [at | dataclasses.asdict(s) for s in evaluation.samples])
         if evaluation.pictures:
@@ -164,6 +165,6 @@ def evaluate_stage(run: RunContext, stage: Stage, step: int, algorithm: Algorith
 
 
 def summary(evaluation: Evaluation) -> str:
-    """`checker: accuracy 0.612 [0.543, 0.677]`: means with their 95 % intervals."""
-    shown = "  ".join(f"{n} {e.mean:.3f} [{e.low:.3f}, {e.high:.3f}]" for n, e in evaluation.metrics.items())
+    """`checker: accuracy 0.612 [0.543, 0.677] (n=200)`: means with their 95 % intervals."""
+    shown = "  ".join(f"{name} {estimate}" for name, estimate in evaluation.metrics.items())
     return f"{evaluation.name}: {shown}"
