@@ -40,13 +40,14 @@ def held_out_pass(
     mesh: jax.sharding.Mesh,
     step: int,
 ) -> dict[str, float]:
-    """The algorithm's metrics over all held-out records, after `step` steps."""
+    """The algorithm's metrics over all held-out records, after `step` steps, and how many those are."""
     total = None
     for index in range(loader.evaluation_steps()):
         batch = sharding.put_batch(partial(loader.evaluation_batch, index), loader.batch_size, mesh)
         metrics = evaluate(state, batch, step, index)
         total = metrics if total is None else merge(total, metrics)
-    return to_floats(jax.device_get(total)) if total else {}
+    rows = {"num_rows": float(len(loader.records))}
+    return to_floats(jax.device_get(total)) | rows if total else rows
 
 
 def evaluations(

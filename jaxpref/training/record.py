@@ -5,13 +5,12 @@ import platform
 import sys
 from importlib import metadata
 
-import jax
-
 from jaxpref import keys
 from jaxpref.config import describe, leaves
 from jaxpref.experiment import Experiment
 from jaxpref.paths import read_text
 from jaxpref.training.files import RunFiles
+from jaxpref.training.provenance import devices, session
 
 __all__ = ["record_experiment"]
 
@@ -19,9 +18,15 @@ PACKAGES = ("jaxpref", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 
 
 def record_experiment(
-    files: RunFiles, experiment: Experiment, *, mesh: str, docstring: str, allow_changes: bool
+    files: RunFiles,
+    experiment: Experiment,
+    *,
+    mesh: str,
+    docstring: str,
+    source: str | None,
+    allow_changes: bool,
 ) -> None:
-    """Writes experiment.json.
+    """Writes experiment.json; the experiment file `source` says which commit this session is of.
 
     Raises:
       ValueError: the directory holds a run of another configuration, or one whose keys are derived in
@@ -29,8 +34,8 @@ def record_experiment(
     """
     description = json.loads(json.dumps(describe(experiment)))
     path = files.directory / "experiment.json"
-    if path.exists() and not allow_changes:
-        recorded = json.loads(read_text(path))
+    recorded = json.loads(read_text(path)) if path.exists() else {}
+    if recorded and not allow_changes:
         scheme = recorded.get("keys", 1)
         if scheme != keys.SCHEME:
             raise ValueError(
@@ -56,7 +61,8 @@ def record_experiment(
             "config": description,
             "keys": keys.SCHEME,
             "versions": versions | {"python": platform.python_version()},
-            "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}, mesh {mesh}",
+            "device": f"{devices()}, mesh {mesh}",
             "command": " ".join(sys.argv),
+            "sessions": [*recorded.get("sessions", []), session(source)],
         },
     )

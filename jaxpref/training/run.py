@@ -16,6 +16,7 @@ from jaxpref.training.files import RunFiles, show_choices
 from jaxpref.training.loop import run_stage
 from jaxpref.training.params import check_base, initial_params, saved_params, stage_checkpoints
 from jaxpref.training.preemption import Preemption
+from jaxpref.training.provenance import devices
 from jaxpref.training.record import record_experiment
 from jaxpref.training.writers import DEFAULT
 from jaxpref.types import Params
@@ -36,6 +37,7 @@ def train(
     *,
     allow_changes: bool = False,
     docstring: str = "",
+    source: str | None = None,
     writers: Sequence[str] = DEFAULT,
     log: Callable[[str], None] = print,
 ) -> Result:
@@ -43,6 +45,7 @@ def train(
 
     Args:
       workdir: a folder, or one of an object store (`gs://bucket/run`); all processes must see it.
+      source: the experiment file, for the commit in experiment.json.
       writers: where metrics go beside metrics.jsonl, see `training.writers`.
 
     Raises:
@@ -56,10 +59,18 @@ def train(
         try:
             mesh = sharding.describe_mesh(run.mesh)
             _check_bases(run)  # before anything is written
-            record_experiment(files, experiment, mesh=mesh, docstring=docstring, allow_changes=allow_changes)
+            record_experiment(
+                files,
+                experiment,
+                mesh=mesh,
+                docstring=docstring,
+                source=source,
+                allow_changes=allow_changes,
+            )
             parameters = sum(x.size for x in jax.tree.leaves(run.abstract_params))
-            device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
-            files.log(f"{experiment.name}: {parameters:,} parameters, mesh {mesh} on {device}, in {workdir}")
+            files.log(
+                f"{experiment.name}: {parameters:,} parameters, mesh {mesh} on {devices()}, in {workdir}"
+            )
             return _run_stages(run)
         finally:
             files.close()
