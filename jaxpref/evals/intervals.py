@@ -12,7 +12,16 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import betaincinv, stdtrit
 
-__all__ = ["Estimate", "clopper_pearson", "clustered", "exact", "proportion", "recorded", "share"]
+__all__ = [
+    "Estimate",
+    "clopper_pearson",
+    "clustered",
+    "difference",
+    "exact",
+    "proportion",
+    "recorded",
+    "share",
+]
 
 Array = np.ndarray
 _Z = 1.959964
@@ -107,6 +116,21 @@ def clustered(
         return _unknown(mean, better, count=count, clusters=known)
     half = _quantile(clusters) * error
     return Estimate(mean, mean - half, mean + half, count, better, known)
+
+
+def difference(
+    values: Float[np.ndarray, " n"],
+    groups: Int[np.ndarray, " n"],
+    better: str = "higher",
+    *,
+    weights: Float[np.ndarray, " n"] | None = None,
+) -> Estimate:
+    """`clustered` for what a policy has in excess of another: 0 in every item where it is that policy still,
+    which is then known exactly, so that a later value can be told from it."""
+    estimate = clustered(values, groups, better, weights=weights)
+    kept, _, _ = _counted(values, groups, weights)
+    same = not kept.any() and estimate.count > 0 and estimate.clusters != 1
+    return dataclasses.replace(estimate, low=0.0, high=0.0) if same else estimate
 
 
 def share(

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxpref.evals.base import Context, Evaluation
-from jaxpref.evals.intervals import clustered
+from jaxpref.evals.intervals import clustered, difference
 from jaxpref.evals.sampling import draw, prompts_of
 
 __all__ = ["sampled_kl"]
@@ -63,7 +63,7 @@ def sampled_kl(
     return Evaluation(
         name,
         {
-            f"KL to {reference}": clustered(ratio.ravel(), prompt.ravel(), better=""),
+            f"KL to {reference}": difference(ratio.ravel(), prompt.ravel(), better=""),
             "entropy per token": clustered(spread, np.repeat(prompt.ravel(), length.ravel()), better=""),
         },
     )

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from jaxpref.algorithms.reported import agreement, data_order, ends, first_two, labels_of
 from jaxpref.data.loader import Loader
 from jaxpref.evals.base import Context, Evaluation
-from jaxpref.evals.intervals import clustered, share
+from jaxpref.evals.intervals import clustered, difference, share
 from jaxpref.types import Completions, Segments
 
 __all__ = ["list_agreement", "reward_accuracy"]
@@ -41,7 +41,7 @@ def reward_accuracy(
         {
             "reward accuracy": share(right, table.group, weights=pairs),
             "longer-response baseline": share(longer, table.group, weights=pairs, better=""),
-            "reward margin": clustered(margin, table.group, weights=rows),
+            "reward margin": difference(margin, table.group, weights=rows),
         },
     )
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxpref.evals.intervals import clopper_pearson, clustered, exact, proportion, recorded, share
+from jaxpref.evals.intervals import clopper_pearson, clustered, difference, exact, proportion, recorded, share
 
 
 @pytest.mark.parametrize(
@@ -107,6 +107,14 @@ def test_only_exact_numbers_have_an_interval_of_no_width():
     known = exact(0.995)
     assert (known.low, known.high, str(known)) == (0.995, 0.995, "0.995 (exact)")
     assert str(exact(0.5, 12)) == "0.500 (exact, n=12)"
+
+
+def test_what_has_not_moved_is_known_to_be_0():
+    still = difference(np.zeros(6), np.arange(6) // 2)
+    assert (still.mean, still.low, still.high) == (0, 0, 0)
+    assert np.isnan(difference(np.zeros(3), np.zeros(3)).low), "one group"
+    values = np.array([0.0, 0.0, 0.5, -0.1])
+    assert difference(values, np.arange(4)) == clustered(values, np.arange(4))
 
 
 def test_a_share_of_independent_zeros_and_ones_is_wilsons_and_that_of_copies_no_narrower():

@@ -133,7 +133,7 @@ def test_several_runs_are_compared(tmp_path):
     page = Page(source)
     assert "Where the runs differ" in page.text
     differing = source[source.index("Where the runs differ") : source.index("Complete configuration of")]
-    assert re.findall(r"<td><code>([a-z.]+)</code></td>", differing) == [
+    assert re.findall(r'"Setting"><div><code>([a-z.]+)</code>', differing) == [
         "stages.dpo.algorithm.loss.beta",
         "seed",
     ]
