@@ -33,7 +33,13 @@ def curves_section(runs: Sequence[Run], folder: AnyPath) -> Markup:
             stages.append((stage, drawn[False], drawn[True]))
     if not stages:
         return Markup("")
-    return render("curves", labels=[run.label for run in runs], holes=_non_finite(runs), stages=stages)
+    return render(
+        "curves",
+        labels=[run.label for run in runs],
+        holes=_non_finite(runs),
+        stages=stages,
+        seeds=any(run.seeds for run in runs),
+    )
 
 
 def _non_finite(runs: Sequence[Run]) -> list[str]:

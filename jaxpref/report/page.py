@@ -36,8 +36,8 @@ _BRACKETS = (
 _SEEDS = (
     "Runs that differ only in their seed are one line: the mean over seeds. Brackets, bands and bars of such "
     "a line: the t interval (95 %) of that mean over seeds where there are three or more, from the lower to "
-    "the higher where there are two; how few prompts were evaluated is not in them. Samples and pictures are "
-    "those of the first seed."
+    "the higher where there are two; how few prompts were evaluated is not in them. A change is that of each "
+    "seed. Samples and pictures are those of the first seed."
 )
 _MISSING = {
     "curves": "No training metrics were logged.",
