@@ -25,9 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxpref.data import Records, Tokenizer
-from jaxpref.data.prepare import jsonl_pairs
-from jaxpref.data.sources import json_lines
-from jaxpref.data.text.jsonl_columns import jsonl_labelled
+from jaxpref.data.prepare import jsonl_labelled, jsonl_pairs
+from jaxpref.data.sources import read_rows
 
 PROMPT = "SUBREDDIT: r/{subreddit}\n\nTITLE: {title}\n\nPOST: {post}\n\nTL;DR:"
 PROMPT_LENGTH = 512  # tokens, as in the released code
@@ -80,14 +79,14 @@ def write(posts: Path, comparisons: Path, out: Path) -> None:
     """The four files in `out`, from the folders of the public ones."""
     out.mkdir(parents=True, exist_ok=True)
     for split in ("train", "valid"):
-        given = (demonstration_line(row) for _, row in json_lines(posts / f"{split}.jsonl"))
+        given = (demonstration_line(row) for _, _, row in read_rows(posts / f"{split}.jsonl"))
         _write(out / f"demonstrations.{split}.jsonl", given)
         _write(out / f"comparisons.{split}.jsonl", _compared(comparisons, split))
 
 
 def _compared(folder: Path, split: str) -> Iterator[dict[str, Any]]:
     for file in sorted(folder.glob("*.json")):
-        for _, row in json_lines(file):
+        for _, _, row in read_rows(file):
             line = comparison_line(row) if row["split"].rstrip("12") == split else None
             if line is not None:
                 yield line

@@ -45,6 +45,7 @@ COLUMNS = {
     "annotators": ("b", "who judged, from 0"),
     "example_ids": ("b", "row of the records, from 0; every batch has it"),
     "weights": ("b", "of the row in every mean over its responses, 0 or more; 1 without this column"),
+    "full_lengths": ("b k", "tokens of each response before any was cut, EOS included"),
     "win_rates": ("b k", "P(response beats its opponents), in [0, 1]"),
     "drawn": ("b k", "True for drawn responses, False for recorded ones beside them"),
     "on_policy": ("b k", "True where the policy alone drew the response; absent if it nowhere does"),

@@ -5,8 +5,6 @@ directory (`$JAXPREF_CACHE`, default `~/.cache/jaxpref`) under a key of all its 
 and the source's checksum; after that it loads them, without TensorFlow.
 """
 
-import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,16 +14,29 @@ import numpy as np
 
 from jaxpref.data.cache import cached_records
 from jaxpref.data.lazy import tensorflow_stack
+from jaxpref.data.progress import Progress
 from jaxpref.data.records import Example, Records, concatenate
 from jaxpref.data.records_io import load_records, write_records
 from jaxpref.data.remote import local_records
-from jaxpref.data.sources import SourceFile, source_of
+from jaxpref.data.sources import SourceFile
 from jaxpref.data.text.dialogue import Template
 from jaxpref.data.text.encoding import Encoding, fingerprint
 from jaxpref.data.text.hh_files import hh_source
+from jaxpref.data.text.jsonl import jsonl_labelled, jsonl_lists, jsonl_pairs
 from jaxpref.data.text.tokenizers import Tokenizer
 
-__all__ = ["chosen_only", "head", "hh_pairs", "jsonl_pairs", "mixture_pairs", "prepare", "prepared", "split"]
+__all__ = [
+    "chosen_only",
+    "head",
+    "hh_pairs",
+    "jsonl_labelled",
+    "jsonl_lists",
+    "jsonl_pairs",
+    "mixture_pairs",
+    "prepare",
+    "prepared",
+    "split",
+]
 
 
 def prepare(
@@ -72,9 +83,11 @@ def prepare(
             "eos_id": tokenizer.eos_id,
             "pad_id": tokenizer.pad_id,
             "encoding": encoding.description(),
+            "rows_kept": len(examples),
             "rows_read": len(examples) + sum(drops.values()),
             "drops": dict(drops),
             "truncated": dict(sum((task.truncated for task in parts), Counter())),
+            "notes": dict(sum((task.notes for task in parts), Counter())),
             **(metadata or {}),
         },
     )
@@ -90,7 +103,7 @@ def hh_pairs(
     response_length: int,
     subsets: Sequence[str] = ("helpful-base", "helpful-rejection-sampled"),
     split: str = "test",
-    truncate_prompt: Literal["start", "end", "drop"] = "start",
+    truncate_prompt: Literal["start", "end", "turns", "drop"] = "start",
     truncate_response: Literal["end", "drop"] = "end",
     add_bos: bool = True,
     add_eos: bool = True,
@@ -99,8 +112,8 @@ def hh_pairs(
     """Anthropic HH pairs (arXiv:2204.05862), chosen first; rows are grouped by their first human turn.
 
     `data_root=None` downloads the public files; otherwise see `hh_files.hh_source`, also for the errors.
-    Lengths in tokens, see `boundary.encode_example`; `template=None` keeps HH's own form.
-    """
+    Lengths in tokens, see `boundary.encode_example` and `encoding.Encoding`; `template=None` keeps HH's own
+    form."""
     encoding = Encoding(
         prompt_length, response_length, truncate_prompt, truncate_response, add_bos, add_eos, template
     )
@@ -116,35 +129,6 @@ def hh_pairs(
         ]
 
     return _cached("anthropic_hh", names, split, sources, loaded, encoding)
-
-
-def jsonl_pairs(
-    *,
-    path: str,
-    tokenizer: Callable[[], Tokenizer],
-    prompt_length: int,
-    response_length: int,
-    truncate_prompt: Literal["start", "end", "drop"] = "start",
-    truncate_response: Literal["end", "drop"] = "end",
-    add_bos: bool = True,
-    add_eos: bool = True,
-    template: Template | None = None,
-) -> Records:
-    """Pairs of a JSON-lines file (`pairs.jsonl_pair` says what a line may be), chosen first.
-
-    Raises ValueError with file and line number for a line that cannot be read.
-    """
-    encoding = Encoding(
-        prompt_length, response_length, truncate_prompt, truncate_response, add_bos, add_eos, template
-    )
-    source, loaded = source_of(path), tokenizer()
-
-    def names() -> list[str]:
-        from jaxpref.data.text import tasks
-
-        return [tasks.jsonl_task(path=path, tokenizer=loaded, encoding=encoding)]
-
-    return _cached("jsonl_pairs", names, "train", [source], loaded, encoding)
 
 
 def prepared(*, directory: str) -> Records:
@@ -249,7 +233,7 @@ def _examples(name: str, split: str, num_examples: int | None, seed: int) -> Ite
     total = num_examples
     if total is None:
         total = sum(seqio.get_mixture_or_task(part.name).num_input_examples(split) or 0 for part in parts)
-    progress = _Progress(name, total)
+    progress = Progress(name, total)
     try:
         # Leaving TensorFlow row by row costs more than the row.
         taken = dataset.take(-1 if num_examples is None else num_examples).batch(64)
@@ -266,39 +250,10 @@ def _examples(name: str, split: str, num_examples: int | None, seed: int) -> Ite
                 ],
                 group=int(row["group"][0]),
                 unscored=int(lengths[0] - row["response_mask"][0].sum()),
+                full_lengths=row["full_lengths"],
             )
             progress.step(sum(sum(part.drops.values()) for part in parts))
     except tf.errors.OpError as error:
         cause = next((part.error for part in parts if part.error is not None), None)
         raise cause if cause is not None else error from None
     progress.close(sum(sum(part.drops.values()) for part in parts))
-
-
-class _Progress:
-    """Prints one line to stderr every few seconds: rows, speed, time left."""
-
-    def __init__(self, name: str, total: int):
-        self._name, self._total, self._kept = name, total, 0
-        self._start = self._last = time.monotonic()
-
-    def step(self, dropped: int) -> None:
-        self._kept += 1
-        now = time.monotonic()
-        if now - self._last > 5:
-            self._last = now
-            self._print(dropped, now)
-
-    def close(self, dropped: int) -> None:
-        self._print(dropped, time.monotonic())
-
-    def _print(self, dropped: int, now: float) -> None:
-        done, elapsed = self._kept + dropped, max(now - self._start, 1e-9)
-        left = (
-            f", {max(self._total - done, 0) / (done / elapsed):.0f} s left" if self._total > done > 0 else ""
-        )
-        print(
-            f"prepare {self._name}: {done:,}/{self._total:,} rows ({dropped:,} dropped), "
-            f"{done / elapsed:,.0f} rows/s{left}",
-            file=sys.stderr,
-            flush=True,
-        )

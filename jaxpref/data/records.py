@@ -34,6 +34,8 @@ class Example:
     unscored: int = 0  # leading response tokens that are not scored: 1 where nothing predicts the first one
     prompt_truncated: bool = False
     responses_truncated: int = 0  # how many of the responses were cut
+    full_lengths: Sequence[int] = ()  # tokens of each response before any was cut; (): as they are
+    notes: Sequence[str] = ()  # what was noticed in the texts
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -74,6 +76,11 @@ class Records:
     def scored_lengths(self) -> np.ndarray:
         """Scored tokens of each response, int64 [n, k]; 0 for an absent one."""
         return np.maximum(self.response_lengths - self.unscored, 0)
+
+    @property
+    def full_lengths(self) -> np.ndarray:
+        """Tokens of each response before any was cut, EOS included, int [n, k]; 0 for an absent one."""
+        return np.asarray(self.columns.get("full_lengths", self.response_lengths))
 
     def prompt(self, row: int) -> np.ndarray:
         """Prompt tokens of a row, int32 [p]."""
@@ -239,7 +246,7 @@ class Records:
             )
         prompt_lengths = np.array([len(e.prompt) for e in examples], np.int64)
         lengths = np.array([[len(r) for r in e.responses] for e in examples], np.int64)
-        return Records(
+        records = Records(
             prompt_tokens=_flat([e.prompt for e in examples]),
             prompt_starts=starts(prompt_lengths),
             prompt_lengths=prompt_lengths,
@@ -250,6 +257,10 @@ class Records:
             group=np.array([e.group for e in examples], np.int64),
             metadata=MappingProxyType(dict(metadata or {})),
         )
+        full = lengths.copy()
+        for row, example in zip(full, examples, strict=True):
+            row[: len(example.full_lengths)] = example.full_lengths
+        return records if (full == lengths).all() else records.with_column("full_lengths", full)
 
 
 def starts(lengths: np.ndarray) -> np.ndarray:
@@ -361,6 +372,8 @@ def concatenate(parts: Sequence[Records], metadata: Mapping[str, Any] | None = N
             [getattr(p, name) + o if shift else getattr(p, name) for p, o in zip(parts, offsets, strict=True)]
         )
 
+    if any("full_lengths" in part.columns for part in parts):
+        parts = [part.with_column("full_lengths", part.full_lengths) for part in parts]
     shared = set.intersection(*(set(part.columns) for part in parts))
     given = dict(parts[0].metadata if metadata is None else metadata)
     given.pop("column_axes", None)

@@ -87,14 +87,15 @@ def style(name: str) -> Iterator[None]:
         yield
 
 
-def new_axes(title: str, *, whole_steps: bool = True) -> "tuple[Figure, Axes]":
-    """A figure of the usual size with one drawing; `whole_steps`: x counts something."""
+def new_axes(title: str, *, whole_steps: bool = True, width: int = 44) -> "tuple[Figure, Axes]":
+    """A figure of the usual size with one drawing; `whole_steps`: x counts something;
+    `width`: characters in a line of the title."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=_SIZE, layout="constrained")
     axes = figure.add_subplot()
-    axes.set_title(wrapped(title, 44))
+    axes.set_title(wrapped(title, width))
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=whole_steps, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     return figure, axes
@@ -260,9 +261,11 @@ def final_figure(finals: Sequence[tuple[str, Evaluation]], title: str, hues: Seq
     """Last value of one metric for each run, with its interval: one row per run, first run on top."""
     from matplotlib.ticker import MaxNLocator
 
-    figure, axes = new_axes(title)
+    figure, axes = new_axes(title, width=28)  # the labels leave less room than in other drawings
     names = [wrapped(label) for label, _ in finals]
-    figure.set_figheight(0.9 + 0.26 * len(finals) + 0.13 * "".join(names).count("\n"))
+    figure.set_figheight(
+        0.9 + 0.26 * len(finals) + 0.13 * (axes.get_title(loc="left") + "".join(names)).count("\n")
+    )
     for row, (_, final) in enumerate(finals):
         errors = (
             [[max(final.mean - final.low, 0)], [max(final.high - final.mean, 0)]]

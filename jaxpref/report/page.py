@@ -12,6 +12,7 @@ from jaxpref.paths import AnyPath, as_path, write_whole
 from jaxpref.report.cards import cards
 from jaxpref.report.configuration import configuration_section
 from jaxpref.report.curves import curves_section, progress_section
+from jaxpref.report.data import data_section
 from jaxpref.report.frontier import frontier_section
 from jaxpref.report.pictures import pictures_section
 from jaxpref.report.results import evaluation_table, final_figures, held_out_table
@@ -43,6 +44,7 @@ _MISSING = {
     "curves": "No training metrics were logged.",
     "results": "No evaluation was recorded, so there is no before and after.",
     "samples": "No samples were recorded.",
+    "data": "No account of the data was recorded.",
     "timing": "No training step was logged, so there is nothing to time.",
 }
 
@@ -114,6 +116,7 @@ def _sections(drawn: Sequence[Run], folder: AnyPath, tournament: Table | None) -
         ("curves", "Curves", [("", curves_section(drawn, folder))]),
         ("samples", "Samples", [("", samples_section(examples(drawn)))]),
         ("timing", "Time and throughput", [("", timing_section(members(drawn)))]),
+        ("data", "Data", [("", data_section(members(drawn)))]),
         ("configuration", "Configuration", [("", configuration_section(drawn))]),
         ("sources", "Sources and versions", [("", sources_section(members(drawn)))]),
     ]

@@ -117,7 +117,7 @@ def _table_of_several(runs: Sequence[Run]) -> Markup:
         "Last value of each run. ★ best; ≈ its interval overlaps the best one's. "
         "↑ higher is better, ↓ lower is better."
     )
-    header = ["Metric", "Evaluator", "", *(run.label for run in runs)]
+    header = ["Metric", "Evaluator", "Better", *(run.label for run in runs)]
     return render("tables", header=header, rows=rows, text=3, note=note)
 
 

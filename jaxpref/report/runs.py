@@ -82,6 +82,7 @@ class Run:
     problems: tuple[str, ...]
     pictures: tuple[Picture, ...] = ()
     seeds: tuple["Run", ...] = ()  # the runs that this line of a report is the mean of (`report.seeds`)
+    data: dict[str, list[str]] = dataclasses.field(default_factory=dict)  # stage -> what it trained on
 
     @property
     def name(self) -> str:
@@ -131,6 +132,7 @@ def read_run(directory: AnyPath, label: str | None = None) -> Run:
     pictures = (
         _entries(drawn, ("stage", "step", "title", "kind", "data"), problems) if drawn.is_file() else []
     )
+    data = _data(directory / "data.json", problems)
     return Run(
         label=label or absolute(directory).name,
         directory=absolute(directory).name,
@@ -140,7 +142,20 @@ def read_run(directory: AnyPath, label: str | None = None) -> Run:
         samples=tuple(_samples(samples)),
         problems=tuple(problems),
         pictures=tuple(_pictures(pictures)),
+        data=data,
     )
+
+
+def _data(path: AnyPath, problems: list[str]) -> dict[str, list[str]]:
+    if not path.is_file():
+        return {}
+    try:
+        return {
+            str(stage): [str(line) for line in lines] for stage, lines in json.loads(read_text(path)).items()
+        }
+    except (ValueError, AttributeError, TypeError) as error:
+        problems.append(f"data.json is not readable ({error}).")
+        return {}
 
 
 def read_runs(directories: Sequence[AnyPath]) -> list[Run]:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from jaxpref.paths import AnyPath, write_whole
+from jaxpref.paths import AnyPath, read_text, write_whole
 from jaxpref.training import writers
 from jaxpref.training.spool import Spool
 
@@ -66,6 +66,13 @@ class RunFiles:
                 if isinstance(self.directory, pathlib.Path):
                     self.directory.mkdir(parents=True, exist_ok=True)
                 write_whole(self.directory / name, json.dumps(value, indent=2) + "\n")
+
+    def note(self, name: str, key: str, value: Any) -> None:
+        """Sets one entry of a JSON object in the run's directory, beside those of before."""
+        if self._active:
+            path = self.directory / name
+            known = json.loads(read_text(path)) if path.exists() else {}
+            self.write_json(name, known | {key: value})
 
     def write(
         self,

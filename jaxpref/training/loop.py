@@ -10,6 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxpref import keys
 from jaxpref.algorithms import Algorithm
+from jaxpref.data.account import account
 from jaxpref.data.loader import Loader
 from jaxpref.experiment import Stage
 from jaxpref.metrics import Mean, Metrics
@@ -248,10 +249,12 @@ def _loader(run: RunContext, stage: Stage) -> Loader:
         response_buckets=stage.response_buckets or None,
         shuffle=stage.shuffle,
     )
-    drops = {k: v for k, v in dict(records.metadata.get("drops", {})).items() if v}
     run.files.log(
         f"{stage.name}: {len(records):,} records ({loader.steps_per_epoch:.1f} steps an epoch), "
         f"{stage.num_steps} steps of {stage.batch_size}"
-        + (f"; dropped while preparing: {drops}" if drops else "")
     )
+    lines = account(records)
+    for line in lines:
+        run.files.log(f"{stage.name}: data: {line}")
+    run.files.note("data.json", stage.name, [f"{len(records):,} records to train on", *lines])
     return loader

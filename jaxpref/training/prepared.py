@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from jaxpref.config import describe
+from jaxpref.data.account import account
 from jaxpref.data.loader import Loader
 from jaxpref.data.prepare import prepared
 from jaxpref.data.records import Records
@@ -84,6 +85,8 @@ def prepare_experiment(
                 if first:
                     write_records_to(records, root / name)
                     log(f"{stage.name} {role}: {len(records):,} records in {root / name}")
+                    for line in account(records):
+                        log(f"  {line}")
             return source
 
         _map_sources(stage, write)

@@ -1,4 +1,4 @@
-"""From files to records through TFDS and SeqIO, on real data, and the errors on the way."""
+"""From files to records through TFDS and SeqIO, on real data, the errors on the way, and the cache."""
 
 import errno
 import functools
@@ -14,7 +14,7 @@ from jsonl_files import jsonl, sums
 from launch import smoke_run
 
 from jaxpref import config
-from jaxpref.data import bytes_tokenizer, characters_tokenizer, llama2c_tokenizer
+from jaxpref.data import bytes_tokenizer, llama2c_tokenizer
 from jaxpref.data.cache import cache_root
 from jaxpref.data.prepare import (
     chosen_only,
@@ -23,7 +23,7 @@ from jaxpref.data.prepare import (
     prepared,
     split,
 )
-from jaxpref.data.sources import json_lines, sha256_of
+from jaxpref.data.sources import read_rows, sha256_of
 from jaxpref.data.text.boundary import Drop, encode_example
 from jaxpref.data.text.dialogue import chatml_template
 from jaxpref.data.text.hh_files import hh_source
@@ -71,7 +71,7 @@ class TestHh:
         """TFDS reorders rows, so tables are compared as multisets of rows."""
         tokenizer, expected, drops = llama2c(), Counter(), Counter()
         for subset in ("helpful-base", "helpful-rejection-sampled"):
-            for _, row in json_lines(hh_source(str(few_pairs), subset, "test").path):
+            for _, _, row in read_rows(hh_source(str(few_pairs), subset, "test").path):
                 found = hh_pair(row["chosen"], row["rejected"])
                 if isinstance(found, TextPair):
                     texts = [found.chosen, found.rejected]
@@ -199,61 +199,9 @@ class TestBuilder:
         assert json.loads(rows[0]["turns"])[-1][0] == "user"
 
 
-class TestJsonl:
-    def test_records(self, seqio, tmp_path, capsys):
-        path = jsonl(tmp_path, *sums(20), {"prompt": "x", "chosen": "a", "rejected": "a"})
-        records = jsonl_pairs(path=path, tokenizer=bytes_tokenizer, prompt_length=8, response_length=8)
-        assert len(records) == 20
-        assert records.metadata["drops"] == {"identical responses": 1}
-        rows = {
-            tuple(
-                bytes_tokenizer().decode(t)
-                for t in (records.prompt(i), records.response(i, 0), records.response(i, 1))
-            )
-            for i in range(20)
-        }
-        assert rows == {(row["prompt"], row["chosen"], row["rejected"]) for row in sums(20)}
-        assert "21/21 rows (1 dropped)" in capsys.readouterr().err
-
-    def test_malformed_lines_are_named(self, seqio, tmp_path):
-        path = jsonl(tmp_path, *sums(2))
-        with open(path, "a") as file:
-            file.write('{"prompt": "1", "chosen"\n')
-        with pytest.raises(ValueError, match=r"pairs\.jsonl:3: not JSON"):
-            jsonl_pairs(path=path, tokenizer=bytes_tokenizer, **BUDGET)
-        path = jsonl(tmp_path, *sums(2), {"prompt": "1", "chosen": "2"}, name="other.jsonl")
-        with pytest.raises(ValueError, match=r"other\.jsonl:3: the object has no rejected"):
-            jsonl_pairs(path=path, tokenizer=bytes_tokenizer, **BUDGET)
-        # Corrected, the same path works: nothing of the failed attempt is kept.
-        path = jsonl(tmp_path, *sums(3))
-        assert len(jsonl_pairs(path=path, tokenizer=bytes_tokenizer, **BUDGET)) == 3
-
-    def test_a_tokenizer_error_comes_through_tensorflow_unchanged(self, seqio, tmp_path):
-        path = jsonl(tmp_path, *sums(3), {"prompt": "2*2=", "chosen": "4", "rejected": "5"})
-        tokenizer = functools.partial(characters_tokenizer, "0123456789+=")
-        with pytest.raises(ValueError, match=r"'\*' at position 1 .* is not in the alphabet"):
-            jsonl_pairs(path=path, tokenizer=tokenizer, **BUDGET)
-
-    def test_nothing_left(self, seqio, tmp_path):
-        path = jsonl(tmp_path, *sums(4))
-        with pytest.raises(ValueError, match=r"no example is left.*'prompt longer than the budget': 4"):
-            jsonl_pairs(
-                path=path,
-                tokenizer=bytes_tokenizer,
-                prompt_length=3,
-                response_length=9,
-                truncate_prompt="drop",
-            )
-
-    def test_template_on_plain_text(self, seqio, tmp_path):
-        path = jsonl(tmp_path, *sums(5))
-        with pytest.raises(ValueError, match="is plain text, not a dialogue; use template=None"):
-            jsonl_pairs(path=path, tokenizer=bytes_tokenizer, template=chatml_template, **BUDGET)
-
-
 class TestCache:
     @pytest.fixture
-    def made(self, seqio, tmp_path, monkeypatch):
+    def made(self, tmp_path, monkeypatch):
         monkeypatch.setenv("JAXPREF_CACHE", str(tmp_path / "cache"))
         path = jsonl(tmp_path, *sums(6))
         make = functools.partial(jsonl_pairs, path=path, tokenizer=bytes_tokenizer, **BUDGET)
@@ -264,7 +212,7 @@ class TestCache:
         return [path for path in (cache_root() / "records").iterdir() if path.is_dir()]
 
     def test_made_once(self, made, monkeypatch):
-        monkeypatch.setattr("jaxpref.data.prepare.prepare", None)
+        monkeypatch.setattr("jaxpref.data.text.reading.read_rows", None)
         assert len(made()) == 6
 
     def test_other_arguments_other_records(self, made):

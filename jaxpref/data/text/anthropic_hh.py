@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
-from jaxpref.data.sources import SourceFile, json_lines
+from jaxpref.data.sources import SourceFile, read_rows
 from jaxpref.data.text.boundary import Drop
 from jaxpref.data.text.hh_files import hh_source
 from jaxpref.data.text.pairs import hh_pair
@@ -85,9 +85,9 @@ class AnthropicHH(tfds.core.GeneratorBasedBuilder):
         self, source: SourceFile, path: str, split: str
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         drops: Counter[str] = Counter()
-        for number, row in json_lines(path, source.name):
+        for number, where, row in read_rows(path, source.name):
             if not (isinstance(row, dict) and isinstance(row.get("chosen"), str) and "rejected" in row):
-                raise ValueError(f"{source.name}:{number}: expected an object with texts chosen and rejected")
+                raise ValueError(f"{where}: expected an object with texts chosen and rejected")
             pair = hh_pair(row["chosen"], row["rejected"])
             if isinstance(pair, Drop):
                 drops[pair.reason] += 1

@@ -24,6 +24,11 @@ CUT_TO_IDENTICAL = "identical responses after truncation"
 UNSCORED = "no scored token left"
 UNEQUAL_PROMPTS = "unequal prompts"
 
+# What was noticed in texts of examples that stay.
+BOS_IN_TEXT = "BOS in the text already, none added"
+EOS_IN_TEXT = "EOS in the text already, none added"
+SPECIAL_INSIDE = "BOS or EOS inside a response"
+
 
 @dataclasses.dataclass(frozen=True)
 class Drop:
@@ -85,8 +90,9 @@ def encode_example(
         its "end", or the whole example ("drop"). BOS always stays.
       truncate_response: Cut the "end" (such a response gets no EOS, since the text does not end there), or
         "drop" the example.
-      add_bos: Put BOS first, where the tokenizer has one.
-      add_eos: End each whole response with EOS, which is scored.
+      add_bos: Put BOS first, where the tokenizer has one and the text does not begin with it.
+      add_eos: End each whole response with EOS, which is scored; once, where the text ends with it already
+        (white space behind it is left out).
       group: Rows of one group stay on one side of a split; default `stable_group(prompt)`.
 
     Returns an `Example` whose responses each have at least one scored token, or a `Drop`. Raises
@@ -97,31 +103,42 @@ def encode_example(
     tokens = _split_at_boundary(tokenizer, prompt, responses)
     if isinstance(tokens, Drop):
         return tokens
-    head, tails = tokens
+    (head, tails), notes = tokens, []
+    if bos and head[:1] == bos:
+        head = head[1:]
+        notes.append(BOS_IN_TEXT)
     room = prompt_length - len(bos)
-    prompt_truncated = len(head) > room
-    if prompt_truncated and truncate_prompt == "drop":
+    if len(head) > room and truncate_prompt == "drop":
         return Drop(PROMPT_TOO_LONG)
+    prompt_truncated = len(head) > room
     head = bos + (head[max(len(head) - room, 0) :] if truncate_prompt == "start" else head[:room])
 
-    eos = [tokenizer.eos_id] if add_eos else []
-    cut = [(tail + eos)[:response_length] for tail in tails]
-    responses_truncated = sum(len(tail + eos) > response_length for tail in tails)
+    whole = [_ended(tokenizer, tail, notes) if add_eos else tail for tail in tails]
+    cut = [tail[:response_length] for tail in whole]
+    responses_truncated = sum(len(tail) > response_length for tail in whole)
     if responses_truncated and truncate_response == "drop":
         return Drop(RESPONSE_TOO_LONG)
     if len(cut) > 1 and all(tail == cut[0] for tail in cut):
-        return Drop(CUT_TO_IDENTICAL)
+        return Drop(CUT_TO_IDENTICAL if responses_truncated else IDENTICAL)
     unscored = 0 if head else 1
     if any(len(tail) <= unscored for tail in cut):
         return Drop(UNSCORED)
-    return Example(
-        prompt=tuple(head),
-        responses=tuple(map(tuple, cut)),
-        group=stable_group(prompt) if group is None else group,
-        unscored=unscored,
-        prompt_truncated=prompt_truncated,
-        responses_truncated=responses_truncated,
-    )
+    group = stable_group(prompt) if group is None else group
+    lengths, noticed = [len(tail) for tail in whole], tuple(dict.fromkeys(notes))
+    return Example(head, cut, group, unscored, prompt_truncated, responses_truncated, lengths, noticed)
+
+
+def _ended(tokenizer: Tokenizer, tail: list[int], notes: list[str]) -> list[int]:
+    """The tokens of a whole response with EOS at their end, once."""
+    eos, inside = tokenizer.eos_id, tail
+    if eos in tail:
+        last = len(tail) - 1 - tail[::-1].index(eos)
+        if not tokenizer.decode(tail[last + 1 :]).strip():
+            inside = tail[:last]
+            notes.append(EOS_IN_TEXT)
+    if {eos, tokenizer.bos_id} & set(inside):
+        notes.append(SPECIAL_INSIDE)
+    return [*inside, eos]
 
 
 def _check(prompt_length: int, response_length: int, prompt: str, response: str, bos: int) -> None:

@@ -4,7 +4,16 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-__all__ = ["HH_REPLY", "Template", "Turn", "chatml_template", "hh_template", "hh_turns", "turns_from_json"]
+__all__ = [
+    "HH_REPLY",
+    "Template",
+    "Turn",
+    "chatml_template",
+    "hh_template",
+    "hh_turns",
+    "opened",
+    "turns_from_json",
+]
 
 Turn = tuple[str, str]  # (role, content), role one of "system", "user", "assistant"
 
@@ -26,6 +35,18 @@ def chatml_template(turns: Sequence[Turn]) -> tuple[str, str]:
     """ChatML: "<|im_start|>role\\n...<|im_end|>\\n" per turn; the tokenizer's EOS ends the reply."""
     text = "".join(f"<|im_start|>{role}\n{content}<|im_end|>\n" for role, content in turns)
     return text + "<|im_start|>assistant\n", ""
+
+
+def opened(turns: Sequence[Turn], template: Template) -> tuple[str, str]:
+    """A dialogue up to where the reply goes on, and what the reply starts with there.
+
+    A last turn of the assistant is the beginning of the reply (a prefill): the reply goes on right behind it,
+    and no second turn is opened.
+    """
+    if turns and turns[-1][0] == "assistant":
+        text, lead = template(turns[:-1])
+        return text + lead + turns[-1][1], ""
+    return template(turns)
 
 
 def hh_turns(text: str) -> list[Turn]:

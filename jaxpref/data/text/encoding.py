@@ -2,29 +2,33 @@
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from typing import Any, Literal
 
 from jaxpref.data.records import Example
-from jaxpref.data.text.boundary import Drop, encode_example
-from jaxpref.data.text.dialogue import Template
+from jaxpref.data.text.boundary import EMPTY, PROMPT_TOO_LONG, Drop, encode_example
+from jaxpref.data.text.dialogue import Template, Turn, hh_template, opened
 from jaxpref.data.text.tokenizers import Tokenizer
 from jaxpref.data.text.tokenizers.base import digest
 
 __all__ = ["Encoding", "encode_texts", "fingerprint"]
 
-_VERSION = 1  # of the rules in boundary.py, pairs.py and dialogue.py: raise it when their output changes
+_VERSION = (
+    2  # of the rules in boundary.py, prompts.py, pairs.py and dialogue.py: raise it when their output changes
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoding:
     """Budget and policies of `encode_example`, and the template that dialogues are written in.
 
-    `template=None` keeps the data set's own text.
-    """
+    `template=None` keeps the data set's own text. Of a dialogue that is too long, `truncate_prompt="turns"`
+    leaves out the oldest turns behind the system turn, as many as it takes; a prompt whose system turn and
+    last turns of the user do not fit, and a plain text that does not, are dropped."""
 
     prompt_length: int
     response_length: int
-    truncate_prompt: Literal["start", "end", "drop"] = "start"
+    truncate_prompt: Literal["start", "end", "turns", "drop"] = "start"
     truncate_response: Literal["end", "drop"] = "end"
     add_bos: bool = True
     add_eos: bool = True
@@ -41,32 +45,56 @@ class Encoding:
 def encode_texts(
     tokenizer: Tokenizer, encoding: Encoding, prompt: str, responses: list[str], turns: str, group: int
 ) -> Example | Drop:
-    """`encode_example` for TFDS builders; `turns` is JSON, from which a template writes the prompt.
+    """`encode_example` of a row of texts; `turns` is JSON, from which a template writes the prompt.
 
     Raises ValueError where a template is asked for and the example is plain text.
     """
-    if encoding.template is not None:
-        dialogue = [(role, content) for role, content in json.loads(turns)]
+    dialogue: list[Turn] = [(role, content) for role, content in json.loads(turns)]
+    template = encoding.template
+    if template is not None:
         if not dialogue:
             raise ValueError(
                 f"template: the prompt {prompt[:60]!r} is plain text, not a dialogue; use template=None"
             )
         if not all(response.strip() for response in responses):
-            return Drop("empty response")
-        prompt, lead = encoding.template(dialogue)
-        responses = [lead + response.strip() for response in responses]
-    return encode_example(
-        tokenizer,
-        prompt,
-        responses,
-        prompt_length=encoding.prompt_length,
-        response_length=encoding.response_length,
-        truncate_prompt=encoding.truncate_prompt,
-        truncate_response=encoding.truncate_response,
-        add_bos=encoding.add_bos,
-        add_eos=encoding.add_eos,
-        group=group,
-    )
+            return Drop(EMPTY)
+        prompt, lead = opened(dialogue, template)
+        prefilled = dialogue[-1][0] == "assistant"  # then white space in front belongs to the reply
+        responses = [lead + (r.rstrip() if prefilled else r.strip()) for r in responses]
+
+    def encoded(prompt: str, truncate_prompt: Literal["start", "end", "drop"]) -> Example | Drop:
+        return encode_example(
+            tokenizer,
+            prompt,
+            responses,
+            prompt_length=encoding.prompt_length,
+            response_length=encoding.response_length,
+            truncate_prompt=truncate_prompt,
+            truncate_response=encoding.truncate_response,
+            add_bos=encoding.add_bos,
+            add_eos=encoding.add_eos,
+            group=group,
+        )
+
+    if encoding.truncate_prompt != "turns":
+        return encoded(prompt, encoding.truncate_prompt)
+    example = encoded(prompt, "drop")
+    for shorter in _shorter(dialogue):
+        if example != Drop(PROMPT_TOO_LONG):
+            break
+        example = encoded(opened(shorter, template or hh_template)[0], "drop")
+        if isinstance(example, Example):
+            example = dataclasses.replace(example, prompt_truncated=True)
+    return example
+
+
+def _shorter(dialogue: list[Turn]) -> Iterator[list[Turn]]:
+    """The dialogue without its oldest turns, the system's in front apart: from each further turn of the user
+    on."""
+    head = next((i for i, (role, _) in enumerate(dialogue) if role != "system"), len(dialogue))
+    for start in range(head + 1, len(dialogue)):
+        if dialogue[start][0] == "user":
+            yield [*dialogue[:head], *dialogue[start:]]
 
 
 def fingerprint(**parts: Any) -> str:

@@ -21,6 +21,7 @@ def task_features(vocab_size: int) -> dict[str, Any]:
     prompt_tokens     int32 [p]
     response_tokens   int32 [r_1 + ... + r_k], the responses one after the other, EOS included
     response_lengths  int32 [k]
+    full_lengths      int32 [k], tokens of each response before it was cut
     unscored          int32 [k], leading response tokens that are not scored
     group             int64 [1]
     """
@@ -30,6 +31,7 @@ def task_features(vocab_size: int) -> dict[str, Any]:
         "prompt_tokens": tokens,
         "response_tokens": tokens,
         "response_lengths": numbers,
+        "full_lengths": numbers,
         "unscored": numbers,
         "group": seqio.Feature(seqio.PassThroughVocabulary(1), add_eos=False, dtype=tf.int64),
     }
@@ -41,6 +43,7 @@ def task_lengths(*, prompt_length: int, response_length: int, k: int = 2) -> dic
         "prompt_tokens": prompt_length,
         "response_tokens": k * response_length,
         "response_lengths": k,
+        "full_lengths": k,
         "unscored": k,
         "group": 1,
     }
@@ -50,13 +53,14 @@ class PreferenceFeatureConverter(seqio.FeatureConverter):
     """Converts to the fields of `jaxpref.types.Completions`, right-padded to the budget.
 
     prompt_tokens int32 [p], prompt_mask bool [p], response_tokens int32 [k, r], response_mask bool [k, r],
-    response_lengths int32 [k], group int64 [1]. Masks come from lengths, never from a padding id.
-    """
+    response_lengths and full_lengths int32 [k], group int64 [1]. Masks come from lengths, never from a
+    padding id."""
 
     TASK_FEATURES: ClassVar[_Specs] = {
         "prompt_tokens": _Spec(dtype=tf.int32),
         "response_tokens": _Spec(dtype=tf.int32),
         "response_lengths": _Spec(dtype=tf.int32),
+        "full_lengths": _Spec(dtype=tf.int32),
         "unscored": _Spec(dtype=tf.int32),
         "group": _Spec(dtype=tf.int64),
     }
@@ -66,6 +70,7 @@ class PreferenceFeatureConverter(seqio.FeatureConverter):
         "response_tokens": _Spec(dtype=tf.int32, rank=2, sequence_dim=1),
         "response_mask": _Spec(dtype=tf.bool, rank=2, sequence_dim=1),
         "response_lengths": _Spec(dtype=tf.int32),
+        "full_lengths": _Spec(dtype=tf.int32),
         "group": _Spec(dtype=tf.int64),
     }
     PACKING_FEATURE_DTYPES: ClassVar[Mapping[str, tf.dtypes.DType]] = {}
@@ -92,6 +97,7 @@ class PreferenceFeatureConverter(seqio.FeatureConverter):
                 "response_tokens": responses.to_tensor(self._pad_id, shape=[k, r]),
                 "response_mask": (at < response_lengths[:, None]) & (at >= example["unscored"][:, None]),
                 "response_lengths": response_lengths,
+                "full_lengths": example["full_lengths"],
                 "group": example["group"],
             }
             for name, shape in (("prompt_tokens", [p]), ("prompt_mask", [p]), ("response_mask", [k, r])):
@@ -109,5 +115,6 @@ class PreferenceFeatureConverter(seqio.FeatureConverter):
             "response_tokens": r,
             "response_mask": r,
             "response_lengths": k,
+            "full_lengths": k,
             "group": 1,
         }

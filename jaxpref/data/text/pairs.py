@@ -1,13 +1,29 @@
 """From one line of a preference file to a pair of texts with a shared prompt."""
 
+import dataclasses
+from collections import Counter
 from typing import Any, NamedTuple
 
 from jaxpref.data.text.boundary import UNEQUAL_PROMPTS, Drop, stable_group
-from jaxpref.data.text.dialogue import HH_REPLY, Turn, hh_template, hh_turns, turns_from_json
+from jaxpref.data.text.dialogue import HH_REPLY, Turn, hh_turns, turns_from_json
+from jaxpref.data.text.prompts import Prompt, PromptFields, asked, asked_in_turns
 
-__all__ = ["TextPair", "hh_pair", "jsonl_pair"]
+__all__ = ["PairFields", "TextPair", "hh_pair", "jsonl_pair"]
 
 _NO_REPLY = "no assistant turn"
+_IMPLICIT = "the prompt is what chosen and rejected have in common"
+
+
+@dataclasses.dataclass(frozen=True)
+class PairFields(PromptFields):
+    """Names of the columns of a pair, beside those of its prompt."""
+
+    chosen: str = "chosen"
+    rejected: str = "rejected"
+
+    @property
+    def names(self) -> set[str]:
+        return {*super().names, self.chosen, self.rejected}
 
 
 class TextPair(NamedTuple):
@@ -37,75 +53,141 @@ def hh_pair(chosen: str, rejected: str) -> TextPair | Drop:
     if prompt != rejected[: ends[1]]:
         return Drop(UNEQUAL_PROMPTS)
     turns = hh_turns(prompt.removesuffix(HH_REPLY))
-    return TextPair(prompt, chosen[ends[0] :], rejected[ends[1] :], _group(turns, prompt), tuple(turns))
+    first = next((content for role, content in turns if role == "user"), prompt)
+    return TextPair(prompt, chosen[ends[0] :], rejected[ends[1] :], stable_group(first), tuple(turns))
 
 
-def jsonl_pair(row: Any) -> TextPair | Drop:
-    """A pair from an object with `chosen`, `rejected` and, unless it is implicit, `prompt`.
+def jsonl_pair(
+    row: dict[str, Any], fields: PairFields = PairFields(), notes: Counter[str] | None = None
+) -> TextPair | Drop:
+    """A pair from an object with `chosen`, `rejected` and a prompt; each is a text or a list of turns.
 
-    Each is a text or a list of turns. Without `prompt`, it is what the two have in common: the longest
-    common run of turns, the HH dialogue up to the last reply, or the longest common text that ends before
-    white space. `group` (a text or number) overrides what `split` keeps together.
+    Where both are whole conversations, or dialogues in HH's form, the prompt is what they share, up to the
+    last reply; a prompt beside conversations must be one of the turns they share. Of plain texts it is the
+    longest common text that ends before white space, and only where `fields.prompt` is None asks for that.
+    `group` (a text or number) overrides what `split` keeps together.
+
+    Args:
+      fields: Names of the columns.
+      notes: Counts what was done to rows, by what it was.
 
     Raises ValueError that says what is wrong with the row.
     """
-    if not isinstance(row, dict):
-        raise ValueError(f"expected an object with chosen and rejected, got {type(row).__name__}")
-    missing = [name for name in ("chosen", "rejected") if name not in row]
-    if missing:
-        raise ValueError(f"the object has no {' and no '.join(missing)}; it has {sorted(row)}")
-    prompt, chosen, rejected = row.get("prompt"), row["chosen"], row["rejected"]
-    for name, value in (("prompt", prompt), ("chosen", chosen), ("rejected", rejected)):
-        if not isinstance(value, str | list) and not (name == "prompt" and value is None):
-            raise ValueError(f"{name}: expected a text or a list of turns, got {type(value).__name__}")
+    notes = Counter() if notes is None else notes
+    chosen, rejected = (_response(row, name) for name in (fields.chosen, fields.rejected))
+    prompt = asked(row, fields)
+    if fields.prompt is None and "prompt" in row:
+        raise ValueError("prompt=None says that rows have no prompt, and this one has; leave that option out")
     if isinstance(chosen, str) != isinstance(rejected, str):
         raise ValueError("chosen and rejected: expected two texts or two lists of turns, got one of each")
-    if isinstance(chosen, list):
-        pair = _from_turns(prompt, turns_from_json(chosen), turns_from_json(rejected))
-    elif isinstance(prompt, list):
-        pair = _conversation(turns_from_json(prompt), chosen, rejected)
-    elif prompt is not None:
-        pair = TextPair(prompt, chosen, rejected, stable_group(prompt))
-    elif HH_REPLY in chosen or HH_REPLY in rejected:
-        pair = hh_pair(chosen, rejected)
-    else:
-        pair = _implicit(chosen, rejected)
-    if "group" in row and isinstance(pair, TextPair):
-        pair = pair._replace(group=stable_group(str(row["group"])))
-    return pair
+    if isinstance(chosen, list) and isinstance(rejected, list):
+        return _from_turns(row, prompt, turns_from_json(chosen), turns_from_json(rejected), fields, notes)
+    assert isinstance(chosen, str)
+    assert isinstance(rejected, str)
+    dialogues = [HH_REPLY in text for text in (chosen, rejected)]
+    if prompt is not None:
+        if all(dialogues) and not prompt.turns:
+            raise ValueError(
+                "chosen and rejected are whole dialogues and there is a prompt beside them; pass prompt=None"
+            )
+        return _answered(prompt, chosen, rejected, fields, notes)
+    return _implicit(row, chosen, rejected, fields, notes) if not any(dialogues) else _hh(row, fields, notes)
 
 
-def _from_turns(prompt: Any, chosen: list[Turn], rejected: list[Turn]) -> TextPair | Drop:
-    # A text beside whole conversations repeats their first turn (UltraFeedback's form): the turns say more.
-    given = turns_from_json(prompt) if isinstance(prompt, list) else None
-    if given is not None and chosen[: len(given)] == given and rejected[: len(given)] == given:
-        chosen, rejected = chosen[len(given) :], rejected[len(given) :]
-    if isinstance(prompt, str) and len(chosen) == len(rejected) == 1:
-        given = [("user", prompt)]
-    if given is None:
-        most = min(len(chosen), len(rejected)) - 1
-        common = next((i for i in range(most) if chosen[i] != rejected[i]), max(most, 0))
-        given, chosen, rejected = chosen[:common], chosen[common:], rejected[common:]
-    if [role for role, _ in chosen] != ["assistant"] or [role for role, _ in rejected] != ["assistant"]:
+def _hh(row: dict[str, Any], fields: PairFields, notes: Counter[str]) -> TextPair | Drop:
+    pair = hh_pair(row[fields.chosen], row[fields.rejected])
+    if isinstance(pair, Drop):
+        return pair
+    if fields.system in row:
+        prompt = asked_in_turns(pair.turns, row, fields)
+        return _answered(prompt, pair.chosen.strip(), pair.rejected.strip(), fields, notes)
+    return pair._replace(group=stable_group(str(row["group"]))) if "group" in row else pair
+
+
+def _response(row: dict[str, Any], name: str) -> str | list:
+    value = row[name]
+    if not isinstance(value, str | list):
+        raise ValueError(f"{name}: expected a text or a list of turns, got {type(value).__name__}")
+    return value
+
+
+def _answered(
+    prompt: Prompt, chosen: str, rejected: str, fields: PairFields, notes: Counter[str]
+) -> TextPair:
+    first, second = prompt.answered([chosen, rejected], fields, notes)
+    return TextPair(prompt.text, first, second, prompt.group, prompt.turns)
+
+
+def _from_turns(
+    row: dict[str, Any],
+    prompt: Prompt | None,
+    chosen: list[Turn],
+    rejected: list[Turn],
+    fields: PairFields,
+    notes: Counter[str],
+) -> TextPair | Drop:
+    one = len(chosen) == len(rejected) == 1 and chosen[0][0] == rejected[0][0] == "assistant"
+    if one and prompt is not None:
+        turns = list(prompt.turns or [("user", prompt.text)])
+        replies = chosen[0][1], rejected[0][1]
+        return _answered(asked_in_turns(turns, row, fields), *replies, fields, notes)
+    most = max(min(len(chosen), len(rejected)) - 1, 0)
+    common = next((i for i in range(most) if chosen[i] != rejected[i]), most)
+    shared = chosen[:common]
+    replies = [turns[common:] for turns in (chosen, rejected)]
+    if any([role for role, _ in turns] != ["assistant"] for turns in replies):
         # More than one turn is left, so what is being compared is not two replies to one prompt.
-        return Drop(UNEQUAL_PROMPTS if chosen and rejected else _NO_REPLY)
-    return _conversation(given, chosen[0][1], rejected[0][1])
+        return Drop(UNEQUAL_PROMPTS if all(replies) else _NO_REPLY)
+    if not shared:
+        raise ValueError(_no_prompt(row, fields))
+    _check_shared(row, prompt, shared, fields)
+    return _answered(asked_in_turns(shared, row, fields), replies[0][0][1], replies[1][0][1], fields, notes)
 
 
-def _conversation(turns: list[Turn], chosen: str, rejected: str) -> TextPair:
-    text, lead = hh_template(turns)
-    return TextPair(text, lead + chosen, lead + rejected, _group(turns, text), tuple(turns))
+def _check_shared(row: dict[str, Any], prompt: Prompt | None, shared: list[Turn], fields: PairFields) -> None:
+    """Raises ValueError where a prompt beside whole conversations says what these do not."""
+    if prompt is None:
+        return
+    given = [row[name] for name in fields.prompts if name in row]
+    if isinstance(given[0], list):
+        turns = turns_from_json(given[0])
+        known = shared[: len(turns)] == turns
+    else:
+        contents = {content.strip() for _, content in shared}
+        known = all(text.strip() in contents for text in given)
+    if not known:
+        raise ValueError(
+            "the prompt is not what chosen and rejected begin with (they share the turns "
+            f"{[role for role, _ in shared]}); leave one of them out"
+        )
 
 
-def _implicit(chosen: str, rejected: str) -> TextPair:
+def _implicit(
+    row: dict[str, Any], chosen: str, rejected: str, fields: PairFields, notes: Counter[str]
+) -> TextPair:
+    if fields.prompt is not None:
+        raise ValueError(_no_prompt(row, fields))
+    if fields.system in row:
+        raise ValueError(f"{fields.system}: a system turn needs a prompt behind it; name the column of it")
     limit = min(len(chosen), len(rejected))
     common = next((i for i in range(limit) if chosen[i] != rejected[i]), limit)
     # Back to the last place where both go on with white space, so that no word is cut in two.
     while common > 0 and not (common < limit and chosen[common].isspace() and rejected[common].isspace()):
         common -= 1
+    notes[_IMPLICIT] += 1
     prompt = chosen[:common]
-    return TextPair(prompt, chosen[common:], rejected[common:], stable_group(prompt))
+    group = stable_group(str(row["group"]) if "group" in row else prompt)
+    return TextPair(prompt, chosen[common:], rejected[common:], group)
 
 
-def _group(turns: list[Turn], text: str) -> int:
-    return stable_group(next((content.strip() for role, content in turns if role == "user"), text))
+def _no_prompt(row: dict[str, Any], fields: PairFields) -> str:
+    if fields.prompt is None:
+        return "chosen and rejected have no turn in common that could be the prompt"
+    others = sorted(row.keys() - fields.names)
+    example = next((n for n in ("question", "instruction", "input", "query") if n in row), None)
+    example = example or next((n for n in others if isinstance(row[n], str)), "question")
+    wanted = " or ".join(fields.prompts)
+    return (
+        f"the object has no {wanted}{', but ' + ', '.join(others) if others else ''}; say which column is "
+        f"the prompt (prompt={example!r}), or pass prompt=None for what chosen and rejected have in common"
+    )

@@ -55,8 +55,8 @@ def joint(*, records: Callable[[], Records]) -> Records:
 
     Log-probs of such records are joint ones of prompt and response, as DOVE (arXiv:2404.00530) compares
     them; pairs whose prompts differ may then be compared too. Rows without a prompt stay as they are, and
-    so do absent responses of lists. The column `reference_logps` is dropped, as it covers responses alone.
-    """
+    so do absent responses of lists. The columns `reference_logps` and `full_lengths` are dropped, as they
+    cover responses alone."""
     table = records()
     examples = []
     for row in range(len(table)):
@@ -67,7 +67,8 @@ def joint(*, records: Callable[[], Records]) -> Records:
         unscored = 0 if len(first) else int(table.unscored[row, 0])
         examples.append(Example(first, responses, int(table.group[row]), unscored))
     made = Records.from_examples(examples, {**table.metadata, "rearranged": "joint"})
-    columns = {name: values for name, values in table.columns.items() if name != "reference_logps"}
+    of_responses = ("reference_logps", "full_lengths")
+    columns = {name: values for name, values in table.columns.items() if name not in of_responses}
     return dataclasses.replace(made, columns=MappingProxyType(columns))
 
 

@@ -18,13 +18,12 @@ import numpy as np
 
 from jaxpref.data.cache import cache_root
 from jaxpref.data.lazy import tensorflow_stack
-from jaxpref.data.sources import source_of
 from jaxpref.data.text.boundary import Drop
 from jaxpref.data.text.encoding import Encoding, encode_texts, fingerprint
 from jaxpref.data.text.hh_files import hh_source
 from jaxpref.data.text.tokenizers import Tokenizer
 
-__all__ = ["Task", "details", "hh_task", "jsonl_task", "mixture", "register"]
+__all__ = ["Task", "details", "hh_task", "mixture", "register"]
 
 
 @dataclasses.dataclass
@@ -37,6 +36,7 @@ class Task:
     k: int = 2
     drops: Counter[str] = dataclasses.field(default_factory=Counter)
     truncated: Counter[str] = dataclasses.field(default_factory=Counter)
+    notes: Counter[str] = dataclasses.field(default_factory=Counter)
     unread_drops: dict[str, dict[str, int]] = dataclasses.field(
         default_factory=dict
     )  # the builder's, by split
@@ -47,6 +47,7 @@ class Task:
         """Sets the counts of a pass to zero."""
         self.drops.clear()
         self.truncated.clear()
+        self.notes.clear()
         self.error = None
 
 
@@ -117,17 +118,6 @@ def hh_task(
     return _builder_task(stack, builder, split, tokenizer, encoding)
 
 
-def jsonl_task(*, path: str, tokenizer: Tokenizer, encoding: Encoding) -> str:
-    """The SeqIO task of one JSON-lines file (split `train`); errors name the file and the line."""
-    source = source_of(path)
-    stack = tensorflow_stack()
-    from jaxpref.data.text.jsonl_pairs import JsonlPairs
-
-    builder = JsonlPairs(path=path, data_dir=str(cache_root() / "tfds" / source.sha256[:16]))
-    _build(builder)
-    return _builder_task(stack, builder, "train", tokenizer, encoding)
-
-
 def mixture(name: str, tasks: Sequence[str], rates: Sequence[float]) -> str:
     """A SeqIO mixture of registered tasks, drawn in proportion to `rates`; returns its name.
 
@@ -183,7 +173,7 @@ def _builder_task(stack: Any, builder: Any, split: str, tokenizer: Tokenizer, en
 def _encode(dataset: Any, task: Task) -> Any:
     """The preprocessor: rows of text to ragged tokens; rows that cannot be used are counted and left out."""
     tf = tensorflow_stack().tf
-    nothing = (np.zeros(0, np.int32), np.zeros(0, np.int32), *[np.zeros(task.k, np.int32)] * 2, False)
+    nothing = (np.zeros(0, np.int32), np.zeros(0, np.int32), *[np.zeros(task.k, np.int32)] * 3, False)
 
     def encode(prompt: bytes, chosen: bytes, rejected: bytes, turns: bytes, group: np.int64) -> tuple:
         try:
@@ -198,10 +188,12 @@ def _encode(dataset: Any, task: Task) -> Any:
                 return nothing
             task.truncated["prompts"] += example.prompt_truncated
             task.truncated["responses"] += example.responses_truncated
+            task.notes.update(example.notes)
         return (
             np.asarray(example.prompt, np.int32),
             np.concatenate([np.asarray(response, np.int32) for response in example.responses]),
             np.array([len(response) for response in example.responses], np.int32),
+            np.array(example.full_lengths, np.int32),
             np.full(task.k, example.unscored, np.int32),
             True,
         )
@@ -209,12 +201,12 @@ def _encode(dataset: Any, task: Task) -> Any:
     def convert(row: dict[str, Any]) -> dict[str, Any]:
         group = row["group"] if "group" in row else tf.strings.to_hash_bucket_fast(row["prompt"], 2**62)
         inputs = [row["prompt"], row["chosen"], row["rejected"], row.get("turns", "[]"), group]
-        types = (tf.int32, tf.int32, tf.int32, tf.int32, tf.bool)
+        types = (*[tf.int32] * 5, tf.bool)
         *values, kept = tf.numpy_function(encode, inputs, types)
         for value in values:
             value.set_shape([None])
         kept.set_shape([])
-        names = ("prompt_tokens", "response_tokens", "response_lengths", "unscored")
+        names = ("prompt_tokens", "response_tokens", "response_lengths", "full_lengths", "unscored")
         return dict(zip(names, values, strict=True)) | {"group": tf.reshape(group, [1]), "kept": kept}
 
     # One call at a time: tokenizing holds Python's lock anyway, and the counts and the order stay exact.

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jsonl_files import jsonl, sums
 
-from jaxpref.data import Records, bytes_tokenizer
+from jaxpref.data import Records, bytes_tokenizer, characters_tokenizer
 from jaxpref.data.prepare import jsonl_pairs, mixture_pairs, prepare
 
 pytestmark = pytest.mark.needs_tensorflow
@@ -20,24 +20,28 @@ def seqio():
     return pytest.importorskip("seqio")
 
 
+def task(name, tag="", count=10, prompt_length=12):
+    """A SeqIO task of sums."""
+    import seqio
+    import tensorflow as tf
+
+    from jaxpref.data.text import tasks
+    from jaxpref.data.text.encoding import Encoding
+
+    rows = {key: [row[key] for row in sums(count, tag)] for key in ("prompt", "chosen", "rejected")}
+    source = seqio.FunctionDataSource(
+        lambda split, shuffle_files, seed=None: tf.data.Dataset.from_tensor_slices(rows), splits=["train"]
+    )
+    return tasks.register(name, source, tokenizer=bytes_tokenizer(), encoding=Encoding(prompt_length, 6))
+
+
 class TestTasks:
     @pytest.fixture
-    def names(self, seqio, tmp_path):
-        from jaxpref.data.text import tasks
-        from jaxpref.data.text.encoding import Encoding
+    def names(self, seqio):
+        return [task(f"sums_{tag}", tag) for tag in "ab"]
 
-        encoding, tokenizer = Encoding(12, 6), bytes_tokenizer()
-        paths = [jsonl(tmp_path, *sums(10, tag), name=f"{tag}.jsonl") for tag in "ab"]
-        return [tasks.jsonl_task(path=path, tokenizer=tokenizer, encoding=encoding) for path in paths]
-
-    def test_registering_again_is_harmless(self, names, tmp_path):
-        from jaxpref.data.text import tasks
-        from jaxpref.data.text.encoding import Encoding
-
-        path = str(tmp_path / "a.jsonl")
-        again = tasks.jsonl_task(path=path, tokenizer=bytes_tokenizer(), encoding=Encoding(12, 6))
-        other = tasks.jsonl_task(path=path, tokenizer=bytes_tokenizer(), encoding=Encoding(12, 7))
-        assert again == names[0] != other
+    def test_registering_again_is_harmless(self, names):
+        assert task("sums_a", "a") == names[0]
 
     def test_feature_converter_gives_the_batch_of_the_loader(self, seqio, names, tmp_path):
         from jaxpref.data.text.features import PreferenceFeatureConverter, task_lengths
@@ -80,12 +84,10 @@ class TestTasks:
         with pytest.raises(ValueError, match="one positive rate per task"):
             tasks.mixture("bad", names, [1.0])
 
-    def test_mixture_of_unlike_tasks(self, names, tmp_path):
+    def test_mixture_of_unlike_tasks(self, names):
         from jaxpref.data.text import tasks
-        from jaxpref.data.text.encoding import Encoding
 
-        path = str(tmp_path / "a.jsonl")
-        longer = tasks.jsonl_task(path=path, tokenizer=bytes_tokenizer(), encoding=Encoding(99, 6))
+        longer = task("sums_longer", "a", prompt_length=99)
         with pytest.raises(ValueError, match="differ in tokenizer, budget"):
             tasks.mixture("bad", [names[0], longer], [1.0, 1.0])
 
@@ -93,27 +95,25 @@ class TestTasks:
         records = prepare(names, tmp_path / "records")
         assert len(records) == 20
 
-    def test_a_source_of_your_own(self, seqio, tmp_path):
-        import tensorflow as tf
-
-        from jaxpref.data.text import tasks
-        from jaxpref.data.text.encoding import Encoding
-
-        rows = {name: [row[name] for row in sums(4)] for name in ("prompt", "chosen", "rejected")}
-        source = seqio.FunctionDataSource(
-            lambda split, shuffle_files, seed=None: tf.data.Dataset.from_tensor_slices(rows), splits=["train"]
-        )
-        name = tasks.register("own", source, tokenizer=bytes_tokenizer(), encoding=Encoding(8, 8))
-        records = prepare(name, tmp_path / "records")
-        assert len(records) == 4
-        assert len(set(records.group)) == 4
-        with pytest.raises(ValueError, match=r"'nobody' is not a preference task.*Known: .*own"):
+    def test_what_was_cut_is_counted(self, seqio, tmp_path):
+        records = prepare(task("sums_short", count=12, prompt_length=5), tmp_path / "records")
+        assert records.metadata["truncated"] == {"prompts": 2}  # "10+1=", "11+1=" and BOS
+        assert "full_lengths" not in records.columns
+        with pytest.raises(ValueError, match=r"'nobody' is not a preference task.*Known: .*sums_short"):
             prepare("nobody", tmp_path / "nobody")
+
+    def test_a_tokenizer_error_comes_through_tensorflow_unchanged(self, seqio, tmp_path):
+        from jaxpref.data.text import tasks
+
+        name = task("sums_characters")
+        tasks.details(name)[0].tokenizer = characters_tokenizer("0123456789=")
+        with pytest.raises(ValueError, match=r"'\+' at position 1 .* is not in the alphabet"):
+            prepare(name, tmp_path / "records")
 
 
 class TestMixturePairs:
     @pytest.fixture
-    def parts(self, seqio, tmp_path):
+    def parts(self, tmp_path):
         return [
             functools.partial(
                 jsonl_pairs,

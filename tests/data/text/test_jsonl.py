@@ -10,7 +10,7 @@ from jsonl_files import jsonl
 
 from jaxpref.data import Loader, bytes_tokenizer, load_records, write_records
 from jaxpref.data.text.dialogue import chatml_template, hh_template
-from jaxpref.data.text.jsonl_columns import jsonl_labelled, jsonl_lists
+from jaxpref.data.text.jsonl import jsonl_labelled, jsonl_lists
 from jaxpref.types import check_completions
 
 BUDGET = {"prompt_length": 64, "response_length": 32, "tokenizer": bytes_tokenizer}
@@ -101,9 +101,11 @@ class TestLists:
         assert records.metadata["rows_read"] == 4
 
     def test_nothing_left(self, tmp_path):
-        with pytest.raises(ValueError, match=r"pairs\.jsonl: no line is left .*'empty response': 1"):
+        with pytest.raises(
+            ValueError, match=r"pairs\.jsonl: no record is left; every row was dropped: .*'empty response': 1"
+        ):
             lists(tmp_path, {"prompt": "3", "responses": ["", " "], "scores": [0, 1]})
-        with pytest.raises(ValueError, match="dropped: none"):
+        with pytest.raises(ValueError, match=r"pairs\.jsonl: no record is left; the file has no rows"):
             lists(tmp_path)
 
     def test_cut_responses_are_counted(self, tmp_path):
@@ -114,7 +116,8 @@ class TestLists:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"scores": None}, r"scores: expected a list, got NoneType"),
+            ({"scores": None}, "the object has no scores; it has prompt, responses"),
+            ({"scores": {}}, "scores: expected a list, got dict"),
             ({"responses": "a b"}, r"responses: expected a list, got str"),
             ({"responses": ["a"], "scores": [1]}, "responses: expected two or more, got 1"),
             ({"responses": [], "scores": []}, "responses: expected two or more, got 0"),
@@ -137,11 +140,11 @@ class TestLists:
     def test_other_errors(self, tmp_path):
         with pytest.raises(ValueError, match=r"jsonl:1: the object has no responses and no scores; it has"):
             lists(tmp_path, {"prompt": "p", "chosen": "a"})
-        with pytest.raises(ValueError, match=r"jsonl:1: expected an object with prompt, responses, scores"):
+        with pytest.raises(ValueError, match=r"jsonl:1: expected an object with responses, scores, got str"):
             lists(tmp_path, ["p"])
         with pytest.raises(ValueError, match="num_responses of 2 or more, got 1"):
             lists(tmp_path, *CAPITALS, num_responses=1)
-        with pytest.raises(ValueError, match="no file"):
+        with pytest.raises(ValueError, match="does not exist"):
             jsonl_lists(path=str(tmp_path / "none.jsonl"), **BUDGET)
         with pytest.raises(ValueError, match=r"jsonl:1: template: the prompt .* is plain text"):
             lists(tmp_path, *CAPITALS, template=chatml_template)
@@ -170,19 +173,19 @@ class TestLabelled:
     @pytest.mark.parametrize(
         ("row", "message"),
         [
-            ({"prompt": "p", "label": 1}, "the object has no completion; it has"),
+            ({"prompt": "p", "label": 1}, "expected completion or response, got label, prompt"),
             ({"prompt": "p", "response": "a"}, "the object has no label"),
             ({"completion": "a", "label": 1}, "the object has no prompt"),
             ({"prompt": "p", "completion": "a", "label": 2}, "label: expected true, false, 1 or 0, got 2"),
             ({"prompt": "p", "completion": "a", "label": "true"}, "label: .* got 'true'"),
-            ({"prompt": "p", "completion": "a", "label": None}, "label: .* got None"),
+            ({"prompt": "p", "completion": "a", "label": None}, "the object has no label; it has"),
             ({"prompt": "p", "completion": "a", "label": 0.5}, r"label: .* got 0\.5"),
             (
                 {"prompt": "p", "completion": "a", "response": "b", "label": 1},
                 "expected completion or response",
             ),
             ({"prompt": "p", "completion": 1, "label": 1}, "completion: expected a text"),
-            ([1], "expected an object with prompt, completion, label, got list"),
+            ([1], "expected an object with label, got list"),
         ],
     )
     def test_a_bad_line_is_named(self, tmp_path, row, message):
@@ -218,7 +221,7 @@ class TestDialogues:
 def test_made_once_and_again_when_something_changes(tmp_path, monkeypatch):
     made = []
     monkeypatch.setattr(
-        "jaxpref.data.text.jsonl_columns.write_records", lambda *a: (made.append(1), write_records(*a))
+        "jaxpref.data.text.reading.write_records", lambda *a: (made.append(1), write_records(*a))
     )
     monkeypatch.setenv("JAXPREF_CACHE", str(tmp_path / "cache"))
     read = partial(lists, tmp_path, *CAPITALS)

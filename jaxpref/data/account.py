@@ -1,0 +1,58 @@
+"""What became of the rows of a source, in plain lines: nothing is left out, cut or ignored in silence."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jaxpref.data.loader import Table
+
+__all__ = ["account"]
+
+
+def account(records: Table) -> list[str]:
+    """Lines that say how many rows the source had, which were left out, cut and changed, and what was not
+    read.
+
+    Counts are of the whole source that the records were made from, whatever part of it a split took. Records
+    whose manifest counts nothing (made data, behaviour) give none."""
+    metadata = records.metadata
+    lines = []
+    if "rows_read" in metadata:
+        drops = {reason: count for reason, count in metadata.get("drops", {}).items() if count}
+        left_out = ", ".join(f"{count:,} {reason}" for reason, count in drops.items()) or "none"
+        lines.append(f"{metadata['rows_read']:,} rows read; left out: {left_out}")
+    lines += _cuts(metadata, records.k)
+    for note, count in metadata.get("notes", {}).items():
+        lines.append(f"{count:,} rows: {note}")
+    carried = sorted(getattr(records, "columns", {}))
+    if carried:
+        lines.append(f"columns: {', '.join(carried)}")
+    if metadata.get("unread_columns"):
+        unread = ", ".join(f"{name} ({why})" for name, why in metadata["unread_columns"].items())
+        lines.append(f"columns not used: {unread}")
+    if metadata.get("first_row"):
+        first = metadata["first_row"]
+        responses = " | ".join(_short(response, 60) for response in first["responses"])
+        lines.append(f"first row: {_end(first['prompt'])} + {responses}")
+    return lines
+
+
+def _cuts(metadata: Mapping[str, Any], k: int) -> list[str]:
+    cut, encoding = metadata.get("truncated", {}), metadata.get("encoding", {})
+    kept = metadata.get("rows_kept")
+    lines = []
+    for what, each, name in (("prompts", 1, "prompt"), ("responses", k, "response")):
+        if cut.get(what):
+            of = f" of {kept * each:,}" if kept else ""
+            lines.append(
+                f"{cut[what]:,}{of} {what} were longer than {name}_length={encoding.get(f'{name}_length')} "
+                f"tokens and were cut (truncate_{name}={encoding.get(f'truncate_{name}')!r})"
+            )
+    return lines
+
+
+def _short(text: str, length: int) -> str:
+    return repr(text if len(text) <= length else text[: length - 3] + "...")
+
+
+def _end(text: str) -> str:
+    return repr(text if len(text) <= 60 else "..." + text[-57:])
