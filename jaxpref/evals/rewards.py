@@ -26,8 +26,9 @@ def reward_accuracy(
 ) -> Evaluation:
     """Share of pairs that the rewards order as the data do (ties of either one half), with a 95 % interval
     that treats the pairs of one prompt as one cluster; beside it the "longer response wins" baseline on the
-    very same pairs, and the mean margin (nats times the loss's beta). Rows count by their weight, and a pair
-    with an absent response not at all.
+    very same pairs, by tokens before any response was cut (column `full_lengths`, where the data cut some),
+    and the mean margin (nats times the loss's beta). Rows count by their weight, and a pair with an absent
+    response not at all.
 
     The better response of two is the one that the column `preferences` says, else the first. Of longer lists
     with `preferences` or `scores` every pair that the data order is one (equal scores are none), and the
@@ -122,7 +123,8 @@ def _compared(rewards: Float[Array, "b k"], batch: Completions | Segments) -> tu
         rewards, batch = rewards[:, :2], first_two(batch)  # what is behind a pair is something else
     order = data_order(batch, labels_of(batch))
     right, weights = agreement(rewards, batch, order)
-    longer, _ = agreement(batch.lengths.astype(jnp.float32), batch, order)
+    lengths = batch.columns.get("full_lengths", batch.lengths)[:, : rewards.shape[1]]
+    longer, _ = agreement(jnp.asarray(lengths, jnp.float32), batch, order)
     pairs = weights.sum((1, 2))
     total = jnp.where(pairs > 0, pairs, 1)
     best, worst = ends(rewards, batch, order)

@@ -110,3 +110,16 @@ def test_lists_without_scores_are_refused():
     bare = Records(**{**vars(records), "columns": {}})
     with pytest.raises(ValueError, match="needs a column scores"):
         measured(list_agreement, bare, REWARDS[:3])
+
+
+def test_the_longer_response_is_longer_before_it_was_cut():
+    """Of 9 and 3, 5 and 8, 4 and 2 tokens the first is longer twice; cut to 4, the pair of 5 and 8 is a tie."""
+    full = [[9, 3], [5, 8], [4, 2]]
+    rows = [
+        Example([1], [[1] * min(n, 4) for n in pair], i, full_lengths=pair) for i, pair in enumerate(full)
+    ]
+    records = Records.from_examples(rows, {"vocab_size": 4})
+    found = measured(reward_accuracy, records, np.zeros((3, 2)))
+    assert found["longer-response baseline"].mean == pytest.approx(2 / 3)
+    whole = measured(reward_accuracy, Records(**{**vars(records), "columns": {}}), np.zeros((3, 2)))
+    assert whole["longer-response baseline"].mean == pytest.approx((1 + 0.5 + 1) / 3)
