@@ -113,7 +113,7 @@ def test_lists_without_scores_are_refused():
 
 
 def test_the_longer_response_is_longer_before_it_was_cut():
-    """Of 9 and 3, 5 and 8, 4 and 2 tokens the first is longer twice; cut to 4, the pair of 5 and 8 is a tie."""
+    """Of 9 and 3, 5 and 8, 4 and 2 tokens the first is longer twice; cut to 4, 5 and 8 are a tie."""
     full = [[9, 3], [5, 8], [4, 2]]
     rows = [
         Example([1], [[1] * min(n, 4) for n in pair], i, full_lengths=pair) for i, pair in enumerate(full)
