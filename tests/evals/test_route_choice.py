@@ -98,7 +98,7 @@ def test_routes_between_the_same_places_are_one_cluster():
         params=policy.init(jax.random.key(0)),
         tokenizer=None,
         seed=0,
-        rewards=lambda batch: None,
+        rewards=lambda batch: jnp.zeros(batch.mask.shape[:2]),
         put=lambda batch: jax.tree.map(jnp.asarray, batch),
         fetch=jax.device_get,
     )

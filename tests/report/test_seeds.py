@@ -64,6 +64,7 @@ def test_runs_that_differ_only_in_seed_are_one_line_of_means(tmp_path):
     assert all(line is not None for line in each)
     stacked = np.stack([line.values for line in each if line is not None])
     np.testing.assert_allclose(loss.values, stacked.mean(0))
+    assert loss.high is not None
     np.testing.assert_allclose(loss.high, spread(stacked)[2])
 
 
