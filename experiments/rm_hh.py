@@ -16,7 +16,7 @@ Cost      about 10 minutes on 2 CPU cores (18 beside other work).
 Measured  2026-11-21; random keys are derived otherwise since (DESIGN.md, 58), so seeds give other numbers.
 Expect    held-out accuracy 0.561 [0.526, 0.595] (792 pairs of unseen prompts; 0.491 before training), loss
           0.6705 against log 2 = 0.6931: better than chance, and not told apart from "longer response wins" on
-          the same pairs, 0.568 [0.540, 0.596].
+          the same pairs, 0.590 [0.556, 0.624].
 Baselines longer response wins .596 (helpful-base, all pairs); Bradley-Terry on MiniLM embeddings .61.
 """
 

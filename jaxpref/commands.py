@@ -15,6 +15,7 @@ import numpy as np
 from jaxpref import config, keys
 from jaxpref.assignments import assignments_of
 from jaxpref.experiment import Experiment, Tournament, smoke, smoke_tournament
+from jaxpref.labels import labels
 from jaxpref.paths import AnyPath, as_path, write_whole
 from jaxpref.training import distributed, sharding
 from jaxpref.training.collect import compiled_evaluation
@@ -103,6 +104,7 @@ def _train(experiment: Experiment, workdir: AnyPath, options: Options) -> None:
         workdir,
         allow_changes=allow,
         docstring=config.docstring(options.file),
+        source=options.file.partition(":")[0],
         writers=DEFAULT if chosen is None else [name for name in chosen.split(",") if name],
     )
     if jax.process_index() == 0 and not getattr(options, "no_report", False):
@@ -145,10 +147,9 @@ def _sweep_runs(options: Options) -> tuple[AnyPath, list[tuple[str, Experiment, 
     own, rest = _split(options)
     experiments = config.load_sweep(options.file, rest)
     root = run_folder(own.get("workdir", f"runs/{experiments[0].name}-sweep{'-smoke' * options.smoke}"))
-    labels = _labels(experiments)
     return root, [
         (label, _ready(experiment, own, options), root / f"{index}-{label}")
-        for index, (experiment, label) in enumerate(zip(experiments, labels, strict=True))
+        for index, (experiment, label) in enumerate(zip(experiments, _labels(experiments), strict=True))
     ]
 
 
@@ -164,25 +165,16 @@ def _play(game: Tournament, root: AnyPath, runs: list[tuple[str, Experiment, Any
     if jax.process_index() == 0:
         width = max(map(len, results.names))
         for name, row, overall in zip(results.names, results.matrix, results.overall, strict=True):
-            cells = "  ".join(f"{e.mean:.3f} [{e.low:.2f}, {e.high:.2f}]" for e in row)
-            print(f"{name:{width}s}  {cells}  overall {overall.mean:.3f}")
+            print(f"{name:{width}s}  {'  '.join(map(str, row))}  overall {overall}")
 
 
 def _labels(experiments: list[Experiment]) -> list[str]:
-    """Folder names that show what differs: the experiments' names, or else the last part of each differing
-    path and its value."""
+    """Folder names that show what differs: the experiments' names, or else the settings that are not the same
+    in all (`labels`)."""
     names = [experiment.name for experiment in experiments]
-    if len(names) > 1 and len(set(names)) == len(names):
-        return [re.sub(r"[^\w.=+-]+", "-", name) for name in names]
-    flat = [config.leaves(config.describe(e)) for e in experiments]
-    keys = sorted({k for f in flat for k in f})
-    differing = [k for k in keys if len({json.dumps(f.get(k)) for f in flat}) > 1]
-    # A knob moves several leaves together: one of each name and set of values is enough.
-    seen: dict[tuple[str, ...], str] = {}
-    for key in differing:
-        seen.setdefault(tuple(json.dumps(f.get(key)) for f in flat), key)
-    labels = ["_".join(f"{k.rsplit('.', 1)[-1]}-{f.get(k)}" for k in seen.values()) for f in flat]
-    return [re.sub(r"[^\w.=+-]+", "-", label)[:80] or "run" for label in labels]
+    if len(set(names)) < len(names):
+        names = labels([config.leaves(config.describe(e)) for e in experiments])
+    return [re.sub(r"[^\w.=+-]+", "-", name.replace(", ", "_"))[:80] or "run" for name in names]
 
 
 def methods(options: Options) -> int:

@@ -1,5 +1,6 @@
 """The command line as a user meets it."""
 
+import dataclasses
 import json
 from unittest import mock
 
@@ -7,7 +8,8 @@ import numpy as np
 import pytest
 from launch import TINY, here, run
 
-from jaxpref import cli
+from jaxpref import cli, config
+from jaxpref.commands import _labels
 from jaxpref.data.text.synthetic import arithmetic_tokenizer
 from jaxpref.types import Prompts
 
@@ -118,6 +120,18 @@ def test_sweep_trains_all_and_compares(tmp_path):
     assert "sweep 2/2" in output
     assert len(list(tmp_path.glob("*/experiment.json"))) == 2
     assert (tmp_path / "report.html").is_file()
+
+
+def test_folders_of_a_sweep_say_what_differs_and_no_more():
+    """Once this was `0-seed-0_beta-0.3_function-jaxpref.losses.pairwise.dpo_tau-None`."""
+    built = [
+        dataclasses.replace(config.load(TINY, overrides), seed=seed)
+        for seed in (0, 1)
+        for overrides in (["learning_rate=0.1"], ["learning_rate=0.2"])
+    ]
+    assert _labels(built) == [f"value={rate}_seed={seed}" for seed in (0, 1) for rate in (0.1, 0.2)]
+    named = [dataclasses.replace(e, name=f"run {i}") for i, e in enumerate(built)]
+    assert _labels(named) == ["run-0", "run-1", "run-2", "run-3"]
 
 
 def test_tokenizer_command_trains_a_model(tmp_path):

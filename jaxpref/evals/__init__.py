@@ -10,7 +10,7 @@ from jaxpref.evals.kl import sampled_kl
 from jaxpref.evals.planned import budget_shares, learned_weights, planned_return
 from jaxpref.evals.posterior import posterior_returns
 from jaxpref.evals.recovery import policy_recovery, reward_recovery
-from jaxpref.evals.rewards import reward_accuracy
+from jaxpref.evals.rewards import list_agreement, reward_accuracy
 from jaxpref.evals.routes import route_choice
 from jaxpref.evals.soft_optimal import soft_optimal_error
 from jaxpref.evals.sweeps import value_sweeps
@@ -29,6 +29,7 @@ __all__ = [
     "game_exploitability",
     "generation",
     "learned_weights",
+    "list_agreement",
     "planned_return",
     "policy_recovery",
     "posterior_returns",

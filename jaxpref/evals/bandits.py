@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxpref.environments.base import Bandit
 from jaxpref.evals.base import Context, Estimate, Evaluation
+from jaxpref.evals.intervals import exact
 from jaxpref.policies.tabular import enumerated
 from jaxpref.types import Prompts
 
@@ -52,5 +53,4 @@ def bandit_policy(
 
 
 def _exact(values: np.ndarray, better: str) -> Estimate:
-    mean = float(values.mean())
-    return Estimate(mean, mean, mean, len(values), better)
+    return exact(float(values.mean()), len(values), better)

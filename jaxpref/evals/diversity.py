@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxpref.evals.base import Context, Evaluation
-from jaxpref.evals.intervals import clustered
+from jaxpref.evals.intervals import share
 from jaxpref.evals.sampling import draw, prompts_of
 
 __all__ = ["distinct", "diversity", "edit_similarity", "unique_share"]
@@ -80,6 +80,6 @@ def diversity(
     }
     metrics = {}
     for key, scores in values.items():
-        known = np.asarray(scores)[np.isfinite(scores)]
-        metrics[key] = clustered(known, np.arange(len(known)), better="")
+        there = np.isfinite(scores)
+        metrics[key] = share(np.asarray(scores)[there], table.group[there], better="")
     return Evaluation(name, metrics)

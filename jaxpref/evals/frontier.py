@@ -28,7 +28,8 @@ def at_kl(points: Sequence[FrontierPoint], kl: float) -> Estimate:
 
     Points are taken in order of their KL. The interval adds in squares the intervals of the two scores, with
     the weights of the interpolation, and the effect of the uncertainty of the two KLs along the line. It
-    takes the evaluations as independent and ignores the curvature between them.
+    takes the evaluations as independent and ignores the curvature between them; where a point that it is made
+    of has no interval, it has none (NaN).
 
     Raises:
       ValueError: no points, or `kl` outside of theirs (nothing is extrapolated).
@@ -46,9 +47,10 @@ def at_kl(points: Sequence[FrontierPoint], kl: float) -> Estimate:
     slope = (right.score.mean - left.score.mean) / run if run > 0 else 0.0
     shares = ((left, 1 - weight), (right, weight))
     mean = sum(share * p.score.mean for p, share in shares)
+    shares = [(p, share) for p, share in shares if share > 0]  # 0 times no interval is none
     below = _joined([share * (p.score.mean - p.score.low) for p, share in shares])
     beyond = _joined([share * (p.score.high - p.score.mean) for p, share in shares])
-    along = _joined([slope * share * (p.kl.high - p.kl.low) / 2 for p, share in shares])
+    along = _joined([slope * share * (p.kl.high - p.kl.low) / 2 for p, share in shares]) if slope else 0.0
     count = min(left.score.count, right.score.count)
     return Estimate(mean, mean - math.hypot(below, along), mean + math.hypot(beyond, along), count)
 

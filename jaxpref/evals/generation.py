@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxpref.evals.base import Context, Estimate, Evaluation, TextSample
-from jaxpref.evals.intervals import clustered, proportion
+from jaxpref.evals.intervals import clustered, share
 from jaxpref.evals.sampling import draw, prompts_of, texts
 
 __all__ = ["generation"]
@@ -29,7 +29,8 @@ def generation(
 
     With a `checker` (prompt text, response text) -> score, reports the mean score and, where the policy
     answered the same prompts when the stage began, the win rate against that (ties one half). Without one it
-    only keeps `shown` samples for the report and their mean length (tokens).
+    only keeps `shown` samples for the report and their mean length (tokens). Rows of one group (a prompt that
+    occurs twice) are one cluster in all intervals.
     """
     samples: list[TextSample] = []
     lengths: list[int] = []
@@ -44,19 +45,19 @@ def generation(
             lengths.append(int(batch.completions.response_mask[row, 0].sum()))
 
     metrics: dict[str, Estimate] = {}
-    groups = np.arange(len(samples))
+    groups = table.group
     if checker is not None:
         scores = np.array([s.score for s in samples])
         binary = np.isin(scores, (0.0, 1.0)).all()
         metrics["checker accuracy" if binary else "checker score"] = (
-            proportion(scores.sum(), len(scores)) if binary else clustered(scores, groups)
+            share(scores, groups) if binary else clustered(scores, groups)
         )
         before = {s.id: s.score for s in context.baseline(name) if s.score is not None}
-        pairs = [(s.score, before[s.id]) for s in samples if s.id in before]
-        if pairs:
-            new, old = np.array(pairs).T
+        both = [i for i, s in enumerate(samples) if s.id in before]
+        if both:
+            new, old = scores[both], np.array([before[samples[i].id] for i in both])
             wins = np.where(new > old, 1.0, np.where(new == old, 0.5, 0.0))
-            metrics["win rate"] = clustered(wins, np.arange(len(wins)))
+            metrics["win rate"] = share(wins, groups[both])
     metrics["response length"] = clustered(np.array(lengths, float), groups, better="")
     kept = samples if checker is not None else samples[:shown]
     return Evaluation(name, metrics, tuple(kept))

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxpref.evals.base import Context, Evaluation
-from jaxpref.evals.intervals import clustered
+from jaxpref.evals.intervals import clustered, difference
 from jaxpref.evals.sampling import draw, prompts_of
 
 __all__ = ["sampled_kl"]
@@ -28,7 +28,7 @@ def sampled_kl(
     The estimator is k1 (Schulman 2020): the mean over responses drawn at temperature
     1 without truncation of `log policy(y) - log reference(y)`. It is unbiased, and may be negative where the
     KL is small. Entropy per token is `-sum log policy / number of tokens`. Intervals treat the
-    `num_samples` responses of one prompt as a cluster.
+    `num_samples` responses of one prompt (and rows of one group) as a cluster.
 
     Args:
       records: prompts to answer.
@@ -57,13 +57,13 @@ def sampled_kl(
         logps.append(own[drawn.real])
         lengths.append(np.asarray(drawn.completions.response_mask).sum(-1)[drawn.real])
     ratio, logp, length = (np.concatenate(parts) for parts in (ratios, logps, lengths))
-    prompt = np.broadcast_to(np.arange(len(ratio))[:, None], ratio.shape)
+    prompt = np.broadcast_to(table.group[:, None], ratio.shape)
     # One item for each token, each with its response's mean: the mean over tokens, clustered by prompt.
     spread = np.repeat(-logp.ravel() / np.maximum(length.ravel(), 1), length.ravel())
     return Evaluation(
         name,
         {
-            f"KL to {reference}": clustered(ratio.ravel(), prompt.ravel(), better=""),
+            f"KL to {reference}": difference(ratio.ravel(), prompt.ravel(), better=""),
             "entropy per token": clustered(spread, np.repeat(prompt.ravel(), length.ravel()), better=""),
         },
     )

@@ -7,8 +7,9 @@ import numpy as np
 from jaxtyping import Array, Float
 from numpy.typing import NDArray
 
-from jaxpref.evals.base import Context, Estimate, Evaluation, Picture
+from jaxpref.evals.base import Context, Evaluation, Picture
 from jaxpref.evals.grids import pictured_grid
+from jaxpref.evals.intervals import exact
 from jaxpref.planning import TabularMDP, World, optimal_policy, policy_values, scaled_return
 from jaxpref.types import Segments
 
@@ -71,8 +72,8 @@ def planned_return(
     return Evaluation(
         name,
         {
-            "scaled return": _exact(float(scaled_return(known.mdp, policy, known.start)), "higher"),
-            "largest entry": _exact(float(best), ""),
+            "scaled return": exact(float(scaled_return(known.mdp, policy, known.start))),
+            "largest entry": exact(float(best), better=""),
         },
         pictures=(grid_picture(name, known, policy),) if len(known.shape) == 2 else (),
     )
@@ -102,15 +103,15 @@ def grid_picture(title: str, world: World, policy: Float[Array, "s a"]) -> Pictu
 def learned_weights(
     context: Context, *, features: Sequence[str], num_prompts: int | None = None, name: str = "weights"
 ) -> Evaluation:
-    """Weights of `policies.linear_scores` over the size of the first one, since noise sets their scale."""
+    """Weights of `policies.linear_scores` over the size of the first one, since noise sets their scale; and
+    "scale", that size: the logit of a preference for one unit of it."""
     del num_prompts
     weights = np.asarray(context.fetch(context.params["weights"]), np.float64)
     if weights.shape != (len(features),):
         raise ValueError(f"learned_weights: {len(features)} features and weights of shape {weights.shape}")
     unit = max(abs(float(weights[0])), 1e-12)
-    return Evaluation(
-        name, {feature: _exact(float(w) / unit, "") for feature, w in zip(features, weights, strict=True)}
-    )
+    relative = dict(zip(features, map(float, weights / unit), strict=True))
+    return Evaluation(name, {key: exact(x, better="") for key, x in (relative | {"scale": unit}).items()})
 
 
 def budget_shares(
@@ -130,11 +131,7 @@ def budget_shares(
     metrics = {}
     for agent, row in enumerate(shares):
         metrics |= {
-            f"agent {agent}, {b} steps": _exact(float(p), "") for b, p in zip(budgets, row, strict=True)
+            f"agent {agent}, {b} steps": exact(float(p), better="") for b, p in zip(budgets, row, strict=True)
         }
-        metrics[f"agent {agent}, mean steps"] = _exact(float(row @ np.asarray(budgets)), "")
+        metrics[f"agent {agent}, mean steps"] = exact(float(row @ np.asarray(budgets)), better="")
     return Evaluation(name, metrics)
-
-
-def _exact(value: float, better: str) -> Estimate:
-    return Estimate(value, value, value, 1, better)

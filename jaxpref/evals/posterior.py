@@ -1,6 +1,7 @@
 """Returns of policies under a posterior of rewards: bounds of high confidence, and the true returns."""
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 
 import jax
@@ -9,6 +10,7 @@ from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
 from jaxpref.evals.base import Context, Estimate, Evaluation
+from jaxpref.evals.intervals import exact
 from jaxpref.planning import TabularMDP, occupancy, policy_values, values
 from jaxpref.policies.planned import paid
 from jaxpref.policies.reward_functions import RewardFunction
@@ -62,8 +64,8 @@ def posterior_returns(
         (low, left, right), truly = (float(x) for x in of["tail"]), float(of["truly"])
         count = len(context.member("draws")["weights"])
         metrics[f"{who}: return"] = Estimate(float(of["mean"]), left, right, count, "higher")
-        metrics[f"{who}: at least"] = Estimate(low, low, low, count, "higher")
-        metrics[f"{who}: truly"] = Estimate(truly, truly, truly, 1, "higher")
+        metrics[f"{who}: at least"] = Estimate(low, math.nan, math.nan, count)
+        metrics[f"{who}: truly"] = exact(truly)
     return Evaluation(name, metrics)
 
 

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from jaxpref.evals.base import Context, Estimate, Evaluation, Picture
 from jaxpref.evals.grids import pictured_grid
+from jaxpref.evals.intervals import exact
 from jaxpref.planning import TabularMDP, occupancy, policy_values, values
 from jaxpref.policies.base import Policy
 from jaxpref.policies.planned import log_policy, paid
@@ -201,6 +202,4 @@ def _pictures(mdp: TabularMDP, width: int, shown: Mapping[str, Any], label: str)
 
 def _exact(context: Context, metrics: dict[str, Array]) -> dict[str, Estimate]:
     numbers = {name: float(context.fetch(value)) for name, value in metrics.items()}
-    return {
-        name: Estimate(x, x, x, 1, "lower" if name in _LOWER else "higher") for name, x in numbers.items()
-    }
+    return {name: exact(x, better="lower" if name in _LOWER else "higher") for name, x in numbers.items()}

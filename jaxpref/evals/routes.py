@@ -12,8 +12,8 @@ from jaxpref.data.roads.networks import Roads
 from jaxpref.data.roads.routes import by_region, places_by_region, routes_of
 from jaxpref.data.segments import SegmentRecords
 from jaxpref.environments.drivers import walk
-from jaxpref.evals.base import Context, Estimate, Evaluation, Picture
-from jaxpref.evals.intervals import clustered, proportion
+from jaxpref.evals.base import Context, Evaluation, Picture
+from jaxpref.evals.intervals import clustered, exact, share
 from jaxpref.planning.roads.host import cheapest
 from jaxpref.policies.arcs import arc_costs
 
@@ -43,8 +43,8 @@ def route_choice(
     - `cost error`: with `hidden` costs `[e]`, standard deviation over arcs of log(learnt / hidden): a common
       factor does not count. With `regions` it is over the arcs of all of them, each about its own mean.
 
-    Intervals are over pairs of origin and destination. The map shows the learnt cost per metre, and the route
-    whose overlap is the median.
+    Intervals take the routes from one origin to one destination as a group. The map shows
+    the learnt cost per metre, and the route whose overlap is the median.
     """
     table = records()
     table = table.take(np.arange(min(num_prompts, len(table))))
@@ -59,16 +59,16 @@ def route_choice(
     planned = _cheapest(network, costs, driven, region)
     lengths = network.columns["length"]
     shared = np.array([overlap(a, b, lengths) for a, b in zip(driven, planned, strict=True)])
-    same = sum(a == b for a, b in zip(driven, planned, strict=True))
+    same = np.array([float(a == b) for a, b in zip(driven, planned, strict=True)])
     metrics = {
         "nll" if likelihood else "excess cost": clustered(nats, table.group, "lower"),
-        "exact match": proportion(same, len(driven)),
-        "overlap": clustered(shared, table.group),
+        "exact match": share(same, table.group),
+        "overlap": share(shared, table.group),
     }
     if hidden is not None:
         ratios = np.log(costs / np.asarray(hidden(), np.float64))
         error = float(np.sqrt(ratios.var(-1).mean()))
-        metrics["cost error"] = Estimate(error, error, error, ratios.size, "lower")
+        metrics["cost error"] = exact(error, ratios.size, "lower")
     middle = int(np.argsort(shared)[len(shared) // 2])
     drawn = (
         ()

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpref.evals.base import Context, Estimate, Evaluation
+from jaxpref.evals.base import Context, Evaluation
+from jaxpref.evals.intervals import exact
 from jaxpref.evals.sweeps import pictured_sweeps
 from jaxpref.planning import TabularMDP, policy_values, values
 from jaxpref.types import Segments
@@ -56,6 +57,6 @@ def soft_optimal_error(
     worlds = {f"soft, temperature {temperature:g}": (world, temperature), "hard": (world, 0.0)}
     return Evaluation(
         name,
-        {n: Estimate(float(x), float(x), float(x), int(live.sum()), "lower") for n, x in measured.items()},
+        {n: exact(float(x), int(live.sum()), "lower") for n, x in measured.items()},
         pictures=(pictured_sweeps("value iteration", worlds, sweeps=sweeps),),
     )

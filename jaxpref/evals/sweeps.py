@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxpref.evals.base import Context, Estimate, Evaluation, Picture
+from jaxpref.evals.base import Context, Evaluation, Picture
+from jaxpref.evals.intervals import exact
 from jaxpref.evals.planned import step_scores
 from jaxpref.planning import TabularMDP, World, sweep_residuals
 
@@ -39,7 +40,7 @@ def value_sweeps(
     worlds = {"true rewards": (known.mdp, 0.0), "learned": (learned, 0.0)}
     picture = pictured_sweeps(name, worlds, sweeps=sweeps)
     last = picture.data["lines"]["learned"]["y"][-1]
-    return Evaluation(name, {"residual": Estimate(last, last, last, 1, "")}, pictures=(picture,))
+    return Evaluation(name, {"residual": exact(last, better="")}, pictures=(picture,))
 
 
 def pictured_sweeps(title: str, worlds: Mapping[str, tuple[TabularMDP, float]], *, sweeps: int) -> Picture:

@@ -9,16 +9,17 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from jaxpref import keys
 from jaxpref.data.records import Records
 from jaxpref.evals.base import Context
-from jaxpref.evals.intervals import Estimate, clopper_pearson, clustered, paired_bootstrap
+from jaxpref.evals.intervals import Estimate, clopper_pearson, clustered, exact, share
 from jaxpref.evals.sampling import draw
 from jaxpref.experiment import Tournament
 from jaxpref.types import Completions, Params
 
+Array = np.ndarray
 __all__ = ["WinRates", "answers", "judged", "win_rates"]
 
 
@@ -26,8 +27,9 @@ __all__ = ["WinRates", "answers", "judged", "win_rates"]
 class WinRates:
     """Results of a tournament; index 0 is the policy that the others are compared with.
 
-    `matrix[i][j]`: P(i beats j) with its Clopper-Pearson interval. `overall[i]`: its mean over the other
-    policies. `differences[i][j]`: win rate of i against policy 0 minus that of j, paired over prompts.
+    `matrix[i][j]`: P(i beats j), with its Clopper-Pearson interval where prompts differ. `overall[i]`: its
+    mean over the other policies. `differences[i][j]`: win rate of i against policy 0 minus that of j, paired
+    over prompts.
     """
 
     names: tuple[str, ...]
@@ -96,9 +98,17 @@ def _widened(array: Any, width: int) -> np.ndarray:
     return np.pad(np.asarray(array), ((0, 0), (0, 0), (0, width - array.shape[-1])))
 
 
-def win_rates(names: Sequence[str], preferences: Float[np.ndarray, "n k k"]) -> WinRates:
+def win_rates(
+    names: Sequence[str],
+    preferences: Float[np.ndarray, "n k k"],
+    groups: Int[np.ndarray, " n"] | None = None,
+) -> WinRates:
     """Estimates of a tournament. The number of trials is that of the prompts, however many samples there
     are to each, because the samples of one prompt are no independent trials.
+
+    Args:
+      groups: rows of one group are one cluster, and the matrix then has the intervals of `share`; None: each
+        row is a group.
 
     Raises:
       ValueError: there is not one name for each policy.
@@ -106,20 +116,27 @@ def win_rates(names: Sequence[str], preferences: Float[np.ndarray, "n k k"]) -> 
     n, k, other = preferences.shape
     if not k == other == len(names):
         raise ValueError(f"win_rates: expected [n, k, k] for the {len(names)} names, got {(n, k, other)}")
+    groups = np.arange(n) if groups is None else groups
     against_all = (preferences.sum(-1) - 0.5) / max(k - 1, 1)
     return WinRates(
         tuple(names),
-        tuple(tuple(_cell(preferences[:, i, j], i == j) for j in range(k)) for i in range(k)),
-        tuple(clustered(against_all[:, i], np.arange(n)) for i in range(k)),
+        tuple(tuple(_cell(preferences[:, i, j], groups, i == j) for j in range(k)) for i in range(k)),
+        tuple(share(np.clip(against_all[:, i], 0, 1), groups) for i in range(k)),
         tuple(
-            tuple(paired_bootstrap(preferences[:, i, 0], preferences[:, j, 0]) for j in range(k))
+            tuple(_difference(preferences[:, i, 0], preferences[:, j, 0], groups, i == j) for j in range(k))
             for i in range(k)
         ),
     )
 
 
-def _cell(wins: Float[np.ndarray, " n"], itself: bool) -> Estimate:
+def _difference(first: Array, second: Array, groups: Array, itself: bool) -> Estimate:
+    return exact(0.0, len(first)) if itself else clustered(first - second, groups)
+
+
+def _cell(wins: Array, groups: Array, itself: bool) -> Estimate:
     if itself:  # known, not measured
-        return Estimate(0.5, 0.5, 0.5, len(wins), "")
+        return exact(0.5, len(wins), "")
     # Rounding may leave a sum of probabilities a hair outside.
+    if len(np.unique(groups)) < len(wins):
+        return share(np.clip(wins, 0, 1), groups)
     return clopper_pearson(float(np.clip(wins.sum(), 0, len(wins))), len(wins))

@@ -46,7 +46,7 @@ def _single(run: Run, key: Key) -> dict[str, Any] | None:
     before, after = ends(run, key)
     if after is None:
         return None
-    count = f", n = {after.count:,}" if after.count is not None else ""
+    count = f", n = {after.size}" if after.size else ""
     if before is None:
         moved = {"css": "", "shown": interval(after.low, after.high), "words": None}
         where = f"{after.stage} step {after.step:,}; no earlier value"
@@ -104,7 +104,8 @@ def _row(run: Run, key: Key) -> dict[str, Any]:
     before, after = ends(run, key)
     row = {"label": run.label, "before": before and value(before.mean), "after": after and value(after.mean)}
     if after is None:
-        return row | {"words": "", "css": ""}
+        return row | {"words": "", "css": "", "size": ""}
+    row["size"] = after.size
     if before is None:
         return row | {"words": interval(after.low, after.high), "css": "ci"}
     moved = change(before, after)

@@ -1,32 +1,23 @@
 """The complete configuration as a tree, and the leaves in which runs differ."""
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
 from markupsafe import Markup
 
 from jaxpref.config import leaves
+from jaxpref.labels import differing, literal
 from jaxpref.report.runs import Run
 from jaxpref.report.template import render
 
 __all__ = ["configuration_section", "differences"]
 
-_ABSENT = object()
 _OPEN_DEPTH = 1
 
 
 def differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
     """Dotted path and each run's value, for the leaves that are not the same in all runs."""
-    flat = [leaves(run.experiment.get("config", {})) for run in runs]
-    paths = dict.fromkeys(path for leaf in flat for path in leaf)
-    rows = []
-    for path in paths:
-        values = [leaf.get(path, _ABSENT) for leaf in flat]
-        shown = ["(not there)" if value is _ABSENT else _literal(value) for value in values]
-        if len(set(shown)) > 1:
-            rows.append((path, shown))
-    return rows
+    return list(differing([leaves(run.experiment.get("config", {})) for run in runs]).items())
 
 
 def configuration_section(runs: Sequence[Run]) -> Markup:
@@ -43,10 +34,6 @@ def configuration_section(runs: Sequence[Run]) -> Markup:
         differing=[[path, *values] for path, values in differences(runs)],
         runs=shown,
     )
-
-
-def _literal(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
 
 
 def _is_branch(value: Any) -> bool:
@@ -70,7 +57,7 @@ def _item(key: str, value: Any, depth: int) -> dict[str, Any]:
     return {
         "key": key,
         "function": None if function is None else str(function),
-        "literal": None if branch or function else _literal(value),
+        "literal": None if branch or function else literal(value),
         "below": _tree(value, depth + 1) if branch else None,
         "open": depth < _OPEN_DEPTH,
     }

@@ -9,6 +9,7 @@ from markupsafe import Markup
 from jaxpref.paths import AnyPath
 from jaxpref.report import figures
 from jaxpref.report.runs import Run
+from jaxpref.report.seeds import members
 from jaxpref.report.series import curve, is_minor, panels
 from jaxpref.report.template import render
 
@@ -32,20 +33,27 @@ def curves_section(runs: Sequence[Run], folder: AnyPath) -> Markup:
             stages.append((stage, drawn[False], drawn[True]))
     if not stages:
         return Markup("")
-    return render("curves", labels=[run.label for run in runs], holes=_non_finite(runs), stages=stages)
+    return render(
+        "curves",
+        labels=[run.label for run in runs],
+        holes=_non_finite(runs),
+        stages=stages,
+        seeds=any(run.seeds for run in runs),
+    )
 
 
 def _non_finite(runs: Sequence[Run]) -> list[str]:
     """Says where curves have holes, because a hole in a thick line is easy to miss."""
     items = []
-    for run in runs:
+    each = members(runs)
+    for run in each:
         for panel in panels([run]):
             for metric in panel.metrics:
                 for split in ("train", "eval"):
                     line = curve(run, panel.stage, metric, split)
                     bad = np.flatnonzero(~np.isfinite(line.values)) if line is not None else np.array([])
                     if line is not None and bad.size:
-                        where = f"{run.label}: " if len(runs) > 1 else ""
+                        where = f"{run.label}: " if len(each) > 1 else ""
                         items.append(
                             f"{where}stage {panel.stage}, {metric} ({split}): "
                             f"{bad.size} of {len(line.steps)} values are not finite, "

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import io
 import re
+import textwrap
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -29,10 +30,10 @@ __all__ = [
     "new_axes",
     "progress_figure",
     "save",
-    "shortened",
     "slug",
     "style",
     "vanishes",
+    "wrapped",
 ]
 
 # Okabe & Ito's palette without yellow, which is too pale for lines on white.
@@ -86,14 +87,15 @@ def style(name: str) -> Iterator[None]:
         yield
 
 
-def new_axes(title: str, *, whole_steps: bool = True) -> "tuple[Figure, Axes]":
-    """A figure of the usual size with one drawing; `whole_steps`: x counts something."""
+def new_axes(title: str, *, whole_steps: bool = True, width: int = 44) -> "tuple[Figure, Axes]":
+    """A figure of the usual size with one drawing; `whole_steps`: x counts something;
+    `width`: characters in a line of the title."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=_SIZE, layout="constrained")
     axes = figure.add_subplot()
-    axes.set_title(shortened(title, 44))
+    axes.set_title(wrapped(title, width))
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=whole_steps, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     return figure, axes
@@ -120,7 +122,8 @@ def logarithmic(axes: "Axes", values: Iterable[float]) -> None:
 
 
 def curves_figure(runs: Sequence[Run], panel: Panel) -> "Figure | None":
-    """One panel: train thin and pale with its smoothed line, eval as points. None if nothing is finite."""
+    """One panel: train thin and pale with its smoothed line, eval as points; of several seeds the mean in the
+    band of their spread. None if nothing is finite."""
     figure, axes = new_axes(panel.title)
     drawn = False
     for run_index, run in enumerate(runs):
@@ -153,6 +156,11 @@ def _train_line(axes: "Axes", run: Run, stage: str, metric: str, hue: str, dash:
     if line is None or not np.isfinite(line.values).any():
         return False
     values = np.where(np.isfinite(line.values), line.values, np.nan)
+    if run.seeds:
+        fitted = curve(run, stage, metric, "train", smoothed=True)
+        assert fitted is not None
+        _band(axes, thin(fitted), hue, dash)
+        return True
     raw = thin(Curve(line.steps, values))
     smoothed = smooth(values)
     if smoothed is None:
@@ -165,12 +173,21 @@ def _train_line(axes: "Axes", run: Run, stage: str, metric: str, hue: str, dash:
     return True
 
 
+def _band(axes: "Axes", line: Curve, hue: str, dash: Any) -> None:
+    marker = "." if len(line.steps) < 3 else None
+    axes.plot(line.steps, line.values, color=hue, linewidth=1.5, linestyle=dash, marker=marker)
+    if line.low is not None and line.high is not None:
+        axes.fill_between(line.steps, line.low, line.high, color=hue, alpha=0.18, linewidth=0)
+
+
 def _eval_points(
     axes: "Axes", run: Run, stage: str, metric: str, hue: str, dash: Any, *, hollow: bool
 ) -> bool:
     line = curve(run, stage, metric, "eval")
     if line is None or not np.isfinite(line.values).any():
         return False
+    if line.low is not None and line.high is not None:
+        axes.vlines(line.steps, line.low, line.high, color=hue, linewidth=0.8, zorder=3)
     face = "white" if hollow else hue
     axes.plot(
         line.steps,
@@ -198,7 +215,7 @@ def _metric_legend(axes: "Axes", panel: Panel, num_runs: int) -> None:
             color=color(i) if num_runs == 1 else "#444444",
             linestyle=_DASHES[i if num_runs > 1 else 0],
             linewidth=1.5,
-            label=shortened(metric.rpartition("/")[2]),
+            label=wrapped(metric.rpartition("/")[2]),
         )
         for i, metric in enumerate(panel.metrics)
     ]
@@ -244,8 +261,11 @@ def final_figure(finals: Sequence[tuple[str, Evaluation]], title: str, hues: Seq
     """Last value of one metric for each run, with its interval: one row per run, first run on top."""
     from matplotlib.ticker import MaxNLocator
 
-    figure, axes = new_axes(title)
-    figure.set_figheight(0.9 + 0.26 * len(finals))
+    figure, axes = new_axes(title, width=28)  # the labels leave less room than in other drawings
+    names = [wrapped(label) for label, _ in finals]
+    figure.set_figheight(
+        0.9 + 0.26 * len(finals) + 0.13 * (axes.get_title(loc="left") + "".join(names)).count("\n")
+    )
     for row, (_, final) in enumerate(finals):
         errors = (
             [[max(final.mean - final.low, 0)], [max(final.high - final.mean, 0)]]
@@ -253,16 +273,16 @@ def final_figure(finals: Sequence[tuple[str, Evaluation]], title: str, hues: Seq
             else None
         )
         axes.errorbar([final.mean], [row], xerr=errors, color=hues[row], marker="o", markersize=5, capsize=3)
-    axes.set_yticks(range(len(finals)), [shortened(label) for label, _ in finals])
+    axes.set_yticks(range(len(finals)), names)
     axes.set_ylim(len(finals) - 0.5, -0.5)
     axes.margins(x=0.06)
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     return figure
 
 
-def shortened(label: str, length: int = 28) -> str:
-    label = clean(label)
-    return label if len(label) <= length else label[: length - 1] + "…"
+def wrapped(label: str, length: int = 28) -> str:
+    """A name in lines of `length` characters; what does not fit into three is left out."""
+    return "\n".join(textwrap.wrap(clean(label), length, max_lines=3, placeholder=" …")) or " "
 
 
 def save(figure: "Figure", name: str, folder: AnyPath, legend: Sequence[tuple[str, str]] = ()) -> Markup:
@@ -276,7 +296,7 @@ def save(figure: "Figure", name: str, folder: AnyPath, legend: Sequence[tuple[st
     if len(legend) > 1:
         from matplotlib.lines import Line2D
 
-        handles = [Line2D([], [], color=hue, linewidth=2, label=shortened(label)) for hue, label in legend]
+        handles = [Line2D([], [], color=hue, linewidth=2, label=wrapped(label)) for hue, label in legend]
         figure.legend(handles=handles, loc="outside lower center", ncols=2)
         figure.set_figheight(figure.get_figheight() + 0.18 * ((len(legend) + 1) // 2))
     else:

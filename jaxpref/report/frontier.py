@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING
 
+import numpy as np
 from markupsafe import Markup
 
 from jaxpref.evals.frontier import FrontierPoint, at_matched_kl
@@ -41,8 +42,7 @@ def points(run: Run, kl: Key, score: Key) -> list[FrontierPoint]:
 
 
 def _estimate(e: Evaluation) -> Estimate:
-    low, high = (e.low, e.high) if e.has_interval else (e.mean, e.mean)
-    return Estimate(e.mean, low, high, e.count or 0, e.better)
+    return Estimate(e.mean, e.low, e.high, e.count or 0, e.better)
 
 
 def frontier_section(runs: Sequence[Run], folder: AnyPath) -> Markup:
@@ -81,6 +81,11 @@ def _matched(runs: Sequence[Run], lines: Sequence[list[FrontierPoint]], title: s
     return rows
 
 
+def _sides(estimates: Sequence[Estimate]) -> np.ndarray:
+    """Distances to both limits `[2, n]`; NaN, and so not drawn, where there are none."""
+    return np.maximum([[e.mean - e.low for e in estimates], [e.high - e.mean for e in estimates]], 0)
+
+
 def _figure(lines: Sequence[list[FrontierPoint]], title: str, kl: str) -> "Figure":
     figure, axes = figures.new_axes(title, whole_steps=False)
     for index, line in enumerate(lines):
@@ -89,14 +94,8 @@ def _figure(lines: Sequence[list[FrontierPoint]], title: str, kl: str) -> "Figur
         axes.errorbar(
             [p.kl.mean for p in line],
             [p.score.mean for p in line],
-            xerr=[
-                [max(p.kl.mean - p.kl.low, 0) for p in line],
-                [max(p.kl.high - p.kl.mean, 0) for p in line],
-            ],
-            yerr=[
-                [max(p.score.mean - p.score.low, 0) for p in line],
-                [max(p.score.high - p.score.mean, 0) for p in line],
-            ],
+            xerr=_sides([p.kl for p in line]),
+            yerr=_sides([p.score for p in line]),
             color=figures.color(index),
             linewidth=1.1,
             elinewidth=0.6,

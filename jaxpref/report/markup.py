@@ -43,9 +43,11 @@ def signed(number: float) -> str:
 
 
 def interval(low: float, high: float, sign: bool = False) -> str:
-    """`[low, high]`, or nothing where there is no interval."""
+    """`[low, high]`, `exact` where that has no width, or nothing where there is no interval."""
     if not (math.isfinite(low) and math.isfinite(high)):
         return ""
+    if low == high:
+        return "exact"
     show = signed if sign else value
     return f"[{show(low)}, {show(high)}]"
 
@@ -70,3 +72,4 @@ class Cell:
     limits: str | None = None  # of its confidence interval; None: no place is kept for one
     after: str = ""
     best: bool = False
+    size: str = ""  # what the number is a mean over

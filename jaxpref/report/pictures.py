@@ -128,7 +128,7 @@ def curves(title: str, data: Mapping[str, Any]) -> "Figure":
         if len(line["x"]) != len(y):
             raise ValueError(f"curves: {name} has {len(line['x'])} places and {len(y)} values")
         marker = "." if len(y) < 3 else None  # a line of one point is invisible
-        label = figures.shortened(str(name))
+        label = figures.wrapped(str(name))
         axes.plot(line["x"], y, color=figures.color(i), linewidth=1.3, marker=marker, label=label)
         shown += y.tolist()
     figures.logarithmic(axes, shown)

@@ -62,7 +62,9 @@ def final_figures(runs: Sequence[Run], folder: AnyPath) -> Markup:
 
 
 def _estimate(e: Evaluation | None) -> Cell:
-    return Cell(value(None)) if e is None else Cell(value(e.mean), interval(e.low, e.high) or None)
+    if e is None:
+        return Cell(value(None))
+    return Cell(value(e.mean), interval(e.low, e.high) or None, size=e.size)
 
 
 def evaluation_table(runs: Sequence[Run]) -> Markup:
@@ -89,9 +91,8 @@ def _table_of_one(run: Run) -> Markup:
         moved = change(before, after) if before and after else None
         limits = interval(moved.low, moved.high, sign=True) if moved else None
         cells.append(Cell(signed(moved.difference) if moved else value(None), limits))
-        cells.append(f"{after.count:,}" if after and after.count is not None else value(None))
         rows.append(cells)
-    return render("tables", header=[*header, "Change", "n"], rows=rows, text=2, note="")
+    return render("tables", header=[*header, "Change"], rows=rows, text=2, note="")
 
 
 def _table_of_several(runs: Sequence[Run]) -> Markup:
@@ -116,13 +117,27 @@ def _table_of_several(runs: Sequence[Run]) -> Markup:
         "Last value of each run. ★ best; ≈ its interval overlaps the best one's. "
         "↑ higher is better, ↓ lower is better."
     )
-    header = ["Metric", "Evaluator", "", *(run.label for run in runs)]
+    header = ["Metric", "Evaluator", "Better", *(run.label for run in runs)]
     return render("tables", header=header, rows=rows, text=3, note=note)
 
 
 def _overlap(first: Evaluation, second: Evaluation) -> bool:
     both = first.has_interval and second.has_interval
     return both and first.low <= second.high and second.low <= first.high
+
+
+def _last(run: Run, stage: str, metric: str) -> Cell | None:
+    line = curve(run, stage, metric, "eval")
+    if line is None:
+        return None
+    limits = (
+        "" if line.low is None or line.high is None else interval(float(line.low[-1]), float(line.high[-1]))
+    )
+    rows = curve(run, stage, "num_rows", "eval")
+    size = "" if rows is None else f"{rows.values[-1]:,.0f}"
+    if run.seeds:
+        size = f"{len(run.seeds)} seeds" + f" of {size}" * bool(size)
+    return Cell(value(float(line.values[-1])), limits or None, size=size)
 
 
 def held_out_table(runs: Sequence[Run]) -> Markup:
@@ -132,10 +147,9 @@ def held_out_table(runs: Sequence[Run]) -> Markup:
         if panel.group == "throughput" or panel.metrics == ("num_tokens",):
             continue
         for metric in panel.metrics:
-            lines = [curve(run, panel.stage, metric, "eval") for run in runs]
-            if any(line is not None for line in lines):
-                last = [value(float(line.values[-1])) if line is not None else value(None) for line in lines]
-                rows.append([metric, panel.stage, *last])
+            cells = [_last(run, panel.stage, metric) for run in runs]
+            if any(cell is not None for cell in cells):
+                rows.append([metric, panel.stage, *(cell or Cell(value(None)) for cell in cells)])
     if not rows:
         return Markup("")
     header = ["Metric", "Stage", *([run.label for run in runs] if len(runs) > 1 else ["Last value"])]

@@ -24,10 +24,23 @@ class Evaluation:
     high: float
     count: int | None
     better: str  # "higher", "lower" or "" (neither)
+    clusters: int | None = None  # independent groups that the `count` items come in; None: each is one
+    share: bool = False  # cannot leave [0, 1]
+    values: tuple[float, ...] = ()  # of each seed, NaN where one has none; empty: this is of one run
 
     @property
     def has_interval(self) -> bool:
         return math.isfinite(self.low) and math.isfinite(self.high)
+
+    @property
+    def size(self) -> str:
+        """What the mean is over: `240 in 120 groups`, `3 seeds of 240`; empty where it was not recorded."""
+        groups = f" in {self.clusters:,} groups" if self.clusters is not None else ""
+        items = "" if self.count is None else f"{self.count:,}{groups}"
+        if not self.values:
+            return items
+        seeds = sum(map(math.isfinite, self.values))
+        return f"{seeds} seed{'s' * (seeds != 1)}" + f" of {items}" * bool(items)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,12 +74,14 @@ class Run:
     """What a run directory holds. `problems` are plain sentences on what is missing or unreadable."""
 
     label: str
+    directory: str  # its name
     experiment: dict[str, Any]
     metrics: tuple[dict[str, Any], ...]
     evaluations: tuple[Evaluation, ...]
     samples: tuple[Sample, ...]
     problems: tuple[str, ...]
     pictures: tuple[Picture, ...] = ()
+    seeds: tuple["Run", ...] = ()  # the runs that this line of a report is the mean of (`report.seeds`)
     data: dict[str, list[str]] = dataclasses.field(default_factory=dict)  # stage -> what it trained on
 
     @property
@@ -120,6 +135,7 @@ def read_run(directory: AnyPath, label: str | None = None) -> Run:
     data = _data(directory / "data.json", problems)
     return Run(
         label=label or absolute(directory).name,
+        directory=absolute(directory).name,
         experiment=experiment,
         metrics=metrics,
         evaluations=tuple(_evaluations(evaluation_entries)),
@@ -219,17 +235,22 @@ def _evaluations(entries: list[dict[str, Any]]) -> list[Evaluation]:
         metrics = entry["metrics"] if isinstance(entry["metrics"], dict) else {}
         for metric, value in metrics.items():
             fields = value if isinstance(value, dict) else {"mean": value}
-            count = number(fields.get("count"))
+            count, clusters = number(fields.get("count")), number(fields.get("clusters"))
+            low, high = number(fields.get("low")), number(fields.get("high"))
+            if low == high and "clusters" not in fields:
+                low = high = math.nan  # runs that recorded none also gave one cluster an interval of no width
             evaluation = Evaluation(
                 stage=entry["stage"],
                 step=entry["step"],
                 evaluator=str(entry["evaluator"]),
                 metric=str(metric),
                 mean=number(fields.get("mean")),
-                low=number(fields.get("low")),
-                high=number(fields.get("high")),
+                low=low,
+                high=high,
                 count=int(count) if math.isfinite(count) else None,
                 better=str(fields.get("better") or ""),
+                clusters=int(clusters) if math.isfinite(clusters) else None,
+                share=fields.get("share") is True,
             )
             latest[entry["stage"], entry["step"], evaluation.evaluator, evaluation.metric] = evaluation
     return list(latest.values())

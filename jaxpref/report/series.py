@@ -1,16 +1,18 @@
 """Curves: which metrics a run logged, how they are grouped, and how they are smoothed and thinned."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from jaxpref.report.runs import Run, number
+from jaxpref.report.seeds import spread
 
 __all__ = ["Curve", "Panel", "curve", "panels", "is_minor", "smooth", "thin"]
 
-_NOT_METRICS = ("stage", "step", "split", "time")
+_NOT_METRICS = ("stage", "step", "split", "time", "num_rows")
 _THROUGHPUT = ("second", "utilization", "throughput", "memory", "mfu")
 _SHORT = 40  # points
 _SMOOTH_AS_LOGGED = 1e-3  # typical bend of a curve as a share of its range
@@ -21,10 +23,15 @@ _PAIRED = (("chosen", "rejected"),)
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """One metric of one split of one run in one stage. Values may be NaN; steps increase."""
+    """One metric of one split of one line in one stage. Values may be NaN; steps increase.
+
+    Of several seeds `values` are the mean, and `low` and `high` the ends of their spread (`seeds.spread`).
+    """
 
     steps: Int[np.ndarray, " n"]
     values: Float[np.ndarray, " n"]
+    low: Float[np.ndarray, " n"] | None = None
+    high: Float[np.ndarray, " n"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +44,12 @@ class Panel:
     metrics: tuple[str, ...]
 
 
-def curve(run: Run, stage: str, metric: str, split: str) -> Curve | None:
-    """None if the run logged no such metric."""
+def curve(run: Run, stage: str, metric: str, split: str, *, smoothed: bool = False) -> Curve | None:
+    """None if the run logged no such metric. Of several seeds: over the steps that all have logged, with
+    `smoothed` each smoothed first, where it needs that (`smooth`), or the band would be that of steps."""
+    if run.seeds:
+        each = [curve(seed, stage, metric, split) for seed in run.seeds]
+        return _mean([line for line in each if line is not None], smoothed)
     rows = [
         (row["step"], number(row[metric]))
         for row in run.metrics
@@ -48,6 +59,17 @@ def curve(run: Run, stage: str, metric: str, split: str) -> Curve | None:
         return None
     steps, values = zip(*sorted(rows), strict=True)
     return Curve(np.asarray(steps), np.asarray(values))
+
+
+def _mean(each: Sequence[Curve], smoothed: bool) -> Curve | None:
+    steps = functools.reduce(np.intersect1d, [line.steps for line in each]) if each else np.zeros(0)
+    if not steps.size:
+        return None
+    rows = [line.values[np.isin(line.steps, steps)] for line in each]
+    if smoothed:
+        fits = [smooth(row) for row in rows]
+        rows = [row if fit is None else fit for row, fit in zip(rows, fits, strict=True)]
+    return Curve(steps, *spread(np.stack(rows)))
 
 
 def group_of(metric: str) -> str:
@@ -144,4 +166,5 @@ def thin(line: Curve, points: int = 800) -> Curve:
         if finite.size < part.size:  # a gap stays a gap
             keep.add(int(part[~np.isfinite(line.values[part])][0]))
     order = sorted(keep)
-    return Curve(line.steps[order], line.values[order])
+    low, high = (None if side is None else side[order] for side in (line.low, line.high))
+    return Curve(line.steps[order], line.values[order], low, high)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +75,8 @@ def tournament_section(table: Table, folder: AnyPath) -> Markup:
 
 def _estimate(e: Mapping[str, Any]) -> Cell:
     limits = interval(number(e.get("low")), number(e.get("high")))
-    return Cell(value(number(e.get("mean"))), limits)
+    count = number(e.get("count"))
+    return Cell(value(number(e.get("mean"))), limits, size=f"{count:,.0f}" if math.isfinite(count) else "")
 
 
 def _figure(table: Table) -> "Figure":
@@ -98,7 +100,7 @@ def _figure(table: Table) -> "Figure":
         limits = f"{number(e.get('low')):.2f}–{number(e.get('high')):.2f}"
         axes.text(j + 0.5, i + 0.74, limits, ha="center", va="center", color=ink, fontsize=5.5)
     axes.set_title("P(row beats column)")
-    names = [figures.shortened(label, 18) for label in table.labels]
+    names = [figures.wrapped(label, 18) for label in table.labels]
     axes.set_xticks(
         np.arange(k) + 0.5, names, rotation=0 if _fit(names) else 35, ha="center" if _fit(names) else "right"
     )

@@ -11,6 +11,7 @@ import numpy as np
 from jaxpref.algorithms import Algorithm
 from jaxpref.data.loader import Loader
 from jaxpref.evals.base import Context, Evaluation, TextSample
+from jaxpref.evals.intervals import recorded
 from jaxpref.experiment import Stage
 from jaxpref.metrics import Metrics, merge, to_floats
 from jaxpref.policies.base import check_records
@@ -39,13 +40,14 @@ def held_out_pass(
     mesh: jax.sharding.Mesh,
     step: int,
 ) -> dict[str, float]:
-    """The algorithm's metrics over all held-out records, after `step` steps."""
+    """The algorithm's metrics over all held-out records, after `step` steps, and how many those are."""
     total = None
     for index in range(loader.evaluation_steps()):
         batch = sharding.put_batch(partial(loader.evaluation_batch, index), loader.batch_size, mesh)
         metrics = evaluate(state, batch, step, index)
         total = metrics if total is None else merge(total, metrics)
-    return to_floats(jax.device_get(total)) if total else {}
+    rows = {"num_rows": float(len(loader.records))}
+    return to_floats(jax.device_get(total)) | rows if total else rows
 
 
 def evaluations(
@@ -153,7 +155,7 @@ def evaluate_stage(run: RunContext, stage: Stage, step: int, algorithm: Algorith
     files = run.files
     for evaluation in evaluations(run, stage, step, algorithm, state):
         at = {"stage": stage.name, "step": step, "evaluator": evaluation.name}
-        metrics = {name: dataclasses.asdict(e) for name, e in evaluation.metrics.items()}
+        metrics = {name: recorded(e) for name, e in evaluation.metrics.items()}
         files.append("evaluations.jsonl", [at | {"metrics": metrics}])
         files.append("samples.jsonl", [at | dataclasses.asdict(s) for s in evaluation.samples])
         if evaluation.pictures:
@@ -164,6 +166,6 @@ def evaluate_stage(run: RunContext, stage: Stage, step: int, algorithm: Algorith
 
 
 def summary(evaluation: Evaluation) -> str:
-    """`checker: accuracy 0.612 [0.543, 0.677]`: means with their 95 % intervals."""
-    shown = "  ".join(f"{n} {e.mean:.3f} [{e.low:.3f}, {e.high:.3f}]" for n, e in evaluation.metrics.items())
+    """`checker: accuracy 0.612 [0.543, 0.677] (n=200)`: means with their 95 % intervals."""
+    shown = "  ".join(f"{name} {estimate}" for name, estimate in evaluation.metrics.items())
     return f"{evaluation.name}: {shown}"

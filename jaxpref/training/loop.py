@@ -219,7 +219,7 @@ class StageRun:
         values = held_out_pass(self.evaluation, self.whole, self.held_out, self.run.mesh, step)
         files.write(stage.name, "eval", step, values)
         shown = "  ".join(f"{k} {values[k]:.4g}" for k in ("loss", "rewards/accuracies") if k in values)
-        files.log(f"{stage.name}  {step}/{stage.num_steps} held out: {shown}")
+        files.log(f"{stage.name}  {step}/{stage.num_steps} held out: {shown}  (n={values['num_rows']:.0f})")
         return values
 
     def run_evaluators(self, step: int) -> None:

@@ -8,14 +8,13 @@ from functools import partial
 from importlib import metadata
 from typing import Any
 
-import jax
-
 from jaxpref import keys
 from jaxpref.config import describe, functions, leaves
 from jaxpref.experiment import Experiment
 from jaxpref.functions import code_of
 from jaxpref.paths import AnyPath, read_text
 from jaxpref.training.files import RunFiles
+from jaxpref.training.provenance import devices, session
 
 __all__ = ["checked_record"]
 
@@ -29,6 +28,7 @@ def checked_record(
     mesh: str,
     docstring: str,
     tokenizer: str | None,
+    source: str | None,
     allow_changes: bool,
 ) -> Callable[[], None]:
     """Checks that the folder holds no other run; returns what writes experiment.json: the configuration, and
@@ -36,6 +36,7 @@ def checked_record(
 
     Args:
       tokenizer: its fingerprint, where the experiment has one.
+      source: the experiment file, which says which commit this session is of.
 
     Raises:
       ValueError: the directory holds a run of another configuration, tokenizer or code of functions outside
@@ -45,8 +46,8 @@ def checked_record(
     description = json.loads(json.dumps(describe(experiment)))
     code = code_of(*functions(experiment))
     path = files.directory / "experiment.json"
-    if path.exists() and not allow_changes:
-        recorded = _recorded(path)
+    recorded = _recorded(path, damaged=allow_changes) if path.exists() else {}
+    if recorded and not allow_changes:
         scheme = recorded.get("keys", 1)
         if scheme != keys.SCHEME:
             raise ValueError(
@@ -73,8 +74,9 @@ def checked_record(
         "code": code,
         "keys": keys.SCHEME,
         "versions": versions | {"python": platform.python_version()},
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}, mesh {mesh}",
+        "device": f"{devices()}, mesh {mesh}",
         "command": " ".join(sys.argv),
+        "sessions": [*recorded.get("sessions", []), session(source)],
     }
     return partial(files.write_json, "experiment.json", content)
 
@@ -88,11 +90,18 @@ def _behind_names(recorded: Mapping[str, Any], tokenizer: str | None, code: Mapp
     return changes
 
 
-def _recorded(path: AnyPath) -> dict[str, Any]:
+def _recorded(path: AnyPath, *, damaged: bool) -> dict[str, Any]:
+    """What the folder holds; nothing of a damaged file, if such a one may be written over.
+
+    Raises:
+      ValueError: the file is damaged, and may not.
+    """
     try:
         recorded = json.loads(read_text(path))
         leaves(recorded["config"])
     except (ValueError, TypeError, KeyError) as error:
+        if damaged:
+            return {}
         raise ValueError(
             f"{path} is damaged ({type(error).__name__}: {error}), so what this folder holds cannot be "
             "seen; choose another workdir, or pass --allow-changes to go on from its checkpoints"

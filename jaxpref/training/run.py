@@ -24,6 +24,7 @@ from jaxpref.training.params import (
     stage_checkpoints,
 )
 from jaxpref.training.preemption import Preemption
+from jaxpref.training.provenance import devices
 from jaxpref.training.record import checked_record
 from jaxpref.training.references import check_reference
 from jaxpref.training.writers import DEFAULT
@@ -45,6 +46,7 @@ def train(
     *,
     allow_changes: bool = False,
     docstring: str = "",
+    source: str | None = None,
     writers: Sequence[str] = DEFAULT,
     log: Callable[[str], None] = print,
 ) -> Result:
@@ -52,6 +54,7 @@ def train(
 
     Args:
       workdir: a folder, or one of an object store (`gs://bucket/run`); all processes must see it.
+      source: the experiment file, for the commit in experiment.json.
       writers: where metrics go beside metrics.jsonl, see `training.writers`.
 
     Raises:
@@ -73,11 +76,13 @@ def train(
                 mesh=mesh,
                 docstring=docstring,
                 tokenizer=getattr(run.tokenizer, "fingerprint", None),
+                source=source,
                 allow_changes=allow_changes,
             )
             parameters = sum(x.size for x in jax.tree.leaves(run.abstract_params))
-            device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
-            files.log(f"{experiment.name}: {parameters:,} parameters, mesh {mesh} on {device}, in {workdir}")
+            files.log(
+                f"{experiment.name}: {parameters:,} parameters, mesh {mesh} on {devices()}, in {workdir}"
+            )
             return _run_stages(run, write)
 
 

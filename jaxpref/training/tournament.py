@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 
+from jaxpref.evals.intervals import recorded
 from jaxpref.evals.sampling import prompts_of
 from jaxpref.evals.tournament import WinRates, answers, judged, win_rates
 from jaxpref.experiment import Experiment, Tournament
@@ -61,7 +62,7 @@ def _play(
     policies = {"initial": start}
     if tournament.judge_params is not None:
         policies["judge"] = tournament.judge_params()
-    return win_rates([base, *names], judged(first, tournament, players, policies))
+    return win_rates([base, *names], judged(first, tournament, players, policies), table.group)
 
 
 def _check_finished(run: RunContext) -> None:
@@ -78,5 +79,11 @@ def _check_finished(run: RunContext) -> None:
 def write_tournament(win_rates: WinRates, directories: Sequence[AnyPath], root: AnyPath) -> None:
     """`root/tournament.json`, for the report: names, folders of the runs (none for the base), estimates."""
     if jax.process_index() == 0:
-        content = dataclasses.asdict(win_rates) | {"runs": [None, *(d.name for d in directories)]}
+        content = {
+            "names": win_rates.names,
+            "matrix": [[recorded(e) for e in row] for row in win_rates.matrix],
+            "overall": [recorded(e) for e in win_rates.overall],
+            "differences": [[recorded(e) for e in row] for row in win_rates.differences],
+            "runs": [None, *(d.name for d in directories)],
+        }
         write_whole(root / "tournament.json", json.dumps(content, indent=1) + "\n")

@@ -35,14 +35,16 @@ def test_wilson_interval_is_the_root_of_the_score_test():
 def test_clustered_interval_equals_the_plain_one_for_groups_of_one():
     values = np.random.default_rng(0).normal(size=50)
     estimate = clustered(values, np.arange(50))
-    half = 1.959964 * values.std(ddof=1) / np.sqrt(50)
+    half = 2.009575 * values.std(ddof=1) / np.sqrt(50)  # Student's t with 49 degrees of freedom
     assert estimate.high - estimate.mean == pytest.approx(half, rel=1e-6)
+    assert (estimate.count, estimate.clusters) == (50, None)
 
 
 def test_clustered_interval_does_not_shrink_when_rows_are_copied():
     values = np.random.default_rng(1).normal(size=40)
     once = clustered(values, np.arange(40))
     copied = clustered(np.tile(values, 5), np.tile(np.arange(40), 5))
+    assert (copied.count, copied.clusters) == (200, 40)
     assert copied.high - copied.low == pytest.approx(once.high - once.low, rel=1e-6)
 
 
@@ -54,6 +56,7 @@ def test_clustered_interval_covers():
         estimate = clustered(values, groups)
         covered += estimate.low < 0 < estimate.high
     assert 0.9 < covered / 400 < 0.98
+    assert (estimate.count, estimate.clusters) == (160, len(np.unique(groups)))
 
 
 def _context(policy: Policy, rewards=None, **more) -> Context:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxpref.evals.intervals import clopper_pearson, clustered, paired_bootstrap
+from jaxpref.evals.intervals import clopper_pearson, clustered, difference, exact, proportion, recorded, share
 
 
 @pytest.mark.parametrize(
@@ -35,32 +35,98 @@ def test_swapping_the_sides_mirrors_the_interval_also_with_ties():
         one, other = clopper_pearson(wins, 12), clopper_pearson(12 - wins, 12)
         assert one.low == pytest.approx(1 - other.high, abs=1e-12)
         assert one.mean == pytest.approx(1 - other.mean)
-    assert clopper_pearson(0, 0).count == 0
     with pytest.raises(ValueError, match="0 <= successes <= 10"):
         clopper_pearson(11, 10)
 
 
-def test_paired_bootstrap_pairs_and_repeats():
-    rng = np.random.default_rng(0)
-    difficulty = rng.normal(size=200)
-    first, second = difficulty + 0.1 + 0.01 * rng.normal(size=200), difficulty
-    estimate = paired_bootstrap(first, second)
-    assert estimate.mean == pytest.approx(float((first - second).mean()))
-    assert 0.09 < estimate.low < estimate.mean < estimate.high < 0.11, "what prompts share cancels"
-    assert paired_bootstrap(first, second) == estimate
-    mirrored = paired_bootstrap(second, first)
-    assert (mirrored.low, mirrored.high) == pytest.approx((-estimate.high, -estimate.low))
-    with pytest.raises(ValueError, match="two values for each prompt"):
-        paired_bootstrap(first, second[1:])
+# Student's t at 97.5 %, as printed in tables.
+T = {1: 12.7062, 2: 4.3027, 3: 3.1824, 4: 2.7764, 9: 2.2622, 29: 2.0452, 120: 1.9799}
 
 
-def test_paired_bootstrap_covers():
-    rng, covered = np.random.default_rng(1), 0
-    for _ in range(300):
-        wins = rng.binomial(1, 0.6, (2, 80)).astype(float)
-        estimate = paired_bootstrap(wins[0], wins[1], num_resamples=400)
-        covered += estimate.low <= 0 <= estimate.high
-    assert 0.91 < covered / 300 < 0.98
+@pytest.mark.parametrize("degrees", T)
+def test_few_groups_take_the_quantile_of_student(degrees):
+    values = np.random.default_rng(degrees).normal(size=degrees + 1)
+    estimate = clustered(values, np.arange(degrees + 1))
+    error = values.std(ddof=1) / np.sqrt(degrees + 1)
+    assert (estimate.high - estimate.mean) / error == pytest.approx(T[degrees], abs=1e-4)
+    assert (estimate.mean - estimate.low) / error == pytest.approx(T[degrees], abs=1e-4)
+
+
+@pytest.mark.parametrize("groups", [2, 3, 5, 10])
+def test_clustered_interval_of_few_groups_covers(groups):
+    """2,000 draws: .0049 is one standard error, and four are allowed. The normal quantile would cover .71,
+    .80, .88 and .92."""
+    rng, index, covered = np.random.default_rng(groups), np.repeat(np.arange(groups), 4), 0
+    for _ in range(2000):
+        values = rng.normal(size=groups)[index] + rng.normal(size=4 * groups)
+        estimate = clustered(values, index)
+        covered += estimate.low < 0 < estimate.high
+    assert abs(covered / 2000 - 0.95) < 0.02
+
+
+@pytest.mark.parametrize(("groups", "p"), [(3, 0.5), (3, 0.97), (10, 0.9), (10, 0.97), (40, 0.9), (40, 0.97)])
+def test_interval_of_a_share_in_groups_covers(groups, p):
+    """Also near 1, where samples without a single failure are common. At least .93 less four standard errors
+    (.0069 each for 1,000 draws); few groups make it wide."""
+    rng, index, covered = np.random.default_rng(groups), np.repeat(np.arange(groups), 4), 0
+    for _ in range(1000):
+        chance = rng.beta(2 * p, 2 * (1 - p), groups)[index]  # correlation 1/3 within a group
+        estimate = share((rng.random(4 * groups) < chance).astype(float), index)
+        covered += estimate.low <= p <= estimate.high
+    assert covered / 1000 > 0.93 - 4 * 0.0069
+
+
+def test_one_group_has_no_interval():
+    for function in (clustered, share):
+        estimate = function(np.array([0.2, 0.4, 0.9]), np.zeros(3))
+        assert (estimate.mean, estimate.count, estimate.clusters) == (0.5, 3, 1)
+        assert np.isnan([estimate.low, estimate.high]).all()
+        assert str(estimate) == "0.500 (n=3 in 1 group)"
+        assert recorded(estimate)["low"] is None
+    assert np.isnan(clustered(np.array([0.4]), np.zeros(1)).low)
+
+
+def test_nothing_measured_has_no_interval_and_no_mean():
+    for estimate in (
+        clustered(np.zeros(0), np.zeros(0)),
+        share(np.ones(3), np.arange(3), weights=np.zeros(3)),
+        proportion(0, 0),
+        clopper_pearson(0, 0),
+    ):
+        assert np.isnan([estimate.mean, estimate.low, estimate.high]).all()
+        assert estimate.count == 0
+
+
+def test_only_exact_numbers_have_an_interval_of_no_width():
+    """Values that do not vary say nothing of others. Shares have bounds, and so an interval."""
+    assert np.isnan(clustered(np.full(20, 0.1), np.arange(20)).low)
+    assert np.isnan(clustered(np.tile([0.1, 0.2], 9), np.repeat(np.arange(9), 2)).low), "groups are all equal"
+    for p in (0.0, 0.5, 1.0):
+        estimate = share(np.full(20, p), np.arange(20))
+        assert estimate.low < estimate.high
+    known = exact(0.995)
+    assert (known.low, known.high, str(known)) == (0.995, 0.995, "0.995 (exact)")
+    assert str(exact(0.5, 12)) == "0.500 (exact, n=12)"
+
+
+def test_what_has_not_moved_is_known_to_be_0():
+    still = difference(np.zeros(6), np.arange(6) // 2)
+    assert (still.mean, still.low, still.high) == (0, 0, 0)
+    assert np.isnan(difference(np.zeros(3), np.zeros(3)).low), "one group"
+    values = np.array([0.0, 0.0, 0.5, -0.1])
+    assert difference(values, np.arange(4)) == clustered(values, np.arange(4))
+
+
+def test_a_share_of_independent_zeros_and_ones_is_wilsons_and_that_of_copies_no_narrower():
+    values = np.repeat([0.0, 1.0], [3, 17])
+    assert share(values, np.arange(20)) == proportion(17, 20)
+    assert str(proportion(17, 20)) == "0.850 [0.640, 0.948] (n=20)"
+    weighted = share(values, np.arange(20), weights=np.full(20, 0.1))
+    assert (weighted.low, weighted.high) == (proportion(17, 20).low, proportion(17, 20).high)
+    copied = share(np.tile(values, 6), np.tile(np.arange(20), 6))
+    assert copied.low < proportion(17, 20).low
+    assert copied.high > proportion(17, 20).high
+    assert (copied.count, copied.clusters) == (120, 20)
 
 
 def test_a_weight_is_that_many_copies_within_a_group():

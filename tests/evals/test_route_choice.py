@@ -3,6 +3,8 @@
 import functools
 from functools import partial
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -11,7 +13,7 @@ from jaxpref.algorithms.optimizers import adamw, constant
 from jaxpref.data.roads.networks import Roads
 from jaxpref.data.roads.routes import route_records, routes_of
 from jaxpref.environments.drivers import perceived_ways
-from jaxpref.evals import route_choice
+from jaxpref.evals import Context, route_choice
 from jaxpref.evals.routes import overlap
 from jaxpref.experiment import Experiment, Stage
 from jaxpref.planning.roads import road_graph
@@ -86,6 +88,30 @@ def test_overlap_is_by_length():
     assert overlap([0, 1], [0, 1], lengths) == 1
     assert overlap([0, 1], [1, 2], lengths) == pytest.approx(2 / 7)
     assert overlap([0], [3], lengths) == 0
+
+
+def test_routes_between_the_same_places_are_one_cluster():
+    """Copies of a route add nothing to what is known: the interval of each share is no narrower."""
+    policy = route_planner(graph=graph, features=features, initial=2.0, horizon=3)
+    context = Context(
+        policy=policy,
+        params=policy.init(jax.random.key(0)),
+        tokenizer=None,
+        seed=0,
+        rewards=lambda batch: jnp.zeros(batch.mask.shape[:2]),
+        put=lambda batch: jax.tree.map(jnp.asarray, batch),
+        fetch=jax.device_get,
+    )
+    held_out = trips()[1]
+    single = held_out.take(np.unique(held_out.group, return_index=True)[1])
+    copied = single.take(np.tile(np.arange(len(single)), 3))
+    measure = partial(route_choice, context, roads=town, features=features)
+    once, thrice = (measure(records=lambda t=t: t).metrics for t in (single, copied))
+    for name in ("exact match", "overlap"):
+        assert thrice[name].mean == pytest.approx(once[name].mean)
+        assert (thrice[name].count, thrice[name].clusters) == (3 * len(single), len(single))
+        assert once[name].clusters is None
+        assert thrice[name].high - thrice[name].low >= 0.99 * (once[name].high - once[name].low)
 
 
 def test_costs_are_learnt_in_the_common_loop(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from fake_runs import write_run
 
 from jaxpref.report import write_report
+from jaxpref.report.figures import wrapped
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 
@@ -133,7 +134,7 @@ def test_several_runs_are_compared(tmp_path):
     page = Page(source)
     assert "Where the runs differ" in page.text
     differing = source[source.index("Where the runs differ") : source.index("Complete configuration of")]
-    assert re.findall(r"<td><code>([a-z.]+)</code></td>", differing) == [
+    assert re.findall(r'"Setting"><div><code>([a-z.]+)</code>', differing) == [
         "stages.dpo.algorithm.loss.beta",
         "seed",
     ]
@@ -141,6 +142,32 @@ def test_several_runs_are_compared(tmp_path):
     assert best[0] == "0.830"
     assert (output.parent / "report" / "final_checker_accuracy.png").exists()
     assert page.text.count("beta 0.3 (dpo, step 50)") == 14
+
+
+def test_nothing_is_cut_and_nothing_is_wider_than_a_narrow_screen(one):
+    """What a browser was looked at for at 400 pixels, as far as the source tells it."""
+    source = one[1].read_text(encoding="utf-8")
+    style = source[source.index("<style>") : source.index("</style>")]
+    assert "ellipsis" not in style
+    widest = re.findall(r"auto-fill, minmax\(([^,]+, \d+px\)|\d+px)", style)
+    assert len(widest) == 4
+    assert all(w.startswith("min(100%, ") for w in widest), "a column that needs more than there is"
+    tables = re.findall(r'<div class="scroll">.*?</table></div>', source, flags=re.DOTALL)
+    assert tables
+    for table in tables:  # a narrow screen shows rows as blocks, and each cell beside its heading
+        header = re.findall(r"<th[^>]*>([^<]*)</th>", table)
+        rows = re.findall(r"<tr>(<td.*?)</tr>", table, flags=re.DOTALL)
+        assert rows
+        assert all(re.findall(r'<td data-label="([^"]*)"', row) == header for row in rows)
+
+
+def test_a_long_name_is_wrapped_in_a_drawing():
+    assert (
+        wrapped("held-out pairs: longer-response baseline", 28)
+        == "held-out pairs: longer-\nresponse baseline"
+    )
+    assert wrapped("x" * 30, 28) == "x" * 28 + "\nxx"
+    assert wrapped("") == " "
 
 
 HOSTILE = '<script>alert(1)</script><img src=x onerror=alert(2)> & "quotes" \u202e \x00\x1b $x_1$ \ud800 中文'

@@ -27,3 +27,4 @@ def test_every_row_counts_once_and_padding_never():
     assert found["length"] == pytest.approx(records.response_lengths[:, 0].mean())
     assert found["batch"] == pytest.approx((8 * 0 + 8 * 1 + 5 * 2) / 21)
     assert found["step"] == 30
+    assert found["num_rows"] == 21
