@@ -11,8 +11,7 @@ Paper     Hejna et al. (2023), arXiv:2310.13639 (CPL). There: segments of traine
           20,000 of them, labels by their critics, and 500,000 steps: not to be compared with that table.
 Run       jaxpref train experiments/cpl_metaworld.py     (pip install 'jaxpref[control]' metaworld)
 Change    task=drawer-open-v3 episodes=500 bias=0.5 alpha=0.1 width=256 seed=1
-          (the tasks where a restored state repeats itself: bin-picking-v3, button-press-v3, drawer-open-v3,
-          plate-slide-v3)
+          (any of Meta-World's 50 tasks)
 Ablation  jaxpref sweep experiments/cpl_metaworld.py:sweep_tasks
 Try       jaxpref train experiments/cpl_metaworld.py episodes=10 --smoke
 Cost      0.2 seconds of one idle core a segment to collect (once, then kept), then about a minute of one idle
@@ -46,7 +45,7 @@ from jaxpref.algorithms.optimizers import adamw, warmup_constant
 from jaxpref.data import SegmentRecords
 from jaxpref.data.behaviour.scored_segments import better_half, one_off_pairs
 from jaxpref.data.cache import cached_segments
-from jaxpref.environments.metaworld import arm_world, scored_segments
+from jaxpref.environments.metaworld import arm_world, scored_segments, simulator_versions
 from jaxpref.evals import control_returns
 from jaxpref.experiment import Experiment
 
@@ -55,8 +54,9 @@ STEPS, HORIZON = 64, 150
 
 def segments(*, task: str, episodes: int, seed: int = 0) -> SegmentRecords:
     """Every segment, one a row, with the column `scores` (minus its regret). Collected once, then kept."""
+    # "live": collected since the simulator's own arrays are no longer copied when a state is restored.
     return cached_segments(
-        f"metaworld-{task}-{episodes}-{STEPS}-{HORIZON}-{seed}",
+        f"{simulator_versions()}-live-{task}-{episodes}-{STEPS}-{HORIZON}-{seed}",
         partial(_collected, task=task, episodes=episodes, seed=seed),
     )
 
