@@ -66,7 +66,7 @@ class Arm:
     def restore(self, state: Any) -> None:
         """Back to a snapshot. What the simulator derives from its state is out of date until the next step.
 
-        `mj_forward` would derive it now, but it also moves the solver's warm start, and with it the next step.
+        `mj_forward` would derive it now, but it moves the solver's warm start as well, and so the next step.
 
         Raises:
           ValueError: the snapshot is of another episode, whose object and goal are elsewhere.
@@ -185,8 +185,8 @@ def scored_segments(
 def own_state(attributes: dict[str, Any], simulator: Sequence[np.ndarray]) -> dict[str, Any]:
     """The attributes that a world keeps between steps: numbers, text, arrays and containers of them.
 
-    Left out are arrays that share memory with the simulator's: they follow it by themselves, and a copy put in
-    their place would stay at the values of its time.
+    Left out are arrays that share memory with the simulator's: they follow it by themselves, and a copy put
+    in their place would stay at the values of its time.
 
     Example:
       >>> from jaxpref.environments.metaworld import own_state
