@@ -24,7 +24,7 @@ def reaches_end(mdp: TabularMDP) -> Bool[np.ndarray, " s"]:
       >>> print(planning.reaches_end(mdp))
       [ True  True False]
     """
-    leads = (np.asarray(mdp.transitions) > 0).any(1)
+    leads = np.asarray(mdp.transitions).max(1) > 0
     reached = np.asarray(mdp.terminal, bool)
     while True:
         wider = reached | leads[:, reached].any(1)

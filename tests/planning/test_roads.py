@@ -200,6 +200,18 @@ def test_sums_near_where_they_have_no_limit(planner, x64):
             assert np.isnan(slope)
 
 
+def test_flow_that_is_cut_short_is_no_gradient():
+    """At a radius of exp(-.001) the values are there after 10,000 sweeps, and 1e-6 of the flow after 14,000."""
+    with enable_x64(True):
+        graph, _ = roads.road_graph([0, 0], [0, 1], self_loops=True)
+        for max_sweeps, there in ((12_000, False), (20_000, True)):
+            value, slope = jax.value_and_grad(
+                lambda r, m=max_sweeps: roads.soft_values(graph, r, jnp.array([1]), None, 1e-4, m)[0, 0]
+            )(-0.001 * jnp.ones(2))
+            assert np.isfinite(value)
+            assert np.isfinite(slope).all() == there
+
+
 def test_cycles_of_rewards_above_0_have_no_cheapest_way():
     graph, _ = roads.road_graph([0, 1, 1], [1, 0, 2])
     assert np.isnan(roads.hard_values(graph, jnp.array([-1.0, 1.5, -1.0]), jnp.array([2]))).any()
