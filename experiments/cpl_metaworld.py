@@ -25,8 +25,8 @@ Expect    One seed, 400 segments a task, means [95 % intervals] of 20 episodes o
             CPL-BC, single pairs 1531 [1526, 1537] 1.00   206 [204, 208] 1.00   1360 [1123, 1597] 0.70
             P-IQL, same pairs    1497 [1406, 1587] 0.95   223 [223, 224] 1.00   1356 [1121, 1592] 0.70
           Another draw of the same data moves these by more than the intervals, which are over episodes: with
-          states that were restored to rounding only, hence other segments, drawer-open had 509, 1596, 1588, 528
-          and 715.
+          states that were restored to rounding only, hence other segments, drawer-open had 509, 1596, 1588,
+          528 and 715.
           Shares are of 20, so 0.40 is [0.22, 0.61] and 1.00 [0.84, 1]. All four are ahead of imitation of
           all in all tasks, though not always by more than the intervals. CPL is not told from imitation of
           the better half in two tasks and is behind it in one: with a score for every segment of partly
