@@ -3,14 +3,13 @@
 import copy
 import importlib
 import warnings
+from collections.abc import Sequence
+from importlib import metadata
 from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["EXACT_TASKS", "Arm", "ScoredSegments", "arm_world", "scored_segments"]
-
-# Where a restored state gives the same rollout of the expert again; in others it does not, or not always.
-EXACT_TASKS = ("bin-picking-v3", "button-press-v3", "drawer-open-v3", "plate-slide-v3")
+__all__ = ["Arm", "ScoredSegments", "arm_world", "own_state", "scored_segments", "simulator_versions"]
 
 
 class Arm:
@@ -29,16 +28,18 @@ class Arm:
         except ImportError as error:
             raise ValueError(f"{task}: Meta-World is not installed; pip install metaworld") from error
         if task not in experts:
-            raise ValueError(f"Meta-World has no {task!r}; tasks whose states restore exactly: {EXACT_TASKS}")
+            raise ValueError(f"Meta-World has no {task!r}; its tasks are {sorted(experts)}")
         self._env = worlds[f"{task}-goal-observable"](seed=0)
         self._env.seeded_rand_vec = True
         self._expert = experts[task]()
         self._seen = np.zeros(39)
+        self._episode = 0
 
     def reset(self, *, seed: int | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         self._env._freeze_rand_vec = False
         if seed is not None:
             self._env.seed(seed)
+        self._episode += 1
         self._seen, _ = self._env.reset()
         return self._shown(), {}
 
@@ -60,16 +61,37 @@ class Arm:
         kind = self._mujoco.mjtState.mjSTATE_INTEGRATION
         physics = np.empty(self._mujoco.mj_stateSize(self._env.model, kind))
         self._mujoco.mj_getState(self._env.model, self._env.data, physics, kind)
-        plain = {name: copy.deepcopy(v) for name, v in vars(self._env).items() if _plain(v)}
-        return physics, plain, self._seen.copy()
+        return self._episode, physics, copy.deepcopy(self._own_state()), self._seen.copy()
 
     def restore(self, state: Any) -> None:
-        physics, plain, seen = state
+        """Back to a snapshot. What the simulator derives from its state is out of date until the next step.
+
+        `mj_forward` would derive it now, but it moves the solver's warm start as well, and so the next step.
+
+        Raises:
+          ValueError: the snapshot is of another episode, whose object and goal are elsewhere.
+        """
+        episode, physics, own, seen = state
+        if episode != self._episode:
+            raise ValueError(
+                f"arm: the snapshot is of episode {episode}, and this is episode {self._episode}; restore it "
+                "before the next reset"
+            )
         kind = self._mujoco.mjtState.mjSTATE_INTEGRATION
         self._mujoco.mj_setState(self._env.model, self._env.data, physics, kind)
-        self._mujoco.mj_forward(self._env.model, self._env.data)
-        vars(self._env).update(copy.deepcopy(plain))
+        for added in self._own_state().keys() - own.keys():
+            delattr(self._env, added)
+        vars(self._env).update(copy.deepcopy(own))
         self._seen = seen.copy()
+
+    def _own_state(self) -> dict[str, Any]:
+        simulator = [
+            array
+            for owner in (self._env.data, self._env.model)
+            for name in dir(owner)
+            if isinstance(array := getattr(owner, name), np.ndarray)
+        ]
+        return own_state(vars(self._env), simulator)
 
     def expert_return(self, state: Any, steps: int) -> float:
         """What the expert earns in `steps` from a snapshot; the world is left where that ends."""
@@ -83,6 +105,18 @@ class Arm:
 def arm_world(*, task: str) -> Arm:
     """A world for evaluators."""
     return Arm(task)
+
+
+def simulator_versions() -> dict[str, str]:
+    """Of Meta-World and MuJoCo, which what is collected depends on: {"metaworld": "3.1.1", "mujoco": "3.3.0"}.
+
+    Raises:
+      ValueError: one is not installed.
+    """
+    try:
+        return {name: metadata.version(name) for name in ("metaworld", "mujoco")}
+    except metadata.PackageNotFoundError as error:
+        raise ValueError("Meta-World is not installed; pip install metaworld") from error
 
 
 class ScoredSegments(NamedTuple):
@@ -111,10 +145,8 @@ def scored_segments(
     uniform in [-1, 1]^4.
 
     Raises:
-      ValueError: the task's states do not restore exactly, or the horizon ends within the segment.
+      ValueError: an unknown task, or the horizon ends within the segment.
     """
-    if task not in EXACT_TASKS:
-        raise ValueError(f"{task}: a restored state does not repeat itself; choose one of {EXACT_TASKS}")
     if not steps < horizon or episodes * per_episode < 1 or steps * per_episode + horizon > 500:
         raise ValueError(
             "scored_segments: expected steps < horizon, at least one segment and episodes within 500 steps, "
@@ -150,10 +182,26 @@ def scored_segments(
     return ScoredSegments(*(np.asarray(v, kind) for v, kind in zip(columns.values(), kinds, strict=True)))
 
 
-def _plain(value: Any) -> bool:
-    """Numbers, text, arrays and containers of them: what a task keeps in its attributes between steps."""
+def own_state(attributes: dict[str, Any], simulator: Sequence[np.ndarray]) -> dict[str, Any]:
+    """The attributes that a world keeps between steps: numbers, text, arrays and containers of them.
+
+    Left out are arrays that share memory with the simulator's: they follow it by themselves, and a copy put
+    in their place would stay at the values of its time.
+
+    Example:
+      >>> from jaxpref.environments.metaworld import own_state
+      >>> positions = np.zeros((2, 3))
+      >>> print(own_state({"steps": 1, "pad": positions[1], "model": object()}, [positions]))
+      {'steps': 1}
+    """
+    return {name: value for name, value in attributes.items() if _own(value, simulator)}
+
+
+def _own(value: Any, simulator: Sequence[np.ndarray]) -> bool:
     if isinstance(value, dict):
-        return all(_plain(v) for v in value.values())
+        return all(_own(v, simulator) for v in value.values())
     if isinstance(value, (list, tuple)):
-        return all(_plain(v) for v in value)
-    return value is None or isinstance(value, (bool, int, float, str, np.ndarray, np.generic))
+        return all(_own(v, simulator) for v in value)
+    if isinstance(value, np.ndarray):
+        return not any(np.may_share_memory(value, array) for array in simulator)
+    return value is None or isinstance(value, (bool, int, float, str, np.generic))

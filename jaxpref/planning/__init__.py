@@ -4,6 +4,9 @@ from jaxpref.planning.budgets import budget_logps as budget_logps
 from jaxpref.planning.budgets import budget_posterior as budget_posterior
 from jaxpref.planning.budgets import per_decision as per_decision
 from jaxpref.planning.budgets import per_trajectory as per_trajectory
+from jaxpref.planning.finite import DivergentValues as DivergentValues
+from jaxpref.planning.finite import check_finite as check_finite
+from jaxpref.planning.finite import reaches_end as reaches_end
 from jaxpref.planning.horizon import horizon_occupancy as horizon_occupancy
 from jaxpref.planning.horizon import horizon_values as horizon_values
 from jaxpref.planning.regret import deterministic_regret as deterministic_regret
@@ -17,11 +20,10 @@ from jaxpref.planning.regret import win_probability as win_probability
 from jaxpref.planning.successors import gpi_values as gpi_values
 from jaxpref.planning.successors import random_successors as random_successors
 from jaxpref.planning.successors import successor_features as successor_features
-from jaxpref.planning.tabular import DivergentValues as DivergentValues
 from jaxpref.planning.tabular import TabularMDP as TabularMDP
 from jaxpref.planning.tabular import advantages as advantages
-from jaxpref.planning.tabular import check_finite as check_finite
 from jaxpref.planning.tabular import deterministic_mdp as deterministic_mdp
+from jaxpref.planning.tabular import expected_steps as expected_steps
 from jaxpref.planning.tabular import occupancy as occupancy
 from jaxpref.planning.tabular import policy_values as policy_values
 from jaxpref.planning.tabular import scaled_return as scaled_return

@@ -162,11 +162,10 @@ def score_by_regret(
     Args:
       temperature: of the values (`planning.values`); 0: hard ones, whose slope jumps where the best action
         changes. Above 0, minus regret is temperature * log pi of the segment's actions.
-      max_sweeps: of value iteration. Few are enough for learning: the values are exactly those of the policy
-        that it ends with.
+      max_sweeps: of value iteration, before policy iteration (`values`); it sets the time and not the values.
 
     Returns:
-      `[*n]`, in the unit of the rewards; 0 or less, and 0 for optimal segments.
+      `[*n]`, in the unit of the rewards; 0 or less, and 0 for optimal segments. NaN where values are.
 
     Example:
       >>> successors, ended = jnp.array([[0, 1], [1, 1]]), jnp.array([False, True])  # stay at -2, end at -1

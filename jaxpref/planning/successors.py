@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from jaxpref.planning.tabular import Policy, policy_values, values
@@ -68,10 +69,13 @@ def random_successors(
     Args:
       typical: sign and size of each weight: those drawn are |z| times it, z standard normal. None: z itself,
         under which many policies walk some loop for ever.
-      max_sweeps: of value iteration; the policy of the last one counts.
+      max_sweeps: of value iteration, before policy iteration (`values`).
 
     Returns:
       `[num_policies, s, m]`, in the units of the features.
+
+    Raises:
+      ValueError: at discount 1 some weights have no optimal policy, since a loop is worth repeating.
 
     Example:
       >>> successors, ended = jnp.array([[0, 1], [1, 1]]), jnp.array([False, True])
@@ -89,4 +93,12 @@ def random_successors(
         policy = values(with_weights(world, weights), max_sweeps=max_sweeps)[2]
         return successor_features(world, policy)
 
-    return jax.lax.map(of_weights, drawn.astype(world.features.dtype))
+    found = jax.lax.map(of_weights, drawn.astype(world.features.dtype))
+    endless = np.flatnonzero(~np.isfinite(np.asarray(found)).all((1, 2)))
+    if endless.size:
+        raise ValueError(
+            f"random_successors: {endless.size} of {num_policies} random weights have no finite values at "
+            f"discount {world.mdp.discount:g}, such as {np.asarray(drawn[endless[0]]).round(3).tolist()}; "
+            "give the weights' signs (`typical`), or set the world's discount below 1"
+        )
+    return found

@@ -9,11 +9,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 __all__ = [
-    "DivergentValues",
     "TabularMDP",
     "advantages",
-    "check_finite",
     "deterministic_mdp",
+    "expected_steps",
     "occupancy",
     "policy_values",
     "scaled_return",
@@ -22,6 +21,7 @@ __all__ = [
 ]
 
 Policy = Float[Array, "s a"]  # probabilities of actions
+_IMPROVEMENTS = 100  # steps of policy iteration at most; a handful is common
 
 
 class TabularMDP(NamedTuple):
@@ -31,10 +31,6 @@ class TabularMDP(NamedTuple):
     rewards: Float[Array, "s a"]
     terminal: Bool[Array, " s"]
     discount: float = 1.0  # in (0, 1]; 1 asks for terminal states that every policy of interest reaches
-
-
-class DivergentValues(ValueError):
-    """Optimal values that are not finite: some loop is worth repeating for ever."""
 
 
 def deterministic_mdp(
@@ -78,14 +74,17 @@ def values(
 ) -> tuple[Float[Array, " s"], Float[Array, "s a"], Policy]:
     """Optimal values and policy; with a temperature those of maximum-entropy control.
 
-    V = max_a Q, or temperature * logsumexp(Q / temperature); ties of the hard policy share alike. Sweeps stop
-    when no value moves by more than `tolerance`, relative to the largest; after `max_sweeps` the values so
-    far are used (an improper world has no finite ones). Gradients with respect to rewards are exact:
-    at the fixed point the values are linear in them with the occupancy of the policy as slope (envelope
-    theorem), so the last step solves that linear system. Second derivatives are not those of the values.
+    V = max_a Q, or temperature * logsumexp(Q / temperature); ties of the hard policy share alike. Sweeps run
+    until no value moves by more than `tolerance`, relative to the largest, or `max_sweeps` were made. From
+    there steps of policy iteration, a linear solve each, go on to the fixed point, which near-critical worlds
+    need (a loop that costs 1e-4 takes 10^5 sweeps). Gradients with respect to rewards are exact: at the fixed
+    point the values are linear in them with the occupancy of the policy as slope (envelope theorem), so the
+    last step solves that linear system. Second derivatives are not those of the values.
 
     Returns:
-      `V [s]` and `Q [s, a]` in the unit of the rewards, and the policy `[s, a]`.
+      `V [s]` and `Q [s, a]` in the unit of the rewards, and the policy `[s, a]`. All NaN, gradients as well,
+      where there is no finite fixed point or the precision of the type does not reach it (`check_finite`
+      says why): of a world that may take more than 10^5 steps in float32, 10^13 in float64.
 
     Raises:
       ValueError: `temperature` is below 0.
@@ -99,18 +98,13 @@ def values(
     """
     if temperature < 0:
         raise ValueError(f"values: expected a temperature of 0 or more, got {temperature}")
-    fixed = jax.lax.stop_gradient(mdp)
-    v, _ = _swept(fixed, temperature, hard=temperature == 0, tolerance=tolerance, max_sweeps=max_sweeps)
-    q = _action_values(fixed, v)
-    if temperature == 0:
-        close = q >= q.max(-1, keepdims=True) - 10 * tolerance * jnp.maximum(jnp.abs(v).max(), 1)
-        policy = close / close.sum(-1, keepdims=True)
-        entropy = 0.0
-    else:
-        policy = jax.nn.softmax(q / temperature, -1)
-        entropy = temperature * -(policy * jax.nn.log_softmax(q / temperature, -1)).sum(-1)
-    v = policy_values(mdp, policy, bonus=entropy)
-    return v, _action_values(mdp, v), policy
+    fixed, hard = jax.lax.stop_gradient(mdp), temperature == 0
+    swept = _swept(fixed, temperature, hard=hard, tolerance=tolerance, max_sweeps=max_sweeps)
+    v, reached = _settled(fixed, temperature, swept, hard=hard, tolerance=tolerance)
+    policy, entropy = _improved(fixed, temperature, v, hard=hard, tolerance=tolerance)
+    here = jnp.where(reached, 1, jnp.nan).astype(v.dtype)  # a factor: the gradient is NaN as well
+    v = policy_values(mdp, policy, bonus=entropy) * here
+    return v, _action_values(mdp, v), policy * here
 
 
 def sweep_residuals(mdp: TabularMDP, temperature: float = 0.0, *, sweeps: int) -> Float[Array, " sweeps"]:
@@ -131,45 +125,6 @@ def sweep_residuals(mdp: TabularMDP, temperature: float = 0.0, *, sweeps: int) -
     return _residuals(mdp, temperature, hard=temperature == 0, sweeps=sweeps)
 
 
-def check_finite(
-    mdp: TabularMDP, temperature: float = 0.0, *, tolerance: float = 1e-6, max_sweeps: int = 10_000
-) -> None:
-    """Host side: checks that optimal values are finite. Below a discount of 1 they always are.
-
-    Returns:
-      Nothing.
-
-    Raises:
-      DivergentValues: at a discount of 1, no convergence in `max_sweeps`; where outcomes are certain and
-        there is a temperature, with the spectral radius of sum_a P exp(r / temperature): below 1, the sum
-        over all paths to an end has a limit.
-
-    Example:
-      >>> loop = planning.deterministic_mdp(jnp.array([[0]]), jnp.array([[1.0]]), jnp.array([False]))
-      >>> try:
-      ...     planning.check_finite(loop, max_sweeps=100)  # 1 for ever, not discounted
-      ... except planning.DivergentValues as error:
-      ...     print("no state is terminal" in str(error))
-      True
-    """
-    if mdp.discount < 1:
-        return
-    v, moved = _swept(mdp, temperature, hard=temperature == 0, tolerance=tolerance, max_sweeps=max_sweeps)
-    if float(moved) <= tolerance * max(float(jnp.abs(v).max()), 1):
-        return
-    why = "no state is terminal" if not np.asarray(mdp.terminal).any() else "some loop is worth repeating"
-    transitions, going = np.asarray(mdp.transitions, np.float64), ~np.asarray(mdp.terminal)
-    if temperature > 0 and going.any() and transitions.max(-1).min() == 1:
-        weights = np.exp(np.asarray(mdp.rewards, np.float64) / temperature)
-        kernel = np.einsum("sa,sat->st", weights, transitions)[np.ix_(going, going)]
-        radius = np.abs(np.linalg.eigvals(kernel)).max()
-        why += f"; the spectral radius of the sum over paths is {radius:.4g}, and it must be below 1"
-    raise DivergentValues(
-        f"values: not finite at discount 1 and temperature {temperature:g}: {why}. Lower the rewards (each "
-        "step must cost enough), set a horizon, or a discount below 1"
-    )
-
-
 def policy_values(
     mdp: TabularMDP, policy: Policy, *, bonus: Float[Array, " s"] | float = 0.0
 ) -> Float[Array, " s"]:
@@ -179,7 +134,8 @@ def policy_values(
       bonus: earned in each state as well (an entropy).
 
     Returns:
-      `V [s]`, in the unit of the rewards; 0 in terminal states.
+      `V [s]`, in the unit of the rewards; 0 in terminal states. NaN where the policy does not end and nothing
+      is discounted (`expected_steps`).
 
     Example:
       >>> successors, ended = jnp.array([[0, 1], [1, 1]]), jnp.array([False, True])  # stay at -2, end at -1
@@ -189,7 +145,28 @@ def policy_values(
     """
     kernel = _kernel(mdp, policy)
     earned = jnp.where(mdp.terminal, 0, (policy * mdp.rewards).sum(-1) + bonus)
-    return jnp.linalg.solve(jnp.eye(len(kernel), dtype=kernel.dtype) - mdp.discount * kernel, earned)
+    v = jnp.linalg.solve(jnp.eye(len(kernel), dtype=kernel.dtype) - mdp.discount * kernel, earned)
+    return v * _ends(mdp, policy)
+
+
+def expected_steps(mdp: TabularMDP, policy: Policy) -> Float[Array, " s"]:
+    """Expected number of steps before the end, discounted as rewards are.
+
+    Returns:
+      `[s]`, 0 in terminal states, 1 or more elsewhere. All NaN where a state never ends at discount 1, or so
+      late that rounding decides: the linear system is singular then, and a solution of it is any number.
+
+    Example:
+      >>> successors, ended = jnp.array([[0, 1], [1, 1]]), jnp.array([False, True])
+      >>> mdp = planning.deterministic_mdp(successors, jnp.zeros((2, 2)), ended)
+      >>> print(planning.expected_steps(mdp, jnp.full((2, 2), 0.5)))
+      [2.0000 0.0000]
+    """
+    kernel = _kernel(mdp, policy)
+    ones = jnp.ones(len(kernel), kernel.dtype)
+    steps = jnp.linalg.solve(jnp.eye(len(kernel), dtype=kernel.dtype) - mdp.discount * kernel, ones)
+    known = (steps.min() > 0.5) & (_rounding(steps) * steps.max() < 0.2)  # False of NaN
+    return jnp.where(known, jnp.where(mdp.terminal, 0, steps), jnp.nan)
 
 
 def occupancy(mdp: TabularMDP, policy: Policy, start: Float[Array, " s"]) -> Float[Array, "s a"]:
@@ -199,7 +176,7 @@ def occupancy(mdp: TabularMDP, policy: Policy, start: Float[Array, " s"]) -> Flo
       start: probabilities of first states.
 
     Returns:
-      `[s, a]`, 0 or more, and 0 in terminal states.
+      `[s, a]`, 0 or more, and 0 in terminal states. NaN as in `policy_values`.
 
     Example:
       >>> successors, ended = jnp.array([[0, 1], [1, 1]]), jnp.array([False, True])
@@ -210,7 +187,7 @@ def occupancy(mdp: TabularMDP, policy: Policy, start: Float[Array, " s"]) -> Flo
     """
     kernel = _kernel(mdp, policy)
     visits = jnp.linalg.solve(jnp.eye(len(kernel), dtype=kernel.dtype) - mdp.discount * kernel.T, start)
-    return jnp.where(mdp.terminal, 0, visits)[:, None] * policy
+    return jnp.where(mdp.terminal, 0, visits)[:, None] * policy * _ends(mdp, policy)
 
 
 def advantages(v: Float[Array, " s"], q: Float[Array, "s a"]) -> Float[Array, "s a"]:
@@ -253,12 +230,12 @@ def scaled_return(mdp: TabularMDP, policy: Policy, start: Float[Array, " s"]) ->
 @functools.partial(jax.jit, static_argnames=("hard", "tolerance", "max_sweeps"))  # once for all temperatures
 def _swept(
     mdp: TabularMDP, temperature: float, *, hard: bool, tolerance: float, max_sweeps: int
-) -> tuple[Float[Array, " s"], Float[Array, ""]]:
-    """Values from 0 until none moves by more than the tolerance, and how much the last sweep moved them."""
+) -> Float[Array, " s"]:
+    """Values from 0 until none moves by more than the tolerance."""
 
     def going(carry: tuple[Array, Array, Array]) -> Array:
         v, moved, step = carry
-        return (moved > tolerance * jnp.maximum(jnp.abs(v).max(), 1)) & (step < max_sweeps)
+        return (moved > tolerance * _scale(v)) & (step < max_sweeps)
 
     def body(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         v, _, step = carry
@@ -267,8 +244,53 @@ def _swept(
 
     start = jnp.zeros(mdp.rewards.shape[0], mdp.rewards.dtype)
     unmoved = jnp.asarray(jnp.inf, start.dtype)
-    v, moved, _ = jax.lax.while_loop(going, body, (start, unmoved, jnp.int32(0)))
-    return v, moved
+    return jax.lax.while_loop(going, body, (start, unmoved, jnp.int32(0)))[0]
+
+
+@functools.partial(jax.jit, static_argnames=("hard", "tolerance"))
+def _settled(
+    mdp: TabularMDP, temperature: float, v: Float[Array, " s"], *, hard: bool, tolerance: float
+) -> tuple[Float[Array, " s"], Bool[Array, ""]]:
+    """Policy iteration from `v` until nothing but rounding moves it, and whether that was reached.
+
+    A step is (I - P)^-1 of what a sweep moves, Newton's method. Where soft values have no limit it is never
+    shorter than about the temperature, until the policy's steps are too many for the type.
+    """
+
+    def improved(v: Array) -> tuple[Array, Array, Array]:
+        policy, entropy = _improved(mdp, temperature, v, hard=hard, tolerance=tolerance)
+        new, steps = policy_values(mdp, policy, bonus=entropy), expected_steps(mdp, policy).max()
+        noise = (_rounding(v) + 20 * tolerance * hard) * _scale(v) * steps  # `hard`: where ties are broken
+        if not hard:
+            noise = jnp.where(mdp.discount < 1, noise, jnp.minimum(noise, 0.25 * temperature))
+        return new, jnp.abs(new - v).max(), noise + tolerance * _scale(v)
+
+    def going(carry: tuple[Array, ...]) -> Array:
+        _, new, moved, before, noise, step = carry
+        settled = (moved <= tolerance * _scale(new)) | ((moved <= noise) & (moved > 0.5 * before))
+        return ~settled & jnp.isfinite(moved) & (step < _IMPROVEMENTS)
+
+    def body(carry: tuple[Array, ...]) -> tuple[Array, ...]:
+        _, v, before, _, _, step = carry
+        new, moved, noise = improved(v)
+        return v, new, moved, before, noise, step + 1
+
+    new, moved, noise = improved(v)
+    carry = (v, new, moved, jnp.full_like(moved, jnp.inf), noise, jnp.int32(0))
+    v, _, moved, _, noise, _ = jax.lax.while_loop(going, body, carry)
+    return v, moved <= noise
+
+
+def _improved(
+    mdp: TabularMDP, temperature: float, v: Float[Array, " s"], *, hard: bool, tolerance: float
+) -> tuple[Policy, Array]:
+    """The policy that looks one step ahead on values, and what its entropy earns."""
+    q = _action_values(mdp, v)
+    if hard:
+        close = q >= q.max(-1, keepdims=True) - 10 * tolerance * _scale(v)
+        return close / close.sum(-1, keepdims=True), jnp.zeros_like(v)
+    policy = jax.nn.softmax(q / temperature, -1)
+    return policy, temperature * -(policy * jax.nn.log_softmax(q / temperature, -1)).sum(-1)
 
 
 @functools.partial(jax.jit, static_argnames=("hard", "sweeps"))
@@ -284,6 +306,21 @@ def _sweep(mdp: TabularMDP, temperature: float, v: Float[Array, " s"], *, hard: 
     q = _action_values(mdp, v)
     best = q.max(-1) if hard else temperature * jax.nn.logsumexp(q / temperature, -1)
     return jnp.where(mdp.terminal, 0, best)
+
+
+def _scale(v: Array) -> Array:
+    return jnp.maximum(jnp.abs(v).max(), 1)
+
+
+def _rounding(x: Array) -> float:
+    """What rounding takes from a sum over a row of the linear system, relative to its largest term."""
+    return 16 * float(jnp.finfo(x.dtype).eps)
+
+
+def _ends(mdp: TabularMDP, policy: Policy) -> Array:
+    """1, or NaN where the number of steps has no finite expectation."""
+    steps = jax.lax.stop_gradient(expected_steps(mdp, policy))
+    return jnp.where(jnp.isnan(steps).any(), jnp.nan, 1).astype(steps.dtype)
 
 
 def _action_values(mdp: TabularMDP, v: Float[Array, " s"]) -> Float[Array, "s a"]:

@@ -25,6 +25,7 @@ from jaxpref.planning import roads
 __all__ = ["MAX_ENT", "Lookahead"]
 
 MAX_ENT = math.inf  # the horizon of converged soft values
+_FLOW_TOLERANCE = 1e-6  # of `planning.roads.soft_values`
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -81,10 +82,13 @@ class Lookahead:
                     f"{where}: {error}. In training: start from larger costs (`initial`), or take smaller "
                     "steps (a lower learning rate)"
                 )
-            if radius**self.max_sweeps > self.tolerance:
+            if radius == 0:
+                continue
+            needed = math.log(min(self.tolerance * (1 - radius), _FLOW_TOLERANCE)) / math.log(radius)
+            if needed > self.max_sweeps:
                 return (
                     f"{where}: the spectral radius of exp(-cost) is {radius:.6g}, near 1, and max_sweeps="
-                    f"{self.max_sweeps} is not enough for it; raise that, or start from larger costs "
-                    "(`initial`)"
+                    f"{self.max_sweeps} is not enough for it (about {needed:.2g} are); raise that, or start "
+                    "from larger costs (`initial`)"
                 )
         return None

@@ -178,6 +178,48 @@ def test_costs_too_small_are_named_with_the_spectral_radius():
     assert np.isnan(np.asarray(low)).all()
 
 
+@pytest.mark.parametrize("x64", [False, True])
+@pytest.mark.parametrize("planner", [None, roads.sweeps])
+def test_sums_near_where_they_have_no_limit(planner, x64):
+    """A loop and a way out at one cost: -log(exp(c) - 1), slope 1 / (1 - exp(-c)); else NaN, both of them."""
+    with enable_x64(x64):
+        graph, _ = roads.road_graph([0, 0], [0, 1], self_loops=True)
+
+        def value(reward, max_sweeps):
+            rewards = jnp.ones(2) * reward
+            return roads.soft_values(graph, rewards, jnp.array([1]), planner, 1e-4, max_sweeps)[0, 0]
+
+        slopes = jax.jit(jax.value_and_grad(value), static_argnums=1)
+        for cost, max_sweeps in ((1e-1, 10_000), (1e-2, 10_000), (2e-3, 10_000), (3e-4, 100_000)):
+            found, slope = slopes(jnp.asarray(-cost), max_sweeps)
+            np.testing.assert_allclose(found, -np.log(np.expm1(cost)), atol=1.1e-4 if x64 else 1e-2)
+            np.testing.assert_allclose(slope, -1 / np.expm1(-cost), rtol=2e-4 if x64 else 1e-2)
+        for reward in (-1e-4, -1e-6, 0.0, 1e-6, 1e-4, 1e-2):
+            found, slope = slopes(jnp.asarray(reward), 10_000)
+            assert np.isnan(found)
+            assert np.isnan(slope)
+
+
+def test_flow_that_is_cut_short_is_no_gradient():
+    """At a radius of exp(-.001): values are there after 12,000 sweeps, the flow to 1e-6 after 14,000."""
+    with enable_x64(True):
+        graph, _ = roads.road_graph([0, 0], [0, 1], self_loops=True)
+        for max_sweeps, there in ((12_000, False), (20_000, True)):
+            value, slope = jax.value_and_grad(
+                lambda r, m=max_sweeps: roads.soft_values(graph, r, jnp.array([1]), None, 1e-4, m)[0, 0]
+            )(-0.001 * jnp.ones(2))
+            assert np.isfinite(value)
+            assert np.isfinite(slope).all() == there
+
+
+def test_cycles_of_rewards_above_0_have_no_cheapest_way():
+    graph, _ = roads.road_graph([0, 1, 1], [1, 0, 2])
+    assert np.isnan(roads.hard_values(graph, jnp.array([-1.0, 1.5, -1.0]), jnp.array([2]))).any()
+    np.testing.assert_array_equal(
+        roads.hard_values(graph, jnp.array([-1.0, 1.0, -1.0]), jnp.array([2]))[:, 0], [-2, -1, 0]
+    )
+
+
 def test_merging_chains_keeps_values_and_gradients_of_features():
     graph, costs = _chained()
     merged = roads.merge_chains(graph, keep=[4, 5])

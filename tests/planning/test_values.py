@@ -11,11 +11,15 @@ from x64 import enable_x64
 from jaxpref.planning import (
     DivergentValues,
     TabularMDP,
+    World,
     advantages,
     check_finite,
     deterministic_mdp,
+    expected_steps,
     occupancy,
     policy_values,
+    random_successors,
+    reaches_end,
     scaled_return,
     sweep_residuals,
     values,
@@ -147,3 +151,80 @@ def test_values_that_have_no_limit_are_named():
     endless = corridor(-0.1)._replace(terminal=jnp.zeros(2, bool))
     with pytest.raises(DivergentValues, match="no state is terminal"):
         check_finite(endless)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_states_that_cannot_reach_an_end_are_named(temperature):
+    """State 2 stays for ever, state 3 leads there, and both are of no use to the others: -inf."""
+    after = np.array([[0, 1], [1, 1], [2, 2], [2, 3]])
+    mdp = deterministic_mdp(after, np.full((4, 2), -1.0), np.arange(4) == 1)
+    np.testing.assert_array_equal(reaches_end(mdp), [True, True, False, False])
+    with pytest.raises(DivergentValues, match=r"cannot reach a terminal one: 2, 3 \(2 of 4\)\. Make"):
+        check_finite(mdp, temperature)
+    assert np.isnan(values(mdp, temperature)[0][0])
+    check_finite(mdp._replace(discount=0.9), temperature)
+
+
+@pytest.mark.parametrize("max_sweeps", [3, 10_000])
+@pytest.mark.parametrize(("x64", "costs"), [(False, (1e-3, 1e-4)), (True, (1e-3, 1e-4, 1e-6, 1e-9))])
+def test_values_near_where_they_have_no_limit(x64, costs, max_sweeps):
+    """Two states, sum over paths exp(-c) / (1 - exp(-c)): value -log(exp(c) - 1), slope 1 / (1 - exp(-c))."""
+    with enable_x64(x64):
+
+        def value(reward):
+            mdp = corridor(-1.0)
+            mdp = mdp._replace(rewards=jnp.full_like(mdp.rewards, 1) * reward)
+            return values(mdp, 1.0, max_sweeps=max_sweeps)[0][0]
+
+        for cost in costs:
+            found, slope = jax.value_and_grad(value)(jnp.asarray(-cost))
+            np.testing.assert_allclose(found, -np.log(np.expm1(cost)), rtol=1e-6 if x64 else 1e-3)
+            np.testing.assert_allclose(slope, -1 / np.expm1(-cost), rtol=1e-3 if x64 else 2e-3)
+            check_finite(corridor(-cost), 1.0)
+        for reward in (0.0, 1e-6, 1e-4, 1e-2, 1.0):
+            found, slope = jax.value_and_grad(value)(jnp.asarray(reward))
+            assert np.isnan(found)
+            assert np.isnan(slope)
+            with pytest.raises(DivergentValues, match="spectral radius"):
+                check_finite(corridor(reward), 1.0)
+
+
+def test_a_sum_that_float32_does_not_hold_is_named():
+    with pytest.raises(
+        DivergentValues, match=r"below 1 but so near it .* precision of float32\. Use float64"
+    ):
+        check_finite(corridor(-1e-7), 1.0)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.3])
+def test_values_do_not_depend_on_the_number_of_sweeps(temperature):
+    """A discount of .999: three sweeps are far from the fixed point, and policy iteration goes there."""
+    with enable_x64(True):
+        mdp = world(5, discount=0.999)
+        expected, _ = by_hand(mdp, temperature, sweeps=40_000)
+        found = values(mdp, temperature, tolerance=1e-12, max_sweeps=3)[0]
+        np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+def test_policies_that_never_end_have_no_values():
+    """A ring of three and an end that only some action reaches; in float32 a pivot of 1e-8 is no pivot."""
+    after = np.array([[1, 3], [2, 3], [0, 3], [3, 3]])
+    mdp = deterministic_mdp(after, np.full((4, 2), -1.0), np.arange(4) == 3)
+    for share in (0.0, 1e-9):
+        round_it = jnp.tile(jnp.array([1 - share, share], jnp.float32), (4, 1))
+        assert np.isnan(policy_values(mdp, round_it)).all()
+        assert np.isnan(occupancy(mdp, round_it, jnp.ones(4) / 4)).all()
+        assert np.isnan(expected_steps(mdp, round_it)).all()
+    half = jnp.full((4, 2), 0.5)
+    np.testing.assert_allclose(expected_steps(mdp, half), [2, 2, 2, 0], rtol=1e-6)
+    np.testing.assert_allclose(policy_values(mdp, half), [-2, -2, -2, 0], rtol=1e-6)
+
+
+def test_random_weights_without_an_optimum_are_named():
+    mdp = corridor(-1.0)
+    line = World(mdp, mdp.rewards[..., None], jnp.ones(1), jnp.array([1.0, 0.0]))
+    with pytest.raises(
+        ValueError, match=r"of 20 random weights have no finite values at discount 1, such as"
+    ):
+        random_successors(line, num_policies=20)
+    assert np.isfinite(random_successors(line, num_policies=20, typical=[1.0])).all()

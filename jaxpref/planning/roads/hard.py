@@ -28,7 +28,8 @@ def sweeps(
     ends, also where costs are 0 or lost in rounding.
 
     Returns:
-      Values of the best paths (`UNREACHABLE` where there is none), and the arc to take (`e`: none).
+      Values of the best paths (`UNREACHABLE` where there is none), and the arc to take (`e`: none). NaN
+      where a cycle has rewards above 0: no path is the best one.
 
     Example:
       >>> from jaxpref.planning import roads
@@ -48,7 +49,8 @@ def sweeps(
     start = pinned(jnp.full((n, d), UNREACHABLE, rewards.dtype), destinations)
     carry = (start, jnp.zeros((n, d), jnp.int32), jnp.int32(1), jnp.bool_(True))
     # A cheapest path has fewer than n arcs; more sweeps can only be rewards above 0 on a cycle.
-    v, settled, *_ = jax.lax.while_loop(lambda c: c[3] & (c[2] <= n), body, carry)
+    v, settled, _, moving = jax.lax.while_loop(lambda c: c[3] & (c[2] <= n), body, carry)
+    v = jnp.where(moving, jnp.nan, v)
     return v, _first(arcs, v, settled, destinations, e)
 
 
