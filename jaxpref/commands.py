@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxpref import config, keys
 from jaxpref.assignments import assignments_of
+from jaxpref.data.text.boundary import prompt_ids
 from jaxpref.experiment import Experiment, Tournament, smoke, smoke_tournament
 from jaxpref.labels import labels
 from jaxpref.paths import AnyPath, as_path, write_whole
@@ -242,10 +243,7 @@ def sample(options: Options) -> int:
     context, tokenizer = context_of(run, params, stage=experiment.stages[-1]), run.tokenizer
     if tokenizer is None:
         raise ValueError(f"{experiment.name}: this policy reads no text, so it cannot answer a prompt")
-    rows = [
-        [*([] if tokenizer.bos_id is None else [tokenizer.bos_id]), *tokenizer.encode(p)]
-        for p in options.prompt
-    ]
+    rows = [prompt_ids(tokenizer, prompt) for prompt in options.prompt]
     padded = rows + [rows[0]] * (context.rows(len(rows)) - len(rows))
     # Lengths in powers of two, so that another prompt seldom compiles again.
     width = max(16, 1 << (max(map(len, padded)) - 1).bit_length())

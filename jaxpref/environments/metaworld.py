@@ -108,7 +108,7 @@ def arm_world(*, task: str) -> Arm:
 
 
 def simulator_versions() -> dict[str, str]:
-    """Of Meta-World and MuJoCo, which what is collected depends on: {"metaworld": "3.1.1", "mujoco": "3.3.0"}.
+    """Of Meta-World and MuJoCo, which what is collected depends on: `{"metaworld": "3.1.1", ...}`.
 
     Raises:
       ValueError: one is not installed.

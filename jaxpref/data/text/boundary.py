@@ -14,7 +14,7 @@ from typing import Literal
 from jaxpref.data.records import Example
 from jaxpref.data.text.tokenizers.base import Tokenizer
 
-__all__ = ["Drop", "encode_example", "stable_group"]
+__all__ = ["Drop", "encode_example", "prompt_ids", "stable_group"]
 
 IDENTICAL = "identical responses"
 EMPTY = "empty response"
@@ -48,6 +48,13 @@ def _common_prefix(sequences: Sequence[Sequence[int]]) -> int:
         if any(index >= len(other) or other[index] != token for other in rest):
             return index
     return len(shortest)
+
+
+def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """The tokens of a prompt that responses are drawn to: BOS in front, once, where the tokenizer has one."""
+    ids = tokenizer.encode(prompt)
+    bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    return ids if ids[: len(bos)] == bos else bos + ids
 
 
 def _split_at_boundary(

@@ -9,6 +9,7 @@ from jsonl_files import jsonl, sums
 
 from jaxpref.data import bytes_tokenizer, characters_tokenizer
 from jaxpref.data.account import account
+from jaxpref.data.text.boundary import prompt_ids
 from jaxpref.data.text.dialogue import chatml_template
 from jaxpref.data.text.jsonl import jsonl_labelled, jsonl_lists, jsonl_pairs
 
@@ -157,6 +158,10 @@ class _Special:
         return "".join(chr(i - 3) for i in ids if i > 2)
 
 
+class _NoBos(_Special):
+    bos_id = None
+
+
 class TestSpecialTokens:
     def test_bos_and_eos_come_once(self, tmp_path):
         row = {"prompt": "<s>Hi", "chosen": "a</s>", "rejected": "b</s> \n"}
@@ -169,6 +174,12 @@ class TestSpecialTokens:
         plain = pairs(tmp_path, {"prompt": "Hi", "chosen": "a", "rejected": "b"}, tokenizer=_Special)
         np.testing.assert_array_equal(plain.prompt(0), records.prompt(0))
         np.testing.assert_array_equal(plain.response(0, 0), records.response(0, 0))
+
+    def test_prompts_to_answer_have_bos_once(self):
+        assert (
+            prompt_ids(_Special(), "<s>Hi") == prompt_ids(_Special(), "Hi") == [1, 3 + ord("H"), 3 + ord("i")]
+        )
+        assert prompt_ids(_NoBos(), "Hi") == [3 + ord("H"), 3 + ord("i")]
 
     def test_special_tokens_inside_are_said(self, tmp_path):
         row = {"prompt": "Hi", "chosen": "a</s>b", "rejected": "c"}
