@@ -16,10 +16,10 @@ Cost      2 minutes on 2 CPU cores.
 Expect    400 held-out prompts, 95 % intervals. Checker accuracy is the share of sampled answers that are
           right; the win rate is against samples from when DPO began.
                      checker accuracy of SFT, then DPO   win rate              reward accuracy
-            seed 0   0.512  0.785 [0.742, 0.822]         0.604 [0.573, 0.635]  0.985 [0.973, 0.997]
-            seed 1   0.605  0.873 [0.836, 0.902]         0.644 [0.615, 0.672]  0.998 [0.993, 1.000]
-            seed 2   0.542  0.838 [0.798, 0.870]         0.652 [0.623, 0.682]  0.998 [0.993, 1.000]
-            beta=0.1 0.512  0.367 [0.322, 0.416]         0.395 [0.361, 0.429]  0.882 [0.851, 0.914]
+            seed 0   0.512  0.785 [0.742, 0.822]         0.604 [0.572, 0.634]  0.985 [0.968, 0.993]
+            seed 1   0.605  0.873 [0.836, 0.902]         0.644 [0.615, 0.672]  0.998 [0.986, 1.000]
+            seed 2   0.542  0.838 [0.798, 0.870]         0.652 [0.623, 0.682]  0.998 [0.986, 1.000]
+            beta=0.1 0.512  0.367 [0.322, 0.416]         0.395 [0.361, 0.429]  0.882 [0.847, 0.910]
 """
 
 from functools import partial
