@@ -12,16 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxpref.types import COLUMNS, Completions, check_column, column_axes
+from jaxpref.data.columns import FIELDS, axes_in, declared_axes, fitting, with_tokens
+from jaxpref.types import COLUMNS, Completions
 
-__all__ = ["Example", "Records", "concatenate", "declared_axes", "fitting", "held_out_rows", "with_tokens"]
-
-# Columns with a field of their own in `Completions`; the others go into its `columns`.
-_FIELDS = {"reference_logps": "b k", "preferences": "b k k"}
-
-
-def _axes_of(name: str, values: np.ndarray, metadata: Mapping[str, Any]) -> tuple[str, ...]:
-    return column_axes(name, values, _FIELDS | metadata.get("column_axes", {}))
+__all__ = ["Example", "Records", "concatenate", "held_out_rows"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +120,7 @@ class Records:
             values = with_tokens(values, self.axes_of(name), r)
             neutral = np.asarray(0.5 if name == "preferences" else 0, values.dtype)
             columns[name] = np.where(real.reshape((b,) + (1,) * (values.ndim - 1)), values, neutral)
-        fields = {name: columns.pop(name) for name in _FIELDS if name in columns}
+        fields = {name: columns.pop(name) for name in FIELDS if name in columns}
         return Completions(  # pyright: ignore[reportCallIssue]
             prompt_tokens=prompts,  # pyright: ignore[reportArgumentType]
             prompt_mask=np.arange(p) < prompt_lengths[:, None],  # pyright: ignore[reportArgumentType]
@@ -196,7 +190,7 @@ class Records:
 
     def axes_of(self, name: str) -> tuple[str, ...]:
         """The axes of a column, such as `("b", "k")`."""
-        return _axes_of(name, self.columns[name], self.metadata)
+        return axes_in(name, self.columns[name], self.metadata)
 
     def with_column(self, name: str, values: np.ndarray, *, axes: str | None = None) -> "Records":
         """A copy with one more (or replaced) column.
@@ -296,61 +290,6 @@ def held_out_rows(keys: np.ndarray, share: float, *, seed: int = 0) -> np.ndarra
     return (z >> np.uint64(11)).astype(np.float64) / 2**53 < share
 
 
-def fitting(
-    name: str, values: np.ndarray, axes: str | None, metadata: Mapping[str, Any], sizes: Mapping[str, int]
-) -> tuple[np.ndarray, Mapping[str, Any]]:
-    """A column as an array, and metadata that know its axes.
-
-    Raises:
-      ValueError: its shape, type or range does not fit, or its axes are not declared.
-    """
-    values, metadata = np.asarray(values), _with_axes(metadata, name, axes)
-    known = _axes_of(name, values, metadata)
-    if values.dtype.kind not in "biuf":
-        raise ValueError(f"column {name}: expected numbers, got {values.dtype}")
-    fits = all(sizes.get(axis, size) == size for axis, size in zip(known, values.shape, strict=False))
-    if not fits or values.ndim != len(known):
-        wanted = ", ".join(str(sizes.get(axis, axis)) for axis in known)
-        raise ValueError(f"column {name}: expected shape [{wanted}], got {values.shape}")
-    if name in COLUMNS:
-        check_column(name, values, known, dict(sizes))
-    elif name in _FIELDS and not np.isfinite(values).all():
-        raise ValueError(f"column {name}: row {np.argwhere(~np.isfinite(values))[0][0]} is not finite")
-    return values, metadata
-
-
-def with_tokens(values: np.ndarray, axes: Sequence[str], room: int) -> np.ndarray:
-    """A column whose axis `r` (tokens or steps) is cut or padded with zeros to `room` places."""
-    if "r" not in axes:
-        return values
-    at = axes.index("r")
-    missing = max(room - values.shape[at], 0)
-    padding = [(0, missing if axis == at else 0) for axis in range(values.ndim)]
-    return np.pad(values, padding).take(np.arange(room), at)
-
-
-def declared_axes(metadata: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    """Axes declared with columns, by name: a field of batches."""
-    return tuple(sorted(metadata.get("column_axes", {}).items()))
-
-
-def _with_axes(metadata: Mapping[str, Any], name: str, axes: str | None) -> Mapping[str, Any]:
-    """`metadata` with the axes of a column added.
-
-    Raises:
-      ValueError: `types.COLUMNS` knows the column by other axes, or the first axis is not `b`.
-    """
-    if axes is None:
-        return metadata
-    known = {n: a for n, (a, _) in COLUMNS.items()} | _FIELDS
-    if axes.split()[:1] != ["b"] or known.get(name, axes) != axes:
-        expected = known.get(name, "b first, such as b k")
-        raise ValueError(f"column {name}: axes {axes!r}, expected {expected!r}")
-    if name in known:
-        return metadata
-    return MappingProxyType({**metadata, "column_axes": {**metadata.get("column_axes", {}), name: axes}})
-
-
 def concatenate(parts: Sequence[Records], metadata: Mapping[str, Any] | None = None) -> Records:
     """Joins tables, one after the other, with the columns that all of them have. Copies tokens into memory.
 
@@ -384,7 +323,7 @@ def concatenate(parts: Sequence[Records], metadata: Mapping[str, Any] | None = N
     differing = sorted(name for name, known in axes.items() if len(known) > 1)
     if differing:
         raise ValueError(f"concatenate: the parts say different axes of column {differing[0]}")
-    declared = {name: " ".join(*known) for name, known in axes.items() if name not in COLUMNS | _FIELDS}
+    declared = {name: " ".join(*known) for name, known in axes.items() if name not in COLUMNS | FIELDS}
     given |= {"column_axes": declared} if declared else {}
     return Records(
         prompt_tokens=joined("prompt_tokens"),

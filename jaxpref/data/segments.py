@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxpref.data.records import declared_axes, fitting, held_out_rows, with_tokens
+from jaxpref.data.columns import declared_axes, fitting, with_tokens
+from jaxpref.data.records import held_out_rows
 from jaxpref.types import Segments, check_segments, column_axes
 
 __all__ = ["SegmentRecords"]

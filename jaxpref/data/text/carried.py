@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from jaxpref.data.columns import FIELDS
 from jaxpref.data.records import Records
 from jaxpref.types import COLUMNS
 
 __all__ = ["Beside", "carry", "check_columns"]
 
-_KNOWN = {name: axes for name, (axes, _) in COLUMNS.items()} | {"preferences": "b k k"}
+_KNOWN = {name: axes for name, (axes, _) in COLUMNS.items()} | FIELDS
 _MADE = ("example_ids", "full_lengths", "reference_logps")  # by this package, of these very tokens and params
 _LARGEST = float(np.finfo(np.float32).max)
 
