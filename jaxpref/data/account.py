@@ -22,7 +22,7 @@ def account(records: Table) -> list[str]:
         lines.append(f"{metadata['rows_read']:,} rows read; left out: {left_out}")
     lines += _cuts(metadata, records.k)
     for note, count in metadata.get("notes", {}).items():
-        lines.append(f"{count:,} rows: {note}")
+        lines.append(f"{count:,} row{'s' * (count != 1)}: {note}")
     carried = sorted(getattr(records, "columns", {}))
     if carried:
         lines.append(f"columns: {', '.join(carried)}")

@@ -74,7 +74,7 @@ class TestPrompts:
         records = pairs(tmp_path, row, prompt=None)
         assert texts(records) == ("It is", " 4.", " 5.")
         said = account(records)
-        assert "1 rows: the prompt is what chosen and rejected have in common" in said
+        assert "1 row: the prompt is what chosen and rejected have in common" in said
         assert "first row: 'It is' + ' 4.' | ' 5.'" in said
         with pytest.raises(ValueError, match="and this one has; leave that option out"):
             pairs(tmp_path, row | {"prompt": "Well?"}, prompt=None)
@@ -87,7 +87,7 @@ class TestPrompts:
             pairs(tmp_path, row)
         removed = pairs(tmp_path, row, repeated_prompt="remove")
         assert texts(removed) == ("2+2=", "4", "5")
-        assert "1 rows: the prompt was repeated in the responses, and removed there" in account(removed)
+        assert "1 row: the prompt was repeated in the responses, and removed there" in account(removed)
         assert texts(pairs(tmp_path, row, repeated_prompt="keep")) == ("2+2=", "2+2=4", "2+2=5")
         one = {"prompt": "2", "chosen": "2 is it", "rejected": "no"}
         assert texts(pairs(tmp_path, one)) == ("2", "2 is it", "no")
@@ -169,8 +169,8 @@ class TestSpecialTokens:
         np.testing.assert_array_equal(records.prompt(0), [1, 3 + ord("H"), 3 + ord("i")])
         np.testing.assert_array_equal(records.response(0, 0), [3 + ord("a"), 2])
         np.testing.assert_array_equal(records.response(0, 1), [3 + ord("b"), 2])
-        assert "1 rows: BOS in the text already, none added" in account(records)
-        assert "1 rows: EOS in the text already, none added" in account(records)
+        assert "1 row: BOS in the text already, none added" in account(records)
+        assert "1 row: EOS in the text already, none added" in account(records)
         plain = pairs(tmp_path, {"prompt": "Hi", "chosen": "a", "rejected": "b"}, tokenizer=_Special)
         np.testing.assert_array_equal(plain.prompt(0), records.prompt(0))
         np.testing.assert_array_equal(plain.response(0, 0), records.response(0, 0))
@@ -185,7 +185,7 @@ class TestSpecialTokens:
         row = {"prompt": "Hi", "chosen": "a</s>b", "rejected": "c"}
         records = pairs(tmp_path, row, tokenizer=_Special)
         np.testing.assert_array_equal(records.response(0, 0), [3 + ord("a"), 2, 3 + ord("b"), 2])
-        assert "1 rows: BOS or EOS inside a response" in account(records)
+        assert "1 row: BOS or EOS inside a response" in account(records)
 
     def test_responses_that_differ_in_eos_alone(self, tmp_path):
         rows = [{"prompt": "Hi", "chosen": c, "rejected": "c"} for c in ("c</s>", "d")]
