@@ -26,7 +26,7 @@ class PromptFields:
         such rows, "remove" it from the responses, or "keep" it there.
     """
 
-    prompt: str | Sequence[str] | None = "prompt"
+    prompt: str | tuple[str, ...] | None = "prompt"
     system: str | None = "system"
     repeated_prompt: Literal["refuse", "remove", "keep"] = "refuse"
 
