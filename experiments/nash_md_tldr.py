@@ -7,7 +7,7 @@ model.
 
 Paper     Munos et al. (2023), arXiv:2312.00886, Sec. 8; Calandriello et al. (2024), arXiv:2403.08635, its
           sister: batch size 32 and learning rate 3e-5 are that paper's for Nash-MD-PG with this tau and beta
-          (by a note on it), since those of the first are not verified.
+          (by a secondary source), since those of the first are not verified.
 Run       tpu_scripts/run.sh -- jaxpref train experiments/pm_tldr.py gguf=PM.gguf data_root=DIR
             workdir=PM_RUN
           tpu_scripts/run.sh -- jaxpref train experiments/nash_md_tldr.py gguf=/path/model.gguf data_root=DIR

@@ -80,6 +80,24 @@ def test_cycles_smoke(tmp_path, function):
     assert "all pairs: reward accuracy" in _smoke(f"gpm_cycles.py:{function}", tmp_path)
 
 
+def test_own_pairs_smoke(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    printed = _smoke("own_data.py", tmp_path)
+    assert "data: 400 rows read; left out: none" in printed
+    assert "held-out pairs: reward accuracy" in printed
+
+
+@pytest.mark.exhaustive  # the loop is that of pairs, and the readers have tests of their own
+@pytest.mark.parametrize("kind", ["lists", "labelled"])
+def test_own_lists_and_labels_smoke(tmp_path, kind):
+    answers = [{"prompt": f"{i}+1=", "responses": [f"{i + 1}", f"{i}"], "scores": [1, 0]} for i in range(90)]
+    labels = [{"prompt": f"{i}+1=", "completion": f"{i + i % 2}", "label": i % 2} for i in range(90)]
+    (tmp_path / "own.json").write_text(json.dumps(answers if kind == "lists" else labels))
+    printed = _smoke(f"own_data.py:{kind}", tmp_path / "run", f"path={tmp_path}/own.json")
+    assert "preferences  3/3" in printed
+    assert ("Kendall tau-b" in printed) == (kind == "lists")
+
+
 def test_coverage_smoke(tmp_path):
     assert "pairs  3/3 exactly: p(1)" in _smoke("hypo_coverage.py", tmp_path)
 

@@ -20,7 +20,10 @@ def account(records: Table) -> list[str]:
         drops = {reason: count for reason, count in metadata.get("drops", {}).items() if count}
         left_out = ", ".join(f"{count:,} {reason}" for reason, count in drops.items()) or "none"
         lines.append(f"{metadata['rows_read']:,} rows read; left out: {left_out}")
-    lines += _cuts(metadata, records.k)
+    if metadata.get("responses_left_out"):
+        counts = metadata["responses_left_out"].items()
+        lines.append(f"responses left out: {', '.join(f'{count:,} {reason}' for reason, count in counts)}")
+    lines += _cuts(metadata)
     for note, count in metadata.get("notes", {}).items():
         lines.append(f"{count:,} row{'s' * (count != 1)}: {note}")
     carried = sorted(getattr(records, "columns", {}))
@@ -36,13 +39,12 @@ def account(records: Table) -> list[str]:
     return lines
 
 
-def _cuts(metadata: Mapping[str, Any], k: int) -> list[str]:
+def _cuts(metadata: Mapping[str, Any]) -> list[str]:
     cut, encoding = metadata.get("truncated", {}), metadata.get("encoding", {})
-    kept = metadata.get("rows_kept")
     lines = []
-    for what, each, name in (("prompts", 1, "prompt"), ("responses", k, "response")):
+    for what, kept, name in (("prompts", "rows_kept", "prompt"), ("responses", "responses_kept", "response")):
         if cut.get(what):
-            of = f" of {kept * each:,}" if kept else ""
+            of = f" of {metadata[kept]:,}" if kept in metadata else ""
             lines.append(
                 f"{cut[what]:,}{of} {what} were longer than {name}_length={encoding.get(f'{name}_length')} "
                 f"tokens and were cut (truncate_{name}={encoding.get(f'truncate_{name}')!r})"

@@ -85,6 +85,7 @@ def prepare(
             "pad_id": tokenizer.pad_id,
             "encoding": encoding.description(),
             "rows_kept": len(examples),
+            "responses_kept": sum(len(example.responses) for example in examples),
             "rows_read": len(examples) + sum(drops.values()),
             "drops": dict(drops),
             "truncated": dict(sum((task.truncated for task in parts), Counter())),

@@ -46,7 +46,7 @@ def aot(
     Differs from TRL, which sorts on each device by itself and returns the losses in sorted order.
 
     Args:
-      beta: above 0 (0.01, by TRL's account). label_smoothing: e of `cdpo`, in [0, 0.5) (0).
+      beta: above 0 (0.01, by TRL's documentation). label_smoothing: e of `cdpo`, in [0, 0.5) (0).
 
     Returns:
       [b], nats, 0 in rows that are not valid; log 2 where the sorted margins agree. One row is `dpo`.
@@ -96,7 +96,7 @@ def aot_unpaired(
     Differs from TRL as `aot` does; TRL <= 0.27 calls this one `aot_pair`.
 
     Args:
-      beta: above 0 (0.01, by TRL's account). label_smoothing: e of `cdpo`, in [0, 0.5) (0).
+      beta: above 0 (0.01, by TRL's documentation). label_smoothing: e of `cdpo`, in [0, 0.5) (0).
 
     Returns:
       [b], nats, 0 in rows that are not valid; log 2 where the sorted ratios agree. One row is `dpo`.

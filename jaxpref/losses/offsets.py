@@ -31,7 +31,7 @@ def dpop(
     u_w >= 0 it is `dpo`. With summed log-probs and a penalty of 50 it is steep: expect gradient clipping.
 
     Args:
-      beta: above 0. penalty: the paper's lambda, 0 or more. (0.3 and 50: the paper's, by notes on it.)
+      beta: above 0. penalty: the paper's lambda, 0 or more. (0.3 and 50: the paper's, by secondary sources.)
 
     Returns:
       [b] nats, 0 or more; log 2 where policy and reference agree.
@@ -180,8 +180,8 @@ def iterative_rpo(
     Pang et al. 2024, arXiv:2404.19733. The NLL is per token of the chosen response.
 
     Args:
-      beta: above 0. sft_weight: the paper's alpha, 0 or more. (0.1 and 1: the paper's, by notes on it; TRL
-        has 1 too.)
+      beta: above 0. sft_weight: the paper's alpha, 0 or more. (0.1 and 1: the paper's, by secondary sources;
+        TRL has 1 too.)
 
     Returns:
       [b] nats, 0 or more; sft_weight = 0 is `dpo`.

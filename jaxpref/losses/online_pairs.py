@@ -37,7 +37,7 @@ def online_ipo(
     Differs from the released form, -(2 p - 1) h + tau * h^2 up to scale: the same minimum.
 
     Args:
-      tau: temperature of the game, above 0 (1: that paper's choice, by a note on it).
+      tau: temperature of the game, above 0 (1: that paper's choice, by a secondary source).
 
     Returns:
       [b] nats squared, 0 or more; 0 where policy and reference agree and p is one half.

@@ -66,7 +66,7 @@ def bco_pair(
     Differs from TRL < 0.29, whose shift is the running mean of all rewards (with 0.29 it became 0, as here).
 
     Args:
-      beta: above 0 (TRL: 0.1; the paper's is 0.01 by TRL's account).
+      beta: above 0 (TRL: 0.1; the paper's is 0.01 by TRL's documentation).
       shift: any number, in units of the rewards (TRL: 0).
 
     Returns:
@@ -100,7 +100,7 @@ def apo_zero(
     logarithms (log-probs are in nats).
 
     Args:
-      beta: above 0 (0.1: the paper's, by TRL's account).
+      beta: above 0 (0.1: the paper's, by TRL's documentation).
 
     Returns:
       [b] in [0, 2], no unit; 1 where policy and reference agree.
@@ -132,7 +132,7 @@ def apo_down(
     logarithms (log-probs are in nats). At the reference the chosen response has exactly no gradient.
 
     Args:
-      beta: above 0 (0.1: the paper's, by TRL's account).
+      beta: above 0 (0.1: the paper's, by TRL's documentation).
 
     Returns:
       [b] in [0, 2], no unit; 1 where policy and reference agree.

@@ -59,7 +59,7 @@ def nash_md(
     Differs from TRL, which gives each token its own log-ratio only: not the gradient of the KL of responses.
 
     Args:
-      tau: price of a nat of KL, 0 or more (0.008: the paper's, App. G, by two notes on it).
+      tau: price of a nat of KL, 0 or more (0.008: the paper's, App. G, by secondary sources).
 
     Returns:
       [b, k] nats, of either sign; 0 for an absent response.
@@ -223,7 +223,7 @@ def rloo(
     KL(pi || pi_ref)).
 
     Args:
-      beta: price of a nat of KL, 0 or more (TRL: 0.05; the paper's is 0.03 by TRL's account).
+      beta: price of a nat of KL, 0 or more (TRL: 0.05; the paper's is 0.03 by TRL's documentation).
       clip: above 0 (TRL: 0.2); inf clips nothing.
 
     Returns:

@@ -23,7 +23,7 @@ def slic_hf(
     reference and without that term.
 
     Args:
-      delta: margin in nats, above 0 (paper, by notes on it, and HALOs: 1).
+      delta: margin in nats, above 0 (paper, by secondary sources, and HALOs: 1).
       sft_weight: 0 or more (HALOs: 0.1).
 
     Returns:

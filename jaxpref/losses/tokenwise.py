@@ -94,7 +94,7 @@ def ld_dpo(
 
     Args:
       beta: above 0 (DPO's).
-      alpha: in [0, 1] (0.5 is a good start by TRL's account of the paper; the best value depends on the
+      alpha: in [0, 1] (0.5 is a good start by TRL's documentation; the best value depends on the
         model).
 
     Returns:

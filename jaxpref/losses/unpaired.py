@@ -148,7 +148,7 @@ def bco(
     Differs from TRL, whose shift is the mean of all rewards ever seen, not balanced over the labels.
 
     Args:
-      beta: above 0 (TRL: 0.1; the paper's is 0.01 by TRL's account).
+      beta: above 0 (TRL: 0.1; the paper's is 0.01 by TRL's documentation).
       decay: of the moving average, in [0, 1); 0 is the batch alone (0.9 is ours, the paper gives no rate).
       state: from `bco_state`.
 
@@ -230,7 +230,7 @@ def apo_zero_unpaired(logps: Values, reference_logps: Values, labels: Labels, *,
     (log-probs are in nats). It is `kto` with z = 0.
 
     Args:
-      beta: above 0 (0.1: the paper's, by TRL's account).
+      beta: above 0 (0.1: the paper's, by TRL's documentation).
 
     Returns:
       [*n] in [0, 1], no unit; 1/2 where policy and reference agree.
@@ -262,18 +262,18 @@ def pmpo(
 ) -> Values:
     """Preference optimisation as probabilistic inference: alpha (-logp) or (1 - alpha) logp, + beta KL.
 
-    Abdolmaleki et al. 2024, arXiv:2410.04166, Eq. 10 by notes on it (not checked against the paper): -logp of
-    desirable responses weighs alpha, +logp of the others 1 - alpha. The KL is KL(reference || policy), summed
-    over the scored positions of the response. alpha = 1, beta = 0 is the likelihood of the desirable ones.
-    Log-probs of the others have no lower bound: beta is what holds them. The expectations are over each label
-    by itself; the mean of these losses weighs the labels by frequency. With as many of one as of the other it
-    is the KL part plus half the likelihood part.
+    Abdolmaleki et al. 2024, arXiv:2410.04166, Eq. 10 by secondary sources (not checked against the paper):
+    -logp of desirable responses weighs alpha, +logp of the others 1 - alpha. The KL is KL(reference ||
+    policy), summed over the scored positions of the response. alpha = 1, beta = 0 is the likelihood of the
+    desirable ones. Log-probs of the others have no lower bound: beta is what holds them. The expectations are
+    over each label by itself; the mean of these losses weighs the labels by frequency. With as many of one as
+    of the other it is the KL part plus half the likelihood part.
 
     Args:
       forward_kl: KL(reference || policy) at each position, nats, 0 or more.
       alpha: in [0, 1]. beta: 0 or more, above 0 where alpha is 0. (0.5 and 0.3 are a port's. The paper's have
-        not been verified; by a note on it, alpha 0.5 needs a beta above about 0.5 on its control tasks, and
-        alpha 0 one above 1.)
+        not been verified; by a secondary source, alpha 0.5 needs a beta above about 0.5 on its control tasks,
+        and alpha 0 one above 1.)
 
     Returns:
       [*n] nats, of either sign.

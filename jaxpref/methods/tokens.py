@@ -14,7 +14,7 @@ TOKENS = (
         "LD-DPO",
         "l(β(u'_w - u'_l)), u' = Σ_(t≤n) u_t + α Σ_(t>n) u_t, n = min(n_w, n_l)",
         "tokens",
-        "β: DPO's; α: TRL's account",
+        "β: DPO's; α: TRL's documentation",
         identities="α=1 gives dpo, α=0 cuts to one length, only scored tokens count",
         parity="TRL 1.16",
         real=NO_RUN,

@@ -105,7 +105,7 @@ def latent_horizons(
       graph, features, initial, planner, arcs_table, hidden, param_dtype: as `policies.routes.route_planner`
         has them; without `learn_costs` the initial costs are what drivers plan with.
       horizons: 1 or more each.
-      mixture: as there.
+      mixture: as `latent_budgets` has it.
     """
     if agents < 1 or not horizons or min(horizons) < 1:
         raise ValueError(

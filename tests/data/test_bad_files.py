@@ -125,7 +125,8 @@ OTHERS = [
     ("kind", "name", "content", "message"),
     [pytest.param(*row, id=row[1]) for row in [*(("pairs", *row) for row in PAIRS), *OTHERS]],
 )
-def test_one_line_says_what_where_and_how(tmp_path, kind, name, content, message):
+def test_one_line_says_what_where_and_how(tmp_path, monkeypatch, kind, name, content, message):
+    monkeypatch.setenv("JAXPREF_CACHE", str(tmp_path / "cache"))
     file = tmp_path / "data" / f"{name}.jsonl"
     file.parent.mkdir()
     file.write_bytes(content)

@@ -11,11 +11,11 @@ from jaxpref.data.columns import FIELDS
 from jaxpref.data.records import Records
 from jaxpref.types import COLUMNS
 
-__all__ = ["Beside", "carry", "check_columns"]
+__all__ = ["LARGEST", "Beside", "carry", "check_columns"]
 
 _KNOWN = {name: axes for name, (axes, _) in COLUMNS.items()} | FIELDS
 _MADE = ("example_ids", "full_lengths", "reference_logps")  # by this package, of these very tokens and params
-_LARGEST = float(np.finfo(np.float32).max)
+LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +85,7 @@ def _array(name: str, axes: str, beside: Sequence[Beside], k: int) -> np.ndarray
         raise _Unfit(f"its rows are not of one shape [{axes}]") from error
     if values.ndim != len(letters):
         raise _Unfit(f"its rows are not of one shape [{axes}]")
-    if values.dtype.kind == "f" and (np.abs(values[np.isfinite(values)]) > _LARGEST).any():
+    if values.dtype.kind == "f" and (np.abs(values[np.isfinite(values)]) > LARGEST).any():
         raise _Unfit("holds numbers beyond float32")
     if values.dtype.kind == "f" and name != "ratings" and not np.isfinite(values).all():
         raise _Unfit("holds numbers that are not finite")

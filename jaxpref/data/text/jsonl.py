@@ -19,13 +19,12 @@ They raise ValueError with file and line for a row that cannot be read, and wher
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
-
-import numpy as np
 
 from jaxpref.data.records import Records
 from jaxpref.data.text.boundary import EMPTY, Drop
+from jaxpref.data.text.carried import LARGEST
 from jaxpref.data.text.dialogue import Template
 from jaxpref.data.text.encoding import Encoding
 from jaxpref.data.text.pairs import PairFields, jsonl_pair
@@ -35,7 +34,6 @@ from jaxpref.data.text.tokenizers import Tokenizer
 
 __all__ = ["jsonl_labelled", "jsonl_lists", "jsonl_pairs"]
 
-_LARGEST = float(np.finfo(np.float32).max)
 
 FEW = "fewer than two responses left"
 EMPTY_OF_LIST = "empty response of a list"  # these two count responses, of rows that stay
@@ -208,7 +206,7 @@ def _list(
     if len(given) < 2:
         raise ValueError(f"{responses}: expected two or more, got {len(given)}")
     for index, score in enumerate(numbers):
-        if isinstance(score, bool) or not isinstance(score, int | float) or not abs(score) <= _LARGEST:
+        if isinstance(score, bool) or not isinstance(score, int | float) or not abs(score) <= LARGEST:
             raise ValueError(f"{scores}[{index}]: expected a finite number, got {score!r:.40}")
     texts = [one_reply(f"{responses}[{index}]", response) for index, response in enumerate(given)]
     prompt = _asked(row, fields)

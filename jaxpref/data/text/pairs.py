@@ -85,19 +85,21 @@ def jsonl_pair(
     assert isinstance(chosen, str)
     assert isinstance(rejected, str)
     dialogues = [HH_REPLY in text for text in (chosen, rejected)]
-    if prompt is not None:
-        if all(dialogues) and not prompt.turns:
-            raise ValueError(
-                "chosen and rejected are whole dialogues and there is a prompt beside them; pass prompt=None"
-            )
-        return _answered(prompt, chosen, rejected, fields, notes)
-    return _implicit(row, chosen, rejected, fields, notes) if not any(dialogues) else _hh(row, fields, notes)
+    if all(dialogues) or (prompt is None and any(dialogues)):
+        return _hh(row, prompt, fields, notes)
+    if prompt is None:
+        return _implicit(row, chosen, rejected, fields, notes)
+    return _answered(prompt, chosen, rejected, fields, notes)
 
 
-def _hh(row: dict[str, Any], fields: PairFields, notes: Counter[str]) -> TextPair | Drop:
+def _hh(
+    row: dict[str, Any], prompt: Prompt | None, fields: PairFields, notes: Counter[str]
+) -> TextPair | Drop:
     pair = hh_pair(row[fields.chosen], row[fields.rejected])
     if isinstance(pair, Drop):
         return pair
+    if row.get(fields.prompts[0] if fields.prompts else "") != pair.prompt:
+        _check_shared(row, prompt, list(pair.turns), fields)
     if fields.system in row:
         prompt = asked_in_turns(pair.turns, row, fields)
         return _answered(prompt, pair.chosen.strip(), pair.rejected.strip(), fields, notes)

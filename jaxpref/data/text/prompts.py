@@ -60,25 +60,36 @@ class Prompt(NamedTuple):
 
         Raises ValueError where all of them begin with the prompt, and it is not said what that means.
         """
-        if not self.turns and self.text.strip() and all(r.startswith(self.text) for r in responses):
+        begin = next((text for text in self._beginnings() if all(r.startswith(text) for r in responses)), "")
+        if begin:
             if fields.repeated_prompt == "refuse":
                 raise ValueError(
-                    f"each response begins with the prompt ({_short(self.text)}); pass "
+                    f"each response begins with what its prompt ends with ({_short(begin)}); pass "
                     "repeated_prompt='remove' to take it off, or 'keep' if it belongs to the responses"
                 )
             if fields.repeated_prompt == "remove":
                 notes[REMOVED] += 1
-                return [response[len(self.text) :] for response in responses]
+                responses = [response[len(begin) :] for response in responses]
         return [self.lead + response if response.strip() else "" for response in responses]
+
+    def _beginnings(self) -> list[str]:
+        """What a reply would repeat: the plain text, or the turn of the assistant that it goes on from."""
+        if not self.turns:
+            text = self.text
+        elif self.turns[-1][0] == "assistant":
+            text = self.turns[-1][1]
+        else:
+            return []
+        return [text, text.strip()] if text.strip() else []
 
 
 def asked(row: dict[str, Any], fields: PromptFields) -> Prompt | None:
-    """The prompt of a row; None where the row has no column of one.
+    """The prompt of a row; None where the row has no column of one (of several: not the first).
 
     A text beside a system turn is the user's turn. Raises ValueError for what is neither text nor turns.
     """
     given = [row[name] for name in fields.prompts if name in row]
-    if not given:
+    if not given or fields.prompts[0] not in row:
         return None
     if any(isinstance(value, list) for value in given) and len(given) > 1:
         raise ValueError(

@@ -98,7 +98,7 @@ def _examples(
     examples: list[Example] = []
     values: list[Sequence[float]] = []
     beside: list[Beside] = []
-    counts = {name: Counter[str]() for name in ("drops", "truncated", "notes")}
+    counts = {name: Counter[str]() for name in ("drops", "responses_left_out", "truncated", "notes")}
     first: dict[str, Any] = {}
     rows, progress = 0, Progress(path, count_rows(path))
     for rows, (_, where, value) in enumerate(read_rows(path), 1):
@@ -113,7 +113,7 @@ def _examples(
             continue
         assert isinstance(texts, Texts)
         first = first or {"prompt": texts.prompt.text[-200:], "responses": [r[:200] for r in texts.responses]}
-        counts["drops"].update(texts.left_out)
+        counts["responses_left_out"].update(texts.left_out)
         counts["truncated"]["prompts"] += example.prompt_truncated
         counts["truncated"]["responses"] += example.responses_truncated
         counts["notes"].update(example.notes)
@@ -133,6 +133,7 @@ def _examples(
         {
             "rows_read": rows,
             "rows_kept": len(examples),
+            "responses_kept": sum(len(example.responses) for example in examples),
             "first_row": first,
             **{name: dict(count) for name, count in counts.items()},
         },

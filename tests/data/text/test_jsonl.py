@@ -10,6 +10,7 @@ import pytest
 from jsonl_files import jsonl
 
 from jaxpref.data import Loader, bytes_tokenizer, load_records, write_records
+from jaxpref.data.account import account
 from jaxpref.data.text.dialogue import chatml_template, hh_template
 from jaxpref.data.text.jsonl import jsonl_labelled, jsonl_lists
 from jaxpref.types import check_completions
@@ -73,7 +74,8 @@ class TestLists:
     def test_num_responses_keeps_the_best_and_counts_the_others(self, tmp_path):
         records = lists(tmp_path, *CAPITALS, num_responses=2)
         assert [row[1:] for row in texts(records)] == [(" Lima", " Cusco"), (" Muscat", " Oman")]
-        assert dict(records.metadata["drops"]) == {"response beyond num_responses": 1}
+        assert dict(records.metadata["responses_left_out"]) == {"response beyond num_responses": 1}
+        assert "responses left out: 1 response beyond num_responses" in account(records)
         assert records.metadata["rows_read"] == 2
         wide = lists(tmp_path, *CAPITALS, num_responses=5)
         np.testing.assert_array_equal((wide.response_lengths > 0).sum(1), [3, 2])
@@ -93,8 +95,8 @@ class TestLists:
         records = lists(tmp_path, *rows)
         assert texts(records) == [("1", "d", "b")]
         np.testing.assert_array_equal(records.columns["scores"], [[3, 1]])
+        assert dict(records.metadata["responses_left_out"]) == {"empty response of a list": 2}
         assert dict(records.metadata["drops"]) == {
-            "empty response of a list": 2,
             "fewer than two responses left": 1,
             "empty response": 1,
             "identical responses": 1,
@@ -112,6 +114,7 @@ class TestLists:
     def test_cut_responses_are_counted(self, tmp_path):
         records = lists(tmp_path, *CAPITALS, response_length=6)
         assert records.metadata["truncated"] == {"prompts": 0, "responses": 2}
+        assert any(line.startswith("2 of 5 responses were longer") for line in account(records))
         assert records.response_lengths.max() == 6
 
     @pytest.mark.parametrize(

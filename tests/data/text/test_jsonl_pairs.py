@@ -64,6 +64,8 @@ class TestPrompts:
         assert texts(pairs(tmp_path, row, prompt=both))[0] == "Add.\n\n2, 2"
         assert texts(pairs(tmp_path, row | {"input": ""}, prompt=both))[0] == "Add."
         assert texts(pairs(tmp_path, row | {"input": None}, prompt=both))[0] == "Add."
+        with pytest.raises(ValueError, match="the object has no instruction or input; say"):
+            pairs(tmp_path, {key: row[key] for key in ("input", "chosen", "rejected")}, prompt=both)
         said = account(pairs(tmp_path, row, prompt="instruction"))
         assert "columns not used: input (text)" in said
 
@@ -82,7 +84,8 @@ class TestPrompts:
     def test_a_repeated_prompt(self, tmp_path):
         row = {"prompt": "2+2=", "chosen": "2+2=4", "rejected": "2+2=5"}
         with pytest.raises(
-            ValueError, match=r"jsonl:1: each response begins with the prompt \('2\+2='\); pass"
+            ValueError,
+            match=r"jsonl:1: each response begins with what its prompt ends with \('2\+2='\); pass",
         ):
             pairs(tmp_path, row)
         removed = pairs(tmp_path, row, repeated_prompt="remove")
@@ -96,11 +99,11 @@ class TestPrompts:
 
     def test_a_repeated_prompt_of_lists_and_labels(self, tmp_path):
         path = jsonl(tmp_path, {"prompt": "2+2=", "responses": ["2+2=5", "2+2=4"], "scores": [0, 1]})
-        with pytest.raises(ValueError, match="each response begins with the prompt"):
+        with pytest.raises(ValueError, match="each response begins with what its prompt ends with"):
             jsonl_lists(path=path, **BUDGET)
         assert texts(jsonl_lists(path=path, repeated_prompt="remove", **BUDGET)) == ("2+2=", "4", "5")
         path = jsonl(tmp_path, {"prompt": "2+2=", "completion": "2+2=5", "label": 0})
-        with pytest.raises(ValueError, match="each response begins with the prompt"):
+        with pytest.raises(ValueError, match="each response begins with what its prompt ends with"):
             jsonl_labelled(path=path, **BUDGET)
         assert texts(jsonl_labelled(path=path, repeated_prompt="remove", **BUDGET)) == ("2+2=", "5")
 
@@ -113,13 +116,11 @@ class TestPrompts:
                 ValueError, match=r"jsonl:1: the prompt is not what chosen and rejected begin"
             ):
                 pairs(tmp_path, talks | {"prompt": prompt})
-        whole = {
-            "prompt": "Hi",
-            "chosen": "\n\nHuman: Hi\n\nAssistant: a",
-            "rejected": "\n\nHuman: Hi\n\nAssistant: b",
-        }
-        with pytest.raises(ValueError, match="whole dialogues and there is a prompt beside them"):
-            pairs(tmp_path, whole)
+        hh = {"chosen": "\n\nHuman: Hi\n\nAssistant: Yes", "rejected": "\n\nHuman: Hi\n\nAssistant: No"}
+        for prompt in ("Hi", "\n\nHuman: Hi\n\nAssistant:"):
+            assert texts(pairs(tmp_path, hh | {"prompt": prompt})) == texts(pairs(tmp_path, talks))
+        with pytest.raises(ValueError, match="the prompt is not what chosen and rejected begin with"):
+            pairs(tmp_path, hh | {"prompt": "Ho"})
 
     def test_a_system_turn_in_front_of_conversations(self, tmp_path):
         talks = {"chosen": [user("Hi"), assistant("Yes")], "rejected": [user("Hi"), assistant("No")]}
@@ -137,6 +138,10 @@ class TestPrompts:
         assert texts(pairs(tmp_path, row)) == ("\n\nHuman: 2+2?\n\nAssistant: It is", " 4.", " 5.")
         chatml = "<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\nIt is"
         assert texts(pairs(tmp_path, row, template=chatml_template)) == (chatml, " 4.", " 5.")
+        again = row | {"chosen": "It is 4.", "rejected": "It is 5."}
+        with pytest.raises(ValueError, match=r"each response begins with .* \('It is'\)"):
+            pairs(tmp_path, again)
+        assert texts(pairs(tmp_path, again, repeated_prompt="remove")) == texts(pairs(tmp_path, row))
         path = jsonl(tmp_path, {"prompt": row["prompt"], "responses": [" 5.", " 4."], "scores": [0, 1]})
         assert texts(jsonl_lists(path=path, **BUDGET))[0].endswith("Assistant: It is")
 
