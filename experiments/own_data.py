@@ -20,8 +20,9 @@ Run       jaxpref train experiments/own_data.py
 Change    beta=0.3 prompt_length=512 response_length=256 truncate_prompt=turns sft_steps=1000
 Ablation  jaxpref sweep experiments/own_data.py:sweep_losses path=pairs.jsonl
 Try       jaxpref train experiments/own_data.py --smoke
-Cost      1 minute on 2 CPU cores with the defaults; time goes with tokens.
-Expect    With the file as it is: MEASURED
+Cost      70 CPU seconds; time goes with tokens.
+Expect    With the file as it is, seed 0: of 41 held-out pairs 0.927 [0.806, 0.975] have the chosen response
+          ahead, where the longer response is no guide (0.500 [0.349, 0.651]).
 """
 
 from collections.abc import Callable
