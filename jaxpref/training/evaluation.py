@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import jax
@@ -41,13 +41,16 @@ def held_out_pass(
     step: int,
 ) -> dict[str, float]:
     """The algorithm's metrics over all held-out records, after `step` steps, and how many those are."""
-    total = None
+    parts, running = [], None
     for index in range(loader.evaluation_steps()):
         batch = sharding.put_batch(partial(loader.evaluation_batch, index), loader.batch_size, mesh)
-        metrics = evaluate(state, batch, step, index)
-        total = metrics if total is None else merge(total, metrics)
-    rows = {"num_rows": float(len(loader.records))}
-    return to_floats(jax.device_get(total)) | rows if total else rows
+        begun = evaluate(state, batch, step, index)
+        # Read one batch late: with many programs of several devices in flight, XLA's collectives on CPU can
+        # wait for threads that other programs hold.
+        parts += [] if running is None else [jax.device_get(running)]
+        running = begun
+    total = reduce(merge, [*parts, jax.device_get(running)])
+    return to_floats(total) | {"num_rows": float(len(loader.records))}
 
 
 def evaluations(
