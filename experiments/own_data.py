@@ -131,12 +131,14 @@ def labelled(
     return _two_stages("own_labels", records, desirable, loss, None, sft_steps, steps, seed)
 
 
-def sweep_losses(*, path: str = EXAMPLE, prompt: str | None = "prompt", seed: int = 0) -> list[Experiment]:
-    """DPO and IPO, three seeds each: two lines in the report."""
+def sweep_losses(
+    *, path: str = EXAMPLE, prompt: str | None = "prompt", seeds: tuple[int, ...] = (0, 1, 2)
+) -> list[Experiment]:
+    """DPO and IPO with each of the seeds: two lines in the report."""
     runs = []
     for loss in (losses.dpo, losses.ipo):
-        for offset in range(3):
-            run = experiment(path=path, prompt=prompt, seed=seed + offset)
+        for seed in seeds:
+            run = experiment(path=path, prompt=prompt, seed=seed)
             *before, last = run.stages
             algorithm = partial(last.algorithm, loss=loss)  # pyright: ignore[reportCallIssue]
             runs.append(replace(run, stages=(*before, replace(last, algorithm=algorithm))))

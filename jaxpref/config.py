@@ -6,6 +6,7 @@ import functools
 import importlib.machinery
 import importlib.util
 import inspect
+import json
 import os
 import pathlib
 import sys
@@ -166,7 +167,13 @@ def load_sweep(path: str, assignments: Sequence[str] = ()) -> list[Experiment]:
             f"{path}: expected {_name(function)}() to return a list of Experiments, one or more, got "
             f"{type(built).__name__}{' without any' if built == [] else ''}; `jaxpref train` takes one alone"
         )
-    return [override(experiment, edits) for experiment in built]
+    members = [override(experiment, edits) for experiment in built]
+    texts = [json.dumps(describe(member), sort_keys=True) for member in members]
+    twin = next((i for i, text in enumerate(texts) if text in texts[:i]), None)
+    if twin is not None:
+        said = f"{' '.join(assignments)} erases what differs between them" if edits else "change one of them"
+        raise ValueError(f"{path}: runs {texts.index(texts[twin]) + 1} and {twin + 1} are the same; {said}")
+    return members
 
 
 def _means_more(function: Any, key: str, text: str) -> bool:

@@ -137,6 +137,11 @@ ROWS = [
     ("a mesh that is a number", (*TRAIN, FRESH, "mesh=8"), "mesh.*mesh.data, mesh.fsdp, mesh.tensor"),
     ("more devices than there are", (*TRAIN, FRESH, "mesh.data=3"), "does not fit 1 devices.*mesh.data=-1"),
     ("no devices", (*TRAIN, FRESH, "mesh.data=0"), "sizes are 1 or more"),
+    (
+        "no part at all",
+        (*TRAIN, FRESH, "microbatches=0"),
+        "dpo: a batch is cut into 0 parts; set microbatches",
+    ),
     ("a batch of parts", (*TRAIN, FRESH, "microbatches=3"), "dpo: batch_size=8.*multiple of 3"),
     ("an unknown stage", (*TRAIN, FRESH, "stages.dpoo.num_steps=3"), "stages.dpoo.*sft, dpo"),
     ("stages that are a number", (*TRAIN, FRESH, "stages=3"), "stages.*stages.sft, stages.dpo"),

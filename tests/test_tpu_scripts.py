@@ -280,6 +280,7 @@ def test_create_does_not_ask_where_it_is_told_and_refuses_where_it_cannot(pod):
     assert refused.returncode == 2
     assert "no terminal to ask on; -y or YES=1" in refused.stderr
     assert not pod.calls
+    assert "no terminal" in pod("create", *words, answer="y\n", YES="no").stderr
     assert pod("create", *words, "-y", YES=None).returncode == 0
     assert pod("create", *words, YES="1").returncode == 0
     assert len(pod.calls) == 2

@@ -90,7 +90,7 @@ if dry_run; then
 else
   note "$summary"
   note "It is billed by the chip-hour until you delete it; prices: https://cloud.google.com/tpu/pricing"
-  if [[ $yes == 0 || -z $yes ]]; then
+  if [[ ! $yes =~ ^(1|y|yes|true)$ ]]; then
     [[ -t 0 ]] || die "nothing was created: there is no terminal to ask on; -y or YES=1 says yes"
     printf 'Create it? [y/N] ' >&2
     read -r answer || answer=

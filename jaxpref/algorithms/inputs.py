@@ -156,15 +156,27 @@ def row_weights(inputs: Sequence[Input], batch: Completions) -> Float[Array, " b
 
 
 def recorded(batch: Completions, inputs: Sequence[Input] = ()) -> dict[str, Array]:
-    """What a batch itself offers: the quantities that need no policy, and its columns."""
+    """What a batch itself offers: the quantities that need no policy, and its columns.
+
+    Raises:
+      ValueError: a column has the name of a quantity.
+    """
     where = batch.response_weights > 0
     offered = {
         "lengths": batch.lengths,
         "mask": batch.mask & where[..., None],
         "where": where,
         "valid": row_weights(inputs, batch) > 0,
-        **batch.columns,
     }
+    taken = sorted(
+        (offered.keys() | {"key", "state", "logps", "token_logps", "rewards"}) & batch.columns.keys()
+    )
+    if taken:
+        raise ValueError(
+            f"the records' column {taken[0]} has the name of a computed quantity; give it another one, "
+            "or leave it out (columns= of the readers of files)"
+        )
+    offered |= batch.columns
     if batch.preferences is not None:
         offered |= {"preferences": batch.preferences, "pair_preferences": batch.preferences[:, 0, 1]}
     return offered

@@ -116,6 +116,10 @@ def state_shardings(abstract_state: Any, abstract_params: Any, axes: Any, mesh: 
 def check_batch_size(batch_size: int, mesh: Mesh, *, parts: int = 1, where: str = "") -> None:
     """Raises ValueError unless each of the equal parts that a step cuts a batch into divides evenly over
     the batch axes of the mesh. `where`: whose batch it is, such as the name of a stage."""
+    if parts < 1:
+        raise ValueError(
+            f"{where}: a batch is cut into {parts} parts; set microbatches and minibatches to 1 or more"
+        )
     wanted = batch_shards(mesh) * parts
     if batch_size % wanted:
         over = f"{' x '.join(BATCH)} = {batch_shards(mesh)} devices"

@@ -278,3 +278,14 @@ def test_a_missing_column_says_what_to_add():
     algorithm = offline(TABLE, loss=losses.cpo, optimizer=SGD, reference=None)
     with pytest.raises(ValueError, match="needs rejected_logps, response 1"):
         algorithm.evaluate(algorithm.init(TABLE.init(KEY)), _table(k=1), KEY)
+
+
+@pytest.mark.parametrize("name", ["lengths", "where", "valid", "key"])
+def test_columns_named_like_quantities_are_refused(name):
+    """A file's column of character counts, called lengths, took the place of the numbers of tokens."""
+    policy, build = algorithm_of(next(m for m in METHODS if m.name == "simpo"))
+    algorithm, batch = build(policy), batch_of(2)
+    batch = dataclasses.replace(batch, columns={**batch.columns, name: jnp.ones(batch.mask.shape[0])})
+    state = jax.eval_shape(algorithm.init, jax.eval_shape(policy.init, KEY))
+    with pytest.raises(ValueError, match=f"column {name} has the name of a computed quantity"):
+        jax.eval_shape(algorithm.step, state, batch, KEY)

@@ -78,6 +78,7 @@ def _array(name: str, axes: str, beside: Sequence[Beside], k: int) -> np.ndarray
         raise _Unfit(f"{len(missing)} of {len(beside)} rows do not have it")
     if "r" in letters:
         raise _Unfit("is of tokens, which a file of texts does not have")
+    _check_numbers([row.values[name] for row in beside], missing=name == "ratings")
     rows = [_row(name, letters, row, k) for row in beside]
     try:
         values = np.array(rows)
@@ -96,7 +97,6 @@ def _array(name: str, axes: str, beside: Sequence[Beside], k: int) -> np.ndarray
 
 def _row(name: str, letters: Sequence[str], row: Beside, k: int) -> Any:
     value = row.values[name]
-    _check_numbers(value, missing=name == "ratings")
     if letters[1:2] != ["k"]:
         return value
     if not isinstance(value, list) or len(value) != row.given:

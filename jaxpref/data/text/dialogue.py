@@ -50,9 +50,12 @@ def opened(turns: Sequence[Turn], template: Template) -> tuple[str, str]:
 
 
 def hh_turns(text: str) -> list[Turn]:
-    """The turns of an HH dialogue, white space around them removed; text before the first name is dropped."""
-    parts = _HH_TURN.split(text)[1:]
-    return [(_HH_ROLES[name], content.strip()) for name, content in zip(parts[::2], parts[1::2], strict=True)]
+    """The turns of an HH dialogue, white space around them removed; text before the first name is a system
+    turn."""
+    before, *parts = _HH_TURN.split(text)
+    system = [("system", before.strip())] if before.strip() else []
+    named = zip(parts[::2], parts[1::2], strict=True)
+    return system + [(_HH_ROLES[name], content.strip()) for name, content in named]
 
 
 def turns_from_json(value: Any) -> list[Turn]:

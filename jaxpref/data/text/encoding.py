@@ -73,7 +73,7 @@ def encode_texts(
             return Drop(EMPTY)
         prompt, lead = opened(dialogue, template)
         prefilled = dialogue[-1][0] == "assistant"  # then white space in front belongs to the reply
-        responses = [lead + (r.rstrip() if prefilled else r.strip()) for r in responses]
+        responses = [lead + (r if prefilled else _without_lead(r)).rstrip() for r in responses]
 
     def encoded(prompt: str, truncate_prompt: Literal["start", "end", "drop"]) -> Example | Drop:
         return encode_example(
@@ -99,6 +99,11 @@ def encode_texts(
         if isinstance(example, Example):
             example = dataclasses.replace(example, prompt_truncated=True)
     return example
+
+
+def _without_lead(response: str) -> str:
+    """A reply without the one space in front that HH's form has; more white space belongs to the reply."""
+    return response[1:] if response[:1] == " " and not response[1:2].isspace() else response
 
 
 def _shorter(dialogue: list[Turn]) -> Iterator[list[Turn]]:

@@ -22,6 +22,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+import numpy as np
+
 from jaxpref.data.records import Records
 from jaxpref.data.text.boundary import EMPTY, Drop
 from jaxpref.data.text.carried import LARGEST
@@ -38,6 +40,9 @@ __all__ = ["jsonl_labelled", "jsonl_lists", "jsonl_pairs"]
 FEW = "fewer than two responses left"
 EMPTY_OF_LIST = "empty response of a list"  # these two count responses, of rows that stay
 BEYOND = "response beyond num_responses"
+TIED = "all scores are equal"
+ROUNDED = "scores that differ are equal in float32, and count as ties"
+REPEATED = "a list has one response twice"
 
 
 def jsonl_pairs(
@@ -71,7 +76,7 @@ def jsonl_pairs(
         return Texts(Prompt(pair.prompt, "", pair.turns, pair.group), (pair.chosen, pair.rejected), (0, 1), 2)
 
     options = dataclasses.asdict(fields)
-    kind = Kind("jsonl_pairs", (chosen, rejected), fields.names, read, columns, options)
+    kind = Kind("jsonl_pairs", (chosen, rejected), fields.names, fields.asked_for, read, columns, options)
     return read_records(
         kind,
         path,
@@ -123,7 +128,15 @@ def jsonl_lists(
     options["num_responses"] = num_responses
     needed = (responses, scores)
     kind = Kind(
-        "jsonl_lists", needed, {*fields.names, *needed}, read, columns, options, "scores", num_responses
+        "jsonl_lists",
+        needed,
+        {*fields.names, *needed},
+        fields.asked_for,
+        read,
+        columns,
+        options,
+        "scores",
+        num_responses,
     )
     return read_records(
         kind,
@@ -176,7 +189,16 @@ def jsonl_labelled(
         return Texts(asked_of, replies, (0,), 1, [int(value)])
 
     options = dataclasses.asdict(fields) | {"completion": names, "label": label}
-    kind = Kind("jsonl_labelled", (label,), {*fields.names, *names, label}, read, columns, options, "labels")
+    kind = Kind(
+        "jsonl_labelled",
+        (label,),
+        {*fields.names, *names, label},
+        fields.asked_for,
+        read,
+        columns,
+        options,
+        "labels",
+    )
     return read_records(
         kind,
         path,
@@ -214,6 +236,12 @@ def _list(
     if len(order) < 2:
         return Drop(FEW if order else EMPTY)
     kept = order[:num_responses]
+    if len({numbers[i] for i in kept}) == 1:
+        return Drop(TIED)
+    if len({numbers[i] for i in kept}) > len({float(np.float32(numbers[i])) for i in kept}):
+        notes[ROUNDED] += 1
+    if len({texts[i].strip() for i in kept}) < len(kept):
+        notes[REPEATED] += 1
     left_out = Counter({EMPTY_OF_LIST: len(texts) - len(order), BEYOND: len(order) - len(kept)})
     replies = prompt.answered([texts[i] for i in kept], fields, notes)
     return Texts(prompt, replies, kept, len(given), [numbers[i] for i in kept], +left_out)

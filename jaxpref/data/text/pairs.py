@@ -12,6 +12,7 @@ __all__ = ["PairFields", "TextPair", "hh_pair", "jsonl_pair"]
 
 _NO_REPLY = "no assistant turn"
 _IMPLICIT = "the prompt is what chosen and rejected have in common"
+_NOTHING = "chosen and rejected begin with nothing in common, so there is no prompt"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,8 +177,8 @@ def _implicit(
     # Back to the last place where both go on with white space, so that no word is cut in two.
     while common > 0 and not (common < limit and chosen[common].isspace() and rejected[common].isspace()):
         common -= 1
-    notes[_IMPLICIT] += 1
     prompt = chosen[:common]
+    notes[_IMPLICIT if prompt else _NOTHING] += 1
     group = stable_group(str(row["group"]) if "group" in row else prompt)
     return TextPair(prompt, chosen[common:], rejected[common:], group)
 

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 from jaxpref.data.text.boundary import stable_group
-from jaxpref.data.text.dialogue import Turn, hh_template, opened, turns_from_json
+from jaxpref.data.text.dialogue import HH_REPLY, Turn, hh_template, hh_turns, opened, turns_from_json
 
 __all__ = ["Prompt", "PromptFields", "asked", "asked_in_turns", "one_reply"]
 
 REMOVED = "the prompt was repeated in the responses, and removed there"
+ECHOED = "each response begins with the user's last turn, and keeps it"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +47,11 @@ class PromptFields:
         """Every column that is read for the prompt."""
         return {*self.prompts, "group"} | ({self.system} if self.system else set())
 
+    @property
+    def asked_for(self) -> set[str]:
+        """Columns that some row must have: those that are named otherwise than by default."""
+        return {name for name in (self.system,) if name and name != "system"}
+
 
 class Prompt(NamedTuple):
     """A prompt as text, what each reply starts with, and the turns that the text is written from."""
@@ -70,7 +76,14 @@ class Prompt(NamedTuple):
             if fields.repeated_prompt == "remove":
                 notes[REMOVED] += 1
                 responses = [response[len(begin) :] for response in responses]
-        return [self.lead + response if response.strip() else "" for response in responses]
+        asked = self.turns[-1][1].strip() if self.turns and self.turns[-1][0] == "user" else ""
+        if asked and all(response.startswith(asked) for response in responses):
+            # In a conversation that may well be the reply ("Hello" to "Hello"), so it is said, no more.
+            notes[ECHOED] += 1
+        return [self._led(response) if response.strip() else "" for response in responses]
+
+    def _led(self, response: str) -> str:
+        return response if response[0].isspace() else self.lead + response
 
     def _beginnings(self) -> list[str]:
         """What a reply would repeat: the plain text, or the turn of the assistant that it goes on from."""
@@ -104,7 +117,8 @@ def asked(row: dict[str, Any], fields: PromptFields) -> Prompt | None:
         return asked_in_turns(turns_from_json(given[0]), row, fields)
     text = "\n\n".join(part for part in given if part) if len(given) > 1 else given[0]
     if _system(row, fields):
-        return asked_in_turns([("user", text)], row, fields)
+        turns = hh_turns(text.removesuffix(HH_REPLY)) if text.endswith(HH_REPLY) else [("user", text)]
+        return asked_in_turns(turns, row, fields)
     return Prompt(text, "", (), _group(row, text))
 
 

@@ -45,6 +45,7 @@ class Kind:
     name: str
     needed: tuple[str, ...]  # columns that a row must have
     names: set[str]  # all columns that are read as texts and values
+    asked_for: set[str]  # those of them that some row must have
     read: Callable[[dict[str, Any], Counter[str]], Texts | Drop]
     columns: Mapping[str, str] | None
     options: dict[str, Any]
@@ -100,6 +101,7 @@ def _examples(
     beside: list[Beside] = []
     counts = {name: Counter[str]() for name in ("drops", "responses_left_out", "truncated", "notes")}
     first: dict[str, Any] = {}
+    seen: set[str] = set()
     rows, progress = 0, Progress(path, count_rows(path))
     for rows, (_, where, value) in enumerate(read_rows(path), 1):
         try:
@@ -108,15 +110,19 @@ def _examples(
             example = _encoded(texts, tokenizer, encoding)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
+        seen |= row.keys()
         if isinstance(example, Drop):
             counts["drops"][example.reason] += 1
             continue
         assert isinstance(texts, Texts)
-        first = first or {"prompt": texts.prompt.text[-200:], "responses": [r[:200] for r in texts.responses]}
+        first = first or {
+            "prompt": tokenizer.decode(list(example.prompt))[-200:],
+            "responses": [tokenizer.decode(list(response))[:200] for response in example.responses],
+        }
         counts["responses_left_out"].update(texts.left_out)
         counts["truncated"]["prompts"] += example.prompt_truncated
         counts["truncated"]["responses"] += example.responses_truncated
-        counts["notes"].update(example.notes)
+        counts["notes"].update([*example.notes, *_unused_keys(row, kind.names)])
         examples.append(example)
         values.append(texts.values)
         numbers = {name: v for name, v in row.items() if name not in kind.names}
@@ -126,6 +132,10 @@ def _examples(
     if not examples:
         why = f"every row was dropped: {dict(counts['drops'])}" if rows else "the file has no rows"
         raise ValueError(f"{path}: no record is left; {why}")
+    if missing := kind.asked_for - seen:
+        raise ValueError(
+            f"{path}: no row has a column {missing.pop()!r}; the columns are {', '.join(sorted(seen))}"
+        )
     return (
         examples,
         values,
@@ -138,6 +148,13 @@ def _examples(
             **{name: dict(count) for name, count in counts.items()},
         },
     )
+
+
+def _unused_keys(row: Mapping[str, Any], names: set[str]) -> list[str]:
+    """What turns say beside role and content."""
+    turns = [turn for name in names if isinstance(row.get(name), list) for turn in row[name]]
+    keys = {key for turn in turns if isinstance(turn, dict) for key in turn if turn[key] is not None}
+    return [f"a turn has {key!r}, which is not used" for key in sorted(keys - {"role", "content"})]
 
 
 def _encoded(texts: Texts | Drop, tokenizer: Tokenizer, encoding: Encoding) -> Example | Drop:

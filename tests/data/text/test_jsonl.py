@@ -103,6 +103,15 @@ class TestLists:
         }
         assert records.metadata["rows_read"] == 4
 
+    def test_lists_without_an_order_are_left_out(self, tmp_path):
+        tied = {"prompt": "p", "responses": ["b", "a"], "scores": [1, 1]}
+        near = {"prompt": "q", "responses": ["b", "a", "a"], "scores": [16777217, 16777216, 3]}
+        records = lists(tmp_path, tied, near)
+        assert dict(records.metadata["drops"]) == {"all scores are equal": 1}
+        said = account(records)
+        assert "1 row: scores that differ are equal in float32, and count as ties" in said
+        assert "1 row: a list has one response twice" in said
+
     def test_nothing_left(self, tmp_path):
         with pytest.raises(
             ValueError, match=r"pairs\.jsonl: no record is left; every row was dropped: .*'empty response': 1"

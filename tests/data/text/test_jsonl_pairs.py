@@ -146,6 +146,44 @@ class TestPrompts:
         assert texts(jsonl_lists(path=path, **BUDGET))[0].endswith("Assistant: It is")
 
 
+class TestSaid:
+    """What is not refused, and is not done in silence either."""
+
+    def test_a_dialogue_beside_a_system_turn(self, tmp_path):
+        row = {"prompt": "\n\nHuman: hi\n\nAssistant:", "chosen": " b", "rejected": " c", "system": "S"}
+        assert texts(pairs(tmp_path, row)) == ("\n\nSystem: S\n\nHuman: hi\n\nAssistant:", " b", " c")
+
+    def test_text_before_the_first_name_is_the_systems(self, tmp_path):
+        begin = "You are a poet.\n\nHuman: hi\n\nAssistant:"
+        row = {"chosen": begin + " A", "rejected": begin + " B"}
+        assert texts(pairs(tmp_path, row))[0] == begin
+        expected = "<|im_start|>system\nYou are a poet.<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n"
+        records = pairs(tmp_path, row, template=chatml_template)
+        assert texts(records)[0] == expected + "<|im_start|>assistant\n"
+        assert records.metadata["first_row"]["prompt"] == texts(records)[0]
+
+    def test_a_reply_that_begins_with_the_users_turn(self, tmp_path):
+        row = {"prompt": [user("Hello")], "chosen": "Hello!", "rejected": "Hello."}
+        records = pairs(tmp_path, row)
+        assert texts(records)[1:] == (" Hello!", " Hello.")
+        assert "1 row: each response begins with the user's last turn, and keeps it" in account(records)
+
+    def test_keys_of_turns(self, tmp_path):
+        row = {"prompt": [user("Hi") | {"name": "Ann", "tool_calls": None}], "chosen": "a", "rejected": "b"}
+        assert "1 row: a turn has 'name', which is not used" in account(pairs(tmp_path, row))
+
+    def test_a_column_that_no_row_has(self, tmp_path):
+        with pytest.raises(
+            ValueError, match=r"pairs\.jsonl: no row has a column 'sytem'; the columns are chosen, p"
+        ):
+            pairs(tmp_path, *sums(3), system="sytem")
+
+    def test_indentation_stays(self, tmp_path):
+        row = {"prompt": [user("Code?")], "chosen": "    return 1", "rejected": "\treturn 2"}
+        for template in (None, chatml_template):
+            assert texts(pairs(tmp_path, row, template=template))[1:] == ("    return 1", "\treturn 2")
+
+
 class _Special:
     """One id a letter; <s> is BOS and </s> EOS where the text has them, as with Hugging Face's tokenizers."""
 
