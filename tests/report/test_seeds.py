@@ -169,6 +169,24 @@ def test_runs_from_before_date_and_commit_were_recorded_show_none(tmp_path):
             ],
             ["loss=dpo", "loss=ipo"],
         ),
+        # Unless the function alone leaves two of them with one label.
+        (
+            [
+                {"s.loss.function": "x.losses.dpo", "s.loss.beta": 0.1},
+                {"s.loss.function": "x.losses.ipo", "s.loss.tau": 0.1},
+                {"s.loss.function": "x.losses.dpo", "s.loss.beta": 0.5},
+            ],
+            ["loss=dpo, beta=0.1", "loss=ipo", "loss=dpo, beta=0.5"],
+        ),
+        # A function in one, null in another.
+        ([{"a.mask.function": "x.mask", "a.mask.size": 2}, {"a.mask": None}], ["mask=mask", "mask=null"]),
+        ([{"f.function": "x.one.dpo"}, {"f.function": "x.two.dpo"}], ["f=one.dpo", "f=two.dpo"]),
+        # Of a function the module is left out, of a file the folder, of neither what tells two apart.
+        ([{"path": "a.jsonl"}, {"path": "b.jsonl"}], ["path=a.jsonl", "path=b.jsonl"]),
+        ([{"m": "a.model"}, {"m": "b.model"}], ["m=a.model", "m=b.model"]),
+        ([{"path": "/data/a.jsonl"}, {"path": "/data/b.jsonl"}], ["path=a.jsonl", "path=b.jsonl"]),
+        ([{"path": "/one/a.jsonl"}, {"path": "/two/a.jsonl"}], ["path=one/a.jsonl", "path=two/a.jsonl"]),
+        ([{"a": "1"}, {"a": 1}], ['a="1"', "a=1"]),
         # The last parts that tell two paths apart.
         (
             [{"sft.rate": 1, "dpo.rate": 1}, {"sft.rate": 2, "dpo.rate": 1}, {"sft.rate": 1, "dpo.rate": 2}],
