@@ -60,7 +60,7 @@ def labels(leaves: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _settings(rows: Mapping[str, list[str]]) -> tuple[dict[str, list[str]], list[str]]:
-    """The rows with a function under the path of the argument that it is, functions first, and their paths."""
+    """The rows, each function under the path of its argument and first, and the paths of functions."""
     functions = [path.removesuffix(".function") for path in rows if path.endswith(".function")]
     # An argument may be a function in one configuration and null in another.
     plain = {path: values for path, values in rows.items() if not path.endswith(".function")}
