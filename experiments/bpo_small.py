@@ -25,7 +25,8 @@ Ablation  jaxpref sweep experiments/bpo_small.py:sweep_behaviour
 Try       jaxpref train experiments/bpo_small.py --smoke
 Cost      about 70 CPU seconds a run beside SFT (1 minute on 2 quiet cores); on a machine with 12 other jobs
           each took 5 to 9 minutes.
-Measured  2026-11-21; random keys are derived otherwise since (DESIGN.md, 58), so seeds give other numbers.
+Measured  2026-11-21; random keys have been derived differently since then (DESIGN.md, 58), so seeds give
+          other numbers.
 Expect    one run each (intervals are over 800 held-out prompts, 400 for KL, not over seeds); SFT 0.530.
                              right                  KL to SFT
           offline, beta 1    0.688 [0.655, 0.719]   0.453 [0.371, 0.536]

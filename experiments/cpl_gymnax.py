@@ -13,7 +13,8 @@ Change    num_segments=65536 batch_size=1024 bias=0.5 alpha=0.1 seed=1
 Ablation  jaxpref sweep experiments/cpl_gymnax.py:sweep_methods
 Try       jaxpref train experiments/cpl_gymnax.py num_segments=64 --smoke
 Cost      25 to 45 CPU seconds each.
-Measured  2026-11-21; random keys are derived otherwise since (DESIGN.md, 58), so seeds give other numbers.
+Measured  2026-11-21; random keys have been derived differently since then (DESIGN.md, 58), so seeds give
+          other numbers.
 Expect    Mean return of 256 episodes of 200 steps, mean of five seeds [95 % t interval over seeds]; from the
           same starts the expert earns -153.
             imitation of all segments          -636 [-703, -570]

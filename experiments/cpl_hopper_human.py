@@ -14,7 +14,8 @@ Change    alpha=0.1 bias=0.7 width=192 bc_steps=3000 num_steps=1500 seed=1
 Ablation  jaxpref sweep experiments/cpl_hopper_human.py:sweep_methods data_root=DIR
 Try       jaxpref train experiments/cpl_hopper_human.py data_root=DIR --smoke
 Cost      about 35 CPU seconds each.
-Measured  2026-11-21; random keys are derived otherwise since (DESIGN.md, 58), so seeds give other numbers.
+Measured  2026-11-21; random keys have been derived differently since then (DESIGN.md, 58), so seeds give
+          other numbers.
 Expect    D4RL's normalised return (0: random, 100: expert) of the last policy, mean of 5 seeds [95 % t
           interval over seeds], 10 episodes each. Imitation after 2,000 steps 17.7 [5.0, 30.5]; 1,000 steps
           later: imitation 22.1 [10.4, 33.9], imitation of the preferred 29.2 [21.3, 37.1], CPL with bias 0.7

@@ -12,7 +12,8 @@ Change    beta=0.3 response_length=256 stages.dpo.num_steps=1000
 Ablation  jaxpref sweep experiments/dpo_hh_small.py:sweep_beta data_root=DIR
 Try       jaxpref train experiments/dpo_hh_small.py data_root=DIR --smoke
 Cost      about 8 minutes on 2 CPU cores, after 20 seconds of preparation.
-Measured  2026-11-21; random keys are derived otherwise since (DESIGN.md, 58), so seeds give other numbers.
+Measured  2026-11-21; random keys have been derived differently since then (DESIGN.md, 58), so seeds give
+          other numbers.
 Expect    held-out reward accuracy 0.521 [0.487, 0.556] (792 pairs of unseen prompts): not told apart from
           chance, and below "longer response wins" on the same pairs, 0.590 [0.556, 0.624]. A peak rate of
           2e-4 gives 0.524 [0.489, 0.559] and a worse held-out loss (0.729 against 0.707; log 2 is 0.693). A

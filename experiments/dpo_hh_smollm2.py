@@ -11,7 +11,8 @@ Ablation  jaxpref sweep experiments/dpo_hh_smollm2.py:sweep_beta data_root=DIR
 Cost      on 2 busy CPU cores 10 SFT and 200 DPO steps with batch_size=2 prompt_length=64
           response_length=64 policy.remat=none took 38 minutes (6 s a step where nothing else ran); not yet
           run on a GPU.
-Measured  2026-11-21; random keys are derived otherwise since (DESIGN.md, 58), so seeds give other numbers.
+Measured  2026-11-21; random keys have been derived differently since then (DESIGN.md, 58), so seeds give
+          other numbers.
 Expect    of those 200 steps (400 pairs): loss 0.693 at step 0, 0.68 to 0.69 at the end, reward accuracy on 16
           held-out pairs 0.44 [0.19, 0.69]: too few of both to say anything. Full size: not yet reproduced.
 Try       jaxpref sample experiments/dpo_hh_smollm2.py --prompt "The capital of France is"

@@ -223,7 +223,7 @@ def _fit(
                     loss=losses.bradley_terry_soft,
                     optimizer=partial(
                         adamw,
-                        schedule=partial(warmup_linear, peak=0.05, warmup_steps=0, num_steps=num_steps),
+                        schedule=partial(warmup_linear, peak=0.05, warmup_steps=0),
                         clip_norm=None,
                     ),
                     reference=None,

@@ -15,7 +15,8 @@ Ablation  jaxpref sweep experiments/hypo_small.py:sweep_methods
           jaxpref sweep experiments/ablations/hypo_kl_weight.py:sweep_kl_weight
 Try       jaxpref train experiments/hypo_small.py --smoke
 Cost      CPU minutes with SFT: 4 (DPO), about 6 (HyPO); on 2 busy cores 20 minutes.
-Measured  2026-11-21; random keys are derived otherwise since (DESIGN.md, 58), so seeds give other numbers.
+Measured  2026-11-21; random keys have been derived differently since then (DESIGN.md, 58), so seeds give
+          other numbers.
 Expect    One seed, 400 held-out prompts, 95 % intervals. KL to the model after SFT (nats, from samples),
           accuracy of implicit rewards on held-out pairs, share of right answers (0.475 after SFT):
           step                KL                   reward accuracy      right answers

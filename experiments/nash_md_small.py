@@ -24,7 +24,8 @@ Ablation  jaxpref sweep experiments/ablations/nash_md_mixture.py:sweep_mixture
 Try       jaxpref train experiments/nash_md_small.py --smoke
 Cost      5 minutes for a game of 600 steps (510 CPU seconds on 2 cores), 2 for the two stages before it (the
           first is that of quickstart.py), 20 CPU seconds for a tournament of five.
-Measured  2026-11-21; random keys are derived otherwise since (DESIGN.md, 58), so seeds give other numbers.
+Measured  2026-11-21; random keys have been derived differently since then (DESIGN.md, 58), so seeds give
+          other numbers.
 Expect    Win rates of the row over the column (1000 held-out prompts, 4 samples each; one seed;
           Clopper-Pearson half-widths .031), what is sampled, and KL to the base (400 samples); tau 0.05:
 

@@ -18,7 +18,8 @@ Ablation  jaxpref sweep experiments/onpolicy_bandit.py:sweep_methods
           jaxpref sweep experiments/onpolicy_bandit.py:sweep_aligned
 Try       jaxpref train experiments/onpolicy_bandit.py --smoke
 Cost      About 15 seconds of CPU each.
-Measured  2026-11-21; random keys are derived otherwise since (DESIGN.md, 58), so seeds give other numbers.
+Measured  2026-11-21; random keys have been derived differently since then (DESIGN.md, 58), so seeds give
+          other numbers.
 Expect    Expected reward at steps 30, 100 and 300, mean of 5 seeds (standard deviation at most 0.05 where it
           says 0.31, else at most 0.02). Peak at 70, start 0.011:
             best of ten   on-policy 0.019 0.309 0.988   off-policy 0.017 0.049 0.093

@@ -13,7 +13,8 @@ Change    label_smoothing=0.1 centering=0.01 response_length=256 stages.reward.n
 Ablation  jaxpref sweep experiments/rm_hh.py:sweep_smoothing data_root=DIR
 Try       jaxpref train experiments/rm_hh.py data_root=DIR --smoke
 Cost      about 10 minutes on 2 CPU cores (18 beside other work).
-Measured  2026-11-21; random keys are derived otherwise since (DESIGN.md, 58), so seeds give other numbers.
+Measured  2026-11-21; random keys have been derived differently since then (DESIGN.md, 58), so seeds give
+          other numbers.
 Expect    held-out accuracy 0.561 [0.526, 0.595] (792 pairs of unseen prompts; 0.491 before training), loss
           0.6705 against log 2 = 0.6931: better than chance, and not told apart from "longer response wins" on
           the same pairs, 0.590 [0.556, 0.624].

@@ -8,7 +8,7 @@ import typing
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["assignments_of", "coerce", "is_plain"]
+__all__ = ["assignments_of", "coerce", "is_plain", "written"]
 
 
 def assignments_of(texts: Sequence[str]) -> dict[str, str]:
@@ -28,6 +28,13 @@ def assignments_of(texts: Sequence[str]) -> dict[str, str]:
     return pairs
 
 
+def written(value: Any) -> str:
+    """The text that `coerce` reads a plain value from: words as they are where they read as words."""
+    if not isinstance(value, str) or value != value.strip() or not value.isprintable():
+        return repr(value)
+    return value if _read(value) == value else repr(value)
+
+
 def coerce(text: str, annotation: Any, current: Any, path: str, parts: Sequence[str] = ()) -> Any:
     """Parses `text` as a value of the annotated type, or of the type of `current` where there is no hint.
 
@@ -35,10 +42,7 @@ def coerce(text: str, annotation: Any, current: Any, path: str, parts: Sequence[
       ValueError: it is of another type, or `current` is no plain value but has `parts` of its own.
     """
     _check_plain(current, annotation, text, path, parts)
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = {"true": True, "false": False, "none": None}.get(text.lower(), text)
+    value = _read(text)
     accepted = _accepted(annotation, current)
     if isinstance(value, list):
         value = tuple(value)
@@ -52,6 +56,14 @@ def coerce(text: str, annotation: Any, current: Any, path: str, parts: Sequence[
         return (value,)
     names = " or ".join(sorted("None" if t is type(None) else t.__name__ for t in accepted))
     raise ValueError(f"{path}: expected {names}, got {text!r}")
+
+
+def _read(text: str) -> Any:
+    """A Python literal, true, false or none in any case, else the text."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return {"true": True, "false": False, "none": None}.get(text.lower(), text)
 
 
 def _accepted(annotation: Any, current: Any) -> set[type]:

@@ -199,7 +199,9 @@ def _add_results(commands: argparse._SubParsersAction) -> None:
     sample.add_argument("--seed", type=at_least(0), default=0)
     describe = add("describe", "print the complete configuration as JSON", lambda c, o: c.describe(o))
     describe.add_argument(
-        "--flat", action="store_true", help="one dotted.path = value a line, as overrides take"
+        "--flat",
+        action="store_true",
+        help="one dotted.path=value a line, quoted for a shell: as train takes it",
     )
 
 

@@ -5,6 +5,7 @@ import difflib
 import importlib
 import json
 import re
+import shlex
 import shutil
 import sys
 from typing import Any
@@ -13,7 +14,7 @@ import jax
 import numpy as np
 
 from jaxpref import config, keys
-from jaxpref.assignments import assignments_of
+from jaxpref.assignments import assignments_of, written
 from jaxpref.data.text.boundary import prompt_ids
 from jaxpref.experiment import Experiment, Tournament, smoke, smoke_tournament
 from jaxpref.labels import labels
@@ -50,7 +51,7 @@ def _split(options: Options) -> tuple[dict[str, str], list[str]]:
     """`workdir=`, `records=` and `writers=` belong to the command, the rest to the experiment.
 
     Raises:
-      ValueError: the command has no use for one of these, or an override is none or given twice.
+      ValueError: the command does not take one of these, or an override is none or given twice.
     """
     pairs = assignments_of(options.overrides)
     own = {key: value for key, value in pairs.items() if key in _OWN["train"]}
@@ -59,7 +60,7 @@ def _split(options: Options) -> tuple[dict[str, str], list[str]]:
         raise ValueError("prepare reads workdir= only with --reference; add that, or leave workdir= out")
     for key in own.keys() - set(used):
         takes = ", ".join(f"{name}=" for name in used) or "overrides of the experiment alone"
-        raise ValueError(f"{command} has no use for {key}=; leave it out ({command} takes {takes})")
+        raise ValueError(f"{command} does not take {key}=; leave it out ({command} takes {takes})")
     return own, [f"{key}={value}" for key, value in pairs.items() if key not in own]
 
 
@@ -279,7 +280,7 @@ def describe(options: Options) -> int:
     description = config.describe(experiment)
     if options.flat:
         for path, value in config.settable(experiment).items():
-            print(f"{path} = {value!r}")
+            print(shlex.quote(f"{path}={written(value)}"))
     else:
         print(json.dumps(description, indent=2))
     return 0

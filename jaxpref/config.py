@@ -13,7 +13,7 @@ import sys
 import traceback
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 from jaxpref.assignments import assignments_of, coerce, is_plain
@@ -90,7 +90,7 @@ def _called(where: str, function: Callable[..., Any], *arguments: Any, **knobs: 
         reason = str(error.msg if isinstance(error, SyntaxError) else error) or "no message"
         at = f", line {line}" if line else ""
         raise ValueError(
-            f"{file}{at}: {type(error).__name__}: {' '.join(reason.split())}; mend the file "
+            f"{file}{at}: {type(error).__name__}: {' '.join(reason.split())}; fix the file "
             "(JAXPREF_TRACEBACK=1 shows the whole traceback)"
         ) from error
 
@@ -154,7 +154,7 @@ def load_sweep(path: str, assignments: Sequence[str] = ()) -> list[Experiment]:
     knobs = _knobs(function, pairs)
     edits = {key: text for key, text in pairs.items() if key not in knobs}
     for key, text in edits.items():
-        if _means_more(getattr(module, "experiment", None), key, text):
+        if _means_more(path.partition(":")[0], getattr(module, "experiment", None), key, text):
             raise ValueError(
                 f"{key} is a knob of experiment() that changes more than the field {key}, and "
                 f"{_name(function)}() has none of that name (it has "
@@ -176,15 +176,15 @@ def load_sweep(path: str, assignments: Sequence[str] = ()) -> list[Experiment]:
     return members
 
 
-def _means_more(function: Any, key: str, text: str) -> bool:
-    """Whether a knob of `function` does anything else than set the field of its name."""
+def _means_more(file: str, function: Any, key: str, text: str) -> bool:
+    """Whether a knob of `function` does anything else than set the field of its name; taken to be so where
+    the function has knobs without default."""
     if not callable(function) or key not in inspect.signature(function).parameters:
         return False
-    try:
-        as_knob: Any = function(**_knobs(function, {key: text}))
-        plain: Any = function()
-    except TypeError:  # it has knobs without default
+    if _missing(function):
         return True
+    as_knob: Any = _called(file, function, **_knobs(function, {key: text}))
+    plain: Any = _called(file, function)
     return key not in _FIELDS or describe(as_knob) != describe(override(plain, {key: text}))
 
 
@@ -192,12 +192,17 @@ def _name(function: Callable[..., Any]) -> str:
     return getattr(function, "__name__", "the partial")
 
 
-def _built(path: str, function: Callable[..., Any], knobs: Mapping[str, Any]) -> Any:
-    missing = [
+def _missing(function: Callable[..., Any], knobs: Container[str] = ()) -> list[str]:
+    """Parameters that have no default and are not given."""
+    return [
         q.name
         for q in inspect.signature(function).parameters.values()
         if q.default is q.empty and q.kind not in (q.VAR_POSITIONAL, q.VAR_KEYWORD) and q.name not in knobs
     ]
+
+
+def _built(path: str, function: Callable[..., Any], knobs: Mapping[str, Any]) -> Any:
+    missing = _missing(function, knobs)
     if missing:
         raise ValueError(
             f"{path}: {_name(function)}() has no default for {missing[0]}; give {missing[0]}=VALUE"

@@ -29,24 +29,47 @@ def labels(leaves: Sequence[Mapping[str, Any]]) -> list[str]:
     """`loss=dpo, beta=0.1`: for each configuration the settings that differ, by the last part of their path,
     or as many parts as make it unique.
 
-    Where a function differs, its arguments are not named too; of settings that differ together the one of the
-    shortest path is. Empty where nothing differs.
+    Where a function differs, its arguments are named only as far as configurations cannot be told apart
+    without them; of settings that differ together the one of the shortest path is named. Labels are equal, or
+    empty, only where nothing differs. Functions are shown without their module and files without their
+    folder, as far as that leaves different ones different.
     """
-    rows = differing(leaves)
-    functions = [path.removesuffix(".function") for path in rows if path.endswith(".function")]
+    settings, functions = _settings(differing(leaves))
     # Of one loss and another, beta=0.1 and tau=(not there) say nothing that the names do not.
     below = tuple(f"{function}." for function in functions)
-    shown = {f: rows[f"{f}.function"] for f in functions if not f.startswith(below)}
-    shown |= {path: values for path, values in rows.items() if not path.startswith(below)}
     together: dict[tuple[str, ...], str] = {}
-    for path, values in sorted(shown.items(), key=lambda row: row[0].count(".")):
-        together.setdefault(tuple(values), path)
-    kept = [path for path in shown if path in together.values()]
-    names = [_shortest(path, kept) for path in kept]
-    return [
-        ", ".join(f"{name}={_plain(shown[path][i])}" for name, path in zip(names, kept, strict=True))
-        for i in range(len(leaves))
-    ]
+    for path, values in sorted(settings.items(), key=lambda row: row[0].count(".")):
+        if not path.startswith(below):
+            together.setdefault(tuple(values), path)
+    kept = [path for path in settings if path in together.values()]
+    arguments = [path for path in settings if path.startswith(below)]
+    for path in sorted(arguments, key=lambda path: path.count(".")):
+        told = list(zip(*(settings[other] for other in kept), strict=True))
+        if len(set(zip(told, settings[path], strict=True))) > len(set(told)):
+            kept.append(path)
+    shown = []
+    for path in kept:
+        name, short = _shortest(path, kept), _short(settings[path], "." if path in functions else "/")
+        shown.append(
+            [
+                "" if path in arguments and value == literal(_ABSENT) else f"{name}={text}"
+                for value, text in zip(settings[path], short, strict=True)
+            ]
+        )
+    return [", ".join(filter(None, texts)) for texts in zip(*shown, strict=True)] or [""] * len(leaves)
+
+
+def _settings(rows: Mapping[str, list[str]]) -> tuple[dict[str, list[str]], list[str]]:
+    """The rows, each function under the path of its argument and first, and the paths of functions."""
+    functions = [path.removesuffix(".function") for path in rows if path.endswith(".function")]
+    # An argument may be a function in one configuration and null in another.
+    plain = {path: values for path, values in rows.items() if not path.endswith(".function")}
+    settings = {}
+    for path in functions:
+        values = rows[f"{path}.function"]
+        other = plain.pop(path, values)
+        settings[path] = [b if a == literal(_ABSENT) else a for a, b in zip(values, other, strict=True)]
+    return settings | plain, functions
 
 
 def _shortest(path: str, others: Sequence[str]) -> str:
@@ -59,10 +82,14 @@ def _shortest(path: str, others: Sequence[str]) -> str:
     return path
 
 
-def _plain(shown: str) -> str:
-    """Text without quotation marks, and a function without its module."""
-    if not shown.startswith('"'):
-        return shown
-    text = str(json.loads(shown))
-    module, dot, name = text.rpartition(".")
-    return name if dot and all(part.isidentifier() for part in [*module.split("."), name]) else text
+def _short(values: Sequence[str], separator: str) -> list[str]:
+    """Text without quotation marks, and the last parts of it, as few as keep different values different."""
+    texts = [str(json.loads(value)) if value.startswith('"') else None for value in values]
+    for count in range(1, max((text.count(separator) + 2 for text in texts if text is not None), default=1)):
+        shown = [
+            value if text is None else separator.join(text.split(separator)[-count:])
+            for value, text in zip(values, texts, strict=True)
+        ]
+        if len(set(shown)) == len(set(values)):
+            return shown
+    return list(values)

@@ -57,7 +57,7 @@ def test_mistakes_are_one_line_and_status_two(arguments, message, capsys):
 
 def test_describe_flat_lists_what_overrides_take(capsys):
     assert cli.main(["describe", TINY, "--flat"]) == 0
-    assert "stages.dpo.algorithm.loss.beta = 0.1" in capsys.readouterr().out
+    assert "stages.dpo.algorithm.loss.beta=0.1\n" in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")

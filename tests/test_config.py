@@ -4,12 +4,16 @@ import inspect
 import json
 import os
 import pathlib
+import re
+import shlex
 from functools import partial
+from typing import Any
 
 import pytest
 from launch import TINY
 
 from jaxpref import cli, config
+from jaxpref.assignments import coerce, written
 from jaxpref.experiment import smoke
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -110,9 +114,9 @@ def test_a_file_written_twice_in_a_second_is_what_it_was_written_last(tmp_path):
 def test_each_path_that_is_printed_takes_its_own_value(file, capsys):
     """What `describe --flat` prints, given to `train` as it stands, changes nothing."""
     assert cli.main(["describe", file, "--flat"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    given = [line.replace(" = ", "=", 1) for line in lines]
-    assert len(given) > 20
+    printed = capsys.readouterr().out
+    given = shlex.split(printed)
+    assert len(given) == len(printed.splitlines()) > 20
     assert config.describe(config.load(file, given)) == config.describe(config.load(file))
 
 
@@ -176,3 +180,62 @@ def test_runs_of_a_sweep_differ():
         ValueError, match=r"runs 1 and 2 are the same; .*schedule.value=1 erases what differs"
     ):
         config.load_sweep(f"{TINY}:sweep", rate)
+
+
+SWEEP = """from jaxpref.experiment import Experiment, Stage
+
+def experiment(*, seed: int = 0):
+    BODY
+    stage = Stage('one', algorithm=print, train=print, num_steps=1, batch_size=1)
+    return Experiment(name='own', policy=print, tokenizer=None, stages=(stage,), seed=seed)
+
+def sweep_two():
+    stage = Stage('one', algorithm=print, train=print, num_steps=1, batch_size=1)
+    return [Experiment(name=n, policy=print, tokenizer=None, stages=(stage,)) for n in 'ab']
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("{}['no']", "line 4: KeyError: 'no'; fix the file"),
+        ("len(3)", "line 4: TypeError: object of type 'int' has no len"),
+        ("pass", None),
+    ],
+)
+def test_a_mistake_in_the_file_is_said_by_a_sweep_too(body, message, tmp_path, monkeypatch):
+    monkeypatch.delenv("JAXPREF_TRACEBACK", raising=False)
+    file = tmp_path / "own.py"
+    file.write_text(SWEEP.replace("BODY", body))
+    if message is None:
+        assert [e.seed for e in config.load_sweep(f"{file}:sweep_two", ["seed=1"])] == [1, 1]
+        return
+    with pytest.raises(ValueError, match=message):
+        config.load_sweep(f"{file}:sweep_two", ["seed=1"])
+
+
+def test_a_knob_beside_one_without_default_is_taken_to_mean_more(tmp_path):
+    file = tmp_path / "own.py"
+    file.write_text(SWEEP.replace("BODY", "pass").replace("*, seed", "*, size, seed"))
+    with pytest.raises(ValueError, match="seed is a knob of experiment"):
+        config.load_sweep(f"{file}:sweep_two", ["seed=1"])
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["words", "1", "none", "True", "", " spaced", "it's", "two\nlines", "(1, 2)", (1, "a"), None, 0.5],
+)
+def test_a_value_is_written_as_it_is_read(value):
+    assert coerce(written(value), Any, value, "path") == value
+    assert written("a b") == "a b"
+
+
+@pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda path: pathlib.Path(path).stem)
+def test_no_schedule_of_an_experiment_has_a_length_of_its_own(file):
+    """It would stay as it is where `num_steps` of the stage is overridden (a schedule is of its stage)."""
+    lengths = {
+        path: value
+        for path, value in config.settable(config.load(file)).items()
+        if re.search(r"schedule\..*num_steps$", path)
+    }
+    assert set(lengths.values()) <= {None}, lengths

@@ -11,7 +11,8 @@ Run       jaxpref train experiments/ablations/bpo_phases.py
           jaxpref sweep experiments/ablations/bpo_phases.py:sweep_phases
 Change    phases=3 strength=1
 Cost      as experiments/bpo_small.py, for each run.
-Measured  2026-11-21; random keys are derived otherwise since (DESIGN.md, 58), so seeds give other numbers.
+Measured  2026-11-21; random keys have been derived differently since then (DESIGN.md, 58), so seeds give
+          other numbers.
 Expect    one run each, 120 steps, 800 held-out prompts (KL: 400). F = 1, beta 0.5: accuracy 0.641 [0.607,
           0.674] at KL 0.678 [0.548, 0.808]. F = 2, beta 1: 0.674 [0.640, 0.705] at 0.382 [0.315, 0.448].
           Half the KL for no less accuracy; the accuracies themselves are not told apart. F = 4 has not been

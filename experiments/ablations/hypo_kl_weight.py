@@ -10,7 +10,8 @@ Run       jaxpref sweep experiments/ablations/hypo_kl_weight.py:sweep_kl_weight
           jaxpref train experiments/ablations/hypo_kl_weight.py kl_weight=0.03
 Change    num_steps=100 beta=0.3
 Cost      CPU minutes with SFT: 4 (weight 0), about 6 (others).
-Measured  2026-11-21; random keys are derived otherwise since (DESIGN.md, 58), so seeds give other numbers.
+Measured  2026-11-21; random keys have been derived differently since then (DESIGN.md, 58), so seeds give
+          other numbers.
 Expect    One seed, 400 held-out prompts, 95 % intervals; KL in nats to the model after SFT, from samples.
           weight  step   KL                   reward accuracy      right answers
           0       100    2.60 [2.31, 2.89]    .690 [.645, .735]    .195 [.159, .237]

@@ -21,8 +21,10 @@ from jaxpref.types import Params
 
 __all__ = [
     "adamw",
+    "after",
     "apply_gradient",
     "constant",
+    "during",
     "each_step",
     "gaussian_log_prior",
     "laplace_log_prior",
@@ -51,6 +53,26 @@ def lasting(updates: int) -> Iterator[None]:
         yield
     finally:
         _updates.reset(token)
+
+
+@contextlib.contextmanager
+def during(steps: int) -> Iterator[None]:
+    """Within it, an algorithm builds an optimizer that it updates in so many steps of the stage alone. None
+    are none, as in a stage that ends before: its schedule then has the length 1."""
+    outer = _updates.get()
+    token = _updates.set(None if outer is None else max(min(steps, outer), 1))
+    try:
+        yield
+    finally:
+        _updates.reset(token)
+
+
+@contextlib.contextmanager
+def after(steps: int) -> Iterator[None]:
+    """The same for an optimizer that is updated in all steps of the stage but the first ones."""
+    outer = _updates.get()
+    with during(0 if outer is None else outer - steps):
+        yield
 
 
 @contextlib.contextmanager

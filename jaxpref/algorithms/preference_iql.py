@@ -17,7 +17,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from jaxpref.algorithms.base import NONE, Algorithm, Constants, num_tokens
-from jaxpref.algorithms.optimizers import apply_gradient
+from jaxpref.algorithms.optimizers import after, apply_gradient, during
 from jaxpref.algorithms.reported import reward_metrics
 from jaxpref.losses.checks import positive, within
 from jaxpref.losses.links import logistic
@@ -132,7 +132,8 @@ def preference_iql(
     from the first step on.
 
     Args:
-      optimizer: builds the transformation; the actor, the reward and the critics have one each.
+      optimizer: builds the transformation; the actor, the reward and the critics have one each. A schedule
+        without `num_steps` lasts `reward_steps` for the reward, and the rest of the stage for the others.
       reward_steps: steps for the reward alone; the actor stays as it is meanwhile.
       expectile: in [0.5, 1). temperature: above 0.
     """
@@ -145,7 +146,11 @@ def preference_iql(
     pairs = checked_sizes((observation_size + action_size, *hidden, 1))
     states = checked_sizes((observation_size, *hidden, 1))
     objectives = ImplicitQ(policy, discount, expectile, temperature, largest_weight)
-    learner = _PreferenceIQL(objectives, optimizer(), pairs, states, reward_steps, target_rate)
+    with during(reward_steps):
+        of_reward = optimizer()
+    with after(reward_steps):
+        of_rest = optimizer()
+    learner = _PreferenceIQL(objectives, of_reward, of_rest, pairs, states, reward_steps, target_rate)
     return Algorithm(
         learner.init,
         learner.step,
@@ -158,7 +163,8 @@ def preference_iql(
 @dataclasses.dataclass(frozen=True, eq=False)
 class _PreferenceIQL:
     objectives: ImplicitQ
-    transform: optax.GradientTransformation
+    reward_transform: optax.GradientTransformation
+    transform: optax.GradientTransformation  # of actor and critics
     pair_sizes: tuple[int, ...]  # of networks of observation and action
     state_sizes: tuple[int, ...]  # of networks of the observation
     reward_steps: int
@@ -173,14 +179,14 @@ class _PreferenceIQL:
         critics["v"] = perceptron_init(keys[3], self.state_sizes)
         targets = {name: jax.tree.map(jnp.copy, critics[name]) for name in ("q_0", "q_1")}
         start = self.transform.init
-        started = (start(params), reward, start(reward), critics, start(critics))
+        started = (start(params), reward, self.reward_transform.init(reward), critics, start(critics))
         return PreferenceIQLState(jnp.int32(0), params, *started, targets)
 
     def step(
         self, state: PreferenceIQLState, batch: Segments, key: PRNGKey
     ) -> tuple[PreferenceIQLState, Metrics]:
         del key
-        moved, metrics = _learned(self.objectives, self.transform, state, batch)
+        moved, metrics = _learned(self.objectives, self.reward_transform, self.transform, state, batch)
         targets = {
             name: jax.tree.map(
                 lambda new, old: old + self.target_rate * (new - old), moved.critics[name], old
@@ -207,25 +213,38 @@ class _PreferenceIQL:
 
 def _learned(
     objectives: ImplicitQ,
+    reward_transform: optax.GradientTransformation,
     transform: optax.GradientTransformation,
     state: PreferenceIQLState,
     batch: Segments,
 ) -> tuple[PreferenceIQLState, Metrics]:
     """One update of reward, critics and actor; targets and step stay as they are."""
 
-    def learn(loss: Callable[..., Any], params: Params, opt_state: Any, *more: Any):
+    def learn(
+        transform: optax.GradientTransformation,
+        loss: Callable[..., Any],
+        params: Params,
+        opt_state: Any,
+        *more: Any,
+    ):
         gradient, aux = jax.grad(loss, has_aux=True)(params, *more)
         params, opt_state, metrics = apply_gradient(transform, params, opt_state, gradient)
         return params, opt_state, aux, metrics["grad_norm"].value
 
     reward, reward_opt_state, of_reward, norm_r = learn(
-        objectives.reward_loss, state.reward, state.reward_opt_state, batch
+        reward_transform, objectives.reward_loss, state.reward, state.reward_opt_state, batch
     )
     critics, critics_opt_state, (of_critics, advantage), norm_c = learn(
-        objectives.critic_loss, state.critics, state.critics_opt_state, state.targets, state.reward, batch
+        transform,
+        objectives.critic_loss,
+        state.critics,
+        state.critics_opt_state,
+        state.targets,
+        state.reward,
+        batch,
     )
     params, opt_state, of_actor, norm_a = learn(
-        objectives.actor_loss, state.params, state.opt_state, batch, advantage
+        transform, objectives.actor_loss, state.params, state.opt_state, batch, advantage
     )
     # Of all three, whichever moves: the loop stops where one is not finite.
     norm = jnp.linalg.norm(jnp.stack([norm_r, norm_c, norm_a]))

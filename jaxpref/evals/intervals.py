@@ -18,9 +18,12 @@ __all__ = [
     "clustered",
     "difference",
     "exact",
+    "known",
     "proportion",
     "recorded",
     "share",
+    "standard_error",
+    "student_quantile",
 ]
 
 Array = np.ndarray
@@ -114,7 +117,7 @@ def clustered(
     known = None if clusters == count else clusters
     if not error > 0:
         return _unknown(mean, better, count=count, clusters=known)
-    half = _quantile(clusters) * error
+    half = float(student_quantile(clusters)) * error
     return Estimate(mean, mean - half, mean + half, count, better, known)
 
 
@@ -133,6 +136,21 @@ def difference(
     return dataclasses.replace(estimate, low=0.0, high=0.0) if same else estimate
 
 
+def known(
+    values: Float[np.ndarray, " n"],
+    groups: Int[np.ndarray, " n"],
+    better: str = "higher",
+    *,
+    weights: Float[np.ndarray, " n"] | None = None,
+) -> Estimate:
+    """`clustered` for what is known of each item, such as a probability at chance: the only thing drawn is
+    which items there are, so that a value that all of them have is exact."""
+    estimate = clustered(values, groups, better, weights=weights)
+    kept, _, _ = _counted(values, groups, weights)
+    same = len(kept) > 0 and float(np.ptp(kept)) == 0
+    return exact(float(kept[0]), len(kept), better) if same else estimate
+
+
 def share(
     values: Float[np.ndarray, " n"],
     groups: Int[np.ndarray, " n"],
@@ -148,15 +166,17 @@ def share(
     [0, 1]. Where all values are equal, at 0 or 1 above all, each group counts as one trial. One group has no
     interval.
     """
-    kept = _counted(values, groups, weights)
+    # A sum of probabilities may be a rounding outside of [0, 1], where a variance has no meaning.
+    kept = _counted(np.clip(values, 0, 1), groups, weights)
     mean, error, count, clusters = _mean_and_error(*kept)
+    mean = min(max(mean, 0.0), 1.0) if count else mean  # the mean itself is rounded
     known = None if clusters == count else clusters
     if clusters < 2:
         return _unknown(mean, better, count=count, clusters=known, share=True)
     if known is None and np.isin(kept[0], (0, 1)).all() and (kept[2] == kept[2][:1]).all():
         return proportion(float(kept[0].sum()), count, better)
     trials = mean * (1 - mean) / error**2 if error > 0 else clusters
-    low, high = _wilson(min(max(mean, 0.0), 1.0), trials, _quantile(clusters))
+    low, high = _wilson(mean, trials, float(student_quantile(clusters)))
     return Estimate(mean, low, high, count, better, known, share=True)
 
 
@@ -166,9 +186,16 @@ def _unknown(mean: float, better: str, **fields: Any) -> Estimate:
     return Estimate(mean if count else math.nan, math.nan, math.nan, better=better, **fields)
 
 
-def _quantile(clusters: int) -> float:
-    """Of Student's t for an interval of 95 %."""
-    return float(stdtrit(clusters - 1, 1 - _TAIL))
+def student_quantile(groups: Any) -> Any:
+    """Half of Student's 95 % interval of a mean of so many independent groups (2 or more), in standard
+    errors. Takes arrays too."""
+    return stdtrit(groups - 1, 1 - _TAIL)
+
+
+def standard_error(squares: Any, groups: Any, total: Any) -> Any:
+    """Of a mean over `groups` independent groups (2 or more): `squares` is the sum over groups of their
+    squared sums of weighted residuals, `total` the sum of weights. Takes arrays too."""
+    return np.sqrt(groups / (groups - 1) * squares) / total
 
 
 def _wilson(p: float, trials: float, z: float) -> tuple[float, float]:
@@ -198,6 +225,6 @@ def _mean_and_error(values: Array, groups: Array, weights: Array) -> tuple[float
     clusters = len(sums)
     if clusters == 1:
         return mean, math.nan, count, 1
-    error = float(np.sqrt(clusters / (clusters - 1) * (sums**2).sum()) / weights.sum())
+    error = float(standard_error((sums**2).sum(), clusters, weights.sum()))
     # Groups without a difference leave what the mean was rounded by.
     return mean, error if error > 1e-12 * np.abs(values).max() else 0.0, count, clusters

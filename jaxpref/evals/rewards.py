@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from jaxpref.algorithms.reported import agreement, data_order, ends, first_two, labels_of
 from jaxpref.data.loader import Loader
 from jaxpref.evals.base import Context, Evaluation
-from jaxpref.evals.intervals import clustered, difference, share
+from jaxpref.evals.intervals import clustered, difference, known, share
 from jaxpref.types import Completions, Segments
 
 __all__ = ["list_agreement", "reward_accuracy"]
@@ -61,7 +61,7 @@ def list_agreement(
       1945); 0 where the rewards of a list are all equal.
     - `top-1 agreement`: share of lists whose highest reward is of a response with the highest score. Several
       equal highest rewards count as a draw among them.
-    - `top-1 at chance`: what a response drawn from the list would have.
+    - `top-1 at chance`: what a response drawn from the list would have; exact where all lists have the same.
 
     Lists whose scores are all equal rank nothing and are not counted. Intervals take the rows of one group as
     a cluster, and rows count by their weight.
@@ -78,7 +78,7 @@ def list_agreement(
     metrics = {
         "Kendall tau-b": clustered(tau, table.group, weights=rows),
         "top-1 agreement": share(top, table.group, weights=rows),
-        "top-1 at chance": share(chance, table.group, weights=rows, better=""),
+        "top-1 at chance": known(chance, table.group, weights=rows, better=""),
     }
     return Evaluation(name, metrics)
 

@@ -43,8 +43,8 @@ def route_choice(
     - `cost error`: with `hidden` costs `[e]`, standard deviation over arcs of log(learnt / hidden): a common
       factor does not count. With `regions` it is over the arcs of all of them, each about its own mean.
 
-    Intervals take the routes from one origin to one destination as a group. The map shows
-    the learnt cost per metre, and the route whose overlap is the median.
+    Intervals take the routes from one origin to one destination as a group. The map shows the learnt cost per
+    metre, and the route whose overlap is the median.
     """
     table = records()
     table = table.take(np.arange(min(num_prompts, len(table))))

@@ -19,17 +19,18 @@ from jaxpref.evals.sampling import draw
 from jaxpref.experiment import Tournament
 from jaxpref.types import Completions, Params
 
-Array = np.ndarray
 __all__ = ["WinRates", "answers", "judged", "win_rates"]
+
+Array = np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
 class WinRates:
     """Results of a tournament; index 0 is the policy that the others are compared with.
 
-    `matrix[i][j]`: P(i beats j), with its Clopper-Pearson interval where prompts differ. `overall[i]`: its
-    mean over the other policies. `differences[i][j]`: win rate of i against policy 0 minus that of j, paired
-    over prompts.
+    `matrix[i][j]`: P(i beats j), with its Clopper-Pearson interval, or that of `share` where prompts come in
+    groups. `overall[i]`: its mean over the other policies. `differences[i][j]`: win rate of i against policy
+    0 minus that of j, paired over prompts.
     """
 
     names: tuple[str, ...]
@@ -121,7 +122,7 @@ def win_rates(
     return WinRates(
         tuple(names),
         tuple(tuple(_cell(preferences[:, i, j], groups, i == j) for j in range(k)) for i in range(k)),
-        tuple(share(np.clip(against_all[:, i], 0, 1), groups) for i in range(k)),
+        tuple(share(against_all[:, i], groups) for i in range(k)),
         tuple(
             tuple(_difference(preferences[:, i, 0], preferences[:, j, 0], groups, i == j) for j in range(k))
             for i in range(k)
@@ -136,7 +137,7 @@ def _difference(first: Array, second: Array, groups: Array, itself: bool) -> Est
 def _cell(wins: Array, groups: Array, itself: bool) -> Estimate:
     if itself:  # known, not measured
         return exact(0.5, len(wins), "")
-    # Rounding may leave a sum of probabilities a hair outside.
     if len(np.unique(groups)) < len(wins):
-        return share(np.clip(wins, 0, 1), groups)
+        return share(wins, groups)
+    # Rounding may leave a sum of probabilities a hair outside.
     return clopper_pearson(float(np.clip(wins.sum(), 0, len(wins))), len(wins))

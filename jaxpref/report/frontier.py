@@ -42,7 +42,9 @@ def points(run: Run, kl: Key, score: Key) -> list[FrontierPoint]:
 
 
 def _estimate(e: Evaluation) -> Estimate:
-    return Estimate(e.mean, e.low, e.high, e.count or 0, e.better)
+    """Without limits where those are of two seeds: what is made of them would look like an interval."""
+    low, high = (math.nan, math.nan) if e.is_range else (e.low, e.high)
+    return Estimate(e.mean, low, high, e.count or 0, e.better)
 
 
 def frontier_section(runs: Sequence[Run], folder: AnyPath) -> Markup:

@@ -5,7 +5,7 @@ import math
 import re
 from typing import Any
 
-__all__ = ["Cell", "clean", "interval", "seconds", "signed", "value"]
+__all__ = ["Cell", "clean", "interval", "items", "seconds", "signed", "value"]
 
 _CONTROL = {code: 0x2400 + code for code in range(32) if code not in (9, 10)} | {127: 0x2421}
 # Characters that turn the direction of what follows them could make the page lie about a sample.
@@ -50,6 +50,12 @@ def interval(low: float, high: float, sign: bool = False) -> str:
         return "exact"
     show = signed if sign else value
     return f"[{show(low)}, {show(high)}]"
+
+
+def items(count: int | None, clusters: int | None) -> str:
+    """`240 in 120 groups`; empty where it was not recorded."""
+    groups = f" in {clusters:,} group{'s' * (clusters != 1)}" if clusters is not None else ""
+    return "" if count is None else f"{count:,}{groups}"
 
 
 def seconds(duration: float) -> str:

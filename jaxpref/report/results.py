@@ -114,7 +114,7 @@ def _table_of_several(runs: Sequence[Run]) -> Markup:
             cells.append(cell)
         rows.append(cells)
     note = (
-        "Last value of each run. ★ best; ≈ its interval overlaps the best one's. "
+        "Last value of each run. ★ best; ≈ its interval overlaps the best one's (two seeds have none). "
         "↑ higher is better, ↓ lower is better."
     )
     header = ["Metric", "Evaluator", "Better", *(run.label for run in runs)]
@@ -122,8 +122,9 @@ def _table_of_several(runs: Sequence[Run]) -> Markup:
 
 
 def _overlap(first: Evaluation, second: Evaluation) -> bool:
-    both = first.has_interval and second.has_interval
-    return both and first.low <= second.high and second.low <= first.high
+    if not all(e.has_interval and not e.is_range for e in (first, second)):
+        return False
+    return first.low <= second.high and second.low <= first.high
 
 
 def _last(run: Run, stage: str, metric: str) -> Cell | None:
@@ -135,8 +136,9 @@ def _last(run: Run, stage: str, metric: str) -> Cell | None:
     )
     rows = curve(run, stage, "num_rows", "eval")
     size = "" if rows is None else f"{rows.values[-1]:,.0f}"
-    if run.seeds:
-        size = f"{len(run.seeds)} seeds" + f" of {size}" * bool(size)
+    if line.counts is not None:
+        seeds = int(line.counts[-1])
+        size = f"{seeds} seed{'s' * (seeds != 1)}" + f" of {size}" * bool(size)
     return Cell(value(float(line.values[-1])), limits or None, size=size)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxpref.paths import AnyPath, absolute, as_path, reachable, read_text
+from jaxpref.report.markup import items
 
 __all__ = ["Evaluation", "Picture", "Run", "Sample", "read_run", "read_runs"]
 
@@ -33,14 +34,18 @@ class Evaluation:
         return math.isfinite(self.low) and math.isfinite(self.high)
 
     @property
+    def is_range(self) -> bool:
+        """Whether `low` and `high` are the values of two seeds, which is no interval to decide by."""
+        return sum(map(math.isfinite, self.values)) == 2
+
+    @property
     def size(self) -> str:
         """What the mean is over: `240 in 120 groups`, `3 seeds of 240`; empty where it was not recorded."""
-        groups = f" in {self.clusters:,} groups" if self.clusters is not None else ""
-        items = "" if self.count is None else f"{self.count:,}{groups}"
+        size = items(self.count, self.clusters)
         if not self.values:
-            return items
+            return size
         seeds = sum(map(math.isfinite, self.values))
-        return f"{seeds} seed{'s' * (seeds != 1)}" + f" of {items}" * bool(items)
+        return f"{seeds} seed{'s' * (seeds != 1)}" + f" of {size}" * bool(size)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy.special import stdtrit
 
 from jaxpref.config import leaves
+from jaxpref.evals.intervals import standard_error, student_quantile
 from jaxpref.labels import labels
 from jaxpref.report.runs import Evaluation, Run
 
@@ -52,8 +52,8 @@ def spread(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     known = np.where(finite, values, 0.0)
     mean = np.where(count > 0, known.sum(0) / np.maximum(count, 1), np.nan)
     squares = (np.where(finite, values - mean, 0.0) ** 2).sum(0)
-    error = np.sqrt(squares / np.maximum(count * (count - 1), 1))
-    half = np.where(count > 2, stdtrit(np.maximum(count - 1, 1), 0.975) * error, 0.0)
+    several = np.maximum(count, 2)
+    half = student_quantile(several) * standard_error(squares, several, several)
     lowest = np.where(finite, values, np.inf).min(0)
     highest = np.where(finite, values, -np.inf).max(0)
     low = np.where(count > 2, mean - half, lowest)
@@ -72,9 +72,11 @@ def _is_seed(path: str) -> bool:
 
 
 def _apart_from_seed(run: Run) -> str:
-    """What runs of one line have in common; empty where no configuration was recorded."""
+    """What runs of one line have in common: configuration, code of functions outside of the package, and
+    tokenizer. Empty where no configuration was recorded."""
     rest = {path: value for path, value in _flat(run).items() if not _is_seed(path)}
-    return json.dumps(rest, sort_keys=True) if rest else ""
+    behind = [run.experiment.get("code") or {}, run.experiment.get("tokenizer")]
+    return json.dumps([rest, *behind], sort_keys=True) if rest else ""
 
 
 def _seed(run: Run) -> str:

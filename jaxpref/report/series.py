@@ -25,13 +25,15 @@ _PAIRED = (("chosen", "rejected"),)
 class Curve:
     """One metric of one split of one line in one stage. Values may be NaN; steps increase.
 
-    Of several seeds `values` are the mean, and `low` and `high` the ends of their spread (`seeds.spread`).
+    Of several seeds `values` are the mean over those that have logged the step, `counts` of them, and `low`
+    and `high` the ends of their spread (`seeds.spread`).
     """
 
     steps: Int[np.ndarray, " n"]
     values: Float[np.ndarray, " n"]
     low: Float[np.ndarray, " n"] | None = None
     high: Float[np.ndarray, " n"] | None = None
+    counts: Int[np.ndarray, " n"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +47,9 @@ class Panel:
 
 
 def curve(run: Run, stage: str, metric: str, split: str, *, smoothed: bool = False) -> Curve | None:
-    """None if the run logged no such metric. Of several seeds: over the steps that all have logged, with
-    `smoothed` each smoothed first, where it needs that (`smooth`), or the band would be that of steps."""
+    """None if the run logged no such metric. Of several seeds: at each step the mean over those that have
+    logged it (one may have stopped early), with `smoothed` each smoothed first, where it needs that
+    (`smooth`), or the band would be that of steps."""
     if run.seeds:
         each = [curve(seed, stage, metric, split) for seed in run.seeds]
         return _mean([line for line in each if line is not None], smoothed)
@@ -62,14 +65,14 @@ def curve(run: Run, stage: str, metric: str, split: str, *, smoothed: bool = Fal
 
 
 def _mean(each: Sequence[Curve], smoothed: bool) -> Curve | None:
-    steps = functools.reduce(np.intersect1d, [line.steps for line in each]) if each else np.zeros(0)
-    if not steps.size:
+    if not each:
         return None
-    rows = [line.values[np.isin(line.steps, steps)] for line in each]
-    if smoothed:
-        fits = [smooth(row) for row in rows]
-        rows = [row if fit is None else fit for row, fit in zip(rows, fits, strict=True)]
-    return Curve(steps, *spread(np.stack(rows)))
+    steps = functools.reduce(np.union1d, [line.steps for line in each])
+    rows = np.full((len(each), len(steps)), np.nan)
+    for row, line in zip(rows, each, strict=True):
+        fit = smooth(line.values) if smoothed else None
+        row[np.searchsorted(steps, line.steps)] = line.values if fit is None else fit
+    return Curve(steps, *spread(rows), np.isfinite(rows).sum(0))
 
 
 def group_of(metric: str) -> str:
@@ -166,5 +169,5 @@ def thin(line: Curve, points: int = 800) -> Curve:
         if finite.size < part.size:  # a gap stays a gap
             keep.add(int(part[~np.isfinite(line.values[part])][0]))
     order = sorted(keep)
-    low, high = (None if side is None else side[order] for side in (line.low, line.high))
-    return Curve(line.steps[order], line.values[order], low, high)
+    low, high, counts = (None if side is None else side[order] for side in (line.low, line.high, line.counts))
+    return Curve(line.steps[order], line.values[order], low, high, counts)

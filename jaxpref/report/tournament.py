@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from jaxpref.paths import AnyPath, read_text
 from jaxpref.report import figures
-from jaxpref.report.markup import Cell, interval, signed, value
+from jaxpref.report.markup import Cell, interval, items, signed, value
 from jaxpref.report.runs import number
 from jaxpref.report.template import render
 
@@ -68,15 +68,21 @@ def tournament_section(table: Table, folder: AnyPath) -> Markup:
     if len(table.labels) <= _MOST:
         with figures.style("tournament"):
             drawn = [(figures.save(_figure(table), "tournament", folder), "win rates")]
-    count = int(number(table.matrix[0][-1].get("count")))
+    count, grouped = _whole(table.matrix[0][-1], "count"), _whole(table.matrix[0][-1], "clusters") is not None
     header = ["Policy", "Win rate, all others", f"Against {first}", "Minus the best other"]
-    return render("tournament", drawn=drawn, header=header, rows=rows, count=f"{count:,}")
+    return render(
+        "tournament", drawn=drawn, header=header, rows=rows, count=items(count, None), grouped=grouped
+    )
 
 
 def _estimate(e: Mapping[str, Any]) -> Cell:
     limits = interval(number(e.get("low")), number(e.get("high")))
-    count = number(e.get("count"))
-    return Cell(value(number(e.get("mean"))), limits, size=f"{count:,.0f}" if math.isfinite(count) else "")
+    return Cell(value(number(e.get("mean"))), limits, size=items(_whole(e, "count"), _whole(e, "clusters")))
+
+
+def _whole(e: Mapping[str, Any], field: str) -> int | None:
+    found = number(e.get(field))
+    return int(found) if math.isfinite(found) else None
 
 
 def _figure(table: Table) -> "Figure":
@@ -97,8 +103,10 @@ def _figure(table: Table) -> "Figure":
             continue
         e = table.matrix[i][j]
         axes.text(j + 0.5, i + 0.4, f"{means[i, j]:.2f}", ha="center", va="center", color=ink, fontsize=8)
-        limits = f"{number(e.get('low')):.2f}–{number(e.get('high')):.2f}"
-        axes.text(j + 0.5, i + 0.74, limits, ha="center", va="center", color=ink, fontsize=5.5)
+        low, high = number(e.get("low")), number(e.get("high"))
+        if math.isfinite(low + high):
+            limits = f"{low:.2f}–{high:.2f}"
+            axes.text(j + 0.5, i + 0.74, limits, ha="center", va="center", color=ink, fontsize=5.5)
     axes.set_title("P(row beats column)")
     names = [figures.wrapped(label, 18) for label in table.labels]
     axes.set_xticks(

@@ -5,7 +5,6 @@ import errno
 import json
 import logging
 import pathlib
-import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -36,6 +35,20 @@ def show_choices(log: Callable[[str], None]) -> None:
     logger.handlers = [_Forward(log)]
 
 
+def _files(folder: AnyPath) -> set[pathlib.Path]:
+    return {path for path in pathlib.Path(folder).rglob("*") if path.is_file()}
+
+
+def _remove(files: Iterable[pathlib.Path], folder: pathlib.Path, *, keep: bool) -> None:
+    """Removes these files and the folders that are empty then, `folder` itself too unless `keep`."""
+    for file in files:
+        file.unlink(missing_ok=True)
+    below = sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True)
+    for path in below if keep else [*below, folder]:
+        with contextlib.suppress(OSError):  # something is in it
+            path.rmdir()
+
+
 class RunFiles:
     """The files of one run directory. Only the first process writes; the others get silent ones.
 
@@ -56,6 +69,7 @@ class RunFiles:
         self._builders = writers.builders(names)  # in every process: all fail on a wrong name, not one
         self._open: list[writers.Writer] | None = None
         self._stepped = False  # whether a training step was logged
+        self._made: set[pathlib.Path] | None = None  # files that came with its own writes; None: not noted
         self._spool = Spool(directory, log=self.log)
 
     def log(self, text: str) -> None:
@@ -74,8 +88,11 @@ class RunFiles:
         """Sets one entry of a JSON object in the run's directory, beside those of before."""
         if self._active:
             path = self.directory / name
-            known = json.loads(read_text(path)) if path.exists() else {}
-            self.write_json(name, known | {key: value})
+            try:
+                known = json.loads(read_text(path)) if path.exists() else {}
+            except ValueError:  # an account and no more: one that is damaged is begun anew
+                known = {}
+            self.write_json(name, (known if isinstance(known, dict) else {}) | {key: value})
 
     def write(
         self,
@@ -134,27 +151,22 @@ class RunFiles:
             self._spool.store()
 
     @contextlib.contextmanager
-    def nothing_but_mistakes(self) -> Iterator[None]:
-        """Closes the files. A mistake (ValueError) in a run that has not made a step leaves a folder as it
-        was, if that was empty or not there."""
+    def discarded_if_nothing_ran(self) -> Iterator[None]:
+        """Closes the files at the end. If a run that has made no step ends with a ValueError, the files that
+        it wrote are removed from a folder that was empty or not there, and nothing that others wrote."""
         there = self.directory.exists()
         fresh = not there or not any(self.directory.iterdir())
+        if fresh and self._active and isinstance(self.directory, pathlib.Path):
+            self._made = set()
         try:
             yield
         except ValueError:
-            if fresh and self._active and isinstance(self.directory, pathlib.Path) and not self._stepped:
-                self._abandon(there)
+            self.close()
+            if self._made is not None and not self._stepped:
+                _remove(self._made, pathlib.Path(self.directory), keep=there)
             raise
         finally:
             self.close()
-
-    def _abandon(self, keep: bool) -> None:
-        for writer in self._open or ():
-            writer.close()
-        self._open = None
-        shutil.rmtree(self.directory, ignore_errors=True)
-        if keep:
-            self.directory.mkdir(parents=True, exist_ok=True)
 
     def close(self) -> None:
         for writer in self._open or ():
@@ -169,8 +181,12 @@ class RunFiles:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
+        noting = self._made is not None and not self._stepped
+        before = _files(self.directory) if noting else set()
         try:
             yield
+            if noting and self._made is not None:
+                self._made |= _files(self.directory) - before
         except OSError as error:
             what = "folder" if isinstance(self.directory, pathlib.Path) else "bucket"
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)

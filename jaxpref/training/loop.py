@@ -265,7 +265,7 @@ class StageRun:
         said = f"{self.stage.name}: the content of its {' and '.join(changed)} is not what it began with"
         if not self.run.allow_changes:
             raise ValueError(
-                f"{said}, though names and counts are; bring it back, start in a new workdir, or pass "
+                f"{said}, though names and counts are; restore it, start in a new workdir, or pass "
                 "--allow-changes to go on"
             )
         self.run.files.log(said)

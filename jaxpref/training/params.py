@@ -49,9 +49,9 @@ def trained_params(run: RunContext, *, stage: str | None = None, step: int | Non
             return saved_params(run, checkpoints, chosen)
     if stage is not None or step is not None or experiment.weights is None:
         raise ValueError(
-            f"{directory} has no checkpoint{f' of stage {stage}' if stage else ''}, and an untrained model "
-            "has nothing to say; train it first (`jaxpref train` with the same overrides), or give the "
-            "workdir= of a run"
+            f"{directory} has no checkpoint{f' of stage {stage}' if stage else ''}, so there is no "
+            "trained model; train it first (`jaxpref train` with the same overrides), or give the workdir= "
+            "of a run"
         )
     run.files.log(f"{directory} has no checkpoint: these are the pretrained weights, untrained here")
     return initial_params(run)

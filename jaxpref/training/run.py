@@ -67,7 +67,7 @@ def train(
         run = open_run(experiment, workdir, preemption=preemption, writers=writers, log=log)
         run = dataclasses.replace(run, allow_changes=allow_changes)
         files = run.files
-        with files.nothing_but_mistakes():
+        with files.discarded_if_nothing_ran():
             mesh = sharding.describe_mesh(run.mesh)
             _check_bases(run)
             write = checked_record(

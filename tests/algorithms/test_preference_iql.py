@@ -6,10 +6,11 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxpref.algorithms import preference_iql, sft
-from jaxpref.algorithms.optimizers import adamw, constant
+from jaxpref.algorithms.optimizers import adamw, constant, lasting, warmup_linear
 from jaxpref.data import Loader, SegmentRecords
 from jaxpref.policies.controllers import deterministic_controller
 
@@ -79,6 +80,28 @@ def test_the_actor_leaves_imitation_behind(learnt):
     nothing = jnp.zeros(1)
     assert abs(float(policy.act(state.params, nothing, None)[0])) < 0.15
     assert float(policy.act(end.params, nothing, None)[0]) > 0.25
+
+
+def test_schedules_end_with_the_updates_of_their_optimizers():
+    """Reward: the first 3 of 10 steps; actor and critics: the other 7."""
+    policy = deterministic_controller(**SIZES)
+    rate = partial(warmup_linear, peak=1e-2, warmup_steps=0, end=1e-3)
+    optimizer = partial(adamw, schedule=rate, clip_norm=None)
+    with lasting(10):
+        algorithm = preference_iql(policy, optimizer=optimizer, reward_steps=3, **SIZES)
+    state = algorithm.init(policy.init(jax.random.key(0)))
+    batch, step = _records(8).rows(np.arange(8)), jax.jit(algorithm.step)
+    rates = []
+    for _ in range(11):
+        state, _ = step(state, batch, jax.random.key(0))
+        states = (state.reward_opt_state, state.opt_state, state.critics_opt_state)
+        rates.append([float(optax.tree.get(s, "hyperparams")["learning_rate"]) for s in states])
+    found = np.array(rates)
+    np.testing.assert_allclose(found[:3, 0], 1e-2 - 9e-3 * np.arange(3) / 3, rtol=1e-5)
+    assert (found[3:, 0] == found[2, 0]).all()
+    for column in (1, 2):
+        np.testing.assert_allclose(found[3:10, column], 1e-2 - 9e-3 * np.arange(7) / 7, rtol=1e-5)
+    np.testing.assert_allclose(found[10, 1:], 1e-3, rtol=1e-5)
 
 
 def test_padding_changes_nothing():

@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxpref.evals.intervals import clopper_pearson, clustered, difference, exact, proportion, recorded, share
+from jaxpref.evals.intervals import (
+    clopper_pearson,
+    clustered,
+    difference,
+    exact,
+    known,
+    proportion,
+    recorded,
+    share,
+)
 
 
 @pytest.mark.parametrize(
@@ -104,9 +113,26 @@ def test_only_exact_numbers_have_an_interval_of_no_width():
     for p in (0.0, 0.5, 1.0):
         estimate = share(np.full(20, p), np.arange(20))
         assert estimate.low < estimate.high
-    known = exact(0.995)
-    assert (known.low, known.high, str(known)) == (0.995, 0.995, "0.995 (exact)")
+    solved = exact(0.995)
+    assert (solved.low, solved.high, str(solved)) == (0.995, 0.995, "0.995 (exact)")
     assert str(exact(0.5, 12)) == "0.500 (exact, n=12)"
+
+
+def test_roundings_above_1_leave_a_share_its_interval():
+    """Else p (1 - p) is negative, and with it the number of trials."""
+    exact_ones = share(np.ones(3), np.arange(3))
+    assert share(np.array([1 + 1e-9, 1, 1]), np.arange(3)) == exact_ones
+    assert share(-np.array([1e-9, 0, 0]), np.arange(3)).low == 0.0
+    assert exact_ones.low < 0.5
+
+
+def test_what_is_known_of_each_item_is_exact_where_all_have_the_same():
+    weights = np.r_[np.ones(99), 0.0]
+    same = known(np.r_[np.full(99, 0.25), 0.5], np.arange(100), weights=weights)
+    assert str(same) == "0.250 (exact, n=99)"
+    varied = np.r_[np.full(50, 0.25), np.full(50, 0.5)]
+    assert known(varied, np.arange(100)) == clustered(varied, np.arange(100))
+    assert np.isnan(known(np.zeros(0), np.zeros(0)).mean)
 
 
 def test_what_has_not_moved_is_known_to_be_0():

@@ -98,6 +98,13 @@ def test_absent_responses_are_left_out_whatever_their_rewards():
     assert np.isfinite(accuracy["reward margin"].mean)
 
 
+def test_chance_in_lists_of_one_length_is_known():
+    scores = np.tile([3.0, 2.0, 1.0, 0.0], (100, 1))
+    found = measured(list_agreement, table(scores), np.zeros((100, 4)))
+    assert str(found["top-1 at chance"]) == "0.250 (exact, n=100)"
+    assert not found["top-1 at chance"].better
+
+
 def test_a_pair_with_an_absent_response_is_no_pair():
     present = np.array([[True, True], [True, False], [False, True], [True, True]])
     rewards = np.array([[1.0, 0.0], [5.0, np.nan], [np.nan, 5.0], [0.0, 1.0]])

@@ -7,12 +7,13 @@ import pytest
 from fake_runs import write_run
 from test_report_page import Page
 
+from jaxpref.evals.intervals import recorded
 from jaxpref.evals.tournament import win_rates
 from jaxpref.report import figures, write_report
 from jaxpref.report.frontier import points
 from jaxpref.report.runs import read_run
 from jaxpref.report.series import Panel
-from jaxpref.report.tournament import read_tournament
+from jaxpref.report.tournament import _figure, read_tournament, tournament_section
 
 
 def add_kl(directory, kl_and_score):
@@ -32,12 +33,12 @@ def add_kl(directory, kl_and_score):
         file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
-def write_tournament(folder, runs):
+def write_tournament(folder, runs, groups=None):
     wins = np.tile([[0.5, 0.3, 0.1], [0.7, 0.5, 0.4], [0.9, 0.6, 0.5]], (40, 1, 1))
-    found = win_rates(["initial", "a", "b"], wins)
-    cells = [[vars(e) for e in row] for row in found.matrix]
-    differences = [[vars(e) for e in row] for row in found.differences]
-    overall = [vars(e) for e in found.overall]
+    found = win_rates(["initial", "a", "b"], wins, groups)
+    cells = [[recorded(e) for e in row] for row in found.matrix]
+    differences = [[recorded(e) for e in row] for row in found.differences]
+    overall = [recorded(e) for e in found.overall]
     content = {"names": found.names, "runs": runs, "matrix": cells, "overall": overall}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tournament.json").write_text(json.dumps(content | {"differences": differences}))
@@ -118,3 +119,19 @@ def test_what_should_vanish_has_a_logarithmic_axis(tmp_path, metric, values, sca
         labels = [tick.get_text() for tick in curve.axes[0].get_yticklabels()]
         assert any(labels)
         assert not any("$" in label for label in labels)
+
+
+@pytest.mark.parametrize(("groups", "size", "drawn"), [(20, "40 in 20 groups", 6), (1, "40 in 1 group", 0)])
+def test_a_tournament_of_grouped_prompts_says_groups_and_draws_no_missing_interval(
+    tmp_path, groups, size, drawn
+):
+    write_tournament(tmp_path, [None, "a", "b"], np.arange(40) % groups)
+    table = read_tournament(tmp_path / "tournament.json", {"a": "a", "b": "b"})
+    assert table is not None
+    text = str(tournament_section(table, tmp_path))
+    assert size in text
+    assert "Clopper-Pearson" not in text
+    assert "groups of prompts" in text
+    assert "nan" not in text.lower().replace("tournament", "")
+    shown = [t.get_text() for t in _figure(table).axes[0].texts]
+    assert sum("–" in t and t != "–" for t in shown) == drawn

@@ -11,8 +11,9 @@ from test_report_page import Page
 
 from jaxpref.labels import labels
 from jaxpref.report import write_report
+from jaxpref.report.frontier import points
 from jaxpref.report.intervals import change
-from jaxpref.report.results import ends
+from jaxpref.report.results import ends, evaluation_table, held_out_table
 from jaxpref.report.runs import read_runs
 from jaxpref.report.seeds import lines, members, spread
 from jaxpref.report.series import curve
@@ -108,6 +109,71 @@ def test_a_seed_that_was_stopped_early_is_left_out_where_it_has_nothing(tmp_path
     assert (final.low, final.high) == pytest.approx((0.7, 0.73))
 
 
+def test_metrics_of_a_seed_that_was_stopped_early_are_left_out_where_it_has_none(tmp_path):
+    runs = sweep(tmp_path)[:3]
+    rows = [json.loads(line) for line in (runs[2] / "metrics.jsonl").read_text().splitlines()]
+    kept = [row for row in rows if row["stage"] == "sft" or (row["step"] <= 4 and row["split"] == "train")]
+    for run, more in zip(runs, (rows, rows, kept), strict=True):
+        at = {"stage": "dpo", "split": "eval", "loss": 0.5 if more is rows else 0.693}
+        more = [*more, *(at | {"step": step} for step in ((0, 100) if more is rows else (0,)))]
+        (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in more))
+    (line,) = lines(read_runs(runs))
+    loss = curve(line, "dpo", "loss", "train")
+    assert loss is not None
+    assert loss.counts is not None
+    assert loss.high is not None
+    assert loss.steps.tolist() == list(range(1, 11))
+    assert loss.counts.tolist() == [3] * 4 + [2] * 6
+    assert np.isfinite(loss.values).all()
+    held_out = Page(str(held_out_table([line]))).text
+    assert "0.500" in held_out
+    assert "n = 2 seeds" in held_out
+    assert "0.693" not in held_out
+
+
+def test_seeds_without_a_step_in_common_are_still_a_curve(tmp_path):
+    runs = sweep(tmp_path, seeds=2)[:2]
+    for step, run in enumerate(runs):
+        row = {"stage": "dpo", "step": step, "split": "train", "loss": float(step)}
+        (run / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    (line,) = lines(read_runs(runs))
+    loss = curve(line, "dpo", "loss", "train", smoothed=True)
+    assert loss is not None
+    assert (loss.steps.tolist(), loss.values.tolist()) == ([0, 1], [0.0, 1.0])
+    assert loss.counts is not None
+    assert loss.counts.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("field", "values"), [("code", ({}, {"my.loss": "ab12"})), ("tokenizer", ("aa", "bb"))]
+)
+def test_runs_of_other_code_or_tokenizer_are_no_seeds_of_one_another(tmp_path, field, values):
+    runs = sweep(tmp_path, seeds=2)[:2]
+    for run, value in zip(runs, values, strict=True):
+        recorded = json.loads((run / "experiment.json").read_text()) | {field: value}
+        (run / "experiment.json").write_text(json.dumps(recorded))
+    drawn = lines(read_runs(runs))
+    assert len(drawn) == 2
+    assert not any(line.seeds for line in drawn)
+
+
+def test_the_range_of_two_seeds_marks_nothing_and_is_no_limit_in_the_frontier(tmp_path):
+    found = {}
+    for seeds in (2, 3):
+        runs = sweep(tmp_path / str(seeds), seeds=seeds)
+        for index, run in enumerate(runs):
+            for row in ("", "kl"):
+                metric = {"mean": 0.7 + 0.1 * (index % seeds) + 0.01 * (index // seeds), "better": "higher"}
+                entry = {"stage": "dpo", "step": 10, "evaluator": "checker", "metrics": {f"a{row}": metric}}
+                with (run / "evaluations.jsonl").open("w" if not row else "a") as file:
+                    file.write(json.dumps(entry) + "\n")
+        drawn = lines(read_runs(runs))
+        (point,) = points(drawn[0], ("checker", "akl"), ("checker", "a"))
+        marks = str(evaluation_table(drawn)).count("≈") - 1  # the note explains it
+        found[seeds] = marks, bool(np.isfinite(point.score.low))
+    assert found == {2: (0, False), 3: (2, True)}
+
+
 def test_a_share_of_several_seeds_stays_between_0_and_1(tmp_path):
     runs = sweep(tmp_path)[:3]
     for run, accuracy in zip(runs, (0.90, 0.98, 1.0), strict=True):
@@ -169,6 +235,24 @@ def test_runs_from_before_date_and_commit_were_recorded_show_none(tmp_path):
             ],
             ["loss=dpo", "loss=ipo"],
         ),
+        # Unless the function alone leaves two of them with one label.
+        (
+            [
+                {"s.loss.function": "x.losses.dpo", "s.loss.beta": 0.1},
+                {"s.loss.function": "x.losses.ipo", "s.loss.tau": 0.1},
+                {"s.loss.function": "x.losses.dpo", "s.loss.beta": 0.5},
+            ],
+            ["loss=dpo, beta=0.1", "loss=ipo", "loss=dpo, beta=0.5"],
+        ),
+        # A function in one, null in another.
+        ([{"a.mask.function": "x.mask", "a.mask.size": 2}, {"a.mask": None}], ["mask=mask", "mask=null"]),
+        ([{"f.function": "x.one.dpo"}, {"f.function": "x.two.dpo"}], ["f=one.dpo", "f=two.dpo"]),
+        # Of a function the module is left out, of a file the folder, of neither what tells two apart.
+        ([{"path": "a.jsonl"}, {"path": "b.jsonl"}], ["path=a.jsonl", "path=b.jsonl"]),
+        ([{"m": "a.model"}, {"m": "b.model"}], ["m=a.model", "m=b.model"]),
+        ([{"path": "/data/a.jsonl"}, {"path": "/data/b.jsonl"}], ["path=a.jsonl", "path=b.jsonl"]),
+        ([{"path": "/one/a.jsonl"}, {"path": "/two/a.jsonl"}], ["path=one/a.jsonl", "path=two/a.jsonl"]),
+        ([{"a": "1"}, {"a": 1}], ['a="1"', "a=1"]),
         # The last parts that tell two paths apart.
         (
             [{"sft.rate": 1, "dpo.rate": 1}, {"sft.rate": 2, "dpo.rate": 1}, {"sft.rate": 1, "dpo.rate": 2}],

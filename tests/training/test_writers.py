@@ -167,6 +167,43 @@ def test_a_full_disk_is_one_line_that_says_what_to_do(tmp_path, monkeypatch):
         files.write("dpo", "train", 0, {"loss": 1.0})
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_a_run_without_a_step_takes_back_what_it_wrote_and_no_more(tmp_path, there):
+    folder = tmp_path / "run"
+    if there:
+        folder.mkdir()
+
+    def fail(others: bool) -> None:
+        files = RunFiles(folder, names=("csv", "tensorboard"))
+        with files.discarded_if_nothing_ran():
+            files.write_json("experiment.json", {})
+            files.note("data.json", "sft", ["rows"])
+            files.append("samples.jsonl", [{"stage": "sft", "step": 0}])
+            files.write("sft", "evaluations", 0, {"loss": 1.0})
+            files.flush()
+            assert list((folder / "tensorboard").glob("events.*"))
+            if others:
+                (folder / "notes.txt").write_text("mine")
+                (folder / "tensorboard" / "events.other").write_bytes(b"of another run")
+            raise ValueError("late")
+
+    with pytest.raises(ValueError, match="late"):
+        fail(others=False)
+    assert folder.exists() == there
+    assert not there or not list(folder.iterdir())
+    with pytest.raises(ValueError, match="late"):
+        fail(others=True)
+    left = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert left == {"notes.txt", "tensorboard/events.other"}
+
+
+@pytest.mark.parametrize("damaged", ['{"sft": ["ro', "[1]", ""])
+def test_a_damaged_account_is_begun_anew(tmp_path, damaged):
+    (tmp_path / "data.json").write_text(damaged)
+    RunFiles(tmp_path, names=()).note("data.json", "dpo", ["rows"])
+    assert json.loads((tmp_path / "data.json").read_text()) == {"dpo": ["rows"]}
+
+
 def test_curves_of_a_resumed_run_have_each_step_once(tmp_path):
     common = ["train", TINY, "steps=4", "evaluators=False", "--no-report", f"workdir={tmp_path}"]
     common.append("writers=csv,tensorboard")

@@ -72,8 +72,7 @@ def human_delivery(
     `human_data/COND_full_filtered_Y.npy` [n] holds 0, 0.5 or 1 (the *second* one is preferred), `_X.npy`
     [n, 3] the differences, second minus first, of the partial return and of the values of the first and last
     state, and `_segment_pairs.npy` [n, 2, 4, 2] the start and three moves (rows, columns), (0, 0) once the
-    episode is over. `group` is the
-    pair of segments, so that `split` never parts judgements of one pair.
+    episode is over. `group` is the pair of segments, so that `split` never parts judgements of one pair.
 
     Args:
       data_root: holds `human_data` and `delivery_mdp`.
