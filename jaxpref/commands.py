@@ -200,8 +200,6 @@ def prepare(options: Options) -> int:
     prepare_experiment(experiment, own["records"], reference_workdir=workdir if options.reference else None)
     if distributed.first():
         print(f"train with: jaxpref train {options.file} records={own['records']} (and the same overrides)")
-        if options.reference:
-            print("use the reference column with stages.<name>.algorithm.reference=batch")
     return 0
 
 

@@ -42,7 +42,8 @@ def given_reference(records: Records, logps: np.ndarray, *, of: str) -> Records:
 
 
 def reference_of(records: Records, stage: str | None) -> Records:
-    """The table as a stage reads it: its reference as the column `reference_logps`, and nobody else's.
+    """The table as a stage reads it: its reference as the column `reference_logps`, without those of
+    other stages.
 
     Raises:
       ValueError: the column was made for other rows than those it lies beside.

@@ -19,7 +19,7 @@ They raise ValueError with file and line for a row that cannot be read, and wher
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import numpy as np
