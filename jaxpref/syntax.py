@@ -100,8 +100,11 @@ def _named(tree: ast.AST, path: list[str]) -> list[ast.AST]:
     """Classes of a dotted name; several where one replaces the other."""
     found = [tree]
     for index, name in enumerate(path):
-        kinds: Any = ast.ClassDef if index == len(path) - 1 else (ast.ClassDef, *_Function.__args__)
-        found = [n for root in found for n in ast.walk(root) if isinstance(n, kinds) and n.name == name]
+        kinds: Any = (
+            ast.ClassDef if index == len(path) - 1 else (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+        )
+        inside = (node for root in found for node in ast.walk(root) if isinstance(node, kinds))
+        found = [node for node in inside if getattr(node, "name", None) == name]
     return found
 
 

@@ -46,7 +46,8 @@ def maker(run: RunContext, stage: Stage, params: Params | None) -> dict[str, Any
     made = {"policy": hashlib.sha256(text.encode()).hexdigest()}
     first = stage.name == run.experiment.stages[0].name
     if first and run.experiment.weights is None:
-        drawn = [keys.SCHEME, jax.config.jax_default_prng_impl, jax.config.jax_threefry_partitionable]
+        settings = jax.config.values
+        drawn = [keys.SCHEME, settings["jax_default_prng_impl"], settings["jax_threefry_partitionable"]]
         made |= {"seed": run.experiment.seed, "keys": drawn, "constants": run.constants.fingerprints}
         return made
     # Those of later stages depend on the seed, too, which is known before they are.
