@@ -5,7 +5,6 @@ Made by other params than those a stage starts from, they give a finite loss and
 
 import hashlib
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -75,7 +74,8 @@ def check_reference(
         f"before it trained, stages.{stage.name}.algorithm.reference=batch), or set "
         f"stages.{stage.name}.algorithm.reference=initial"
     )
-    for role, table in _tables(stage):
+    for role, source in sources_of(stage).items():
+        table = run.table(source)
         if NAME not in table.columns:
             if role not in ("train", "evaluation"):
                 continue
@@ -91,11 +91,6 @@ def check_reference(
                 run.files.log(f"{stage.name}: {NAME} ({role}) are of {made['given']}, as given")
         elif why := _differing(made, wanted):
             raise ValueError(f"{stage.name}: the {NAME} of its records ({role}) {why}; {remedy}")
-
-
-def _tables(stage: Stage) -> Iterator[tuple[str, Any]]:
-    for role, source in sources_of(stage).items():
-        yield role, source()
 
 
 def _differing(made: dict[str, Any] | None, wanted: dict[str, Any]) -> str | None:

@@ -13,8 +13,8 @@ import tiny
 
 from jaxpref import losses
 from jaxpref.config import describe, override
-from jaxpref.data import add_column, concatenate, load_records
-from jaxpref.data.references import given_reference, reference_of
+from jaxpref.data import add_column, concatenate, content, load_records, prepare
+from jaxpref.data.references import given_reference, reference_of, with_reference
 from jaxpref.data.text.synthetic import arithmetic_pairs
 from jaxpref.experiment import smoke
 from jaxpref.training.params import started_from
@@ -258,3 +258,36 @@ def test_params_drawn_from_the_seed_are_told_by_what_they_are_drawn_from(one_dev
             check_reference(run, given.stages[0], given.stages[0].build(run.policy), params)
     finally:
         jax.config.update("jax_threefry_partitionable", before)
+
+
+def test_tables_are_loaded_and_read_once_a_stage(one_device, tmp_path, monkeypatch):
+    """They were loaded three times and their rows hashed four times before the first step."""
+    loaded, hashed = [], []
+    load, rows = prepare.load_records, content._rows
+    monkeypatch.setattr(prepare, "load_records", lambda folder: loaded.append(folder) or load(folder))
+    monkeypatch.setattr(content, "_rows", lambda table: hashed.append(table) or rows(table))
+    prepare_experiment(dpo_alone(), tmp_path / "records", reference_workdir=tmp_path / "run", **QUIET)
+    given = with_prepared(dpo_alone(), tmp_path / "records")
+    loaded.clear()
+    hashed.clear()
+    train(given, tmp_path / "run", **QUIET)
+    assert len(loaded) == len(hashed) == 2, "to train on, and held out"
+
+
+def test_tables_with_references_of_the_same_params_are_joined():
+    """The hashes of their rows differ, as the rows do; they were refused as of different params."""
+
+    def part(which, params):
+        records = arithmetic_pairs(num_examples=16, part=which)
+        return with_reference(records, "dpo", np.zeros((len(records), 2), np.float32), {"params": params})
+
+    parts = [part("train", "a"), part("held_out", "a")]
+    for tables in (parts, [reference_of(table, "dpo") for table in parts]):
+        joined = concatenate(tables)
+        known = joined.metadata.get("references", {}).get("dpo") or joined.metadata["reference_logps"]
+        assert known == {"params": "a", "data": content.content_of(joined, columns=False)}
+    assert "reference_logps" in reference_of(concatenate(parts), "dpo").columns
+    with pytest.raises(ValueError, match="different params"):
+        concatenate([parts[0], part("held_out", "b")])
+    with pytest.raises(ValueError, match="different params"):
+        concatenate([reference_of(t, "dpo") for t in (parts[0], part("held_out", "b"))])
