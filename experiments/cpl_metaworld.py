@@ -35,8 +35,6 @@ Expect    One seed, 400 segments a task, means [95 % intervals] of 20 episodes o
           half too. Settings were not searched.
 """
 
-import hashlib
-import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -50,8 +48,7 @@ from jaxpref.algorithms.optimizers import adamw, warmup_constant
 from jaxpref.data import SegmentRecords
 from jaxpref.data.behaviour.scored_segments import better_half, one_off_pairs
 from jaxpref.data.cache import cached_segments
-from jaxpref.environments import metaworld
-from jaxpref.environments.metaworld import arm_world, scored_segments, simulator_versions
+from jaxpref.environments.metaworld import COLLECTOR, arm_world, scored_segments, simulator_versions
 from jaxpref.evals import control_returns
 from jaxpref.experiment import Experiment
 
@@ -63,8 +60,7 @@ def segments(*, task: str, episodes: int, seed: int = 0) -> SegmentRecords:
     return cached_segments(
         f"metaworld-{task}",
         partial(_collected, task=task, episodes=episodes, seed=seed),
-        versions=simulator_versions()
-        | {"collector": hashlib.sha256(inspect.getsource(metaworld).encode()).hexdigest()},
+        versions=simulator_versions() | {"collector": str(COLLECTOR)},
     )
 
 

@@ -174,7 +174,7 @@ def _add_training(commands: argparse._SubParsersAction) -> None:
     prepare.add_argument(
         "--reference",
         action="store_true",
-        help="add reference log-probs of the params each stage starts from (of workdir=, or initial)",
+        help="add log-probs of what each stage with reference=batch starts from (of workdir=, or initial)",
     )
 
 

@@ -21,9 +21,11 @@ from jaxpref.labels import labels
 from jaxpref.paths import AnyPath, as_path, write_whole
 from jaxpref.training import distributed, sharding
 from jaxpref.training.collect import compiled_evaluation
+from jaxpref.training.context import RunContext
 from jaxpref.training.evaluation import context_of, evaluations, held_out_loader, held_out_pass, summary
 from jaxpref.training.params import started_from, trained_params
 from jaxpref.training.prepared import prepare_experiment, with_prepared
+from jaxpref.training.record import changes_since
 from jaxpref.training.references import check_reference
 from jaxpref.training.run import open_run, run_folder
 from jaxpref.training.run import train as run_training
@@ -201,8 +203,6 @@ def prepare(options: Options) -> int:
     prepare_experiment(experiment, own["records"], reference_workdir=workdir if options.reference else None)
     if distributed.first():
         print(f"train with: jaxpref train {options.file} records={own['records']} (and the same overrides)")
-        if options.reference:
-            print("use the reference column with stages.<name>.algorithm.reference=batch")
     return 0
 
 
@@ -211,6 +211,7 @@ def evaluate(options: Options) -> int:
     experiment, workdir, own = _load(options)
     experiment = _ready(experiment, own, options)
     run = open_run(experiment, workdir)
+    _say_changes(run)
     stage = next((s for s in experiment.stages if s.name == options.stage), experiment.stages[-1])
     loader = held_out_loader(run, stage)
     params = trained_params(run, stage=options.stage, step=options.step)
@@ -230,6 +231,13 @@ def evaluate(options: Options) -> int:
     return 0
 
 
+def _say_changes(run: RunContext) -> None:
+    """Says in what the configuration differs from the one that the params were trained under."""
+    fingerprint = getattr(run.tokenizer, "fingerprint", None)
+    for change in changes_since(run.files.directory, run.experiment, tokenizer=fingerprint):
+        run.files.log(f"other than when it was trained: {change}")
+
+
 def _aside(text: str) -> None:
     """Where stdout is for answers alone."""
     sys.stdout.flush()  # what was said before stays before
@@ -240,6 +248,7 @@ def sample(options: Options) -> int:
     distributed.initialize()
     experiment, workdir, _ = _load(options)
     run = open_run(experiment, workdir, log=_aside)
+    _say_changes(run)
     params = trained_params(run, stage=options.stage, step=options.step)
     context, tokenizer = context_of(run, params, stage=experiment.stages[-1]), run.tokenizer
     if tokenizer is None:

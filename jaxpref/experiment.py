@@ -135,7 +135,12 @@ def smoke_tournament(tournament: Tournament) -> Tournament:
 
 
 def smoke(experiment: Experiment, num_steps: int = 3) -> Experiment:
-    """The same experiment cut to a few steps of a small batch, to see that it runs, not that it learns."""
+    """The same experiment cut to a few steps of a small batch, to see that it runs, not that it learns.
+
+    A stage after the first one takes the params that it starts from as its reference where it reads one from
+    its records (`reference="batch"`): what a cut stage leaves is not what those log-probs were made of.
+    """
+    first = experiment.stages[0]
 
     def cut(stage: Stage) -> Stage:
         return dataclasses.replace(
@@ -145,7 +150,7 @@ def smoke(experiment: Experiment, num_steps: int = 3) -> Experiment:
             evaluation=stage.evaluation and partial(head, records=stage.evaluation, num_prompts=16),
             evaluate_every=num_steps,
             checkpoint_every=num_steps,
-            algorithm=_one_microbatch(stage.algorithm),
+            algorithm=_one_microbatch(stage.algorithm if stage is first else _no_column(stage.algorithm)),
             evaluators=tuple(_few_prompts(e) for e in stage.evaluators),
         )
 
@@ -155,6 +160,12 @@ def smoke(experiment: Experiment, num_steps: int = 3) -> Experiment:
 def _one_microbatch(algorithm: Callable[..., Any]) -> Callable[..., Any]:
     divides = "microbatches" in inspect.signature(algorithm).parameters
     return partial(algorithm, microbatches=1) if divides else algorithm
+
+
+def _no_column(algorithm: Callable[..., Any]) -> Callable[..., Any]:
+    reference = inspect.signature(algorithm).parameters.get("reference")
+    reads = reference is not None and reference.default == "batch"
+    return partial(algorithm, reference="initial") if reads else algorithm
 
 
 def _few_prompts(evaluator: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,6 +1,7 @@
 """Commands that cannot be right: each ends with status 2 and one line that says what, where and how to mend.
 
-Nothing in a folder that a command names is written over or left behind. Bad data files: `test_bad_data.py`.
+Nothing in a folder that a command names is written over or left behind. Bad data files have
+`data/test_bad_files.py`.
 """
 
 import hashlib

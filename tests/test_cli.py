@@ -100,11 +100,12 @@ def test_evaluate_and_sample_a_run(trained):
 
 def test_prepared_records_with_a_reference_column_train_to_the_same_params(trained, tmp_path):
     records = tmp_path / "records"
+    reads = "stages.dpo.algorithm.reference=batch"
     # In a process of its own: what it writes is found by another one.
-    run("prepare", TINY, "steps=4", f"records={records}", "--reference", f"workdir={trained}")
+    run("prepare", TINY, "steps=4", f"records={records}", "--reference", f"workdir={trained}", reads)
     common = ["train", TINY, "steps=4", "--no-report", f"records={records}"]
     here(*common, f"workdir={tmp_path / 'frozen'}")
-    here(*common, f"workdir={tmp_path / 'column'}", "stages.dpo.algorithm.reference=batch")
+    here(*common, f"workdir={tmp_path / 'column'}", reads)
 
     def losses(workdir):
         rows = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())

@@ -169,5 +169,8 @@ def test_the_code_is_the_same_in_every_process(tmp_path):
 
 
 def test_functions_of_packages_do_not_count():
-    assert code_of(losses.dpo, np.mean, functools.partial(losses.dpo, beta=1.0), len, functools.reduce) == {}
+    assert code_of(losses.dpo, np.mean, functools.partial(losses.dpo), len, functools.reduce) == {}
+    held = [code_of(functools.partial(losses.dpo, beta=beta)) for beta in (1.0, 1.0, 2.0)]
+    assert held[0] == held[1] != held[2]
+    assert held[0].keys() == {"jaxpref.losses.pairwise.dpo(beta)"}
     assert name_of(losses.dpo) == "jaxpref.losses.pairwise.dpo"

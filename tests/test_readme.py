@@ -7,6 +7,7 @@ import runpy
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from launch import TINY, here
 
 from jaxpref.algorithms.inputs import check_loss, inputs_of
 from jaxpref.policies.tabular import tabular
@@ -75,3 +76,16 @@ def test_the_loss_of_the_how_to_is_one_that_offline_takes(repository):
     given = {one.name: jnp.array([-2.0, -3.0]) for one in inputs_of(loss)}
     np.testing.assert_array_equal(loss(**given), [1.0, 1.0])
     np.testing.assert_array_equal(loss(**given | {"chosen_logps": jnp.array([-1.5, 0.0])}), [0.25, 0.0])
+
+
+def test_the_lines_on_prepared_records_work_in_their_order(readme, tmp_path, monkeypatch):
+    """With the tiny experiment in the place of the real one; the second is given again, which resumes."""
+    block = next(b for b in re.findall(r"^```bash\n(.*?)^```", readme, re.M | re.S) if "jaxpref prepare" in b)
+    given = re.findall(r"^jaxpref +(\S.*?)(?: +#.*)?$", block, re.M)
+    assert [line.split()[0] for line in given] == ["prepare", "train", "prepare", "train"]
+    monkeypatch.chdir(tmp_path)
+    lines = [line.replace("experiments/dpo_hh_small.py data_root=DIR", f"{TINY} steps=2") for line in given]
+    for line in [*lines, lines[1]]:
+        said = here(*line.split())
+    assert "sft: done at step 2" in said
+    assert (tmp_path / "runs" / "batch" / "report.html").is_file()

@@ -1,116 +1,30 @@
 """The pod scripts against a fake `gcloud` that logs its words and runs worker commands in local folders."""
 
 import itertools
-import json
 import os
-import pathlib
-import pty
 import re
 import shlex
 import shutil
 import string
 import subprocess
-import time
 
 import pytest
+from fake_pod import SCRIPTS, running
 
 from jaxpref import config
 
-SCRIPTS = pathlib.Path(__file__).parent.parent / "tpu_scripts"
 NAMES = ["create", "setup", "run", "status", "logs", "delete"]
-SETTINGS = {"TPU_NAME": "pod", "ZONE": "us-east5-b", "PROJECT": "some-project"}
 
-# argv goes to a JSON-lines log; `ssh --command` runs in the home folder of every addressed worker.
-FAKE_GCLOUD = r"""#!/usr/bin/env python3
-import json, os, pathlib, shutil, subprocess, sys
-root = pathlib.Path(os.environ["FAKE_ROOT"])
-with open(root / "calls", "a") as log:
-    log.write(json.dumps(sys.argv[1:]) + "\n")
-failures = root / "failures"
-if failures.exists() and (left := int(failures.read_text())):
-    failures.write_text(str(left - 1))
-    sys.exit("ssh: connection refused")
-words = sys.argv[1:]
-options = dict(w[2:].split("=", 1) for w in words if w.startswith("--") and "=" in w)
-workers = sorted(root.glob("worker*"))
-if options.get("worker", "all") != "all":
-    workers = [root / f"worker{options['worker']}"]
-if "ssh" in words:
-    for home in workers:
-        environment = {**os.environ, "HOME": str(home)}
-        done = subprocess.run(["bash", "-c", options["command"]], cwd=home, env=environment)
-        if done.returncode:
-            sys.exit(done.returncode)
-if "list" in words:
-    print((root / "requests").read_text() if (root / "requests").exists() else "", end="")
-if words[3:5] == ["queued-resources", "delete"]:
-    (root / "requests").unlink(missing_ok=True)
-if "scp" in words:
-    source, target = words[words.index("scp") + 1 : words.index("scp") + 3]
-    for home in workers:
-        shutil.copy(source, home / target.split(":", 1)[1])
-"""
 
 pytestmark = pytest.mark.skipif(
     shutil.which("bash") is None or shutil.which("setsid") is None, reason="needs bash and setsid (Linux)"
 )
 
 
-class Pod:
-    """Two workers as folders, and a PATH on which `gcloud` is the fake one."""
-
-    def __init__(self, root: pathlib.Path):
-        self.root = root
-        for worker in self.workers:
-            worker.mkdir(parents=True)
-            (worker / "jaxpref-code").mkdir()
-        (root / "bin").mkdir()
-        (root / "bin" / "gcloud").write_text(FAKE_GCLOUD)
-        (root / "bin" / "gcloud").chmod(0o755)
-        self.environment = {
-            **{k: v for k, v in os.environ.items() if k not in (*SETTINGS, "DRY_RUN")},
-            **SETTINGS,
-            "PATH": f"{root / 'bin'}:{os.environ['PATH']}",
-            "FAKE_ROOT": str(root),
-            "RETRY_PAUSE": "0",
-            "YES": "1",
-        }
-
-    @property
-    def workers(self) -> list[pathlib.Path]:
-        return [self.root / "worker0", self.root / "worker1"]
-
-    @property
-    def calls(self) -> list[list[str]]:
-        log = self.root / "calls"
-        return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-
-    def __call__(self, script: str, *words: str, answer: str = "", **environment: str | None):
-        merged = {k: v for k, v in {**self.environment, **environment}.items() if v is not None}
-        return subprocess.run(
-            [str(SCRIPTS / f"{script}.sh"), *words],
-            env=merged,
-            input=answer,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-
-    def job(self, name: str, patience: float = 10) -> list[str]:
-        """The text of a job's file on every worker, once all have it."""
-        files = [worker / "jaxpref-job" / name for worker in self.workers]
-        deadline = time.monotonic() + patience
-        while not all(f.exists() and f.read_text() for f in files) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        return [f.read_text() for f in files]
-
-
 @pytest.fixture
 def pod(tmp_path):
-    pod = Pod(tmp_path)
-    yield pod
-    if any((worker / "jaxpref-job" / "pid").exists() for worker in pod.workers):
-        pod("run", "--stop")
+    with running(tmp_path) as pod:
+        yield pod
 
 
 def arguments(script: str) -> list[str]:
@@ -165,52 +79,6 @@ def test_dry_run_output_is_what_a_real_run_executes(pod):
 
 
 @pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        (["--accelerator", "v5litepod-16"], ["tpu-vm", "--version=v2-alpha-tpuv5-lite"]),
-        (["--accelerator", "v5p-8", "--spot"], ["tpu-vm", "--version=v2-alpha-tpuv5", "--spot"]),
-        (
-            ["--accelerator", "v6e-16", "--queued", "--valid-until", "6h"],
-            [
-                "queued-resources",
-                "--runtime-version=v2-alpha-tpuv6e",
-                "--node-id=pod",
-                "--valid-until-duration=6h",
-            ],
-        ),
-        (["--accelerator", "v5p-8", "--runtime", "mine"], ["tpu-vm", "--version=mine"]),
-        (["--accelerator", "v6e-8", "--reserved"], ["tpu-vm", "--reserved"]),
-        (
-            [
-                *("--accelerator", "v6e-16", "--queued", "--network", "lab", "--subnetwork", "lab-east"),
-                *("--service-account", "runner@p.iam.gserviceaccount.com", "--internal-ips"),
-                *(
-                    "--data-disk",
-                    "projects/p/zones/z/disks/a",
-                    "--data-disk",
-                    "projects/p/zones/z/disks/b,read-only",
-                ),
-            ],
-            [
-                "--network=lab",
-                "--subnetwork=lab-east",
-                "--service-account=runner@p.iam.gserviceaccount.com",
-                "--internal-ips",
-                "--data-disk=source=projects/p/zones/z/disks/a,mode=read-write",
-                "--data-disk=source=projects/p/zones/z/disks/b,mode=read-only",
-            ],
-        ),
-    ],
-)
-def test_create(pod, words, expected):
-    assert pod("create", *words).returncode == 0
-    *asked, call = pod.calls
-    assert [other[3:5] for other in asked] == [["queued-resources", "list"]] * ("--queued" in words)
-    assert set(expected) | {f"--accelerator-type={words[1]}", "create", "pod"} <= set(call)
-    assert ("--spot" in call) == ("--spot" in words)
-
-
-@pytest.mark.parametrize(
     ("script", "words", "message"),
     [
         ("create", [], "no accelerator type"),
@@ -238,81 +106,6 @@ def test_wrong_arguments_stop_before_any_call(pod, script, words, message):
     assert done.returncode == 2
     assert message in done.stderr
     assert not pod.calls
-
-
-def on_a_terminal(pod, script: str, *words: str, answer: str) -> tuple[int, str]:
-    """Exit status and output of a script whose input is a terminal."""
-    controller, terminal = pty.openpty()
-    environment = {k: v for k, v in pod.environment.items() if k != "YES"}
-    with subprocess.Popen(
-        [str(SCRIPTS / f"{script}.sh"), *words],
-        env=environment,
-        stdin=terminal,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as process:
-        os.write(controller, answer.encode())
-        output, _ = process.communicate(timeout=60)
-    os.close(controller)
-    os.close(terminal)
-    return process.returncode, output
-
-
-@pytest.mark.parametrize(
-    ("words", "capacity"), [([], "on demand"), (["--spot"], "spot"), (["--reserved"], "reserved")]
-)
-def test_create_says_what_will_be_billed_and_asks(pod, words, capacity):
-    words = ["--accelerator", "v6e-16", *words]
-    for answer in ("\n", "n\n", "\x04"):
-        status, output = on_a_terminal(pod, "create", *words, answer=answer)
-        assert (status, pod.calls) == (2, [])
-        for part in ("v6e-16", "'pod' in us-east5-b of project some-project", capacity, "/tpu/pricing"):
-            assert part in output
-        assert "nothing was created" in output
-    assert on_a_terminal(pod, "create", *words, answer="y\n")[0] == 0
-    assert len(pod.calls) == 1
-
-
-def test_create_does_not_ask_where_it_is_told_and_refuses_where_it_cannot(pod):
-    words = ["--accelerator", "v6e-16"]
-    refused = pod("create", *words, answer="y\n", YES=None)
-    assert refused.returncode == 2
-    assert "no terminal to ask on; -y or YES=1" in refused.stderr
-    assert not pod.calls
-    assert "no terminal" in pod("create", *words, answer="y\n", YES="no").stderr
-    assert pod("create", *words, "-y", YES=None).returncode == 0
-    assert pod("create", *words, YES="1").returncode == 0
-    assert len(pod.calls) == 2
-
-
-@pytest.mark.parametrize("state", ["SUSPENDED", "FAILED"])
-def test_a_request_that_has_ended_is_deleted_before_another_one_of_its_name(pod, state):
-    (pod.root / "requests").write_text(f"pod-two\tACTIVE\npod\t{state}\n")
-    done = pod("create", "--accelerator", "v6e-16", "--queued", "--spot")
-    assert done.returncode == 0, done.stderr
-    assert f"is {state}: deleting it" in done.stderr
-    assert [call[4] for call in pod.calls] == ["list", "delete", "create"]
-    assert pod.calls[1][5:7] == ["pod", "--force"]
-
-
-@pytest.mark.parametrize(
-    "state", ["ACTIVE", "WAITING_FOR_RESOURCES", "PROVISIONING", "SUSPENDING", "DELETING"]
-)
-def test_a_request_that_has_not_ended_is_left_alone(pod, state):
-    (pod.root / "requests").write_text(f"pod\t{state}\n")
-    done = pod("create", "--accelerator", "v6e-16", "--queued")
-    assert done.returncode == 2
-    assert f"there is a request 'pod' already, and it is {state}" in done.stderr
-    assert [call[4] for call in pod.calls] == ["list"]
-
-
-def test_requests_that_cannot_be_asked_for_stop_it(pod):
-    (pod.root / "failures").write_text("1")
-    done = pod("create", "--accelerator", "v6e-16", "--queued")
-    assert done.returncode == 2
-    assert "could not ask for the queued requests" in done.stderr
-    assert [call[4] for call in pod.calls] == ["list"]
 
 
 def test_the_lines_of_the_readme_run(pod):

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from jaxpref.data.loader import Table
 
 __all__ = ["account"]
@@ -26,9 +28,9 @@ def account(records: Table) -> list[str]:
     lines += _cuts(metadata)
     for note, count in metadata.get("notes", {}).items():
         lines.append(f"{count:,} row{'s' * (count != 1)}: {note}")
-    carried = sorted(getattr(records, "columns", {}))
-    if carried:
-        lines.append(f"columns: {', '.join(carried)}")
+    columns = getattr(records, "columns", {})
+    if columns:
+        lines.append(f"columns: {', '.join(name + _said(name, columns[name]) for name in sorted(columns))}")
     if metadata.get("unread_columns"):
         unread = ", ".join(f"{name} ({why})" for name, why in metadata["unread_columns"].items())
         lines.append(f"columns not used: {unread}")
@@ -37,6 +39,17 @@ def account(records: Table) -> list[str]:
         responses = " | ".join(_short(response, 60) for response in first["responses"])
         lines.append(f"first row: {_end(first['prompt'])} + {responses}")
     return lines
+
+
+def _said(name: str, values: np.ndarray) -> str:
+    """What a column does by its name alone."""
+    if name == "labels":
+        return f" ({int(np.sum(values)):,} desirable, {int(np.sum(np.asarray(values) == 0)):,} undesirable)"
+    if name == "scores":
+        return f" (higher is better; from {np.min(values):g} to {np.max(values):g})"
+    if name == "full_lengths":
+        return " (tokens before any were cut)"
+    return " (of each row in every mean)" if name == "weights" else ""
 
 
 def _cuts(metadata: Mapping[str, Any]) -> list[str]:

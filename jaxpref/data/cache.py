@@ -51,7 +51,8 @@ def cached_segments(
 
     Args:
       make: a module-level function, or a partial of one with plain keywords.
-      versions: of what `make` runs and nobody sees in its code: packages, modules of this one.
+      versions: of what `make` runs and nobody sees in its code: packages, and rules of this one
+        (`environments.metaworld.COLLECTOR`).
     """
     given = make.keywords if isinstance(make, functools.partial) else {}
     parts = [name_of(make), given, code_of(make), dict(versions)]

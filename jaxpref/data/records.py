@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from jaxpref.data.columns import FIELDS, axes_in, declared_axes, fitting, with_tokens
+from jaxpref.data.content import content_of
 from jaxpref.types import COLUMNS, Completions
 
 __all__ = ["Example", "Records", "concatenate", "held_out_rows"]
@@ -314,9 +315,6 @@ def concatenate(parts: Sequence[Records], metadata: Mapping[str, Any] | None = N
     if any("full_lengths" in part.columns for part in parts):
         parts = [part.with_column("full_lengths", part.full_lengths) for part in parts]
     shared = set.intersection(*(set(part.columns) for part in parts))
-    made_by = [part.metadata.get("reference_logps") for part in parts]
-    if "reference_logps" in shared and any(made != made_by[0] for made in made_by):
-        raise ValueError("concatenate: the parts have reference_logps of different params")
     given = dict(parts[0].metadata if metadata is None else metadata)
     given.pop("column_axes", None)
     axes = {name: {part.axes_of(name) for part in parts} for name in shared}
@@ -325,7 +323,7 @@ def concatenate(parts: Sequence[Records], metadata: Mapping[str, Any] | None = N
         raise ValueError(f"concatenate: the parts say different axes of column {differing[0]}")
     declared = {name: " ".join(*known) for name, known in axes.items() if name not in COLUMNS | FIELDS}
     given |= {"column_axes": declared} if declared else {}
-    return Records(
+    table = Records(
         prompt_tokens=joined("prompt_tokens"),
         prompt_starts=joined("prompt_starts", "prompt_tokens"),
         prompt_lengths=joined("prompt_lengths"),
@@ -337,3 +335,30 @@ def concatenate(parts: Sequence[Records], metadata: Mapping[str, Any] | None = N
         columns=MappingProxyType({n: np.concatenate([p.columns[n] for p in parts]) for n in sorted(shared)}),
         metadata=MappingProxyType(given),
     )
+    return dataclasses.replace(table, metadata=MappingProxyType(given | _joined_references(table, parts)))
+
+
+def _joined_references(table: Records, parts: Sequence[Records]) -> dict[str, Any]:
+    """What made the reference log-probs of a joined table, for each of its columns of such.
+
+    Raises ValueError where the parts have those of different params; the rows are others in each part.
+    """
+
+    def same(name: str, made: Sequence[Mapping[str, Any] | None]) -> dict[str, Any] | None:
+        params = [one and {key: value for key, value in one.items() if key != "data"} for one in made]
+        if any(one != params[0] for one in params):
+            raise ValueError(f"concatenate: the parts have {name} of different params")
+        if made[0] is None or "data" not in made[0]:
+            return dict(made[0]) if made[0] else None
+        return {**made[0], "data": content_of(table, columns=False)}
+
+    said: dict[str, Any] = {}
+    if "reference_logps" in table.columns:
+        made = same("reference_logps", [part.metadata.get("reference_logps") for part in parts])
+        said |= {"reference_logps": made} if made is not None else {}
+    by_stage = [part.metadata.get("references", {}) for part in parts]
+    stages = [stage for stage in by_stage[0] if f"reference_logps.{stage}" in table.columns]
+    if any(by_stage):
+        names = {stage: f"reference_logps.{stage}" for stage in stages}
+        said["references"] = {s: same(names[s], [one.get(s) for one in by_stage]) for s in stages}
+    return said

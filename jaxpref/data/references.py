@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxpref.data.content import content_of
+from jaxpref.data.content import content_of, same_rows
 from jaxpref.data.records import Records
 
 __all__ = ["NAME", "given_reference", "reference_of", "with_reference"]
@@ -42,7 +42,8 @@ def given_reference(records: Records, logps: np.ndarray, *, of: str) -> Records:
 
 
 def reference_of(records: Records, stage: str | None) -> Records:
-    """The table as a stage reads it: its reference as the column `reference_logps`, and nobody else's.
+    """The table as a stage reads it: its reference as the column `reference_logps`, without those of
+    other stages.
 
     Raises:
       ValueError: the column was made for other rows than those it lies beside.
@@ -61,6 +62,7 @@ def reference_of(records: Records, stage: str | None) -> Records:
             )
         columns[NAME] = records.columns[f"{NAME}.{stage}"]
         metadata[NAME] = given[stage]
-    return dataclasses.replace(
+    read = dataclasses.replace(
         records, columns=MappingProxyType(columns), metadata=MappingProxyType(metadata)
     )
+    return same_rows(records, read)

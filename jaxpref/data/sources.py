@@ -64,8 +64,10 @@ def count_rows(path: str | Path) -> int | None:
             head = file.read(1 << 10)
             if start == b"PAR1" or head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"[":
                 return None
-            rest = iter(lambda: file.read(1 << 20), b"")
-            return 1 + head.count(b"\n") + sum(chunk.count(b"\n") for chunk in rest)
+            rows, last = head.count(b"\n"), head[-1:]
+            for chunk in iter(lambda: file.read(1 << 20), b""):
+                rows, last = rows + chunk.count(b"\n"), chunk[-1:]
+            return rows + (last not in (b"\n", b""))
     except (EOFError, OSError, zlib.error):
         return None
 

@@ -9,7 +9,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["Arm", "ScoredSegments", "arm_world", "own_state", "scored_segments", "simulator_versions"]
+__all__ = [
+    "COLLECTOR",
+    "Arm",
+    "ScoredSegments",
+    "arm_world",
+    "own_state",
+    "scored_segments",
+    "simulator_versions",
+]
+
+COLLECTOR = 1  # version of `Arm` and `scored_segments`: raise it when what they collect changes
 
 
 class Arm:

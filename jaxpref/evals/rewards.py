@@ -42,7 +42,8 @@ def reward_accuracy(
         {
             "reward accuracy": share(right, table.group, weights=pairs),
             "longer-response baseline": share(longer, table.group, weights=pairs, better=""),
-            "reward margin": difference(margin, table.group, weights=rows),
+            # Of no direction: it grows with beta, and margins of two losses do not compare.
+            "reward margin": difference(margin, table.group, weights=rows, better=""),
         },
     )
 

@@ -73,9 +73,10 @@ def _dates(run: Run) -> list[str]:
 def _commits(run: Run) -> list[str]:
     return list(
         dict.fromkeys(
-            str(s["commit"])[:_DIGITS] + " with uncommitted changes" * bool(s.get("uncommitted"))
+            name + str(s[key])[:_DIGITS] + " with uncommitted changes" * bool(s.get(changed))
             for s in _sessions(run)
-            if s.get("commit")
+            for name, key, changed in (("", "commit", "uncommitted"), ("jaxpref ", "library_commit", ""))
+            if s.get(key) and (not name or s[key] != s.get("commit"))
         )
     )
 

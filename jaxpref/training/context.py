@@ -11,6 +11,7 @@ from jaxpref.policies.base import Policy, whole
 from jaxpref.training.constants import Loaded, loaded
 from jaxpref.training.files import RunFiles
 from jaxpref.training.preemption import Preemption
+from jaxpref.training.sources import Source
 from jaxpref.types import Params
 
 __all__ = ["RunContext"]
@@ -27,6 +28,14 @@ class RunContext:
     axes: Any  # logical axis names, as `policy.axes()`
     preemption: Preemption
     allow_changes: bool = False  # go on beside other content than the checkpoints were written with
+    tables: dict[int, tuple[Source, Any]] = dataclasses.field(default_factory=dict)  # see `table`
+
+    def table(self, source: Source) -> Any:
+        """What a data source gives, loaded once for the checks and loaders of a stage, which `tables.clear()`
+        ends: so its content is read once, too (`data.content`)."""
+        if id(source) not in self.tables:
+            self.tables[id(source)] = (source, source())
+        return self.tables[id(source)][1]
 
     @functools.cached_property
     def constants(self) -> Loaded:

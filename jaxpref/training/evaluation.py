@@ -28,7 +28,7 @@ def held_out_loader(run: RunContext, stage: Stage) -> Loader | None:
     if stage.evaluation is None:
         return None
     sharding.check_batch_size(stage.batch_size, run.mesh, where=stage.name)
-    records = stage.evaluation()
+    records = run.table(stage.evaluation)
     check_records(run.policy, records)
     return Loader(records, batch_size=stage.batch_size, seed=0, shuffle=False)
 

@@ -280,7 +280,7 @@ def _start_of(run: RunContext, stage: Stage, params: Params) -> str | None:
 
 def _loader(run: RunContext, stage: Stage) -> Loader:
     """Training batches; says what there is."""
-    records = stage.train()
+    records = run.table(stage.train)
     check_records(run.policy, records)
     loader = Loader(
         records,

@@ -19,6 +19,7 @@ __all__ = [
     "has_checkpoints",
     "initial_params",
     "left_by",
+    "may_start",
     "saved_params",
     "stage_checkpoints",
     "started_from",
@@ -102,6 +103,19 @@ def left_by(run: RunContext, stage: str) -> Params:
                 "workdir of the run"
             )
         return saved_params(run, checkpoints, checkpoints.latest)
+
+
+def may_start(run: RunContext, stage: str) -> bool:
+    """Whether what a stage starts from is known: it is the first one, or the one before has ended."""
+    stages = run.experiment.stages
+    index = [s.name for s in stages].index(stage)
+    if index == 0:
+        return True
+    before = stages[index - 1]
+    if not has_checkpoints(run, before.name):
+        return False
+    with stage_checkpoints(run, before.name) as checkpoints:
+        return (checkpoints.latest or 0) >= before.num_steps
 
 
 def started_from(run: RunContext, stage: str) -> Params:

@@ -21,15 +21,15 @@ from jaxpref.data.account import account
 from jaxpref.data.loader import Loader
 from jaxpref.data.prepare import prepared
 from jaxpref.data.records import Records
-from jaxpref.data.records_io import MANIFEST
 from jaxpref.data.references import with_reference
 from jaxpref.data.remote import write_records_to
 from jaxpref.experiment import Experiment, Stage
 from jaxpref.functions import code_of
-from jaxpref.paths import AnyPath, as_folder, reachable, read_text, write_whole
+from jaxpref.paths import as_folder, reachable, write_whole
+from jaxpref.policies.base import Policy
 from jaxpref.training import distributed, sharding
 from jaxpref.training.context import RunContext
-from jaxpref.training.params import started_from
+from jaxpref.training.params import may_start, started_from
 from jaxpref.training.references import maker
 from jaxpref.training.run import open_run
 from jaxpref.training.sources import Source, map_sources, sources_of
@@ -53,13 +53,20 @@ def prepare_experiment(
 ) -> None:
     """Writes every data set of the experiment.
 
-    With `reference_workdir`, pairs and lists also get reference log-probs for each stage that reads them:
-    those (nats) of the params the stage starts from, taken from that run's checkpoints (of the stage before)
-    or the initial weights. Of several processes each reads all records and scores its rows; the first one
-    writes.
+    With `reference_workdir`, the records of each stage whose algorithm reads them (`reference="batch"`) also
+    get reference log-probs: those (nats) of the params the stage starts from, taken from that run's
+    checkpoints (of the stage before) or the initial weights. A stage whose predecessor has not ended there
+    gets none yet, which is said. Of several processes each reads all records and scores its rows; the first
+    one writes.
+
+    Raises:
+      ValueError: `reference_workdir` is given, and no stage reads the column.
     """
     root, first = as_folder(directory, "records"), distributed.first()
-    run = None if reference_workdir is None else open_run(experiment, reference_workdir, log=log)
+    run, scored = None, []
+    if reference_workdir is not None:
+        run = open_run(experiment, reference_workdir, log=log)
+        scored = _scored(run)
     sources: dict[str, Source] = {}
     uses: dict[str, list[tuple[Stage, str]]] = {}
     for stage in experiment.stages:
@@ -69,7 +76,7 @@ def prepare_experiment(
     for name, source in sources.items():
         records = source()
         for stage in dict.fromkeys(stage for stage, _ in uses[name]):
-            if run is not None and records.k > 1:
+            if run is not None and stage in scored:
                 records = _with_reference(run, stage, records)
         if first:
             write_records_to(records, root / name)
@@ -85,10 +92,14 @@ def prepare_experiment(
 def with_prepared(experiment: Experiment, directory: str | os.PathLike[str]) -> Experiment:
     """The experiment reading all its data from `directory`.
 
+    The references that the folder has are read by the stages whose algorithm reads the column, and by no
+    others; so an experiment that reads none is the same one before and after they are added.
+
     Raises:
       ValueError: a data set of this configuration is not there.
     """
     root = reachable(as_folder(directory, "records"))
+    reading = _reading(experiment, experiment.policy())
 
     def replaced(stage: Stage, role: str, source: Source) -> Source:
         folder = root / _folder(source)
@@ -98,16 +109,33 @@ def with_prepared(experiment: Experiment, directory: str | os.PathLike[str]) -> 
                 "prepare` with the same experiment file, overrides and records= folder"
             )
         found = partial(prepared, directory=str(folder))
-        return partial(found, reference=stage.name) if stage.name in _references(folder) else found
+        return partial(found, reference=stage.name) if stage in reading else found
 
     stages = tuple(map_sources(stage, partial(replaced, stage)) for stage in experiment.stages)
     return dataclasses.replace(experiment, stages=stages)
 
 
-def _references(folder: AnyPath) -> list[str]:
-    """Stages that a folder of records has reference log-probs for."""
-    manifest = folder / MANIFEST
-    return list(json.loads(read_text(manifest)).get("references", {})) if manifest.is_file() else []
+def _reading(experiment: Experiment, policy: Policy) -> list[Stage]:
+    """The stages whose algorithm reads the column `reference_logps`."""
+    return [stage for stage in experiment.stages if stage.build(policy).recorded_reference]
+
+
+def _scored(run: RunContext) -> list[Stage]:
+    """Those of them whose params are known; says which are not."""
+    reading = _reading(run.experiment, run.policy)
+    if not reading:
+        raise ValueError(
+            "--reference: no stage reads reference log-probs; set stages.<name>.algorithm.reference=batch "
+            f"for those that should ({', '.join(stage.name for stage in run.experiment.stages)})"
+        )
+    ready = [stage for stage in reading if may_start(run, stage.name)]
+    for stage in reading:
+        if stage not in ready:
+            run.files.log(
+                f"{stage.name}: no reference log-probs yet, since the stage before it has not ended in "
+                f"{run.files.directory}; train it, then run `jaxpref prepare --reference` again"
+            )
+    return ready
 
 
 def _with_reference(run: RunContext, stage: Stage, records: Records) -> Records:
@@ -122,5 +150,4 @@ def _with_reference(run: RunContext, stage: Stage, records: Records) -> Records:
         batch = sharding.put_batch(partial(loader.evaluation_batch, index), loader.batch_size, run.mesh)
         parts.append(sharding.fetch(score(params, batch)))
     values = np.concatenate(parts)[: len(records)].astype(np.float32)
-    first = stage is run.experiment.stages[0]
-    return with_reference(records, stage.name, values, maker(run, params, first=first))
+    return with_reference(records, stage.name, values, maker(run, stage, params))

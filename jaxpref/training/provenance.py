@@ -18,12 +18,14 @@ def session(source: str | None) -> dict[str, Any]:
     Args:
       source: the experiment file; `commit` is that of its repository, null where there is none or git is not
         installed, and `uncommitted` whether tracked files, or the file itself, differ from it.
+        `library_commit` is that of jaxpref, where it runs from a checkout.
     """
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     commit, uncommitted = (None, False) if source is None else commit_of(pathlib.Path(source))
     return {
         "started": now,
         "commit": commit,
+        "library_commit": commit_of(pathlib.Path(__file__))[0],
         "uncommitted": uncommitted,
         "device": devices(),
         "host_cpu": _host_cpu(),

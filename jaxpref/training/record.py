@@ -16,7 +16,7 @@ from jaxpref.paths import AnyPath, read_text
 from jaxpref.training.files import RunFiles
 from jaxpref.training.provenance import devices, session
 
-__all__ = ["checked_record"]
+__all__ = ["changes_since", "checked_record"]
 
 PACKAGES = ("jaxpref", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 
@@ -55,14 +55,12 @@ def checked_record(
                 f"now {keys.SCHEME}): data order and draws would change; choose another workdir, go on with "
                 "the jaxpref that began it, or pass --allow-changes to start further stages from what it has"
             )
-        old, new = leaves(recorded["config"]), leaves(description)
-        differing = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
-        changes = [f"{k}: {old.get(k)} -> {new.get(k)}" for k in differing]
-        changes += _behind_names(recorded, tokenizer, code)
+        changes = _changes(recorded, description, tokenizer, code)
         if changes:
             raise ValueError(
                 f"{files.directory} holds a run of another configuration ({', '.join(changes[:5])}); choose "
-                "another workdir, or pass --allow-changes to go on from its checkpoints"
+                "another workdir, or another name of the experiment, or pass --allow-changes to go on "
+                "from its checkpoints"
             )
     versions = {name: metadata.version(name) for name in PACKAGES}
     content = {
@@ -79,6 +77,26 @@ def checked_record(
         "sessions": [*recorded.get("sessions", []), session(source)],
     }
     return partial(files.write_json, "experiment.json", content)
+
+
+def changes_since(directory: AnyPath, experiment: Experiment, *, tokenizer: str | None) -> list[str]:
+    """In what an experiment is another one than that which a folder records; empty where it has no record."""
+    path = directory / "experiment.json"
+    recorded = _recorded(path, damaged=True) if path.exists() else {}
+    if not recorded:
+        return []
+    description = json.loads(json.dumps(describe(experiment)))
+    return _changes(recorded, description, tokenizer, code_of(*functions(experiment)))
+
+
+def _changes(
+    recorded: Mapping[str, Any], description: Any, tokenizer: str | None, code: Mapping[str, str]
+) -> list[str]:
+    old, new = leaves(recorded["config"]), leaves(description)
+    differing = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
+    return [f"{k}: {old.get(k)} -> {new.get(k)}" for k in differing] + _behind_names(
+        recorded, tokenizer, code
+    )
 
 
 def _behind_names(recorded: Mapping[str, Any], tokenizer: str | None, code: Mapping[str, str]) -> list[str]:

@@ -7,6 +7,9 @@ import hashlib
 import json
 from typing import Any
 
+import jax
+
+from jaxpref import keys
 from jaxpref.algorithms import Algorithm
 from jaxpref.config import describe, functions
 from jaxpref.data.references import NAME
@@ -19,20 +22,34 @@ from jaxpref.types import Params
 
 __all__ = ["check_reference", "maker"]
 
-_WHAT = {"policy": "another policy", "seed": "a run of another seed", "params": "other params"}
+_WHAT = {
+    "policy": "another policy",
+    "seed": "a run of another seed",
+    "keys": "params that were drawn in another way",
+    "constants": "other constants of the policy",
+    "params": "other params",
+}
 
 
-def maker(run: RunContext, params: Params | None, *, first: bool) -> dict[str, Any]:
-    """What log-probs of params depend on, as plain values.
+def maker(run: RunContext, stage: Stage, params: Params | None) -> dict[str, Any]:
+    """What log-probs of the params that a stage starts from depend on, as plain values.
+
+    Params drawn from the seed are told by what they are drawn from, since another machine may draw them with
+    another rounding; all others by their content.
 
     Args:
       params: with the policy's constants (`run.whole`); None: they are not known yet.
-      first: they are what the first stage starts from. Those of later ones depend on the seed, too, which is
-        known before they are.
     """
     policy = run.experiment.policy
     text = json.dumps([describe(policy), code_of(*functions(policy))], sort_keys=True)
     made = {"policy": hashlib.sha256(text.encode()).hexdigest()}
+    first = stage.name == run.experiment.stages[0].name
+    if first and run.experiment.weights is None:
+        settings = jax.config.values
+        drawn = [keys.SCHEME, settings["jax_default_prng_impl"], settings["jax_threefry_partitionable"]]
+        made |= {"seed": run.experiment.seed, "keys": drawn, "constants": run.constants.fingerprints}
+        return made
+    # Those of later stages depend on the seed, too, which is known before they are.
     made |= {} if first else {"seed": run.experiment.seed}
     return made | ({} if params is None else {"params": fingerprint(params)})
 
@@ -44,37 +61,41 @@ def check_reference(
 
     Args:
       params: what it starts from; None: what can be told without them, which is before the stages in front
-        of it have trained.
+        of it have trained. A column that is missing may still be made then, so that is said and no more.
 
     Raises:
       ValueError: an algorithm that reads the column would read that of other params, or there is none.
     """
     if not algorithm.recorded_reference:
         return
-    whole = None if params is None else run.whole(params)
-    wanted = maker(run, whole, first=stage is run.experiment.stages[0])
+    wanted = maker(run, stage, None if params is None else run.whole(params))
     remedy = (
         "make them with `jaxpref prepare FILE records=DIR --reference workdir=...` of this run (the stages "
-        f"before it trained), or set stages.{stage.name}.algorithm.reference=initial"
+        f"before it trained, stages.{stage.name}.algorithm.reference=batch), or set "
+        f"stages.{stage.name}.algorithm.reference=initial"
     )
     for role, source in sources_of(stage).items():
-        table = source()
+        table = run.table(source)
         if NAME not in table.columns:
-            if role in ("train", "evaluation"):
-                raise ValueError(f"{stage.name}: its records ({role}) have no column {NAME}; {remedy}")
+            if role not in ("train", "evaluation"):
+                continue
+            missing = f"{stage.name}: its records ({role}) have no column {NAME}"
+            if params is not None:
+                raise ValueError(f"{missing}; {remedy}")
+            if stage.name != run.experiment.stages[0].name:
+                run.files.log(f"{missing} yet; when it begins, {remedy}")
             continue
         made = table.metadata.get(NAME)
         if made is not None and "given" in made:
             if params is not None:
                 run.files.log(f"{stage.name}: {NAME} ({role}) are of {made['given']}, as given")
-            continue
-        if made is None:
-            why = "do not say which params they are of"
-        else:
-            known = _WHAT.keys() & wanted.keys()
-            other = next(
-                (what for key, what in _WHAT.items() if key in known and made.get(key) != wanted[key]), None
-            )
-            why = other and f"are of {other}, not of what this stage starts from"
-        if why:
+        elif why := _differing(made, wanted):
             raise ValueError(f"{stage.name}: the {NAME} of its records ({role}) {why}; {remedy}")
+
+
+def _differing(made: dict[str, Any] | None, wanted: dict[str, Any]) -> str | None:
+    """In words, what a column is of that is not `wanted`; None where it fits."""
+    if made is None:
+        return "do not say which params they are of"
+    other = next((w for key, w in _WHAT.items() if key in wanted and made.get(key) != wanted[key]), None)
+    return other and f"are of {other}, not of what this stage starts from"

@@ -167,6 +167,7 @@ def _run_stages(run: RunContext, record: Callable[[], None]) -> Result:
             with _named(stage.name):
                 check_reference(run, stage, algorithm, params)
                 started = StageRun(run, stage, algorithm, params, checkpoints)
+            run.tables.clear()
             record()
             with _named(stage.name):
                 params, compiles[stage.name] = started.train()

@@ -1,12 +1,20 @@
 """Arms: what may be asked for anywhere, and, where Meta-World is installed, that restored states continue."""
 
+import ast
+import hashlib
+import inspect
 import sys
 
 import numpy as np
 import pytest
 
-from jaxpref.environments.metaworld import Arm, own_state, scored_segments, simulator_versions
+from jaxpref.environments import metaworld
+from jaxpref.environments.metaworld import COLLECTOR, Arm, own_state, scored_segments, simulator_versions
+from jaxpref.syntax import normalised
 
+# version of the collector -> start of the SHA-256 of its code. Where the code changes and not what is
+# collected, the digest alone does.
+COLLECTORS = {1: "7b09a172baecb983"}
 TASK = "sweep-into-v3"  # one of those whose rewards once changed by up to 1.8 a step after a restore
 
 
@@ -17,6 +25,13 @@ def test_what_cannot_be_scored_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "metaworld.env_dict", None)
     with pytest.raises(ValueError, match="Meta-World is not installed"):
         Arm(TASK)
+
+
+def test_what_is_collected_changes_with_its_version():
+    """Segments in a cache are found by it; without Meta-World the code is all that can be compared."""
+    tree = ast.parse(inspect.getsource(metaworld))
+    code = [normalised(node) for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    assert {COLLECTOR: hashlib.sha256("".join(code).encode()).hexdigest()[:16]} == COLLECTORS
 
 
 def test_views_into_the_simulator_are_no_state_of_a_task():

@@ -92,12 +92,12 @@ def test_commands_of_two_processes_that_share_every_row(tmp_path):
     common = [TINY, "steps=2", "tensor=2"]
 
     def commands(name: str) -> list[list[str]]:
-        workdir = f"workdir={tmp_path / name}"
+        workdir, reads = f"workdir={tmp_path / name}", "stages.dpo.algorithm.reference=batch"
         return [
             ["train", *common, workdir, "--no-report"],
             ["evaluate", *common, workdir],
             ["sample", *common, workdir, "--prompt", "1+2=", "--prompt", "7+5=", "--num-samples", "2"],
-            ["prepare", *common, workdir, f"records={tmp_path / name / 'records'}", "--reference"],
+            ["prepare", *common, workdir, f"records={tmp_path / name / 'records'}", "--reference", reads],
         ]
 
     first, second = _joined(COMMANDS, json.dumps(commands("two")), count=1)

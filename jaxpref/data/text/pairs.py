@@ -186,11 +186,13 @@ def _implicit(
 def _no_prompt(row: dict[str, Any], fields: PairFields) -> str:
     if fields.prompt is None:
         return "chosen and rejected have no turn in common that could be the prompt"
-    others = sorted(row.keys() - fields.names)
-    example = next((n for n in ("question", "instruction", "input", "query") if n in row), None)
-    example = example or next((n for n in others if isinstance(row[n], str)), "question")
-    wanted = " or ".join(fields.prompts)
+    texts = [name for name in sorted(row) if isinstance(row[name], str | list)]
+    others = [name for name in texts if name not in fields.names]
+    likely = next(
+        (n for n in ("question", "instruction", "input", "query") if n in others), "".join(others[:1])
+    )
+    say = f"say which column is the prompt (prompt={likely!r}), or " if likely else ""
     return (
-        f"the object has no {wanted}{', but ' + ', '.join(others) if others else ''}; say which column is "
-        f"the prompt (prompt={example!r}), or pass prompt=None for what chosen and rejected have in common"
+        f"the object has no {' or '.join(fields.prompts)}; it has {', '.join(sorted(row))}; {say}pass "
+        "prompt=None for what chosen and rejected have in common"
     )

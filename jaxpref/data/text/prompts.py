@@ -134,7 +134,7 @@ def asked_in_turns(turns: Sequence[Turn], row: dict[str, Any], fields: PromptFie
                 f"{fields.system}: the turns have a system turn of their own; leave one out, or pass "
                 "system=None"
             )
-        turns = [("system", system), *turns]
+        turns = [("system", system), *turns]  # said by its column, which is not among the unread ones
     text, lead = opened(turns, hh_template)
     first = next((content.strip() for role, content in turns if role == "user"), text)
     return Prompt(text, lead, tuple(turns), _group(row, first))

@@ -23,6 +23,8 @@ from jaxpref.data.text.tokenizers import Tokenizer
 
 __all__ = ["Kind", "Texts", "holding", "read_records"]
 
+PLAIN = "plain text, joined as it stands; other rows are turns"
+TURNS = "turns, written in a template"
 _VERSION = 2  # of the rules of this file, jsonl.py and carried.py: raise it when their output changes
 
 
@@ -123,6 +125,7 @@ def _examples(
         counts["truncated"]["prompts"] += example.prompt_truncated
         counts["truncated"]["responses"] += example.responses_truncated
         counts["notes"].update([*example.notes, *_unused_keys(row, kind.names)])
+        counts["notes"][TURNS if texts.prompt.turns else PLAIN] += 1
         examples.append(example)
         values.append(texts.values)
         numbers = {name: v for name, v in row.items() if name not in kind.names}
@@ -132,6 +135,9 @@ def _examples(
     if not examples:
         why = f"every row was dropped: {dict(counts['drops'])}" if rows else "the file has no rows"
         raise ValueError(f"{path}: no record is left; {why}")
+    if counts["notes"][PLAIN] in (0, len(examples)):  # one form, which the first row shows
+        counts["notes"].pop(PLAIN)
+        counts["notes"].pop(TURNS, None)
     if missing := kind.asked_for - seen:
         raise ValueError(
             f"{path}: no row has a column {missing.pop()!r}; the columns are {', '.join(sorted(seen))}"
