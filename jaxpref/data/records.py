@@ -348,9 +348,9 @@ def _joined_references(table: Records, parts: Sequence[Records]) -> dict[str, An
         params = [one and {key: value for key, value in one.items() if key != "data"} for one in made]
         if any(one != params[0] for one in params):
             raise ValueError(f"concatenate: the parts have {name} of different params")
-        if made[0] is None or "data" not in made[0]:
-            return dict(made[0]) if made[0] else None
-        return {**made[0], "data": content_of(table, columns=False)}
+        if made[0] is None:
+            return None
+        return {**made[0], **({"data": content_of(table, columns=False)} if "data" in made[0] else {})}
 
     said: dict[str, Any] = {}
     if "reference_logps" in table.columns:

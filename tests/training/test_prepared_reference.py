@@ -291,3 +291,10 @@ def test_tables_with_references_of_the_same_params_are_joined():
         concatenate([parts[0], part("held_out", "b")])
     with pytest.raises(ValueError, match="different params"):
         concatenate([reference_of(t, "dpo") for t in (parts[0], part("held_out", "b"))])
+
+
+def test_params_of_a_stage_that_is_half_done_are_no_reference(made, one_device, tmp_path):
+    """They would be refused when it has ended, after all of it had trained."""
+    longer, said = override(two_stages(), {"stages.sft.num_steps": "3"}), []
+    prepare_experiment(longer, tmp_path / "records", reference_workdir=made / "run", log=said.append)
+    assert any(line.startswith("dpo: no reference log-probs yet") for line in said)

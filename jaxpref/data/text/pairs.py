@@ -186,8 +186,8 @@ def _implicit(
 def _no_prompt(row: dict[str, Any], fields: PairFields) -> str:
     if fields.prompt is None:
         return "chosen and rejected have no turn in common that could be the prompt"
-    texts = [name for name in sorted(row) if isinstance(row[name], str | list)]
-    others = [name for name in texts if name not in fields.names]
+    taken = {fields.chosen, fields.rejected, fields.system, "group"}
+    others = [name for name in sorted(row) if isinstance(row[name], str | list) and name not in taken]
     likely = next(
         (n for n in ("question", "instruction", "input", "query") if n in others), "".join(others[:1])
     )

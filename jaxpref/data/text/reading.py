@@ -136,7 +136,7 @@ def _examples(
         why = f"every row was dropped: {dict(counts['drops'])}" if rows else "the file has no rows"
         raise ValueError(f"{path}: no record is left; {why}")
     if counts["notes"][PLAIN] in (0, len(examples)):  # one form, which the first row shows
-        counts["notes"].pop(PLAIN)
+        counts["notes"].pop(PLAIN, None)
         counts["notes"].pop(TURNS, None)
     if missing := kind.asked_for - seen:
         raise ValueError(

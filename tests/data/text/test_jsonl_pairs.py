@@ -44,7 +44,8 @@ class TestPrompts:
     def test_a_question_is_not_lost(self, tmp_path):
         """The prompt was "It is", what the replies share: question and system turn were gone."""
         with pytest.raises(
-            ValueError, match=r"pairs\.jsonl:1: the object has no prompt, but question; say whi"
+            ValueError,
+            match=r"jsonl:1: the object has no prompt; it has chosen, question, .*prompt='question'",
         ):
             pairs(tmp_path, ARITHMETIC)
         records = pairs(tmp_path, ARITHMETIC, prompt="question")
@@ -64,14 +65,16 @@ class TestPrompts:
         assert texts(pairs(tmp_path, row, prompt=both))[0] == "Add.\n\n2, 2"
         assert texts(pairs(tmp_path, row | {"input": ""}, prompt=both))[0] == "Add."
         assert texts(pairs(tmp_path, row | {"input": None}, prompt=both))[0] == "Add."
-        with pytest.raises(ValueError, match="the object has no instruction or input; say"):
+        with pytest.raises(
+            ValueError, match="has no instruction or input; it has chosen, input, rejected; say which"
+        ):
             pairs(tmp_path, {key: row[key] for key in ("input", "chosen", "rejected")}, prompt=both)
         said = account(pairs(tmp_path, row, prompt="instruction"))
         assert "columns not used: input (text)" in said
 
     def test_an_implicit_prompt_is_asked_for_and_said(self, tmp_path):
         row = {"chosen": "It is 4.", "rejected": "It is 5."}
-        with pytest.raises(ValueError, match=r"has no prompt; say which column .* or pass prompt=None for"):
+        with pytest.raises(ValueError, match="has no prompt; it has chosen, rejected; pass prompt=None for"):
             pairs(tmp_path, row)
         records = pairs(tmp_path, row, prompt=None)
         assert texts(records) == ("It is", " 4.", " 5.")
@@ -168,6 +171,18 @@ class TestSaid:
         assert texts(records)[1:] == (" Hello!", " Hello.")
         assert "1 row: each response begins with the user's last turn, and keeps it" in account(records)
 
+    def test_two_forms_in_one_file(self, tmp_path):
+        rows = [row | {"system": "S" if i < 2 else ""} for i, row in enumerate(sums(5))]
+        said = account(pairs(tmp_path, *rows))
+        assert "2 rows: turns, written in a template" in said
+        assert "3 rows: plain text, joined as it stands; other rows are turns" in said
+        assert not any("turns" in line for line in account(pairs(tmp_path, *rows[:2])))
+
+    def test_labels_are_counted(self, tmp_path):
+        rows = [{"prompt": f"{i}", "completion": "a", "label": i % 3 == 0} for i in range(7)]
+        said = account(jsonl_labelled(path=jsonl(tmp_path, *rows), **BUDGET))
+        assert "columns: labels (3 desirable, 4 undesirable)" in said
+
     def test_keys_of_turns(self, tmp_path):
         row = {"prompt": [user("Hi") | {"name": "Ann", "tool_calls": None}], "chosen": "a", "rejected": "b"}
         assert "1 row: a turn has 'name', which is not used" in account(pairs(tmp_path, row))
@@ -244,7 +259,7 @@ class TestColumns:
         np.testing.assert_array_equal(records.columns["margin"], np.arange(300) / 2)
         np.testing.assert_array_equal(records.columns["weights"], np.arange(300))
         said = account(records)
-        assert "columns: margin, weights" in said
+        assert "columns: margin, weights (of each row in every mean)" in said
         assert "columns not used: kind (text)" in said
         assert "301 rows read; left out: 1 identical responses" in said
         batch = records.rows([5, 2])
@@ -380,7 +395,7 @@ class TestForms:
 
     def test_progress_is_shown(self, tmp_path, capsys):
         pairs(tmp_path, *sums(20), {"prompt": "x", "chosen": "a", "rejected": "a"}, prompt_length=9)
-        assert "/22 rows (1 dropped)" in capsys.readouterr().err
+        assert "21/21 rows (1 dropped)" in capsys.readouterr().err
 
     def test_a_tokenizer_error_has_the_line(self, tmp_path):
         rows = [*sums(3), {"prompt": "2*2=", "chosen": "4", "rejected": "5"}]
