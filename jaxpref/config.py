@@ -53,7 +53,7 @@ def _module(given: str | pathlib.Path) -> types.ModuleType:
         )
     name = f"jaxpref_experiment_{file.resolve().as_posix().strip('/').replace('/', '_').removesuffix('.py')}"
     spec = importlib.util.spec_from_file_location(name, file, loader=_Source(name, str(file)))
-    if spec is None or spec.loader is None:
+    if spec is None or spec.loader is None or file.suffix != ".py":
         raise ValueError(f"{file} is not a Python file; give the path of one (NAME.py)")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # its functions must be importable by name for pickling and type hints

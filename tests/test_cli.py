@@ -178,6 +178,7 @@ def test_bench_logprobs_and_tune_print_their_tables(tmp_path):
     assert '"cpu": Blocks(512, 64, "measured, bfloat16: ' in output
 
 
+@pytest.mark.exhaustive
 def test_a_smoke_run_begins_anew(tmp_path, monkeypatch):
     """In its own folder: what was changed in the meantime would else be skipped. A folder that was given is
     kept."""

@@ -77,7 +77,7 @@ def test_functions_say_what_they_return_and_show_it(file):
 @pytest.mark.parametrize("file", FILES, ids=module_of)
 def test_examples_run(file, monkeypatch):
     # A run in this process may have left a handler that prints.
-    monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)
+    monkeypatch.setattr(logging.getLogger("jaxpref"), "handlers", [])
     module = importlib.import_module(module_of(file))
     known = {"jax": jax, "jnp": jnp, "np": np, "partial": partial}
     known |= {room: importlib.import_module(f"jaxpref.{room}") for room in ROOMS}

@@ -217,8 +217,8 @@ def _value(
         return value
     if value.shape[1] <= wanted.response:
         raise ValueError(
-            f"loss {loss_name(loss)} needs {wanted.name}, and here a prompt has {value.shape[1]} response"
-            f"{'s' * (value.shape[1] > 1)} (it reads number {wanted.response}, from 0); train on records of "
-            "pairs, or choose a loss of single responses"
+            f"loss {loss_name(loss)} needs {wanted.name}, response {wanted.response} (from 0), and here a "
+            f"prompt has {value.shape[1]} response{'s' * (value.shape[1] > 1)}; train on records of pairs, "
+            "or choose a loss of single responses"
         )
     return value[:, wanted.response]

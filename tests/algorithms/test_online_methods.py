@@ -1,6 +1,7 @@
 """Every method of `experiments/online_small.py` traced on tiny shapes, nothing compiled: what is drawn,
 judged, built and asked for by the losses fits together."""
 
+import dataclasses
 import pathlib
 from functools import partial
 
@@ -48,7 +49,9 @@ def test_method_traces(method):
     # The checker reads values on the host, so it cannot be traced; a rule about lengths can.
     found = experiment.stages[-1].algorithm.keywords
     stand_ins = {k: v for k, v in {"judge": _longer, "scorer": _length}.items() if found.get(k)}
-    algorithm = partial(experiment.stages[-1].algorithm, max_tokens=R, **stand_ins)(policy)
+    stage = experiment.stages[-1]
+    small = partial(stage.algorithm, max_tokens=R, **stand_ins)
+    algorithm = dataclasses.replace(stage, algorithm=small).build(policy)
     tokens = jnp.ones((B, 2, R), jnp.int32)
     batch = Completions(
         jnp.ones((B, 2), jnp.int32), jnp.ones((B, 2), bool), tokens, jnp.ones(tokens.shape, bool)

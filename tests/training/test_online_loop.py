@@ -90,6 +90,7 @@ def test_a_run_that_goes_on_ends_bit_for_bit_where_a_whole_one_ends(whole, tmp_p
     assert result.compiles["online"] == 1
 
 
+@pytest.mark.exhaustive
 def test_four_devices_draw_and_learn_as_one_does(whole, one_device, tmp_path):
     train(_experiment(2, MeshShape(1, 1, 1)), tmp_path, log=lambda line: None)
     wanted = [r for r in _rows(whole[0]) if r["step"] < 2]

@@ -21,9 +21,10 @@ RULES = 2  # version of boundary, prompts, pairs and dialogue.py: raise it when 
 class Encoding:
     """Budget and policies of `encode_example`, and the template that dialogues are written in.
 
-    `template=None` keeps the data set's own text. Of a dialogue that is too long, `truncate_prompt="turns"`
-    leaves out the oldest turns behind the system turn, as many as it takes; a prompt whose system turn and
-    last turns of the user do not fit, and a plain text that does not, are dropped."""
+    `template=None` keeps the data set's own text. `truncate_prompt="turns"` leaves out the oldest turns of a
+    dialogue that is too long, behind the system turn, as many as it takes; what does not fit even so is
+    dropped, as is a plain text that is too long.
+    """
 
     prompt_length: int
     response_length: int

@@ -1,7 +1,4 @@
-"""The SeqIO feature converter of preference tasks: from task features to padded model features.
-
-Imports TensorFlow and SeqIO; import it only where records are made.
-"""
+"""The SeqIO converter from task features to padded model features. Imports TensorFlow and SeqIO."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar

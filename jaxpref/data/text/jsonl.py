@@ -29,9 +29,10 @@ from jaxpref.data.text.boundary import EMPTY, Drop
 from jaxpref.data.text.carried import LARGEST
 from jaxpref.data.text.dialogue import Template
 from jaxpref.data.text.encoding import Encoding
+from jaxpref.data.text.kept import Texts
 from jaxpref.data.text.pairs import PairFields, jsonl_pair
 from jaxpref.data.text.prompts import Prompt, PromptFields, asked, one_reply
-from jaxpref.data.text.reading import Kind, Texts, holding, read_records
+from jaxpref.data.text.reading import Kind, holding, read_records
 from jaxpref.data.text.tokenizers import Tokenizer
 
 __all__ = ["jsonl_labelled", "jsonl_lists", "jsonl_pairs"]

@@ -16,28 +16,14 @@ from jaxpref.data.records import Example, Records
 from jaxpref.data.records_io import write_records
 from jaxpref.data.sources import count_rows, read_rows, source_of
 from jaxpref.data.text.boundary import Drop
-from jaxpref.data.text.carried import Beside, carry, check_columns
+from jaxpref.data.text.carried import carry, check_columns
 from jaxpref.data.text.encoding import Encoding, encode_texts, fingerprint
-from jaxpref.data.text.prompts import Prompt
+from jaxpref.data.text.kept import Kept, Texts
 from jaxpref.data.text.tokenizers import Tokenizer
 
-__all__ = ["Kind", "Texts", "holding", "read_records"]
+__all__ = ["Kind", "holding", "read_records"]
 
-PLAIN = "plain text, joined as it stands; other rows are turns"
-TURNS = "turns, written in a template"
 _VERSION = 2  # of the rules of this file, jsonl.py and carried.py: raise it when their output changes
-
-
-@dataclasses.dataclass(frozen=True)
-class Texts:
-    """The texts of a row, and a number for each response."""
-
-    prompt: Prompt
-    responses: Sequence[str]
-    order: Sequence[int]  # which of the row's responses these are
-    given: int  # responses in the row
-    values: Sequence[float] = ()
-    left_out: Counter[str] = dataclasses.field(default_factory=Counter)  # responses, by reason
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +59,7 @@ def read_records(kind: Kind, path: str, tokenizer: Tokenizer, encoding: Encoding
     )
 
     def make(directory: Path) -> None:
-        examples, values, beside, counts = _examples(kind, path, tokenizer, encoding)
+        kept = _kept(kind, path, tokenizer, encoding)
         metadata = {
             "tokenizer": tokenizer.fingerprint,
             "vocab_size": tokenizer.vocab_size,
@@ -81,12 +67,12 @@ def read_records(kind: Kind, path: str, tokenizer: Tokenizer, encoding: Encoding
             "eos_id": tokenizer.eos_id,
             "pad_id": tokenizer.pad_id,
             "encoding": encoding.description(),
-            **counts,
+            **kept.manifest(),
             "fingerprint": key,
             "source": {"kind": kind.name, "files": {file.name: file.sha256}, **kind.options},
         }
         try:
-            records = carry(_table(kind, examples, values, metadata), beside, kind.columns)
+            records = carry(_table(kind, kept.examples, kept.values, metadata), kept.beside, kind.columns)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
         write_records(records, directory)
@@ -94,73 +80,27 @@ def read_records(kind: Kind, path: str, tokenizer: Tokenizer, encoding: Encoding
     return cached_records(kind.name, key, make)
 
 
-def _examples(
-    kind: Kind, path: str, tokenizer: Tokenizer, encoding: Encoding
-) -> tuple[list[Example], list[Sequence[float]], list[Beside], dict[str, Any]]:
-    """The rows that stay, what stands beside them, and the counts of the manifest."""
-    examples: list[Example] = []
-    values: list[Sequence[float]] = []
-    beside: list[Beside] = []
-    counts = {name: Counter[str]() for name in ("drops", "responses_left_out", "truncated", "notes")}
-    first: dict[str, Any] = {}
-    seen: set[str] = set()
-    rows, progress = 0, Progress(path, count_rows(path))
+def _kept(kind: Kind, path: str, tokenizer: Tokenizer, encoding: Encoding) -> Kept:
+    kept, rows, progress = Kept(tokenizer), 0, Progress(path, count_rows(path))
     for rows, (_, where, value) in enumerate(read_rows(path), 1):
         try:
             row = _object(value, kind.needed)
-            texts = kind.read(row, counts["notes"])
+            texts = kind.read(row, kept.notes)
             example = _encoded(texts, tokenizer, encoding)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
-        seen |= row.keys()
-        if isinstance(example, Drop):
-            counts["drops"][example.reason] += 1
-            continue
-        assert isinstance(texts, Texts)
-        first = first or {
-            "prompt": tokenizer.decode(list(example.prompt))[-200:],
-            "responses": [tokenizer.decode(list(response))[:200] for response in example.responses],
-        }
-        counts["responses_left_out"].update(texts.left_out)
-        counts["truncated"]["prompts"] += example.prompt_truncated
-        counts["truncated"]["responses"] += example.responses_truncated
-        counts["notes"].update([*example.notes, *_unused_keys(row, kind.names)])
-        counts["notes"][TURNS if texts.prompt.turns else PLAIN] += 1
-        examples.append(example)
-        values.append(texts.values)
-        numbers = {name: v for name, v in row.items() if name not in kind.names}
-        beside.append(Beside(numbers, texts.given, texts.order))
-        progress.step(rows - len(examples))
-    progress.close(rows - len(examples))
-    if not examples:
-        why = f"every row was dropped: {dict(counts['drops'])}" if rows else "the file has no rows"
+        kept.add(row, kind.names, texts, example)
+        if isinstance(example, Example):
+            progress.step(rows - len(kept.examples))
+    progress.close(rows - len(kept.examples))
+    if not kept.examples:
+        why = f"every row was dropped: {dict(kept.drops)}" if rows else "the file has no rows"
         raise ValueError(f"{path}: no record is left; {why}")
-    if counts["notes"][PLAIN] in (0, len(examples)):  # one form, which the first row shows
-        counts["notes"].pop(PLAIN, None)
-        counts["notes"].pop(TURNS, None)
-    if missing := kind.asked_for - seen:
+    if missing := kind.asked_for - kept.seen:
         raise ValueError(
-            f"{path}: no row has a column {missing.pop()!r}; the columns are {', '.join(sorted(seen))}"
+            f"{path}: no row has a column {missing.pop()!r}; the columns are {', '.join(sorted(kept.seen))}"
         )
-    return (
-        examples,
-        values,
-        beside,
-        {
-            "rows_read": rows,
-            "rows_kept": len(examples),
-            "responses_kept": sum(len(example.responses) for example in examples),
-            "first_row": first,
-            **{name: dict(count) for name, count in counts.items()},
-        },
-    )
-
-
-def _unused_keys(row: Mapping[str, Any], names: set[str]) -> list[str]:
-    """What turns say beside role and content."""
-    turns = [turn for name in names if isinstance(row.get(name), list) for turn in row[name]]
-    keys = {key for turn in turns if isinstance(turn, dict) for key in turn if turn[key] is not None}
-    return [f"a turn has {key!r}, which is not used" for key in sorted(keys - {"role", "content"})]
+    return kept
 
 
 def _encoded(texts: Texts | Drop, tokenizer: Tokenizer, encoding: Encoding) -> Example | Drop:
