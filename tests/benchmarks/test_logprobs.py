@@ -63,6 +63,7 @@ def test_the_answer_is_autodiff_s_in_float64():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("allocator", ["default", pytest.param("both", marks=pytest.mark.exhaustive)])
+@pytest.mark.exhaustive
 def test_a_run_measures_each_variant_in_its_own_process(allocator, capfd):
     figures = measure(
         rows=16, embed=8, vocab=40, rounds=1, repeats=1, allocator=allocator,

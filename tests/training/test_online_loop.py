@@ -79,6 +79,7 @@ def whole(tmp_path_factory):
         return workdir, train(_experiment(4, MeshShape(1, 2, 2)), workdir, log=lambda line: None)
 
 
+@pytest.mark.exhaustive
 def test_a_run_that_goes_on_ends_bit_for_bit_where_a_whole_one_ends(whole, tmp_path):
     """The other policies, the replay buffer and the draws of each step come back with the state."""
     mesh = MeshShape(1, 2, 2)

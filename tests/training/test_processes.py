@@ -75,6 +75,7 @@ def _assert_same_metrics(one: pathlib.Path, two: pathlib.Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_two_processes_agree_with_one(tmp_path):
     common = ["train", TINY, "steps=2", "data=2", "fsdp=2", "--no-report"]
     commands = json.dumps([[*common, f"workdir={tmp_path / 'two'}"]])
