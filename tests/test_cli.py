@@ -98,6 +98,7 @@ def test_evaluate_and_sample_a_run(trained):
     assert tokens[mask].tolist() == [tokenizer.bos_id, *tokenizer.encode("12+34=")], "as in the records"
 
 
+@pytest.mark.exhaustive
 def test_prepared_records_with_a_reference_column_train_to_the_same_params(trained, tmp_path):
     records = tmp_path / "records"
     reads = "stages.dpo.algorithm.reference=batch"

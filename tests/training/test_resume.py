@@ -92,6 +92,7 @@ def test_sigterm_saves_and_resume_is_bit_equal(undisturbed, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_ctrl_c_saves_as_sigterm_does(undisturbed, tmp_path):
     common = [*COMMON, "checkpoint_every=1000"]
     process = start(*common, f"workdir={tmp_path / 'stopped'}")
