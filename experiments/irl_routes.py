@@ -28,33 +28,29 @@ Try       jaxpref train experiments/irl_routes.py --smoke
 Cost      1 to 2 minutes a run on 2 CPU cores at a load of 8 from other work (H = 10: 70 CPU seconds; MaxEnt 2
           to 4 minutes), 45 minutes for the ablation; budgets 30 CPU seconds.
 Expect    Means (standard deviations) of five draws of drivers, `seed` 0 to 4; up to 400 held-out routes each,
-          of 75 arcs. One set of steps and learning rate for all H, chosen on seed 0 with H = 0 and 10 alone.
-          All but the last table are of 3,016 crossings and 6,691 arcs: main roads with motor_vehicle=no and
-          motorcar=yes were left out then, and what lies behind them with them:
+          of 81 arcs. One set of steps and learning rate for all H, chosen on seed 0 with H = 0 and 10 alone
+          (on an older cut of the map, without the roads behind some main ones: 3,016 crossings):
               H              nll            exact match     overlap         cost error
-              start (H 10)   18.58 (2.0)    0.168 (0.019)   0.647 (0.023)   0.514 (0.003)
-              0              -              0.664 (0.059)   0.889 (0.022)   0.228 (0.016)
-              1              3.788 (0.48)   0.635 (0.054)   0.877 (0.023)   0.248 (0.007)
-              3              3.757 (0.48)   0.636 (0.052)   0.878 (0.023)   0.251 (0.008)
-              10             3.761 (0.49)   0.636 (0.053)   0.878 (0.023)   0.252 (0.008)
-              25             3.758 (0.49)   0.636 (0.052)   0.878 (0.023)   0.251 (0.008)
-              inf            3.748 (0.49)   0.636 (0.051)   0.878 (0.023)   0.251 (0.008)
-              hidden costs   -              0.692 (0.039)   0.904 (0.018)   0
-          Seeds differ more than horizons do. Paired with H = 10 on each seed [95 % t intervals of five]:
-          exact match of H = 0 +0.028 [0.015, 0.040], its overlap +0.011 [0.004, 0.017]; nll of H = 1
-          +0.027 [0.017, 0.037], of infinity -0.012 [-0.021, -0.003]. Some 19 such intervals were read,
-          uncorrected. So the perceptron is a little ahead for drivers who take what seems cheapest, and
-          of the likelihoods longer horizons fit as well or better. The order of the paper (H = 10 first,
-          MaxEnt behind) is of real drivers, and is not seen here. Every arc's own factor leaves a cost
-          error of 0.2 to whoever finds the weights. H = 0 depends on the learning rate: at 0.3 (80 steps)
-          its cost error was 0.338 on seed 0.
-          With `regions=4` on seed 0, H = 10: nll 4.099 for 4.236, cost error 0.259 for 0.250.
+              start (H 10)   17.49 (2.0)    0.159 (0.028)   0.676 (0.022)   0.509 (0.002)
+              0              -              0.622 (0.028)   0.894 (0.015)   0.217 (0.010)
+              10             3.833 (0.49)   0.602 (0.022)   0.886 (0.014)   0.255 (0.010)
+              inf            3.820 (0.49)   0.603 (0.022)   0.886 (0.014)   0.254 (0.009)
+              hidden costs   -              0.678 (0.020)   0.912 (0.011)   0
+          On seed 0 alone, nll of H = 1, 3, 10, inf: 3.941, 3.879, 3.876, 3.871.
+          Paired with H = 10 on each seed [95 % t intervals of five]: exact match of H = 0 +0.020
+          [0.006, 0.034], its overlap +0.008 [0.003, 0.013], its cost error -0.037 [-0.058, -0.017]; nll of
+          infinity -0.013 [-0.027, 0.001]. Seven such intervals were read, uncorrected. So the perceptron is
+          a little ahead for drivers who take what seems cheapest, and MaxEnt fits as well as H = 10. The
+          order of the paper (H = 10 first, MaxEnt behind) is of real drivers, and is not seen here. Every
+          arc's own factor leaves a cost error of 0.2 to whoever finds the weights. H = 0 depends on the
+          learning rate: at 0.3 (80 steps, older cut) its cost error was 0.338 on seed 0.
+          With `regions=4` on seed 0, H = 10: nll 4.100 for 3.876, cost error 0.269 for 0.266.
           MaxEnt needs costs large enough for a finite sum; a run that leaves them stops and names the
           spectral radius.
           Budgets, one seed, 400 trips of each driver, shares of 1, 4 and 16 steps (true ones .70 .20 .10 and
           .10 .20 .70):
-            one for each arc     .650 .284 .066   .128 .155 .717
-            one for each trip    .706 .196 .098   .098 .200 .701
+            one for each arc     .679 .254 .067   .127 .154 .719
+            one for each trip    .726 .175 .098   .081 .254 .665
 """
 
 import functools
