@@ -107,7 +107,12 @@ def with_prepared(experiment: Experiment, directory: str | os.PathLike[str]) -> 
 def _references(folder: AnyPath) -> list[str]:
     """Stages that a folder of records has reference log-probs for."""
     manifest = folder / MANIFEST
-    return list(json.loads(read_text(manifest)).get("references", {})) if manifest.is_file() else []
+    if not manifest.is_file():
+        return []
+    try:
+        return list(json.loads(read_text(manifest)).get("references", {}))
+    except ValueError as error:
+        raise ValueError(f"records: {manifest} is damaged ({error}); prepare the records again") from error
 
 
 def _with_reference(run: RunContext, stage: Stage, records: Records) -> Records:
