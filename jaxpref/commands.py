@@ -178,7 +178,9 @@ def _labels(experiments: list[Experiment]) -> list[str]:
     names = [experiment.name for experiment in experiments]
     if len(set(names)) < len(names):
         names = labels([config.leaves(config.describe(e)) for e in experiments])
-    return [re.sub(r"[^\w.=+-]+", "-", name.replace(", ", "_"))[:80] or "run" for name in names]
+    shown = [re.sub(r"[^\w.=+-]+", "-", name.replace(", ", "_"))[:80] or "run" for name in names]
+    # Signs that a folder cannot have, and length, may have been all that told two apart.
+    return [f"{name}-{i}" if shown.count(name) > 1 else name for i, name in enumerate(shown)]
 
 
 def methods(options: Options) -> int:

@@ -51,10 +51,12 @@ def _module(given: str | pathlib.Path) -> types.ModuleType:
             f"no experiment file {file}{' (a folder)' if file.is_dir() else ''}; give the path of a Python "
             "file such as experiments/quickstart.py"
         )
+    if file.suffix != ".py":
+        raise ValueError(f"{file} is not a Python file; give the path of one (NAME.py)")
     name = f"jaxpref_experiment_{file.resolve().as_posix().strip('/').replace('/', '_').removesuffix('.py')}"
     spec = importlib.util.spec_from_file_location(name, file, loader=_Source(name, str(file)))
-    if spec is None or spec.loader is None or file.suffix != ".py":
-        raise ValueError(f"{file} is not a Python file; give the path of one (NAME.py)")
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # its functions must be importable by name for pickling and type hints
     # Files of an experiments folder may import one another, and an ablation the experiment that it varies.

@@ -1,5 +1,6 @@
 """Overrides are checked, descriptions are complete."""
 
+import dataclasses
 import inspect
 import json
 import os
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 from launch import TINY
 
-from jaxpref import cli, config
+from jaxpref import cli, commands, config
 from jaxpref.assignments import coerce, written
 from jaxpref.experiment import smoke
 
@@ -239,3 +240,9 @@ def test_no_schedule_of_an_experiment_has_a_length_of_its_own(file):
         if re.search(r"schedule\..*num_steps$", path)
     }
     assert set(lengths.values()) <= {None}, lengths
+
+
+@pytest.mark.parametrize("names", [("a b", "a/b"), (80 * "a" + "b", 80 * "a" + "c")])
+def test_runs_of_a_sweep_have_names_of_their_own_in_folders_too(names):
+    built = [dataclasses.replace(config.load(TINY), name=name) for name in names]
+    assert len(set(commands._labels(built))) == 2
