@@ -79,8 +79,13 @@ def experiment(
     return _two_stages("own_pairs", records, chosen_only, loss, reward_accuracy, sft_steps, steps, seed)
 
 
-def lists(
+def _read(
     *,
+    name: str,
+    reader: Callable[..., Records],
+    imitated: Callable[..., Records],
+    loss: Callable[..., Any],
+    accuracy: Callable[..., Any] | None,
     path: str,
     prompt: str = "prompt",
     system: str | None = "system",
@@ -91,9 +96,8 @@ def lists(
     beta: float = 0.1,
     seed: int = 0,
 ) -> Experiment:
-    """Scored lists: the best response of each is imitated, then the order is learned."""
     records = partial(
-        jsonl_lists,
+        reader,
         path=path,
         tokenizer=bytes_tokenizer,
         prompt_length=prompt_length,
@@ -101,34 +105,26 @@ def lists(
         prompt=prompt,
         system=system,
     )
-    loss = partial(losses.list_mle, beta=beta)
-    return _two_stages("own_lists", records, chosen_only, loss, list_agreement, sft_steps, steps, seed)
+    return _two_stages(name, records, imitated, partial(loss, beta=beta), accuracy, sft_steps, steps, seed)
 
 
-def labelled(
-    *,
-    path: str,
-    prompt: str = "prompt",
-    system: str | None = "system",
-    prompt_length: int = 128,
-    response_length: int = 64,
-    sft_steps: int = 200,
-    steps: int = 100,
-    beta: float = 0.1,
-    seed: int = 0,
-) -> Experiment:
-    """Labels: desirable responses are imitated, then both kinds are learned from."""
-    records = partial(
-        jsonl_labelled,
-        path=path,
-        tokenizer=bytes_tokenizer,
-        prompt_length=prompt_length,
-        response_length=response_length,
-        prompt=prompt,
-        system=system,
-    )
-    loss = partial(losses.kto, beta=beta)
-    return _two_stages("own_labels", records, desirable, loss, None, sft_steps, steps, seed)
+def desirable(*, records: Callable[[], Records]) -> Records:
+    """The responses whose label is 1."""
+    table = records()
+    return table.take(np.asarray(table.columns["labels"])[:, 0] == 1)
+
+
+lists = partial(
+    _read,
+    name="own_lists",
+    reader=jsonl_lists,
+    imitated=chosen_only,  # the best of each list
+    loss=losses.list_mle,
+    accuracy=list_agreement,
+)
+labelled = partial(
+    _read, name="own_labels", reader=jsonl_labelled, imitated=desirable, loss=losses.kto, accuracy=None
+)
 
 
 def sweep_losses(
@@ -143,12 +139,6 @@ def sweep_losses(
             algorithm = partial(last.algorithm, loss=loss)  # pyright: ignore[reportCallIssue]
             runs.append(replace(run, stages=(*before, replace(last, algorithm=algorithm))))
     return runs
-
-
-def desirable(*, records: Callable[[], Records]) -> Records:
-    """The responses whose label is 1."""
-    table = records()
-    return table.take(np.asarray(table.columns["labels"])[:, 0] == 1)
 
 
 def _two_stages(

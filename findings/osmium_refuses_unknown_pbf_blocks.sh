@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # pyosmium: a .osm.pbf with a block of a type of its own is refused, which the format says to skip.
 #
-# Expected: the format (https://wiki.openstreetmap.org/wiki/PBF_Format, "File format") has two types of blocks,
+# Expected: the format (OpenStreetMap wiki, page PBF Format, "File format") has two types of blocks,
 #   OSMHeader and OSMData, leaves room for more, and wants parsers to skip the types that they do not know. So a file
 #   with one more block (an index, say) reads as without it.
 # Seen (osmium 4.3.2): RuntimeError "PBF error: blob does not have expected type (OSMHeader in first blob, OSMData in
