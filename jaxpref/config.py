@@ -191,7 +191,7 @@ def _means_more(file: str, function: Any, key: str, text: str) -> bool:
 
 
 def _name(function: Callable[..., Any]) -> str:
-    return getattr(function, "__name__", "the partial")
+    return name_of(function).rpartition(".")[2]
 
 
 def _missing(function: Callable[..., Any], knobs: Container[str] = ()) -> list[str]:

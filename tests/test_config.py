@@ -246,3 +246,11 @@ def test_no_schedule_of_an_experiment_has_a_length_of_its_own(file):
 def test_runs_of_a_sweep_have_names_of_their_own_in_folders_too(names):
     built = [dataclasses.replace(config.load(TINY), name=name) for name in names]
     assert len(set(commands._labels(built))) == 2
+
+
+def test_a_partial_is_called_by_the_function_that_it_is_of():
+    own = ROOT / "experiments/own_data.py"
+    with pytest.raises(
+        ValueError, match=r"own_data.py:lists: _read\(\) has no default for path; give path=VALUE"
+    ):
+        config.load(f"{own}:lists")

@@ -25,7 +25,7 @@ def session(source: str | None) -> dict[str, Any]:
     return {
         "started": now,
         "commit": commit,
-        "library_commit": commit_of(pathlib.Path(__file__))[0],
+        "library_commit": _tracked_at(pathlib.Path(__file__)),
         "uncommitted": uncommitted,
         "device": devices(),
         "host_cpu": _host_cpu(),
@@ -46,6 +46,13 @@ def commit_of(file: pathlib.Path) -> tuple[str | None, bool]:
     changed = _git(file.parent, "status", "--porcelain", "--untracked-files=no")
     # What git cannot tell in time is not said to be committed.
     return commit, changed != "" or not _git(file.parent, "ls-files", "--", file.name)
+
+
+def _tracked_at(file: pathlib.Path) -> str | None:
+    """The commit of the repository that tracks the file. One that it merely lies in, as an installed package
+    lies in an environment inside of somebody's checkout, says nothing of it."""
+    tracked = _git(file.parent, "ls-files", "--", file.name)
+    return _git(file.parent, "rev-parse", "HEAD") if tracked else None
 
 
 def _git(folder: pathlib.Path, *arguments: str) -> str | None:

@@ -41,6 +41,14 @@ def test_the_commit_is_that_of_the_files_repository_and_changes_are_marked(repos
     assert commit_of(file) == (commit, True), "it may import what was changed"
 
 
+def test_an_installed_package_is_not_of_the_checkout_that_its_environment_lies_in(repository):
+    installed = repository / "venv" / "package.py"
+    installed.parent.mkdir()
+    installed.write_text("")
+    assert provenance._tracked_at(installed) is None
+    assert provenance._tracked_at(repository / "other.py") == git(repository, "rev-parse", "HEAD")
+
+
 def test_without_a_repository_or_git_there_is_no_commit(tmp_path, monkeypatch):
     assert commit_of(tmp_path / "experiment.py") == (None, False)
     monkeypatch.setenv("PATH", "")
