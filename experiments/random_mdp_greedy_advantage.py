@@ -21,9 +21,8 @@ Ablation  jaxpref sweep experiments/random_mdp_greedy_advantage.py:sweep_absorbi
           jaxpref sweep experiments/random_mdp_greedy_advantage.py:sweep_models
 Try       jaxpref train experiments/random_mdp_greedy_advantage.py --smoke
 Cost      4 to 12 CPU seconds each; several times as long on the clock while other work ran.
-Measured  2026-11-21; random keys have been derived differently since then (DESIGN.md, 58), so seeds give
-other numbers. Expect    One seed, 10,000 pairs, 500 steps. Scaled return (exact) of the greedy policy, and of
-planning with
+Measured  2026-11-21, with random keys of before (DESIGN.md, 58): seeds give other numbers now.
+Expect    One seed, 10,000 pairs, 500 steps. Scaled return (exact) of the greedy policy, and of planning with
           g; in brackets the mean over states of the largest entry of g (A* has 0):
             mdp   with ends                     without ends
             0     1.000,   1.000  (0.04)        1.000,  -39.0  (2.9)
