@@ -234,10 +234,17 @@ def evaluate(options: Options) -> int:
 
 
 def _say_changes(run: RunContext) -> None:
-    """Says in what the configuration differs from the one that the params were trained under."""
+    """Says in what the configuration differs from the one that the params were trained under. Data count as
+    what they are of, not as where they are read: `records=` is an option of some commands alone."""
     fingerprint = getattr(run.tokenizer, "fingerprint", None)
-    for change in changes_since(run.files.directory, run.experiment, tokenizer=fingerprint):
-        run.files.log(f"other than when it was trained: {change}")
+    changes = [
+        change
+        for change in changes_since(run.files.directory, run.experiment, tokenizer=fingerprint)
+        if not re.match(r"stages\.[^.]+\.train\b|stages\..*\b(evaluation|records)\.", change)
+    ]
+    if changes:
+        more = f" and {len(changes) - 5} more" if len(changes) > 5 else ""
+        run.files.log(f"other than when it was trained: {', '.join(changes[:5])}{more}")
 
 
 def _aside(text: str) -> None:

@@ -93,6 +93,11 @@ def test_evaluate_and_sample_a_run(trained):
             "--temperature", "1", "--max-tokens", "5",
         )  # fmt: skip
     assert output.count("12+34=") == 2
+    assert "other than when it was trained" not in output
+    output = here("sample", TINY, "steps=4", "learning_rate=0.5", f"workdir={trained}", "--prompt", "1+1=")
+    assert (
+        "other than when it was trained: stages.dpo.algorithm.optimizer.schedule.value: 0.01 -> 0.5" in output
+    )
     tokens, mask = (np.asarray(x)[0] for x in answered.call_args.args)
     tokenizer = arithmetic_tokenizer()
     assert tokens[mask].tolist() == [tokenizer.bos_id, *tokenizer.encode("12+34=")], "as in the records"

@@ -50,7 +50,8 @@ class Source:
             if batch.reference_logps is None:
                 raise ValueError(
                     "reference='batch' but the records have no column reference_logps; write it with "
-                    "`jaxpref prepare FILE records=DIR --reference`, or set reference='initial'"
+                    "`jaxpref prepare FILE records=DIR --reference` and the same reference=batch, or set "
+                    "reference='initial'"
                 )
             return {"logps": batch.reference_logps}
         params = others[self.reference]

@@ -58,7 +58,8 @@ def reference_of(records: Records, stage: str | None) -> Records:
         if given[stage].get("data") != content_of(records, columns=False):
             raise ValueError(
                 f"records: {NAME} of stage {stage} were made for other rows than those beside them; "
-                "make the folder again with `jaxpref prepare FILE records=DIR --reference`"
+                "make the folder again with `jaxpref prepare FILE records=DIR --reference` and the same "
+                "reference=batch"
             )
         columns[NAME] = records.columns[f"{NAME}.{stage}"]
         metadata[NAME] = given[stage]
