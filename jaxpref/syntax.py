@@ -100,12 +100,19 @@ def _named(tree: ast.AST, path: list[str]) -> list[ast.AST]:
     """Classes of a dotted name; several where one replaces the other."""
     found = [tree]
     for index, name in enumerate(path):
-        kinds: Any = (
-            ast.ClassDef if index == len(path) - 1 else (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-        )
-        inside = (node for root in found for node in ast.walk(root) if isinstance(node, kinds))
-        found = [node for node in inside if getattr(node, "name", None) == name]
+        last = index == len(path) - 1
+        inside = (node for root in found for node in _definitions(root) if node.name == name)
+        found = [node for node in inside if isinstance(node, ast.ClassDef) or not last]
     return found
+
+
+def _definitions(root: ast.AST) -> Iterator[ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef]:
+    """Classes and functions that are defined right below, whatever branches they stand in."""
+    for node in ast.iter_child_nodes(root):
+        if isinstance(node, ast.ClassDef | _Function):
+            yield node
+        else:
+            yield from _definitions(node)
 
 
 def _tree_of(given: Any) -> ast.AST | None:

@@ -121,4 +121,6 @@ def test_functions_and_classes_are_found_in_their_file(tmp_path, monkeypatch):
     )
     assert "int:1" in of_class(module.Outer.Inner)
     assert "int:2" not in of_class(module.Outer.Inner)
+    assert "int:2" in of_class(module.Inner)
+    assert "int:1" not in of_class(module.Inner), "a class of this name inside of another is another"
     assert of_function(eval("lambda x: x")) is None

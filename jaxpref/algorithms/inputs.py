@@ -168,9 +168,7 @@ def recorded(batch: Completions, inputs: Sequence[Input] = ()) -> dict[str, Arra
         "where": where,
         "valid": row_weights(inputs, batch) > 0,
     }
-    taken = sorted(
-        (offered.keys() | {"key", "state", "logps", "token_logps", "rewards"}) & batch.columns.keys()
-    )
+    taken = sorted((QUANTITIES.keys() - {"pair_preferences"}) & batch.columns.keys())
     if taken:
         raise ValueError(
             f"the records' column {taken[0]} has the name of a computed quantity; give it another one, "

@@ -114,11 +114,11 @@ def clustered(
     of weight 0 are not counted, and their values may be anything.
     """
     mean, error, count, clusters = _mean_and_error(*_counted(values, groups, weights))
-    known = None if clusters == count else clusters
+    said = None if clusters == count else clusters
     if not error > 0:
-        return _unknown(mean, better, count=count, clusters=known)
+        return _unknown(mean, better, count=count, clusters=said)
     half = float(student_quantile(clusters)) * error
-    return Estimate(mean, mean - half, mean + half, count, better, known)
+    return Estimate(mean, mean - half, mean + half, count, better, said)
 
 
 def difference(
@@ -170,14 +170,14 @@ def share(
     kept = _counted(np.clip(values, 0, 1), groups, weights)
     mean, error, count, clusters = _mean_and_error(*kept)
     mean = min(max(mean, 0.0), 1.0) if count else mean  # the mean itself is rounded
-    known = None if clusters == count else clusters
+    said = None if clusters == count else clusters
     if clusters < 2:
-        return _unknown(mean, better, count=count, clusters=known, share=True)
-    if known is None and np.isin(kept[0], (0, 1)).all() and (kept[2] == kept[2][:1]).all():
+        return _unknown(mean, better, count=count, clusters=said, share=True)
+    if said is None and np.isin(kept[0], (0, 1)).all() and (kept[2] == kept[2][:1]).all():
         return proportion(float(kept[0].sum()), count, better)
     trials = mean * (1 - mean) / error**2 if error > 0 else clusters
     low, high = _wilson(mean, trials, float(student_quantile(clusters)))
-    return Estimate(mean, low, high, count, better, known, share=True)
+    return Estimate(mean, low, high, count, better, said, share=True)
 
 
 def _unknown(mean: float, better: str, **fields: Any) -> Estimate:

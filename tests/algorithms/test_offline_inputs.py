@@ -280,7 +280,9 @@ def test_a_missing_column_says_what_to_add():
         algorithm.evaluate(algorithm.init(TABLE.init(KEY)), _table(k=1), KEY)
 
 
-@pytest.mark.parametrize("name", ["lengths", "where", "valid", "key"])
+@pytest.mark.parametrize(
+    "name", ["lengths", "where", "valid", "key", "values", "hidden_states", "mismatched_logps", "entropy"]
+)
 def test_columns_named_like_quantities_are_refused(name):
     """A file's column of character counts, called lengths, took the place of the numbers of tokens."""
     policy, build = algorithm_of(next(m for m in METHODS if m.name == "simpo"))

@@ -237,9 +237,10 @@ def _list(
     if len(order) < 2:
         return Drop(FEW if order else EMPTY)
     kept = order[:num_responses]
-    if len({numbers[i] for i in kept}) == 1:
+    stored = {float(np.float32(numbers[i])) for i in kept}
+    if len(stored) == 1:
         return Drop(TIED)
-    if len({numbers[i] for i in kept}) > len({float(np.float32(numbers[i])) for i in kept}):
+    if len({numbers[i] for i in kept}) > len(stored):
         notes[ROUNDED] += 1
     if len({texts[i].strip() for i in kept}) < len(kept):
         notes[REPEATED] += 1

@@ -44,9 +44,14 @@ class Kept:
     notes: Counter[str] = dataclasses.field(default_factory=Counter)
 
     def add(
-        self, row: Mapping[str, Any], names: set[str], texts: Texts | Drop, example: Example | Drop
+        self,
+        row: Mapping[str, Any],
+        names: set[str],
+        texts: Texts | Drop,
+        example: Example | Drop,
+        notes: Counter[str],
     ) -> None:
-        """Takes in a row: what was made of it, and what stands beside the columns `names`."""
+        """Takes in a row: what was made of it and done to it, and what stands beside the columns `names`."""
         self.seen |= row.keys()
         if isinstance(texts, Drop) or isinstance(example, Drop):
             self.drops[example.reason] += 1  # pyright: ignore[reportAttributeAccessIssue]
@@ -54,6 +59,7 @@ class Kept:
         self.left_out.update(texts.left_out)
         self.truncated["prompts"] += example.prompt_truncated
         self.truncated["responses"] += example.responses_truncated
+        self.notes.update(notes)
         self.notes.update([*example.notes, *_unused_keys(row, names)])
         self.notes[TURNS if texts.prompt.turns else PLAIN] += 1
         self.examples.append(example)

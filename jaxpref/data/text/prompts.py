@@ -49,8 +49,9 @@ class PromptFields:
 
     @property
     def asked_for(self) -> set[str]:
-        """Columns that some row must have: those that are named otherwise than by default."""
-        return {name for name in (self.system,) if name and name != "system"}
+        """Columns that some row must have: the further ones of a prompt, and what is named otherwise than by
+        default."""
+        return {*self.prompts[1:]} | {name for name in (self.system,) if name and name != "system"}
 
 
 class Prompt(NamedTuple):

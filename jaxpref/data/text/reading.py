@@ -85,11 +85,12 @@ def _kept(kind: Kind, path: str, tokenizer: Tokenizer, encoding: Encoding) -> Ke
     for rows, (_, where, value) in enumerate(read_rows(path), 1):
         try:
             row = _object(value, kind.needed)
-            texts = kind.read(row, kept.notes)
+            notes = Counter[str]()
+            texts = kind.read(row, notes)
             example = _encoded(texts, tokenizer, encoding)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
-        kept.add(row, kind.names, texts, example)
+        kept.add(row, kind.names, texts, example, notes)
         if isinstance(example, Example):
             progress.step(rows - len(kept.examples))
     progress.close(rows - len(kept.examples))

@@ -111,6 +111,13 @@ class TestLists:
         said = account(records)
         assert "1 row: scores that differ are equal in float32, and count as ties" in said
         assert "1 row: a list has one response twice" in said
+        rounded = {"prompt": "p", "responses": ["b", "b"], "scores": [16777217, 16777216]}
+        records = lists(tmp_path, rounded, near)
+        assert dict(records.metadata["drops"]) == {"all scores are equal": 1}, "in float32, as they are kept"
+        same = {"prompt": "r", "responses": ["a", "a"], "scores": [1, 0]}
+        records = lists(tmp_path, same, CAPITALS[0])
+        assert dict(records.metadata["drops"]) == {"identical responses": 1}
+        assert dict(records.metadata["notes"]) == {}, "what is said of rows is said of those that stay"
 
     def test_nothing_left(self, tmp_path):
         with pytest.raises(

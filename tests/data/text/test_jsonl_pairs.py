@@ -64,7 +64,11 @@ class TestPrompts:
         both = ("instruction", "input")
         assert texts(pairs(tmp_path, row, prompt=both))[0] == "Add.\n\n2, 2"
         assert texts(pairs(tmp_path, row | {"input": ""}, prompt=both))[0] == "Add."
-        assert texts(pairs(tmp_path, row | {"input": None}, prompt=both))[0] == "Add."
+        assert texts(pairs(tmp_path, row, row | {"input": None}, prompt=both), row=1)[0] == "Add."
+        with pytest.raises(
+            ValueError, match="no row has a column 'inptu'; the columns are chosen, input, instr"
+        ):
+            pairs(tmp_path, row, prompt=("instruction", "inptu"))
         with pytest.raises(
             ValueError, match="has no instruction or input; it has chosen, input, rejected; say which"
         ):
