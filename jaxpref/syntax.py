@@ -8,7 +8,7 @@ import functools
 import inspect
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 __all__ = ["imports_of", "normalised", "of_class", "of_function"]
@@ -96,9 +96,9 @@ def _first_line(node: ast.AST) -> int:
     return min([getattr(node, "lineno", 0), *(d.lineno for d in decorators)])
 
 
-def _named(tree: ast.AST, path: list[str]) -> list[ast.AST]:
+def _named(tree: ast.AST, path: list[str]) -> Sequence[ast.AST]:
     """Classes of a dotted name; several where one replaces the other."""
-    found = [tree]
+    found: Sequence[ast.AST] = [tree]
     for index, name in enumerate(path):
         last = index == len(path) - 1
         inside = (node for root in found for node in _definitions(root) if node.name == name)
