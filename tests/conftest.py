@@ -130,3 +130,12 @@ def _forget_programs() -> Iterator[None]:
 
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(autouse=True)
+def _own_path() -> Iterator[None]:
+    """A command puts the folder of its experiment first on the path. No later test may find modules there, nor
+    a process that it starts: a folder with a `keyword.py` in it kept Python itself from starting."""
+    before = list(sys.path)
+    yield
+    sys.path[:] = before
