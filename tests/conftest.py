@@ -134,8 +134,11 @@ def _forget_programs() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _own_path() -> Iterator[None]:
-    """A command puts the folder of its experiment first on the path. No later test may find modules there, and
-    no process that it starts: a folder with a `keyword.py` in it kept Python itself from starting."""
+    """A command puts the folder of its experiment first on the path.
+
+    No later test may find modules there, nor may a process that it starts: a folder with a `keyword.py` in it
+    kept Python itself from starting.
+    """
     before = list(sys.path)
     yield
     sys.path[:] = before
