@@ -1,6 +1,7 @@
 """`key=value` texts of a command line, and the values that they stand for."""
 
 import ast
+import collections.abc
 import inspect
 import re
 import types
@@ -77,7 +78,7 @@ def _accepted(annotation: Any, current: Any) -> set[type]:
         members = {typing.get_origin(annotation) or annotation}
     literals = [a for a in typing.get_args(annotation) if typing.get_origin(a) is typing.Literal]
     members |= {type(v) for a in literals for v in typing.get_args(a)}
-    accepted = {m for m in members if m in plain}
+    accepted = {tuple if m is collections.abc.Sequence else m for m in members}.intersection(plain)
     if accepted:
         return accepted
     return {type(current)} if type(current) in plain - {type(None)} else set()

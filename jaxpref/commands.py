@@ -281,14 +281,14 @@ def sample(options: Options) -> int:
         top_k=options.top_k,
         top_p=options.top_p,
     )
-    answers, kept = context.fetch((out.completions.response_tokens, out.completions.response_mask))
+    fetched = out.completions.response_tokens, out.completions.response_mask, out.ended
+    answers, kept, ended = context.fetch(fetched)
     if jax.process_index() > 0:
         return 0
     for i, prompt in enumerate(options.prompt):
         for j in range(options.num_samples):
             ids = answers[i, j][kept[i, j]].tolist()
-            ids = ids[:-1] if ids and ids[-1] == tokenizer.eos_id else ids
-            answer = tokenizer.decode(ids)
+            answer = tokenizer.decode(ids[:-1] if ended[i, j] else ids)
             print(f"{prompt}\033[1m{answer}\033[0m" if sys.stdout.isatty() else prompt + answer)
     return 0
 

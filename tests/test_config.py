@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 import shlex
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -229,6 +230,11 @@ def test_a_knob_beside_one_without_default_is_taken_to_mean_more(tmp_path):
 def test_a_value_is_written_as_it_is_read(value):
     assert coerce(written(value), Any, value, "path") == value
     assert written("a b") == "a b"
+
+
+def test_one_or_several_ids():
+    for text, value in (("2", 2), ("(2, 5)", (2, 5)), ("[2, 5]", (2, 5))):
+        assert coerce(text, int | Sequence[int], 2, "policy.eos_id") == value
 
 
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda path: pathlib.Path(path).stem)

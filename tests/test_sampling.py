@@ -116,7 +116,7 @@ def _table_decoder(logits):
     return Decoder(prefill, step)
 
 
-def _draw_many(logits, *, num_samples=4000, max_tokens=1, seed=0, **settings):
+def _draw_many(logits, *, num_samples=4000, max_tokens=1, seed=0, eos_id=EOS, **settings):
     settings = {name: jnp.float32(v) if name != "top_k" else v for name, v in settings.items()}
     settings.setdefault("temperature", jnp.float32(1))
     return decode(
@@ -126,7 +126,7 @@ def _draw_many(logits, *, num_samples=4000, max_tokens=1, seed=0, **settings):
         jax.random.key(seed),
         num_samples=num_samples,
         max_tokens=max_tokens,
-        eos_id=EOS,
+        eos_id=eos_id,
         pad_id=PAD,
         **settings,
     )
@@ -175,6 +175,19 @@ def test_stops_at_eos_and_keeps_it():
     assert drawn.completions.response_tokens.tolist() == [[[2, 3, EOS, PAD]] * 2]
     assert drawn.completions.response_mask.tolist() == [[[True, True, True, False]] * 2]
     assert (drawn.token_logps[..., 3] == 0).all()
+
+
+def test_stops_at_any_of_several_ends():
+    logits = np.full((5, 6), -1e9)
+    logits[0, [EOS, 2, 4]] = logits[1:, 3] = 0.0
+    drawn = _draw_many(logits, num_samples=60, max_tokens=3, eos_id=(4, EOS))
+    tokens, mask = (
+        np.asarray(drawn.completions.response_tokens)[0],
+        np.asarray(drawn.completions.response_mask),
+    )
+    assert set(tokens[:, 0]) == {EOS, 2, 4}
+    np.testing.assert_array_equal(drawn.ended[0], tokens[:, 0] != 2)
+    np.testing.assert_array_equal(mask[0].sum(-1), np.where(tokens[:, 0] == 2, 3, 1))
 
 
 def test_a_response_that_stops_stays_so_while_others_go_on():

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxpref.evals.base import Context, Evaluation
 from jaxpref.evals.intervals import share
-from jaxpref.evals.sampling import draw, prompts_of
+from jaxpref.evals.sampling import draw, prompts_of, response_ids
 
 __all__ = ["distinct", "diversity", "edit_similarity", "unique_share"]
 
@@ -67,9 +67,7 @@ def diversity(
         context, table, context.key(name), num_samples=num_samples, batch_size=batch_size, **drawing
     ):
         for row in np.flatnonzero(drawn.real):
-            tokens, mask = drawn.completions.response_tokens[row], drawn.completions.response_mask[row]
-            kept = [np.asarray(t)[np.asarray(m)].tolist() for t, m in zip(tokens, mask, strict=True)]
-            rows.append([r[:-1] if r and r[-1] == context.tokenizer.eos_id else r for r in kept])
+            rows += [[response_ids(drawn, int(row), sample) for sample in range(num_samples)]]
     values = {
         "distinct-1": [distinct(r, 1) for r in rows],
         "distinct-2": [distinct(r, 2) for r in rows],

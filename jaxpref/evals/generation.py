@@ -38,9 +38,9 @@ def generation(
     drawing = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p}
     for batch in draw(context, table, context.key(name), batch_size=batch_size, **drawing):
         for row in map(int, np.flatnonzero(batch.real)):
-            prompt, response, ended = texts(context.tokenizer, batch.completions, row, 0)
+            prompt, response = texts(context.tokenizer, batch, row, 0)
             score = None if checker is None else float(checker(prompt, response))
-            note = "" if ended else "no end of sequence"
+            note = "" if batch.ended[row, 0] else "no end of sequence"
             samples.append(TextSample(str(len(samples)), prompt, response, score, note))
             lengths.append(int(batch.completions.response_mask[row, 0].sum()))
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from jaxpref import keys
 from jaxpref.data.loader import Loader
@@ -13,7 +13,7 @@ from jaxpref.data.records import Records
 from jaxpref.evals.base import Context
 from jaxpref.types import Completions, PRNGKey
 
-__all__ = ["Drawn", "draw", "prompts_of", "texts"]
+__all__ = ["Drawn", "draw", "prompts_of", "response_ids", "texts"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Drawn:
 
     completions: Completions
     token_logps: Float[np.ndarray, "b k r"]  # nats, of the policy at temperature 1
+    ended: Bool[np.ndarray, "b k"]  # by an end token, which is the last one kept
     real: np.ndarray  # bool [b]
 
 
@@ -60,10 +61,10 @@ def draw(
             temperature=temperature,
             top_p=top_p,
         )
-        outputs = out.completions.response_tokens, out.completions.response_mask, out.token_logps
+        outputs = out.completions.response_tokens, out.completions.response_mask, out.token_logps, out.ended
         # Numpy arrays where types say jax's: both are arrays to all that takes a record.
         values: list[Any] = [np.asarray(x) for x in context.fetch(outputs)]
-        tokens, mask, logps = values
+        tokens, mask, logps, ended = values
         real = np.asarray(batch.real)
         mask = mask & real[:, None, None]
         drawn = Completions(
@@ -74,14 +75,18 @@ def draw(
             columns=batch.row_columns,
             column_axes=batch.column_axes,
         )
-        yield Drawn(drawn, logps, real)
+        yield Drawn(drawn, logps, ended & real[:, None], real)
 
 
-def texts(tokenizer: Any, completions: Completions, row: int, sample: int) -> tuple[str, str, bool]:
-    """Prompt, response without its end, and whether it ended, of one sample."""
-    mask = np.asarray(completions.prompt_mask[row])
-    prompt = tokenizer.decode(np.asarray(completions.prompt_tokens[row])[mask].tolist())
-    kept = np.asarray(completions.response_mask[row, sample])
-    ids = np.asarray(completions.response_tokens[row, sample])[kept].tolist()
-    ended = bool(ids) and ids[-1] == tokenizer.eos_id
-    return prompt, tokenizer.decode(ids[:-1] if ended else ids), ended
+def response_ids(drawn: Drawn, row: int, sample: int) -> list[int]:
+    """The tokens of one sample, without the one that ended it."""
+    kept = np.asarray(drawn.completions.response_mask[row, sample])
+    ids = np.asarray(drawn.completions.response_tokens[row, sample])[kept].tolist()
+    return ids[:-1] if drawn.ended[row, sample] else ids
+
+
+def texts(tokenizer: Any, drawn: Drawn, row: int, sample: int) -> tuple[str, str]:
+    """Prompt, and response without its end, of one sample."""
+    mask = np.asarray(drawn.completions.prompt_mask[row])
+    prompt = tokenizer.decode(np.asarray(drawn.completions.prompt_tokens[row])[mask].tolist())
+    return prompt, tokenizer.decode(response_ids(drawn, row, sample))

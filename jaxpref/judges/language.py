@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxpref.judges.base import Policies, Scorer, member_of
 from jaxpref.packing import packed, real, repeated
 from jaxpref.policies.base import Policy
+from jaxpref.sampling import EndIds, is_end
 from jaxpref.types import Completions, Params
 
 __all__ = ["follow_up_likelihood", "implicit_preference"]
@@ -23,7 +24,7 @@ def follow_up_likelihood(
     positive: Sequence[Ids],
     negative: Sequence[Ids],
     separator: Ids = (),
-    eos_id: int | None = None,
+    eos_id: EndIds = None,
     member: str = "judge",
 ) -> Scorer:
     """Mean log-likelihood of good follow-ups minus that of bad ones (FLR, arXiv:2409.13948).
@@ -38,7 +39,8 @@ def follow_up_likelihood(
     Args:
       positive, negative: token ids of each follow-up, without padding; no side may be empty.
       separator: tokens between the response and the follow-up, such as the start of a user's turn.
-      eos_id: left out at the end of a response before the conversation goes on; None keeps what is there.
+      eos_id: left out at the end of a response before the conversation goes on, one id or several; None
+        keeps what is there.
       member: name of the model that is asked.
 
     Returns:
@@ -78,7 +80,7 @@ def implicit_preference(
     before: Ids = (),
     between: Ids = (),
     after: Ids = (),
-    eos_id: int | None = None,
+    eos_id: EndIds = None,
     member: str = "policy",
 ) -> Scorer:
     """p(yes) / (p(yes) + p(no)) of the next token when asked whether a response is good (arXiv:2502.16182).
@@ -119,9 +121,7 @@ def implicit_preference(
     return scorer
 
 
-def _answers(
-    policy: Policy, answers: Sequence[Ids], before: Ids, between: Ids, after: Ids, eos_id: int | None
-):
+def _answers(policy: Policy, answers: Sequence[Ids], before: Ids, between: Ids, after: Ids, eos_id: EndIds):
     """`(params, completions) -> [b, k, n]`: log-likelihood of each answer after each response."""
     n, width = len(answers), max(len(a) for a in answers)
     tokens = np.zeros((n, width), np.int32)
@@ -157,9 +157,7 @@ def _answers(
     return asked
 
 
-def _said(tokens: Int[Array, "b r"], kept: Bool[Array, "b r"], eos_id: int | None) -> Bool[Array, "b r"]:
+def _said(tokens: Int[Array, "b r"], kept: Bool[Array, "b r"], eos_id: EndIds) -> Bool[Array, "b r"]:
     """Real tokens without the end of sequence that closes them."""
-    if eos_id is None:
-        return kept
     last = jnp.arange(tokens.shape[1])[None] == kept.sum(-1, keepdims=True) - 1
-    return kept & ~(last & (tokens == eos_id))
+    return kept & ~(last & is_end(tokens, eos_id))

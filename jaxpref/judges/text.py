@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from jaxpref.data.text.tokenizers import Tokenizer
 from jaxpref.judges.base import Policies, Scorer
 from jaxpref.packing import real
+from jaxpref.sampling import EndIds, end_ids
 from jaxpref.types import Completions
 
 __all__ = ["rows_on_host", "text_scorer"]
@@ -80,10 +81,13 @@ def _checked(function: Callable[[Completions], np.ndarray], part: Completions, r
     return result
 
 
-def text_scorer(check: Callable[[str, str], float], tokenizer: Tokenizer) -> Scorer:
+def text_scorer(check: Callable[[str, str], float], tokenizer: Tokenizer, *, eos_id: EndIds = None) -> Scorer:
     """`check(prompt text, response text)` of every response, on the host; absent responses score 0.
 
     Text leaves out special tokens, the end of sequence among them. Not under jit.
+
+    Args:
+      eos_id: what ends a response, one id or several; None: the tokenizer's own.
 
     Returns:
       A scorer, in the unit of the check.
@@ -101,13 +105,15 @@ def text_scorer(check: Callable[[str, str], float], tokenizer: Tokenizer) -> Sco
       [[1.0000 2.0000]]
     """
 
+    ends = end_ids(tokenizer.eos_id if eos_id is None else eos_id)
+
     def scores(part: Completions) -> np.ndarray:
         values = np.zeros(part.response_mask.shape[:2], np.float32)
         said = np.asarray(real(part.response_mask))
         for i, j in np.argwhere(part.response_mask.any(-1)):
             prompt = tokenizer.decode(part.prompt_tokens[i][part.prompt_mask[i]].tolist())
             ids = part.response_tokens[i, j][said[i, j]].tolist()
-            text = tokenizer.decode(ids[:-1] if ids[-1] == tokenizer.eos_id else ids)
+            text = tokenizer.decode(ids[:-1] if ids[-1] in ends else ids)
             values[i, j] = _number(check(prompt, text), prompt, text)
         return values
 

@@ -96,6 +96,8 @@ class Policy(NamedTuple):
     # `[b, k, r, d]`, outputs of a head: "embeddings" `[b, k, m]`, "values" `[b, k, r]`; or names of its own.
     offers: tuple[str, ...] = ()
     outputs: int = 0  # m: outputs of its head for each response; 0: it has none
+    model: Any = None  # the `models.transformer.Transformer` that it computes with, if it is one
+    end_ids: tuple[int, ...] = ()  # tokens that end a response
     # All responses there are to each prompt, for exact expectations; None: too many to list.
     enumerate: Callable[[Prompts], Completions] | None = None
     # Controllers: `(params, observations [*rows, ...], key) -> actions [*rows, ...]`; no key: the likeliest.

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
+from jaxpref.sampling import EndIds, end_ids
 from jaxpref.types import Completions, Prompts
 
 __all__ = ["ResponseTree"]
@@ -21,8 +22,8 @@ class ResponseTree:
 
     vocab: int
     length: int
-    eos_id: int | None  # ends a response and counts as part of it; None: all have `length` tokens
-    pad_id: int  # fills what comes after EOS
+    eos_id: EndIds  # what ends a response and counts as part of it; None: all have `length` tokens
+    pad_id: int  # fills what comes after it
 
     @property
     def prefixes(self) -> int:
@@ -44,10 +45,9 @@ class ResponseTree:
         """All of them to each prompt, in lexicographic order of their tokens."""
         tokens = np.indices((self.vocab,) * self.length).reshape(self.length, -1).T
         mask = np.ones(tokens.shape, bool)
-        if self.eos_id is not None:
-            mask[:, 1:] = np.cumsum(tokens == self.eos_id, 1)[:, :-1] == 0
-            kept = ((tokens == 0) | mask).all(1)  # of those that differ after EOS only, one
-            tokens, mask = np.where(mask, tokens, self.pad_id)[kept], mask[kept]
+        mask[:, 1:] = np.cumsum(np.isin(tokens, end_ids(self.eos_id)), 1)[:, :-1] == 0
+        kept = ((tokens == 0) | mask).all(1)  # of those that differ after their end only, one
+        tokens, mask = np.where(mask, tokens, self.pad_id)[kept], mask[kept]
         shape = (prompts.prompt_tokens.shape[0], *tokens.shape)
         return Completions(
             prompts.prompt_tokens,

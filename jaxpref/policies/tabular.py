@@ -1,6 +1,7 @@
 """A softmax table over short sequences: a policy small enough to list all its responses."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from jaxpref.kernels.token_logps.fold import KL, STATISTICS
 from jaxpref.kernels.token_logps.reference import logits_scores
 from jaxpref.policies.base import Policy
 from jaxpref.policies.response_tree import ResponseTree
-from jaxpref.sampling import Decoder, sampler
+from jaxpref.sampling import Decoder, end_ids, sampler
 from jaxpref.types import Completions, Params, PRNGKey, Prompts, Samples
 
 __all__ = ["SoftmaxTable", "enumerated", "tabular"]
@@ -26,7 +27,7 @@ def tabular(
     prompts: int,
     vocab: int,
     length: int = 1,
-    eos_id: int | None = None,
+    eos_id: int | Sequence[int] | None = None,
     pad_id: int = 0,
     initial: Any = None,
     features: Any = None,
@@ -43,7 +44,8 @@ def tabular(
       prompts: number of prompts.
       vocab: number of tokens a response may hold, EOS included.
       length: most tokens of a response. Sampling stops there, whatever `max_tokens` is.
-      eos_id: the token that ends a response and counts as part of it; None: all have `length` tokens.
+      eos_id: the token, or the tokens, that end a response and count as part of it; None: all have `length`
+        tokens.
       pad_id: fills what comes after EOS.
       initial: logits that `init` returns, nested sequences or an array; None: standard normal ones. With
         `features`, weights.
@@ -183,13 +185,14 @@ def enumerated(policy: Policy, prompts: Prompts) -> Completions:
 
 
 def _check_size(prompts: int, tree: ResponseTree) -> None:
-    vocab, length, eos_id = tree.vocab, tree.length, tree.eos_id
+    vocab, length = tree.vocab, tree.length
     if prompts < 1 or vocab < 1 or length < 1:
         raise ValueError(
             f"tabular: prompts, vocab and length must be at least 1, got {prompts}, {vocab} and {length}"
         )
-    if eos_id is not None and not 0 <= eos_id < vocab:
-        raise ValueError(f"tabular.eos_id: expected None or an id below {vocab}, got {eos_id}")
+    for end in end_ids(tree.eos_id):
+        if not 0 <= end < vocab:
+            raise ValueError(f"tabular.eos_id: expected None or an id below {vocab}, got {end}")
     entries = prompts * tree.prefixes * vocab
     if entries > _MOST_ENTRIES:
         raise ValueError(

@@ -1,6 +1,6 @@
 """A transformer language model as a policy."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal
 
@@ -10,7 +10,7 @@ from jaxpref.models.scoring import quantities, summed_loss, token_logps
 from jaxpref.models.sizes import TransformerSizes
 from jaxpref.models.transformer import Transformer
 from jaxpref.policies.base import Policy
-from jaxpref.sampling import Decoder, sampler
+from jaxpref.sampling import Decoder, end_ids, sampler
 from jaxpref.types import Completions
 
 __all__ = ["forward_flops", "transformer"]
@@ -25,27 +25,30 @@ def transformer(
     unroll: int | None = None,
     head: str | None = None,
     outputs: int = 0,
-    eos_id: int,
+    eos_id: int | Sequence[int],
     pad_id: int = 0,
 ) -> Policy:
     """Policy over token sequences; log-probs are float32 whatever the dtypes.
 
     `sizes`: `TransformerSizes`, or a function without arguments that gives them (a name of `models.sizes`).
-    `eos_id` ends a sampled response and counts as part of it; `pad_id` fills the rest. `remat`,
-    `unroll`, `head` and `outputs`: see `models.transformer.Transformer`.
+    `eos_id` ends a sampled response and counts as part of it, one id or several (`models.hub.hf_end_ids`);
+    `pad_id` fills the rest. `remat`, `unroll`, `head` and `outputs`: see `models.transformer.Transformer`.
     """
     given = sizes() if callable(sizes) else sizes
-    for name, token in (("eos_id", eos_id), ("pad_id", pad_id)):
-        if not 0 <= token < given.vocab:
+    ends = end_ids(eos_id)
+    for name, token in [*(("eos_id", end) for end in ends), ("pad_id", pad_id)]:
+        if not isinstance(token, int) or not 0 <= token < given.vocab:
             raise ValueError(
-                f"transformer.{name}: expected an id below the vocabulary of {given.vocab}, got {token}"
+                f"transformer.{name}: expected an id below the vocabulary of {given.vocab}, got {token!r}"
             )
+    if not ends:
+        raise ValueError("transformer.eos_id: expected one id or more, got none: nothing ends a response")
     model = Transformer(given, param_dtype, compute_dtype, remat, unroll, head, outputs)
     decoder = Decoder(partial(prefill, model), partial(decode_step, model))
     return Policy(
         init=model.init,
         token_logps=partial(token_logps, model),
-        sample=sampler(decoder, eos_id=eos_id, pad_id=pad_id),
+        sample=sampler(decoder, eos_id=ends, pad_id=pad_id),
         axes=model.axes,
         flops=partial(forward_flops, given),
         vocab_size=given.vocab,
@@ -53,6 +56,8 @@ def transformer(
         quantities=partial(quantities, model),
         offers=(*STATISTICS, "hidden_states", *(("embeddings", "values") if outputs else ())),
         outputs=outputs,
+        model=model,
+        end_ids=ends,
     )
 
 

@@ -7,3 +7,6 @@ from jaxpref.sampling.decoding import decode as decode
 from jaxpref.sampling.draws import drawn_index as drawn_index
 from jaxpref.sampling.draws import mixed_logits as mixed_logits
 from jaxpref.sampling.draws import truncated_logits as truncated_logits
+from jaxpref.sampling.ends import EndIds as EndIds
+from jaxpref.sampling.ends import end_ids as end_ids
+from jaxpref.sampling.ends import is_end as is_end

@@ -10,16 +10,20 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxpref.sampling.decoding import Decoder, decode
+from jaxpref.sampling.ends import EndIds, end_ids
 from jaxpref.types import Params, PRNGKey, Prompts, Samples
 
 __all__ = ["check_sampling", "sampler"]
 
 
-def sampler(decoder: Decoder, *, eos_id: int | None, pad_id: int) -> Callable[..., Samples]:
-    """`Policy.sample` of whatever `decoder` decodes, compiled once for each shape."""
+def sampler(decoder: Decoder, *, eos_id: EndIds, pad_id: int) -> Callable[..., Samples]:
+    """`Policy.sample` of whatever `decoder` decodes, compiled once for each shape.
+
+    `eos_id`: what ends a response, one id or several; None: only its length does.
+    """
     # Temperature, top-p and weights are traced, so that sweeping them compiles nothing again.
     compiled = jax.jit(
-        partial(decode, decoder, eos_id=eos_id, pad_id=pad_id),
+        partial(decode, decoder, eos_id=end_ids(eos_id), pad_id=pad_id),
         static_argnames=("num_samples", "max_tokens", "top_k"),
     )
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxpref.sampling.draws import drawn_tokens, index_logps, mixed_logits
+from jaxpref.sampling.ends import EndIds, is_end
 from jaxpref.types import Completions, Params, PRNGKey, Prompts, Samples
 
 __all__ = ["Decoder", "decode"]
@@ -39,10 +40,10 @@ def decode(
     num_samples: int,
     max_tokens: int,
     top_k: int | None = None,
-    eos_id: int | None,
+    eos_id: EndIds,
     pad_id: int = 0,
 ) -> Samples:
-    """`num_samples` responses to each prompt, until EOS (kept and scored) or `max_tokens`.
+    """`num_samples` responses to each prompt, until a token of `eos_id` (kept and scored) or `max_tokens`.
 
     With `weights`, `params` is a tuple of members and each token is drawn from `softmax(sum_m w_m logits_m)`,
     normalised again at every token: not the mixture of whole responses, whose normaliser is one for all
@@ -89,7 +90,7 @@ class _Rule:
     temperature: Array | None
     top_k: int | None
     top_p: Array | None
-    eos_id: int | None
+    eos_id: EndIds
     pad_id: int
 
     def advance(self, loop: _Loop) -> _Loop:
@@ -122,7 +123,7 @@ class _Rule:
         return _Loop(
             loop.step + 1,
             loop.caches,
-            loop.done if self.eos_id is None else loop.done | (token == self.eos_id),
+            loop.done | is_end(token, self.eos_id),
             write(loop.tokens, token, self.pad_id),
             write(loop.mask, alive, False),
             write(loop.token_logps, index_logps(logits, token), 0),

@@ -1,5 +1,7 @@
 """Evaluators that draw: KL and entropy against exact values of a table, diversity by hand."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from jaxpref.data.records import Records
 from jaxpref.data.text.synthetic import arithmetic_tokenizer
 from jaxpref.evals import Context, diversity, sampled_kl
 from jaxpref.evals.diversity import distinct, edit_similarity, unique_share
+from jaxpref.evals.sampling import draw, prompts_of, texts
 from jaxpref.policies.tabular import tabular
 
 PROMPTS, RESPONSES = 5, 7
@@ -112,3 +115,16 @@ def test_diversity_of_a_sure_policy_and_of_a_uniform_one():
     assert spread.low < expected < spread.high
     with pytest.raises(ValueError, match="num_samples"):
         diversity(context(uniform, None), **(settings | {"num_samples": 1}))
+
+
+def test_a_text_has_no_end_whichever_it_was():
+    """Responses of one token, of which two end one: what is left is empty, or the token."""
+    tokenizer = arithmetic_tokenizer()
+    policy = tabular(prompts=PROMPTS, vocab=8, eos_id=(tokenizer.eos_id, 6))
+    certain = np.full((PROMPTS, 8), -50.0)
+    certain[np.arange(PROMPTS), [tokenizer.eos_id, 6, 4, 5, 6]] = 0
+    drawing = dataclasses.replace(context({"logits": jnp.asarray(certain)}, None), policy=policy)
+    table = prompts_of(lambda: prompts(1), None)
+    (batch,) = draw(drawing, table, jax.random.key(0), max_tokens=1)
+    found = [texts(tokenizer, batch, row, 0)[1] for row in range(PROMPTS)]
+    assert found == ["", "", tokenizer.decode([4]), tokenizer.decode([5]), ""]

@@ -124,6 +124,8 @@ def test_a_response_is_read_before_the_question_without_its_end():
     assert last[0, 0] == EOS
     last[0, 0] = batch.response_tokens[0, 0, 0]
     np.testing.assert_allclose(without, (logps[:, 2] - logps[:, 3])[last], rtol=1e-5)
+    several = jax.jit(ask(eos_id=(5, EOS)))(policies, batch)
+    np.testing.assert_array_equal(several, without)
     # Yes or no is the same reading with answers of one token.
     sure = judges.implicit_preference(policy, yes_id=2, no_id=3, eos_id=EOS, member="judge")
     np.testing.assert_allclose(jax.jit(sure)(policies, batch), jax.nn.sigmoid(without), rtol=1e-5)

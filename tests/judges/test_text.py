@@ -47,6 +47,13 @@ def test_a_check_reads_text_without_specials():
     np.testing.assert_array_equal(p[0], [[0.5, 1], [0, 0.5]])
 
 
+def test_any_of_several_ends_is_left_out_at_the_end():
+    a, b = TOKENIZER.encode("a")[0], TOKENIZER.encode("b")[0]
+    batch = _batch(["c="], [["abc", "ca"]])
+    scorer = judges.text_scorer(lambda prompt, response: len(response), TOKENIZER, eos_id=(a, b))
+    assert scorer({}, batch).tolist() == [[3, 1]]
+
+
 def test_wrong_use_is_explained():
     batch = _batch(["a="], [["a", "b"]])
     for wrong in (None, float("nan"), "good"):

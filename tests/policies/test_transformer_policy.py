@@ -53,6 +53,12 @@ def test_special_token_outside_the_vocabulary(name):
         transformer(**{"sizes": SIZES, "eos_id": 1, name: 64})
 
 
+def test_each_of_several_ends_is_checked():
+    for ends, message in (((1, 64), "got 64"), ((), "got none"), ((1, 2.5), "got 2.5")):
+        with pytest.raises(ValueError, match=f"eos_id: expected .*{message}"):
+            transformer(sizes=SIZES, eos_id=ends)
+
+
 def test_flops_of_a_known_case():
     """Llama-3.1-8B, one pair of 512 + 512 + 512 tokens: 69 TFLOP for forward and backward."""
     b, k, p, r = 1, 2, 512, 512
