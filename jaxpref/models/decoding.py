@@ -13,6 +13,7 @@ from jaxpref.models.transformer import (
     Transformer,
     Window,
     causal,
+    check_length,
     final_norm,
     heads,
     last_of_prompt,
@@ -43,6 +44,7 @@ def prefill(
     """
     sizes = model.sizes
     b, p = prompts.prompt_tokens.shape
+    check_length(sizes, p + max_tokens)
     mask = causal(sizes, p)
 
     def attend_on(is_local: bool | Array, _: None) -> Attend:

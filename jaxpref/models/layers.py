@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jaxpref.models.architecture import TransformerSizes
 from jaxpref.models.rope import rotate
-from jaxpref.models.sizes import TransformerSizes
 
 __all__ = ["MLP", "Attention", "Attend", "Block", "Linear", "Norm", "activation"]
 
@@ -100,19 +100,26 @@ class Attention(nnx.Module):
             dtype=dtype,
             rngs=rngs,
         )
-        self.query_norm = Norm(sizes, sizes.head_dim, dtype=dtype) if sizes.qk_norm else None
-        self.key_norm = Norm(sizes, sizes.head_dim, dtype=dtype) if sizes.qk_norm else None
+
+        def norm(width: int) -> Norm | None:
+            width = sizes.head_dim if sizes.qk_norm == "head" else width
+            return Norm(sizes, width, dtype=dtype) if sizes.qk_norm else None
+
+        self.query_norm, self.key_norm = norm(queries), norm(keys)
 
     def __call__(
-        self, x: Float[Array, "b t d"], angles: Float[Array, "2 b t half"], attend: Attend
+        self, x: Float[Array, "b t d"], angles: Float[Array, "2 b t half"] | None, attend: Attend
     ) -> tuple[Float[Array, "b t d"], Any]:
         sizes = self.sizes
         q, k, v = self.query(x), self.key(x), self.value(x)
+        if self.query_norm is not None and self.key_norm is not None and sizes.qk_norm == "width":
+            q, k = self.query_norm(q), self.key_norm(k)
         q = q.reshape(*x.shape[:2], sizes.kv_heads, sizes.heads // sizes.kv_heads, sizes.head_dim)
         k, v = (y.reshape(*x.shape[:2], sizes.kv_heads, sizes.head_dim) for y in (k, v))
-        if self.query_norm is not None and self.key_norm is not None:
+        if self.query_norm is not None and self.key_norm is not None and sizes.qk_norm == "head":
             q, k = self.query_norm(q), self.key_norm(k)
-        q, k = rotate(q, angles, sizes.rope_style), rotate(k, angles, sizes.rope_style)
+        if angles is not None:
+            q, k = rotate(q, angles, sizes.rope_style), rotate(k, angles, sizes.rope_style)
         read, kept = attend(q, k, v)
         return self.output(read.reshape(*x.shape[:2], -1)), kept
 
@@ -146,23 +153,30 @@ class MLP(nnx.Module):
 
 
 class Block(nnx.Module):
-    """One layer: attention and feed-forward, each behind a norm, added to the residual stream."""
+    """Attention and feed-forward, with norms in front, behind or both, added to the residual stream."""
 
     def __init__(self, sizes: TransformerSizes, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        def norm(present: bool) -> Norm | None:
+            return Norm(sizes, sizes.embed, dtype=dtype) if present else None
+
         self.parallel = sizes.parallel_residual
-        self.attention_norm = Norm(sizes, sizes.embed, dtype=dtype)
+        self.attention_norm = norm(sizes.pre_norms)
         self.attention = Attention(sizes, dtype=dtype, rngs=rngs)
-        self.attention_post_norm = Norm(sizes, sizes.embed, dtype=dtype) if sizes.post_norms else None
-        self.mlp_norm = Norm(sizes, sizes.embed, dtype=dtype)
+        self.attention_post_norm = norm(sizes.post_norms)
+        self.mlp_norm = norm(sizes.pre_norms)
         self.mlp = MLP(sizes, dtype=dtype, rngs=rngs)
-        self.mlp_post_norm = Norm(sizes, sizes.embed, dtype=dtype) if sizes.post_norms else None
+        self.mlp_post_norm = norm(sizes.post_norms)
 
     def __call__(
-        self, x: Float[Array, "b t d"], angles: Float[Array, "2 b t half"], attend: Attend
+        self, x: Float[Array, "b t d"], angles: Float[Array, "2 b t half"] | None, attend: Attend
     ) -> tuple[Float[Array, "b t d"], Any]:
-        y, kept = self.attention(self.attention_norm(x), angles, attend)
+        y, kept = self.attention(_normalised(x, self.attention_norm), angles, attend)
         if self.parallel:
-            return x + y + self.mlp(self.mlp_norm(x)), kept
-        x = x + (y if self.attention_post_norm is None else self.attention_post_norm(y))
-        y = self.mlp(self.mlp_norm(x))
-        return x + (y if self.mlp_post_norm is None else self.mlp_post_norm(y)), kept
+            return x + y + self.mlp(_normalised(x, self.mlp_norm)), kept
+        x = x + _normalised(y, self.attention_post_norm)
+        y = self.mlp(_normalised(x, self.mlp_norm))
+        return x + _normalised(y, self.mlp_post_norm), kept
+
+
+def _normalised(x: Array, norm: Norm | None) -> Array:
+    return x if norm is None else norm(x)

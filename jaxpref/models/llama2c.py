@@ -8,7 +8,7 @@ import pathlib
 
 import numpy as np
 
-from jaxpref.models.sizes import TransformerSizes
+from jaxpref.models.architecture import TransformerSizes
 from jaxpref.models.weights import check_shapes
 from jaxpref.types import Params
 

@@ -4,9 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxpref.models.sizes import RopeScaling, TransformerSizes
+from jaxpref.models.architecture import RopeScaling, TransformerSizes
 
-__all__ = ["frequencies", "rope_angles", "rotate"]
+__all__ = ["frequencies", "rope_angles", "rope_tables", "rotate"]
 
 
 def frequencies(sizes: TransformerSizes, *, local: bool = False) -> np.ndarray:
@@ -24,10 +24,34 @@ def frequencies(sizes: TransformerSizes, *, local: bool = False) -> np.ndarray:
 def _scaled(base: np.ndarray, scaling: RopeScaling) -> np.ndarray:
     if scaling.kind == "linear":
         return base / scaling.factor
+    if scaling.kind == "longrope":
+        return base / np.asarray(scaling.long_factors if scaling.long else scaling.short_factors)
     turns = scaling.original_length * base / (2 * np.pi)  # full turns within the original context
     low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
     kept = np.clip((turns - low) / (high - low), 0.0, 1.0)
     return base * (kept + (1 - kept) / scaling.factor)
+
+
+def rope_tables(
+    sizes: TransformerSizes, positions: Int[Array, "b t"], dtype: jnp.dtype
+) -> tuple[Float[Array, "n 2 b t half"] | None, tuple[int, ...]]:
+    """The kinds of rotation that occur in a model, and the one of each layer; None where nothing rotates.
+
+    A layer that does not rotate beside others that do has cosines of 1 and sines of 0.
+    """
+    if sizes.learned_positions:
+        return None, (0,) * sizes.layers
+    near = sizes.local_rope_base is not None
+    rotates = sizes.rope_pattern or (True,) * sizes.layers
+    kinds = [(r, near and local) for r, local in zip(rotates, sizes.local_layers, strict=True)]
+    distinct = sorted(set(kinds))
+    tables = []
+    for turns, local in distinct:
+        angles = rope_angles(positions, frequencies(sizes, local=local) * turns, dtype)
+        if turns and sizes.rope_scaling is not None and not local:
+            angles = angles * sizes.rope_scaling.attention_factor
+        tables.append(angles)
+    return jnp.stack(tables), tuple(distinct.index(kind) for kind in kinds)
 
 
 def rope_angles(

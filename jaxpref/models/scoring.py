@@ -6,22 +6,30 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jaxpref.kernels.token_logps import KL, STATISTICS, SummedLoss, linear_summed_loss, linear_token_logps
+from jaxpref.kernels.token_logps import (
+    KL,
+    STATISTICS,
+    SummedLoss,
+    linear_logits,
+    linear_summed_loss,
+    linear_token_logps,
+)
 from jaxpref.models.attention import Keys
 from jaxpref.models.layers import Attend
 from jaxpref.models.transformer import (
     Transformer,
     Window,
     causal,
+    check_length,
     final_norm,
     heads,
     last_of_prompt,
     run_blocks,
     unembedding,
 )
-from jaxpref.types import Completions, Params, PRNGKey
+from jaxpref.types import Completions, Params, PRNGKey, Prompts
 
-__all__ = ["predicting_states", "quantities", "summed_loss", "token_logps"]
+__all__ = ["predicting_states", "quantities", "sequence_logits", "summed_loss", "token_logps"]
 
 
 def _residuals(
@@ -36,6 +44,7 @@ def _residuals(
     sizes = model.sizes
     b, k, r = batch.response_tokens.shape
     p = batch.prompt_tokens.shape[1]
+    check_length(sizes, p + r)
     lengths = batch.prompt_mask.sum(-1, dtype=jnp.int32)
     after = lengths[:, None] + jnp.arange(r)[None]  # positions of response tokens, [b, r]
     tokens = jnp.concatenate([batch.prompt_tokens, batch.response_tokens.reshape(b, k * r)], 1)
@@ -109,6 +118,29 @@ def token_logps(model: Transformer, params: Params, batch: Completions) -> Float
         where=_scored(batch),
         implementation=model.head,
     )
+
+
+def sequence_logits(model: Transformer, params: Params, prompts: Prompts) -> Float[Array, "b p v"]:
+    """Logits of the token after each token of `prompts`, float32 or wider; those of padding mean nothing.
+
+    All of them at once, `b p v` numbers: for comparing models, not for training.
+    """
+    sizes = model.sizes
+    b, p = prompts.prompt_tokens.shape
+    check_length(sizes, p)
+    mask = causal(sizes, p)
+
+    def attend_on(is_local: bool | Array, _: None) -> Attend:
+        def read(q: Array, keys: Array, values: Array) -> tuple[Array, None]:
+            keys, values = jnp.swapaxes(keys, 1, 2), jnp.swapaxes(values, 1, 2)
+            part = Keys(keys[:, None], values[:, None], mask.on(is_local))
+            return heads(model, q[:, None], [part])[:, 0], None
+
+        return read
+
+    positions = jnp.broadcast_to(jnp.arange(p)[None], (b, p))
+    x, _ = run_blocks(model, params, prompts.prompt_tokens, positions, attend_on)
+    return linear_logits(final_norm(model, params, x), unembedding(params), soft_cap=sizes.logit_soft_cap)
 
 
 def quantities(

@@ -1,10 +1,9 @@
-"""The numbers that make the one decoder a Llama, a Qwen, a Gemma or a Pythia: families are configurations.
+"""Published sizes of the one decoder: families are configurations.
 
-Published sizes are module-level functions, so that experiment files can name them.
+They are module-level functions, so that experiment files can name them.
 """
 
-import dataclasses
-from typing import Literal
+from jaxpref.models.architecture import RopeScaling, TransformerSizes
 
 __all__ = [
     "RopeScaling",
@@ -12,145 +11,22 @@ __all__ = [
     "gemma2_2b",
     "gemma3_1b",
     "gemma_2b",
+    "gpt2_small",
     "llama3_1_8b",
     "llama3_2_1b",
     "mistral_7b",
+    "olmo2_1b",
+    "phi3_mini",
     "pythia_1_4b",
     "pythia_2_8b",
     "qwen2_5_0_5b",
     "qwen3_0_6b",
     "smollm2_135m",
     "smollm2_360m",
+    "smollm3_3b",
     "stories260k",
     "tiny",
 ]
-
-
-@dataclasses.dataclass(frozen=True)
-class RopeScaling:
-    """Stretching of rotary frequencies to contexts longer than those of pre-training.
-
-    `linear` divides every frequency by `factor` (arXiv:2306.15595 eq. 4). `llama3` divides only the slow ones
-    and blends in between: wavelengths above `original_length / low_frequency_factor` are divided, those
-    below `original_length / high_frequency_factor` are kept (arXiv:2407.21783 Sec. 3.4.2; constants as in
-    the released configuration files).
-    """
-
-    kind: Literal["linear", "llama3"]
-    factor: float
-    low_frequency_factor: float = 1.0
-    high_frequency_factor: float = 4.0
-    original_length: int = 8192  # tokens
-
-    def __post_init__(self) -> None:
-        if self.kind not in ("linear", "llama3"):
-            raise ValueError(f"RopeScaling.kind: expected 'linear' or 'llama3', got {self.kind!r}")
-        if self.factor <= 0 or self.original_length <= 0:
-            raise ValueError(f"RopeScaling: factor and original_length must be positive, got {self}")
-        if not 0 < self.low_frequency_factor < self.high_frequency_factor:
-            raise ValueError(
-                "RopeScaling: expected 0 < low_frequency_factor < high_frequency_factor, got "
-                f"{self.low_frequency_factor} and {self.high_frequency_factor}"
-            )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TransformerSizes:
-    """A decoder-only transformer. Widths in units, lengths in tokens; raises ValueError when inconsistent."""
-
-    vocab: int
-    embed: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    mlp: int
-    tied: bool = False  # the unembedding is the embedding
-    # Normalisation
-    norm: Literal["rms", "layer"] = "rms"
-    norm_eps: float = 1e-5
-    norm_offset: bool = False  # Gemma: multiply by 1 + weight
-    post_norms: bool = False  # Gemma: normalise each sublayer's output too
-    qk_norm: bool = False  # RMSNorm of each query and key head, before the rotation
-    # Positions
-    rope_base: float = 10_000.0
-    rope_style: Literal["half", "interleaved"] = (
-        "half"  # which coordinates pair up: (i, i + d/2) or (2i, 2i + 1)
-    )
-    rope_fraction: float = 1.0  # share of head_dim that rotates
-    rope_scaling: RopeScaling | None = None  # not applied where local_rope_base is
-    local_rope_base: float | None = None  # base on sliding-window layers, if another
-    # Attention
-    query_scale: float | None = None  # None: head_dim ** -0.5
-    attention_soft_cap: float | None = None  # cap * tanh(scores / cap)
-    sliding_window: int | None = None  # keys a local layer sees, itself included
-    global_every: int | None = None  # layer i is global when (i + 1) % global_every == 0; None: all are local
-    qkv_bias: bool = False
-    output_bias: bool = False
-    # The rest
-    activation: Literal["silu", "gelu_tanh", "gelu"] = "silu"
-    gated: bool = True  # activation(gate) * up, not activation(up)
-    mlp_bias: bool = False
-    parallel_residual: bool = False  # x + attention(x) + mlp(x) (NeoX)
-    scale_embedding: bool = False  # Gemma: times sqrt(embed)
-    logit_soft_cap: float | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("vocab", "embed", "layers", "heads", "kv_heads", "head_dim", "mlp"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"TransformerSizes.{name}: expected a positive int, got {value!r}")
-        if self.heads % self.kv_heads:
-            raise ValueError(
-                f"TransformerSizes.kv_heads: must divide heads ({self.heads}), got {self.kv_heads}; each key "
-                "head serves the same number of query heads"
-            )
-        for name, choices in (
-            ("norm", ("rms", "layer")),
-            ("rope_style", ("half", "interleaved")),
-            ("activation", ("silu", "gelu_tanh", "gelu")),
-        ):
-            if getattr(self, name) not in choices:
-                raise ValueError(
-                    f"TransformerSizes.{name}: expected one of {choices}, got {getattr(self, name)!r}"
-                )
-        for name in ("norm_eps", "rope_base", "local_rope_base", "query_scale", "attention_soft_cap"):
-            self._check_positive(name)
-        for name in ("sliding_window", "global_every", "logit_soft_cap"):
-            self._check_positive(name)
-        if not 0 < self.rope_fraction <= 1 or self.rotary_dim % 2 or self.rotary_dim < 2:
-            raise ValueError(
-                f"TransformerSizes.rope_fraction: rotates {self.rotary_dim} of head_dim={self.head_dim} "
-                "coordinates; expected an even number of at least 2"
-            )
-        if self.sliding_window is None and (self.global_every or self.local_rope_base):
-            raise ValueError(
-                "TransformerSizes: global_every and local_rope_base describe sliding-window layers; give "
-                "sliding_window"
-            )
-        if self.norm == "layer" and (self.norm_offset or self.qk_norm):
-            raise ValueError("TransformerSizes.norm: norm_offset and qk_norm are for norm='rms'")
-        if self.parallel_residual and self.post_norms:
-            raise ValueError("TransformerSizes: parallel_residual and post_norms exclude each other")
-
-    def _check_positive(self, name: str) -> None:
-        value = getattr(self, name)
-        if value is not None and value <= 0:
-            raise ValueError(f"TransformerSizes.{name}: expected a positive number, got {value!r}")
-
-    @property
-    def rotary_dim(self) -> int:
-        """Coordinates of each head that rotate."""
-        return round(self.head_dim * self.rope_fraction)
-
-    @property
-    def local_layers(self) -> tuple[bool, ...]:
-        """Which layers attend through the sliding window, first layer first."""
-        if self.sliding_window is None:
-            return (False,) * self.layers
-        return tuple(
-            self.global_every is None or (i + 1) % self.global_every != 0 for i in range(self.layers)
-        )
 
 
 def tiny(
@@ -297,7 +173,7 @@ def qwen3_0_6b() -> TransformerSizes:
         tied=True,
         rope_base=1_000_000.0,
         norm_eps=1e-6,
-        qk_norm=True,
+        qk_norm="head",
     )
 
 
@@ -356,7 +232,7 @@ def gemma3_1b() -> TransformerSizes:
         norm_eps=1e-6,
         norm_offset=True,
         post_norms=True,
-        qk_norm=True,
+        qk_norm="head",
         rope_base=1_000_000.0,
         local_rope_base=10_000.0,
         sliding_window=512,
@@ -394,3 +270,74 @@ def pythia_1_4b() -> TransformerSizes:
 def pythia_2_8b() -> TransformerSizes:
     """Pythia-2.8B (arXiv:2304.01373 Table 1), the model of the DPO paper: NeoX blocks (arXiv:2204.06745)."""
     return _pythia(embed=2560, layers=32, heads=32)
+
+
+def gpt2_small() -> TransformerSizes:
+    """GPT-2, the smallest (Radford et al. 2019 Table 2, whose 117 million are 124 million weights)."""
+    return TransformerSizes(
+        vocab=50_257,
+        embed=768,
+        layers=12,
+        heads=12,
+        kv_heads=12,
+        head_dim=64,
+        mlp=3072,
+        tied=True,
+        norm="layer",
+        learned_positions=True,
+        max_length=1024,
+        qkv_bias=True,
+        output_bias=True,
+        activation="gelu_tanh",
+        gated=False,
+        mlp_bias=True,
+    )
+
+
+def smollm3_3b() -> TransformerSizes:
+    """SmolLM3-3B (sizes as in its released configuration): every fourth layer knows no positions."""
+    return TransformerSizes(
+        vocab=128_256,
+        embed=2048,
+        layers=36,
+        heads=16,
+        kv_heads=4,
+        head_dim=128,
+        mlp=11_008,
+        tied=True,
+        norm_eps=1e-6,
+        rope_base=5_000_000.0,
+        rope_pattern=tuple((i + 1) % 4 != 0 for i in range(36)),
+    )
+
+
+def olmo2_1b() -> TransformerSizes:
+    """OLMo-2-0425-1B (arXiv:2501.00656): norms behind the sublayers only."""
+    return TransformerSizes(
+        vocab=100_352,
+        embed=2048,
+        layers=16,
+        heads=16,
+        kv_heads=16,
+        head_dim=128,
+        mlp=8192,
+        norm_eps=1e-6,
+        pre_norms=False,
+        post_norms=True,
+        qk_norm="width",
+        rope_base=500_000.0,
+    )
+
+
+def phi3_mini() -> TransformerSizes:
+    """Phi-3-mini-4k (arXiv:2404.14219), with the window of its released configuration."""
+    return TransformerSizes(
+        vocab=32_064,
+        embed=3072,
+        layers=32,
+        heads=32,
+        kv_heads=32,
+        head_dim=96,
+        mlp=8192,
+        sliding_window=2047,
+    )

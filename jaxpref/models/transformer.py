@@ -18,16 +18,17 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxpref import keys
 from jaxpref.kernels.partition import looked_up
 from jaxpref.kernels.token_logps import IMPLEMENTATIONS
+from jaxpref.models.architecture import TransformerSizes
 from jaxpref.models.attention import Keys, attend
 from jaxpref.models.layers import Attend, Block, Norm
-from jaxpref.models.rope import frequencies, rope_angles
-from jaxpref.models.sizes import TransformerSizes
+from jaxpref.models.rope import rope_tables
 from jaxpref.types import Params, PRNGKey
 
 __all__ = [
     "Transformer",
     "Window",
     "causal",
+    "check_length",
     "final_norm",
     "heads",
     "last_of_prompt",
@@ -94,6 +95,8 @@ class Transformer:
         }
         if not sizes.tied:
             params["unembedding"] = normal("unembedding", table, _EMBEDDING_SCALE)
+        if sizes.learned_positions:
+            params["positions"] = normal("positions", (sizes.max_length or 0, sizes.embed), _EMBEDDING_SCALE)
         if self.outputs:
             # As in arXiv:2009.01325: first rewards have a variance of about one, since the final norm leaves
             # numbers of size one.
@@ -110,6 +113,8 @@ class Transformer:
         }
         if not self.sizes.tied:
             names["unembedding"] = ("vocab", "embed")
+        if self.sizes.learned_positions:
+            names["positions"] = ("vocab", "embed")  # a table that is looked up, and laid out like words
         if self.outputs:
             names["head"] = ("embed", None)
         return names
@@ -173,19 +178,16 @@ def run_blocks(
     x = looked_up(params["embedding"], tokens).astype(dtype)
     if sizes.scale_embedding:
         x = x * jnp.asarray(sizes.embed**0.5, dtype)
+    if sizes.learned_positions:
+        x = x + looked_up(params["positions"], positions).astype(dtype)
     flags = sizes.local_layers
     mixed = any(flags) and not all(flags)
-    far = rope_angles(positions, frequencies(sizes), dtype)
-    near = far
-    if sizes.local_rope_base is not None:
-        near = rope_angles(positions, frequencies(sizes, local=True), dtype)
+    tables, kinds = rope_tables(sizes, positions, dtype)
 
     def layer(x: Array, inputs: tuple) -> tuple[Array, Any]:
-        weights, flag, extra = inputs
+        weights, flag, kind, extra = inputs
         is_local = flag if mixed else flags[0]
-        angles = far
-        if sizes.local_rope_base is not None:
-            angles = jnp.where(is_local, near, far)
+        angles = None if tables is None else tables[kind if len(tables) > 1 else 0]
         return _bind(block, weights)(x, angles, attend_on(is_local, extra))
 
     if model.remat != "none":
@@ -193,11 +195,11 @@ def run_blocks(
         layer = jax.checkpoint(layer, policy=dots if model.remat == "dots" else None, prevent_cse=False)
     if isinstance(params["blocks"], list):
         kept = []
-        for inputs in zip(params["blocks"], flags, per_layer, strict=True):
+        for inputs in zip(params["blocks"], flags, kinds, per_layer, strict=True):
             x, one = layer(x, inputs)
             kept.append(one)
         return x, kept
-    inputs = (params["blocks"], jnp.asarray(flags), per_layer)
+    inputs = (params["blocks"], jnp.asarray(flags), jnp.asarray(kinds), per_layer)
     return jax.lax.scan(layer, x, inputs, unroll=_unroll(model))
 
 
@@ -225,6 +227,15 @@ def unembedding(params: Params) -> Float[Array, "v d"]:
 def final_norm(model: Transformer, params: Params, x: Float[Array, "*rows d"]) -> Float[Array, "*rows d"]:
     """The norm in front of the unembedding."""
     return _bind(_abstract_modules(model.sizes)[1], params["final_norm"])(x)
+
+
+def check_length(sizes: TransformerSizes, length: int) -> None:
+    """Raises ValueError where arrays have room for more tokens than the model tells apart."""
+    if sizes.longest is not None and length > sizes.longest:
+        raise ValueError(
+            f"prompt and response have room for {length} tokens together, the model for {sizes.longest}: "
+            "beyond that it has no positions, or other rotations; cut prompts and responses to fit"
+        )
 
 
 def causal(sizes: TransformerSizes, length: int) -> Window:

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxpref.models.sizes import TransformerSizes
+from jaxpref.models.architecture import TransformerSizes
 from jaxpref.models.transformer import Transformer
 from jaxpref.types import Params
 

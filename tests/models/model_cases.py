@@ -23,12 +23,25 @@ def shrunk(sizes, **changes):
         "head_dim": 8,
         "mlp": 20,
         "sliding_window": None if sizes.sliding_window is None else 4,
+        "rope_pattern": None if sizes.rope_pattern is None else (True, False),
+        "max_length": None if sizes.max_length is None else 16,
     }
     return dataclasses.replace(sizes, **(small | changes))
 
 
 # A window of original tokens so short that all three regimes of llama3 scaling occur in a head of 8.
 _SCALED = RopeScaling("llama3", factor=8.0, original_length=64)
+_LONG = RopeScaling(
+    "longrope",
+    factor=2.0,
+    original_length=16,
+    short_factors=(1.0, 1.5, 2.0),
+    long_factors=(2.0, 3.0, 4.0),
+    attention_factor=1.2,
+)
+_LONGER = dataclasses.replace(
+    _LONG, original_length=4, short_factors=(1.0,) * 4, long_factors=(2.0, 3.0, 4.0, 5.0), long=True
+)
 
 FAMILIES = {
     "stories": shrunk(published.stories260k()),
@@ -41,6 +54,19 @@ FAMILIES = {
     "gemma2": shrunk(published.gemma2_2b(), query_scale=0.2, attention_soft_cap=1.5, logit_soft_cap=2.0),
     "gemma3": shrunk(published.gemma3_1b(), kv_heads=1),
     "pythia": shrunk(published.pythia_2_8b(), rope_fraction=0.5),
+    "gpt2": shrunk(published.gpt2_small()),
+    "smollm3": shrunk(published.smollm3_3b()),
+    "smollm3_windows": shrunk(
+        published.smollm3_3b(),
+        layers=3,
+        sliding_window=4,
+        local_pattern=(False, True, False),
+        rope_pattern=(True, False, True),
+    ),
+    "olmo2": shrunk(published.olmo2_1b(), kv_heads=2),
+    "phi3": shrunk(published.phi3_mini()),
+    "longrope": shrunk(published.phi3_mini(), rope_fraction=0.75, rope_scaling=_LONG),
+    "longrope_long": shrunk(published.phi3_mini(), rope_scaling=_LONGER),
 }
 
 

@@ -27,6 +27,8 @@ def _frequency(i, dims, sizes, local):
     scaling = sizes.rope_scaling
     if scaling is None:
         return frequency
+    if scaling.kind == "longrope":
+        return frequency / (scaling.long_factors[i] if scaling.long else scaling.short_factors[i])
     if scaling.kind == "linear":
         return frequency / scaling.factor
     wavelength = 2 * math.pi / frequency
@@ -41,12 +43,14 @@ def _frequency(i, dims, sizes, local):
 
 
 def _rotate(vector, position, sizes, local):
-    dims = round(sizes.head_dim * sizes.rope_fraction)
+    dims = math.floor(sizes.head_dim * sizes.rope_fraction)
+    local_base = local and sizes.local_rope_base is not None
     out = vector.copy()
     for i in range(dims // 2):
         a, b = (i, i + dims // 2) if sizes.rope_style == "half" else (2 * i, 2 * i + 1)
         turned = complex(vector[a], vector[b]) * np.exp(1j * position * _frequency(i, dims, sizes, local))
-        out[a], out[b] = turned.real, turned.imag
+        stretch = 1 if sizes.rope_scaling is None or local_base else sizes.rope_scaling.attention_factor
+        out[a], out[b] = turned.real * stretch, turned.imag * stretch
     return out
 
 
@@ -58,20 +62,23 @@ def _activation(x, name):
     return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
-def _attention(x, weights, sizes, local):
+def _attention(x, weights, sizes, local, rotates):
     length, h = x.shape[0], sizes.head_dim
     q, k, v = (_linear(x, weights[name]) for name in ("query", "key", "value"))
+    if sizes.qk_norm == "width":
+        q, k = _norm(q, weights["query_norm"], sizes), _norm(k, weights["key_norm"], sizes)
     out = np.zeros((length, sizes.heads * h))
     for head in range(sizes.heads):
         group = head // (sizes.heads // sizes.kv_heads)
         queries, keys = q[:, head * h : (head + 1) * h], k[:, group * h : (group + 1) * h]
-        if sizes.qk_norm:
+        if sizes.qk_norm == "head":
             queries, keys = (
                 _norm(queries, weights["query_norm"], sizes),
                 _norm(keys, weights["key_norm"], sizes),
             )
-        queries = np.stack([_rotate(row, t, sizes, local) for t, row in enumerate(queries)])
-        keys = np.stack([_rotate(row, t, sizes, local) for t, row in enumerate(keys)])
+        if rotates:
+            queries = np.stack([_rotate(row, t, sizes, local) for t, row in enumerate(queries)])
+            keys = np.stack([_rotate(row, t, sizes, local) for t, row in enumerate(keys)])
         for t in range(length):
             first = max(0, t - sizes.sliding_window + 1) if local else 0
             scores = keys[first : t + 1] @ queries[t]
@@ -93,6 +100,12 @@ def _mlp(x, weights, sizes):
 def next_token_log_probs(sizes, params, tokens):
     """`[t, vocab]` float64: row i is the distribution of token i + 1."""
     x = params["embedding"][tokens] * (math.sqrt(sizes.embed) if sizes.scale_embedding else 1)
+    if sizes.learned_positions:
+        x = x + params["positions"][: len(tokens)]
+
+    def before(x, norm):
+        return _norm(x, norm(), sizes) if sizes.pre_norms else x
+
     for i in range(sizes.layers):
 
         def of_layer(tree, i=i):
@@ -101,12 +114,15 @@ def next_token_log_probs(sizes, params, tokens):
         w = of_layer(params["blocks"])
         every = sizes.global_every
         local = sizes.sliding_window is not None and (every is None or (i + 1) % every != 0)
-        y = _attention(_norm(x, w["attention_norm"], sizes), w["attention"], sizes, local)
+        if sizes.local_pattern is not None:
+            local = sizes.local_pattern[i]
+        rotates = not sizes.learned_positions and (sizes.rope_pattern is None or sizes.rope_pattern[i])
+        y = _attention(before(x, lambda w=w: w["attention_norm"]), w["attention"], sizes, local, rotates)
         if sizes.parallel_residual:
             x = x + y + _mlp(_norm(x, w["mlp_norm"], sizes), w["mlp"], sizes)
             continue
         x = x + (_norm(y, w["attention_post_norm"], sizes) if sizes.post_norms else y)
-        y = _mlp(_norm(x, w["mlp_norm"], sizes), w["mlp"], sizes)
+        y = _mlp(before(x, lambda w=w: w["mlp_norm"]), w["mlp"], sizes)
         x = x + (_norm(y, w["mlp_post_norm"], sizes) if sizes.post_norms else y)
     logits = _norm(x, params["final_norm"], sizes) @ params.get("unembedding", params["embedding"]).T
     if sizes.logit_soft_cap is not None:

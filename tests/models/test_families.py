@@ -11,6 +11,7 @@ from numpy_decoder import next_token_log_probs
 from x64 import enable_x64
 
 from jaxpref.models import sizes as published
+from jaxpref.models.decoding import prefill
 from jaxpref.models.scoring import token_logps
 from jaxpref.models.sizes import RopeScaling, TransformerSizes, tiny
 from jaxpref.models.transformer import Transformer
@@ -49,6 +50,10 @@ def test_equals_the_numpy_decoder(name):
         ("gemma3_1b", 999_885_952),
         ("pythia_1_4b", 1_414_647_808),
         ("pythia_2_8b", 2_775_208_960),
+        ("gpt2_small", 124_439_808),
+        ("smollm3_3b", 3_075_098_624),
+        ("olmo2_1b", 1_484_916_736),
+        ("phi3_mini", 3_821_079_552),
     ],
 )
 def test_published_parameter_counts(name, count):
@@ -60,12 +65,12 @@ def test_axis_names_fit_the_arrays(name):
     sizes = FAMILIES[name]
     width = {
         "layers": {sizes.layers},
-        "vocab": {sizes.vocab},
+        "vocab": {sizes.vocab, sizes.max_length},
         "embed": {sizes.embed},
         "heads": {sizes.heads * sizes.head_dim},
         "kv_heads": {sizes.kv_heads * sizes.head_dim},
         "mlp": {sizes.mlp},
-        "norm": {sizes.embed, sizes.head_dim},
+        "norm": {width * sizes.head_dim for width in (1, sizes.heads, sizes.kv_heads)} | {sizes.embed},
     }
     axes = Transformer(sizes).axes()
     arrays = shapes(sizes)
@@ -120,7 +125,18 @@ def test_bfloat16_compute_gives_float32_log_probs():
         ({"head_dim": 7}, "rope_fraction: rotates 7 of head_dim=7"),
         ({"rope_fraction": 1.5}, "rope_fraction"),
         ({"global_every": 2}, "give sliding_window"),
-        ({"norm": "layer", "qk_norm": True}, "norm='rms'"),
+        ({"norm": "layer", "qk_norm": "head"}, "norm='rms'"),
+        ({"qk_norm": "heads"}, "qk_norm: expected one of"),
+        ({"local_pattern": (True, False)}, "give sliding_window"),
+        ({"sliding_window": 4, "global_every": 2, "local_pattern": (True, False)}, "exclude each other"),
+        ({"rope_pattern": (True,)}, "rope_pattern: expected one bool for each of 2 layers, got 1"),
+        ({"learned_positions": True}, "learned_positions: needs max_length"),
+        ({"max_length": 0}, "max_length: expected a positive number"),
+        ({"pre_norms": False}, "nothing is normalised"),
+        (
+            {"rope_scaling": RopeScaling("longrope", 2.0, short_factors=(1.0,), long_factors=(1.0,))},
+            r"expected 4 short and long factors.*got \[1\]",
+        ),
         ({"parallel_residual": True, "post_norms": True}, "exclude each other"),
     ],
 )
@@ -129,10 +145,32 @@ def test_inconsistent_sizes(changes, message):
         dataclasses.replace(FAMILIES["smollm2"], **changes)
 
 
+@pytest.mark.parametrize(("name", "longest"), [("gpt2", 16), ("longrope", 16)])
+def test_sequences_longer_than_the_model_knows(name, longest):
+    sizes = FAMILIES[name]
+    assert sizes.longest == longest
+    params = shapes(sizes)
+    jax.eval_shape(lambda params: token_logps(Transformer(sizes), params, ragged_batch(p=9, r=7)), params)
+    message = f"room for 17 tokens together, the model for {longest}"
+    with pytest.raises(ValueError, match=message):
+        token_logps(Transformer(sizes), params, ragged_batch(p=10, r=7))
+    prompts = ragged_batch(p=10, r=7)
+    with pytest.raises(ValueError, match=message):
+        prefill(Transformer(sizes), params, prompts, num_samples=1, max_tokens=7)
+
+
+def test_longrope_with_long_factors_has_no_bound():
+    assert FAMILIES["longrope_long"].longest is None
+
+
 def test_other_bad_settings():
     with pytest.raises(ValueError, match=r"tiny.heads: must divide embed \(64\), got 5"):
         tiny(heads=5)
-    with pytest.raises(ValueError, match="expected 'linear' or"):
+    with pytest.raises(ValueError, match="short_factors and long_factors are those of kind='longrope'"):
+        RopeScaling("longrope", factor=2.0)
+    with pytest.raises(ValueError, match="expected positive factors"):
+        RopeScaling("longrope", factor=2.0, short_factors=(1.0,), long_factors=(0.0,))
+    with pytest.raises(ValueError, match="expected 'linear', 'llama3' or 'longrope'"):
         RopeScaling("yarn", factor=2.0)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="low_frequency_factor < high_frequency_factor"):
         RopeScaling("llama3", factor=2.0, low_frequency_factor=4.0, high_frequency_factor=1.0)
