@@ -1,0 +1,1 @@
+"""Model folders of the hub: safetensors files, their configuration, and the way back."""
