@@ -9,7 +9,7 @@ import pytest
 from launch import TINY, here, run
 
 from jaxpref import cli, config
-from jaxpref.commands import _labels
+from jaxpref.commands.training import _labels
 from jaxpref.data.text.synthetic import arithmetic_tokenizer
 from jaxpref.types import Prompts
 
@@ -87,7 +87,7 @@ def test_evaluate_and_sample_a_run(trained):
         r for r in map(json.loads, reversed(logged)) if r["split"] == "eval" and r["stage"] == "dpo"
     )
     assert f"{expected['loss']:.5g}" in output, "the same figure as at the end of training"
-    with mock.patch("jaxpref.commands.Prompts", wraps=Prompts) as answered:
+    with mock.patch("jaxpref.commands.answering.Prompts", wraps=Prompts) as answered:
         output = here(
             "sample", TINY, "steps=4", f"workdir={trained}", "--prompt", "12+34=", "--num-samples", "2",
             "--temperature", "1", "--max-tokens", "5",

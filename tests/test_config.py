@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from launch import TINY
 
-from jaxpref import cli, commands, config
+from jaxpref import cli, config
 from jaxpref.assignments import coerce, written
+from jaxpref.commands.training import _labels
 from jaxpref.experiment import smoke
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -251,7 +252,7 @@ def test_no_schedule_of_an_experiment_has_a_length_of_its_own(file):
 @pytest.mark.parametrize("names", [("a b", "a/b"), (80 * "a" + "b", 80 * "a" + "c")])
 def test_runs_of_a_sweep_have_names_of_their_own_in_folders_too(names):
     built = [dataclasses.replace(config.load(TINY), name=name) for name in names]
-    assert len(set(commands._labels(built))) == 2
+    assert len(set(_labels(built))) == 2
 
 
 def test_a_partial_is_called_by_the_function_that_it_is_of():
