@@ -327,3 +327,24 @@ def test_inversion_at_its_edges():
     corners = jnp.array([[a, b] for a in (0.0, largest) for b in (0.0, largest)])
     index, _ = drawn_index(jnp.broadcast_to(logits, (4, 300)), corners)
     np.testing.assert_array_equal(index, [7, 7, 130, 131])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"temperature": 0.7, "top_k": 5, "top_p": 0.9},
+        *(pytest.param(s, marks=pytest.mark.exhaustive) for s in ({}, {"temperature": 0.0})),
+    ],
+)
+def test_a_stream_is_the_sample_in_parts(settings):
+    one_layer = tiny(vocab=VOCAB, embed=16, heads=4, layers=1)
+    policy, params, prompts, key = _policy(one_layer), _params(one_layer), _prompts(), jax.random.key(5)
+    whole = policy.sample(params, prompts, key, max_tokens=9, **settings)
+    parts = list(policy.stream(params, prompts, key, max_tokens=9, at_once=3, **settings))
+    tokens, mask = (np.concatenate([part[i] for part in parts], 1) for i in (0, 1))
+    drawn = tokens.shape[1]
+    np.testing.assert_array_equal(tokens, whole.completions.response_tokens[:, 0, :drawn])
+    np.testing.assert_array_equal(mask, whole.completions.response_mask[:, 0, :drawn])
+    assert not whole.completions.response_mask[:, 0, drawn:].any()
+    np.testing.assert_array_equal(parts[-1].ended, whole.ended[:, 0])
+    assert [part.tokens.shape[1] for part in parts] == [1, 3, 3, 2][: len(parts)], "the first one at once"

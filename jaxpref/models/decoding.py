@@ -39,8 +39,8 @@ def prefill(
     """Cache for `num_samples` responses of up to `max_tokens`, and logits of the first token.
 
     The cache: keys and values of prompts `[layers, b, kv_heads, p, head_dim]`, once per prompt, and of
-    responses `[layers, b, num_samples, kv_heads, max_tokens, head_dim]`, the blocks' weights (these three may
-    be `unstacked`), and the prompts' lengths `[b]`.
+    responses `[layers, b, num_samples, kv_heads, max_tokens, head_dim]`, and the prompts' lengths `[b]`; of a
+    model that unrolls its layers these are `unstacked`, and the blocks' weights are there, too.
     """
     sizes = model.sizes
     b, p = prompts.prompt_tokens.shape
@@ -62,9 +62,11 @@ def prefill(
     cache = {
         "prompts": unstacked(model, of_prompts),
         "responses": unstacked(model, jax.tree.map(lambda x: jnp.zeros(room, x.dtype), of_prompts)),
-        "blocks": unstacked(model, params["blocks"]),
         "lengths": lengths,
     }
+    blocks = unstacked(model, params["blocks"])
+    if isinstance(blocks, list):
+        cache["blocks"] = blocks
     return cache, _logits(model, params, last_of_prompt(x, lengths))
 
 
@@ -93,10 +95,11 @@ def decode_step(
         return read
 
     per_layer: Any = (cache["prompts"], cache["responses"])
-    if isinstance(cache["blocks"], list):
+    blocks = cache.get("blocks", params["blocks"])
+    if isinstance(blocks, list):
         per_layer = list(zip(*per_layer, strict=True))
     positions = jnp.broadcast_to(now[:, None], tokens.shape)
-    x, new = run_blocks(model, params | {"blocks": cache["blocks"]}, tokens, positions, attend_on, per_layer)
+    x, new = run_blocks(model, params | {"blocks": blocks}, tokens, positions, attend_on, per_layer)
 
     def written(old: Array, fresh: Array) -> Array:
         # What is written depends on all that was read, if only by a 0, so that XLA writes in place instead

@@ -1,6 +1,6 @@
 """What a policy is: pure functions of a params pytree."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -98,6 +98,9 @@ class Policy(NamedTuple):
     outputs: int = 0  # m: outputs of its head for each response; 0: it has none
     model: Any = None  # the `models.transformer.Transformer` that it computes with, if it is one
     end_ids: tuple[int, ...] = ()  # tokens that end a response
+    # One response to each prompt, a few tokens at a time (`sampling.streamer`): `(params, prompts, key,
+    # max_tokens=, temperature=, top_k=, top_p=, at_once=)` gives `sampling.Arrived` after `sampling.Arrived`.
+    stream: Callable[..., Iterator[Any]] | None = None
     # All responses there are to each prompt, for exact expectations; None: too many to list.
     enumerate: Callable[[Prompts], Completions] | None = None
     # Controllers: `(params, observations [*rows, ...], key) -> actions [*rows, ...]`; no key: the likeliest.

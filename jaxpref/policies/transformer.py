@@ -10,7 +10,7 @@ from jaxpref.models.scoring import quantities, summed_loss, token_logps
 from jaxpref.models.sizes import TransformerSizes
 from jaxpref.models.transformer import Transformer
 from jaxpref.policies.base import Policy
-from jaxpref.sampling import Decoder, end_ids, sampler
+from jaxpref.sampling import Decoder, end_ids, sampler, streamer
 from jaxpref.types import Completions
 
 __all__ = ["forward_flops", "transformer"]
@@ -58,6 +58,7 @@ def transformer(
         outputs=outputs,
         model=model,
         end_ids=ends,
+        stream=streamer(decoder, eos_id=ends, pad_id=pad_id),
     )
 
 

@@ -10,3 +10,5 @@ from jaxpref.sampling.draws import truncated_logits as truncated_logits
 from jaxpref.sampling.ends import EndIds as EndIds
 from jaxpref.sampling.ends import end_ids as end_ids
 from jaxpref.sampling.ends import is_end as is_end
+from jaxpref.sampling.streaming import Arrived as Arrived
+from jaxpref.sampling.streaming import streamer as streamer

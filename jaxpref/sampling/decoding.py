@@ -12,7 +12,7 @@ from jaxpref.sampling.draws import drawn_tokens, index_logps, mixed_logits
 from jaxpref.sampling.ends import EndIds, is_end
 from jaxpref.types import Completions, Params, PRNGKey, Prompts, Samples
 
-__all__ = ["Decoder", "decode"]
+__all__ = ["Decoder", "Loop", "Rule", "decode", "response_keys"]
 
 
 class Decoder(NamedTuple):
@@ -55,20 +55,14 @@ def decode(
     do not depend on the rest of the batch, on padding or on how many samples are drawn. Every prompt needs
     at least one token. Stops early when all responses are done.
     """
-    b, shape = prompts.prompt_tokens.shape[0], (prompts.prompt_tokens.shape[0], num_samples, max_tokens)
-    keys = _response_keys(key, jnp.arange(b) if row_ids is None else row_ids, num_samples)
+    b = prompts.prompt_tokens.shape[0]
+    keys = response_keys(key, jnp.arange(b) if row_ids is None else row_ids, num_samples)
     members = (params,) if weights is None else params
-    rule = _Rule(decoder, members, weights, keys, temperature, top_k, top_p, eos_id, pad_id)
-    caches, first = _unzipped(
-        decoder.prefill(member, prompts, num_samples=num_samples, max_tokens=max_tokens) for member in members
-    )
-    start = _empty(shape, caches, jnp.result_type(*first), pad_id, None if weights is None else len(members))
-    start = rule.record(start, [jnp.broadcast_to(x[:, None], (*shape[:2], x.shape[-1])) for x in first])
-    loop = jax.lax.while_loop(lambda loop: (loop.step < max_tokens) & ~loop.done.all(), rule.advance, start)
-    return _samples(prompts, loop)
+    rule = Rule(decoder, members, weights, keys, temperature, top_k, top_p, eos_id, pad_id)
+    return _samples(prompts, rule.until(max_tokens, rule.begin(prompts, max_tokens)))
 
 
-class _Loop(NamedTuple):
+class Loop(NamedTuple):
     step: Int[Array, ""]  # tokens already drawn
     caches: tuple  # of the members
     done: Bool[Array, "b k"]
@@ -80,7 +74,7 @@ class _Loop(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Rule:
+class Rule:
     """What is the same in every step of a decode loop, and the step."""
 
     decoder: Decoder
@@ -93,7 +87,23 @@ class _Rule:
     eos_id: EndIds
     pad_id: int
 
-    def advance(self, loop: _Loop) -> _Loop:
+    def begin(self, prompts: Prompts, max_tokens: int) -> Loop:
+        """Reads the prompts and draws the first token of every response."""
+        caches, first = _unzipped(
+            self.decoder.prefill(member, prompts, num_samples=self.keys.shape[1], max_tokens=max_tokens)
+            for member in self.members
+        )
+        members = None if self.weights is None else len(self.members)
+        dtype = jnp.result_type(*first)
+        b, k = self.keys.shape
+        start = _empty((b, k, max_tokens), caches, dtype, self.pad_id, members)
+        return self.record(start, [jnp.broadcast_to(x[:, None], (b, k, x.shape[-1])) for x in first])
+
+    def until(self, step: int | Array, loop: Loop) -> Loop:
+        """Goes on until `step` tokens of each response are drawn, or all have ended."""
+        return jax.lax.while_loop(lambda loop: (loop.step < step) & ~loop.done.all(), self.advance, loop)
+
+    def advance(self, loop: Loop) -> Loop:
         """The next token of every response, after those that `loop` holds (one at least)."""
         last = loop.step - 1
         token = jax.lax.dynamic_index_in_dim(loop.tokens, last, 2, keepdims=False)
@@ -103,7 +113,7 @@ class _Rule:
         )
         return self.record(loop._replace(caches=caches), logits)
 
-    def record(self, loop: _Loop, member_logits: list[Float[Array, "b k v"]]) -> _Loop:
+    def record(self, loop: Loop, member_logits: list[Float[Array, "b k v"]]) -> Loop:
         """Draws a token of every response from these logits and writes it down, padding where it is
         done."""
         logits = mixed_logits(member_logits, self.weights)
@@ -120,7 +130,7 @@ class _Rule:
         of_members = loop.member_token_logps
         if of_members is not None:
             of_members = write(of_members, jnp.stack([index_logps(m, token) for m in member_logits]), 0)
-        return _Loop(
+        return Loop(
             loop.step + 1,
             loop.caches,
             loop.done | is_end(token, self.eos_id),
@@ -132,7 +142,7 @@ class _Rule:
         )
 
 
-def _response_keys(key: PRNGKey, rows: Int[Array, " b"], num_samples: int) -> PRNGKey:
+def response_keys(key: PRNGKey, rows: Int[Array, " b"], num_samples: int) -> PRNGKey:
     """`[b, k]`: of the row's id and the sample's number, so that the rest of a batch does not matter."""
 
     def of_row(row: Array) -> Array:
@@ -143,8 +153,8 @@ def _response_keys(key: PRNGKey, rows: Int[Array, " b"], num_samples: int) -> PR
     return jax.vmap(of_row)(rows)
 
 
-def _empty(shape: tuple[int, int, int], caches: tuple, dtype: Any, pad_id: int, members: int | None) -> _Loop:
-    return _Loop(
+def _empty(shape: tuple[int, int, int], caches: tuple, dtype: Any, pad_id: int, members: int | None) -> Loop:
+    return Loop(
         jnp.int32(0),
         caches,
         jnp.zeros(shape[:2], bool),
@@ -156,7 +166,7 @@ def _empty(shape: tuple[int, int, int], caches: tuple, dtype: Any, pad_id: int, 
     )
 
 
-def _samples(prompts: Prompts, loop: _Loop) -> Samples:
+def _samples(prompts: Prompts, loop: Loop) -> Samples:
     completions = Completions(
         prompts.prompt_tokens,
         prompts.prompt_mask,
