@@ -15,7 +15,7 @@ from jaxpref.algorithms.objective import Objective, accumulated_gradient, beta_o
 from jaxpref.algorithms.optimizers import apply_gradient
 from jaxpref.algorithms.quantities import Features
 from jaxpref.metrics import Metrics
-from jaxpref.policies.base import Policy
+from jaxpref.policies.base import Policy, with_noise
 from jaxpref.types import Completions, Params, PRNGKey
 
 __all__ = ["offline"]
@@ -94,7 +94,7 @@ class _Offline:
 
     def step(self, state: TrainState, batch: Completions, key: PRNGKey) -> tuple[TrainState, Metrics]:
         def loss(params: Params, part: Completions, key: PRNGKey):
-            return self.objective(params, part, state, key)
+            return self.objective(with_noise(self.objective.policy, params, key), part, state, key)
 
         gradient, (metrics, carried) = accumulated_gradient(
             loss, state.params, batch, key, microbatches=self.microbatches, combine=self.combine
@@ -113,8 +113,9 @@ class _Offline:
     def flops(self, batch: Completions) -> float:
         live = self.objective.reference in self.rules
         mismatched = any(i.base == "mismatched_logps" for i in self.objective.source.inputs)
-        passes = 3 + live + (1 + live) * mismatched
-        return passes * self.objective.policy.flops(batch)
+        policy = self.objective.policy
+        passes = 1 + policy.backward + live + (1 + live) * mismatched
+        return passes * policy.flops(batch)
 
 
 def _check(

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
 
 import jax.numpy as jnp
 import optax
@@ -13,7 +12,7 @@ from jaxpref.algorithms.base import NONE, Algorithm, Constants, TrainState, num_
 from jaxpref.algorithms.objective import accumulated_gradient
 from jaxpref.algorithms.optimizers import apply_gradient
 from jaxpref.metrics import Mean, Metrics, weighted_mean
-from jaxpref.policies.base import Policy, whole
+from jaxpref.policies.base import Policy, whole, with_noise
 from jaxpref.types import Completions, Params, PRNGKey
 
 __all__ = ["sft"]
@@ -50,7 +49,9 @@ def sft(
         return TrainState(jnp.int32(0), params, transform.init(params), constants=dict(constants))
 
     def step(state: TrainState, batch: Completions, key: PRNGKey) -> tuple[TrainState, Metrics]:
-        of_part = partial(loss, constants=state.constants)
+        def of_part(params: Params, part: Completions, key: PRNGKey):
+            return loss(with_noise(policy, params, key), part, key, state.constants)
+
         gradient, (metrics, _) = accumulated_gradient(
             of_part, state.params, batch, key, microbatches=microbatches
         )
@@ -65,4 +66,7 @@ def sft(
         """Log-probs (nats) in place of rewards, which a likelihood does not have."""
         return policy.token_logps(whole(state.params, state.constants), batch).sum(-1)
 
-    return Algorithm(init, step, evaluate, lambda batch: 3 * policy.flops(batch), rewards, parts=microbatches)
+    def flops(batch: Completions) -> float:
+        return (1 + policy.backward) * policy.flops(batch)
+
+    return Algorithm(init, step, evaluate, flops, rewards, parts=microbatches)

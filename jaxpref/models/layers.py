@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from jaxpref.models.architecture import TransformerSizes
 from jaxpref.models.rope import rotate
+from jaxpref.types import PRNGKey
 
 __all__ = ["MLP", "Attention", "Attend", "Block", "Linear", "Norm", "activation"]
 
@@ -31,7 +32,13 @@ def activation(name: str) -> Callable[[Array], Array]:
 
 
 class Linear(nnx.Module):
-    """`x @ weight + bias`; computes in the dtype of `x`."""
+    """`x @ weight + bias`, and `scale * (x @ lora_a) @ lora_b` with an adapter; computes in the dtype of `x`."""
+
+    lora_a: nnx.Param | None = None
+    lora_b: nnx.Param | None = None
+    lora_key: nnx.Variable | None = None
+    lora_scale: float = 1.0
+    dropout: float = 0.0
 
     def __init__(
         self,
@@ -51,9 +58,34 @@ class Linear(nnx.Module):
 
     def __call__(self, x: Float[Array, "*rows i"]) -> Float[Array, "*rows o"]:
         y = x @ self.weight[...].astype(x.dtype)
+        if self.lora_a is not None and self.lora_b is not None:
+            # The scale is multiplied where the numbers are few.
+            low = (self._kept(x) @ self.lora_a[...].astype(x.dtype)) * self.lora_scale
+            y = y + low @ self.lora_b[...].astype(x.dtype)
         if self.bias is None:
             return y
         return y + self.bias[...].astype(x.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
+
+    def adapt(self, rank: int, scale: float, key: PRNGKey) -> None:
+        """Adds an adapter (`models.lora.LoRA`) that changes nothing yet."""
+        inputs, outputs = self.weight.shape
+        dtype = jnp.promote_types(self.weight.dtype, jnp.float32)
+        # PyTorch's `kaiming_uniform_` with a = sqrt(5).
+        a = jax.random.uniform(key, (inputs, rank), dtype, -(inputs**-0.5), inputs**-0.5)
+        rows, columns = self.weight.get_metadata()["axes"]
+        self.lora_a = nnx.Param(a, axes=(rows, None))
+        self.lora_b = nnx.Param(jnp.zeros((rank, outputs), dtype), axes=(None, columns))
+        self.lora_scale = scale
+
+    def drop(self, rate: float, key: PRNGKey) -> None:
+        """Makes the adapter drop a share of its inputs, by a key that lies beside the weights."""
+        self.lora_key, self.dropout = nnx.Variable(key), rate
+
+    def _kept(self, x: Float[Array, "*rows i"]) -> Float[Array, "*rows i"]:
+        if self.lora_key is None:
+            return x
+        kept = jax.random.bernoulli(self.lora_key[...], 1 - self.dropout, x.shape)
+        return jnp.where(kept, x / (1 - self.dropout), 0)
 
 
 class Norm(nnx.Module):

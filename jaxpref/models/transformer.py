@@ -21,6 +21,7 @@ from jaxpref.kernels.token_logps import IMPLEMENTATIONS
 from jaxpref.models.architecture import TransformerSizes
 from jaxpref.models.attention import Keys, attend
 from jaxpref.models.layers import Attend, Block, Norm
+from jaxpref.models.lora import LoRA, add_adapters, has_adapters, with_dropout_keys
 from jaxpref.models.rope import rope_tables
 from jaxpref.types import Params, PRNGKey
 
@@ -53,6 +54,8 @@ class Transformer:
     shapes and machine.
     `outputs`: scalars that a linear head without bias gives for a response (a reward, an embedding of a
     preference model); 0 for none.
+    `lora`: adapters of the projections (`models.lora`). Params without any are those of the model with its
+    adapters off. With an entry "noise", a key, the adapters drop inputs.
     """
 
     sizes: TransformerSizes
@@ -62,6 +65,7 @@ class Transformer:
     unroll: int | None = None
     head: str | None = None
     outputs: int = 0
+    lora: LoRA | None = None
 
     def __post_init__(self) -> None:
         if self.remat not in ("none", "block", "dots"):
@@ -84,8 +88,10 @@ class Transformer:
             return (jax.random.normal(keys.fold(key, name), shape) * scale).astype(dtype)
 
         def block(layer: Array) -> dict[str, Any]:
-            rngs = nnx.Rngs(params=keys.fold(key, "blocks", layer))
-            return nnx.to_pure_dict(nnx.state(Block(sizes, dtype=dtype, rngs=rngs)))
+            one = Block(sizes, dtype=dtype, rngs=nnx.Rngs(params=keys.fold(key, "blocks", layer)))
+            if self.lora is not None:
+                add_adapters(one, self.lora, lambda name: keys.fold(key, "lora", name, layer))
+            return nnx.to_pure_dict(nnx.state(one))
 
         table = sizes.vocab, sizes.embed
         params = {
@@ -105,7 +111,7 @@ class Transformer:
 
     def axes(self) -> Any:
         """The tree of `params` with a tuple of logical axis names in place of each array."""
-        block, norm = _abstract_modules(self.sizes)
+        block, norm = _abstract_modules(self.sizes, self.lora)
         names = {
             "embedding": ("vocab", "embed"),
             "blocks": _axis_names(block, ("layers",)),
@@ -121,10 +127,18 @@ class Transformer:
 
 
 @functools.lru_cache(maxsize=64)
-def _abstract_modules(sizes: TransformerSizes) -> tuple[nnx.Module, nnx.Module]:
+def _abstract_modules(
+    sizes: TransformerSizes, lora: LoRA | None = None, dropping: bool = False
+) -> tuple[nnx.Module, nnx.Module]:
     dtype = jnp.dtype("float32")
-    block = nnx.eval_shape(lambda: Block(sizes, dtype=dtype, rngs=nnx.Rngs(0)))
-    return block, nnx.eval_shape(lambda: Norm(sizes, sizes.embed, dtype=dtype))
+
+    def block() -> Block:
+        one = Block(sizes, dtype=dtype, rngs=nnx.Rngs(0))
+        if lora is not None:
+            add_adapters(one, lora, lambda _: jax.random.key(0), dropping=dropping)
+        return one
+
+    return nnx.eval_shape(block), nnx.eval_shape(lambda: Norm(sizes, sizes.embed, dtype=dtype))
 
 
 def _axis_names(module: nnx.Module, leading: tuple[str, ...]) -> Any:
@@ -174,7 +188,8 @@ def run_blocks(
     `per_layer` and the results.
     """
     sizes, dtype = model.sizes, jnp.dtype(model.compute_dtype)
-    block, _ = _abstract_modules(sizes)
+    lora, noise = model.lora if has_adapters(params["blocks"]) else None, params.get("noise")
+    block, _ = _abstract_modules(sizes, lora, lora is not None and noise is not None)
     x = looked_up(params["embedding"], tokens).astype(dtype)
     if sizes.scale_embedding:
         x = x * jnp.asarray(sizes.embed**0.5, dtype)
@@ -185,7 +200,9 @@ def run_blocks(
     tables, kinds = rope_tables(sizes, positions, dtype)
 
     def layer(x: Array, inputs: tuple) -> tuple[Array, Any]:
-        weights, flag, kind, extra = inputs
+        weights, flag, kind, extra, *key = inputs
+        if key:
+            weights = with_dropout_keys(weights, *key)
         is_local = flag if mixed else flags[0]
         angles = None if tables is None else tables[kind if len(tables) > 1 else 0]
         return _bind(block, weights)(x, angles, attend_on(is_local, extra))
@@ -200,6 +217,8 @@ def run_blocks(
             kept.append(one)
         return x, kept
     inputs = (params["blocks"], jnp.asarray(flags), jnp.asarray(kinds), per_layer)
+    if lora is not None and noise is not None:
+        inputs = (*inputs, jax.random.split(noise, sizes.layers))
     return jax.lax.scan(layer, x, inputs, unroll=_unroll(model))
 
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxpref import keys
 from jaxpref.types import Completions, Params, PRNGKey, Prompts, Samples
 
 __all__ = [
@@ -17,9 +18,11 @@ __all__ = [
     "answers_no_prompts",
     "categorical",
     "check_records",
+    "joined",
     "model_of",
     "no_log_probs",
     "whole",
+    "with_noise",
     "without_constants",
 ]
 
@@ -110,23 +113,55 @@ class Policy(NamedTuple):
     explain: Callable[[Params], str | None] | None = None
     # What `check_records` looks at beyond the vocabulary.
     check: Callable[[Any], None] | None = None
-    # Loads arrays that belong to the policy and are not trained, such as a base model below adapters: a dict
-    # beside the one of the params. All functions above get both as one dict (`whole`).
+    # Loads arrays that belong to the policy and are not trained, such as a base model below adapters: a tree
+    # of dicts beside that of the params. All functions above get both as one tree (`whole`).
     constants: Callable[[], Model] | None = None
+    # Loads those params (host arrays) that start from given values instead of from `init`, a part of its
+    # tree: the weights of a base that are trained.
+    given: Callable[[], Params] | None = None
+    # Names of the arrays that `init` adds to what pretrained weights have: a head, adapters.
+    adds: tuple[str, ...] = ()
+    # Whether a step of training has noise of its own (dropout), by a key that `with_noise` puts beside params.
+    noisy: bool = False
+    # FLOPs of a backward pass in forward passes: 2 where all weights are trained, 1 below which none are.
+    backward: float = 2.0
 
 
 def whole(params: Params, constants: Mapping[str, Params]) -> Params:
     """`params` joined with the policy's own constants: the entry "policy" among the constants of a run.
 
+    Both are trees of dicts, in which arrays of the two may lie side by side.
+
     Raises:
-      ValueError: both have an entry of the same name.
+      ValueError: both have an array of the same name.
     """
     if "policy" not in constants:
         return params
-    both = sorted(params.keys() & constants["policy"].keys())
+    both = sorted(".".join(path) for path in _shared(params, constants["policy"]))
     if both:
         raise ValueError(f"params and constants of the policy both have {both}; an array is one or the other")
-    return params | constants["policy"]
+    return joined(params, constants["policy"])
+
+
+def with_noise(policy: Policy, params: Params, key: PRNGKey) -> Params:
+    """The params of a step of training. Samplers, references and evaluation never see the key."""
+    return params | {"noise": keys.fold(key, "noise")} if policy.noisy else params
+
+
+def joined(first: Params, second: Params) -> Params:
+    """The arrays of both trees of dicts; where both have one, that of `second`."""
+    if not (isinstance(first, Mapping) and isinstance(second, Mapping)):
+        return second
+    same = {name: joined(first[name], second[name]) for name in first.keys() & second.keys()}
+    return {**first, **second, **same}
+
+
+def _shared(first: Params, second: Params, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Paths at which both trees have something that cannot be joined."""
+    if not (isinstance(first, Mapping) and isinstance(second, Mapping)):
+        return [path]
+    names = [name for name in first if name in second]
+    return [clash for name in names for clash in _shared(first[name], second[name], (*path, str(name)))]
 
 
 def without_constants(policy: Policy, name: str) -> None:
@@ -146,7 +181,7 @@ def model_of(policy: Policy, params: Params) -> Model:
     if policy.constants is None:
         return Model(params, policy.axes())
     base = policy.constants()
-    return Model(whole(params, {"policy": base.params}), policy.axes() | base.axes)
+    return Model(whole(params, {"policy": base.params}), joined(policy.axes(), base.axes))
 
 
 def check_records(policy: Policy, records: Any) -> None:

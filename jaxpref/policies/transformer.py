@@ -6,6 +6,7 @@ from typing import Literal
 
 from jaxpref.kernels.token_logps import STATISTICS
 from jaxpref.models.decoding import decode_step, prefill
+from jaxpref.models.lora import LoRA
 from jaxpref.models.scoring import quantities, summed_loss, token_logps
 from jaxpref.models.sizes import TransformerSizes
 from jaxpref.models.transformer import Transformer
@@ -25,6 +26,7 @@ def transformer(
     unroll: int | None = None,
     head: str | None = None,
     outputs: int = 0,
+    lora: LoRA | None = None,
     eos_id: int | Sequence[int],
     pad_id: int = 0,
 ) -> Policy:
@@ -32,7 +34,9 @@ def transformer(
 
     `sizes`: `TransformerSizes`, or a function without arguments that gives them (a name of `models.sizes`).
     `eos_id` ends a sampled response and counts as part of it, one id or several (`models.hub.hf_end_ids`);
-    `pad_id` fills the rest. `remat`, `unroll`, `head` and `outputs`: see `models.transformer.Transformer`.
+    `pad_id` fills the rest. `remat`, `unroll`, `head`, `outputs` and `lora`: see
+    `models.transformer.Transformer`; to train adapters alone, above a base that is given, see
+    `policies.adapted`.
     """
     given = sizes() if callable(sizes) else sizes
     ends = end_ids(eos_id)
@@ -43,7 +47,7 @@ def transformer(
             )
     if not ends:
         raise ValueError("transformer.eos_id: expected one id or more, got none: nothing ends a response")
-    model = Transformer(given, param_dtype, compute_dtype, remat, unroll, head, outputs)
+    model = Transformer(given, param_dtype, compute_dtype, remat, unroll, head, outputs, lora)
     decoder = Decoder(partial(prefill, model), partial(decode_step, model))
     return Policy(
         init=model.init,
@@ -59,6 +63,8 @@ def transformer(
         model=model,
         end_ids=ends,
         stream=streamer(decoder, eos_id=ends, pad_id=pad_id),
+        noisy=lora is not None and lora.dropout > 0,
+        adds=(*(("head",) if outputs else ()), *(("lora_a", "lora_b") if lora is not None else ())),
     )
 
 

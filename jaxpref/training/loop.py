@@ -274,7 +274,8 @@ class StageRun:
 def _start_of(run: RunContext, stage: Stage, params: Params) -> str | None:
     """Fingerprint of what a stage starts from; None for params drawn from the seed, since another machine may
     draw them with another rounding."""
-    drawn = run.experiment.weights is None and stage.name == run.experiment.stages[0].name
+    weights = (run.experiment.weights, run.policy.given)
+    drawn = weights == (None, None) and stage.name == run.experiment.stages[0].name
     return None if drawn else fingerprint(params)
 
 

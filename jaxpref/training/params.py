@@ -4,15 +4,21 @@ All of them are read from the weights and the checkpoints when they are needed, 
 in memory, and a resumed run reads the same ones.
 """
 
+import functools
+from collections.abc import Mapping
+from typing import Any
+
 import jax
-import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
 
 from jaxpref import keys
+from jaxpref.policies.base import Policy, joined
 from jaxpref.training import sharding
 from jaxpref.training.checkpoint import Checkpoints, restore_params, saved_meta
 from jaxpref.training.constants import check_same
 from jaxpref.training.context import RunContext
-from jaxpref.types import Params
+from jaxpref.types import Params, PRNGKey
 
 __all__ = [
     "check_base",
@@ -48,7 +54,8 @@ def trained_params(run: RunContext, *, stage: str | None = None, step: int | Non
                 raise ValueError(f"{directory} has no checkpoint {chosen} of stage {name}; it has {steps}")
             run.files.log(f"params of stage {name} at step {chosen}")
             return saved_params(run, checkpoints, chosen)
-    if stage is not None or step is not None or experiment.weights is None:
+    pretrained = experiment.weights is not None or run.policy.given is not None
+    if stage is not None or step is not None or not pretrained:
         raise ValueError(
             f"{directory} has no checkpoint{f' of stage {stage}' if stage else ''}, so there is no "
             "trained model; train it first (`jaxpref train` with the same overrides), or give the workdir= "
@@ -126,24 +133,48 @@ def started_from(run: RunContext, stage: str) -> Params:
 
 
 def initial_params(run: RunContext) -> Params:
-    """Pretrained weights, or those of `policy.init`, laid out over the mesh."""
-    experiment, abstract = run.experiment, run.abstract_params
-    shardings = sharding.param_shardings(abstract, run.axes, run.mesh)
-    if experiment.weights is None:
-        init = jax.jit(run.policy.init, out_shardings=shardings)
-        return init(keys.key(experiment.seed, None, "init"))
-    weights = experiment.weights()
-    if "head" in abstract and "head" not in weights:
-        # Pretrained language models have no reward head: it starts as in a model from scratch.
-        weights = weights | {"head": run.policy.init(keys.key(experiment.seed, None, "init"))["head"]}
-    given = {jax.tree_util.keystr(p): jnp.shape(x) for p, x in jax.tree.leaves_with_path(weights)}
-    wanted = {jax.tree_util.keystr(p): x.shape for p, x in jax.tree.leaves_with_path(abstract)}
-    differing = [k for k in sorted(given.keys() | wanted.keys()) if given.get(k) != wanted.get(k)]
+    """What the policy (`Policy.given`) and the experiment give, else `policy.init`, laid out over the mesh.
+
+    Weights are whole: only what a policy adds to pretrained ones (`Policy.adds`: a head, adapters) is drawn
+    where they lack it.
+
+    Raises:
+      ValueError: they do not fit the policy.
+    """
+    experiment, policy = run.experiment, run.policy
+    shardings = sharding.param_shardings(run.abstract_params, run.axes, run.mesh)
+    weights = [load() for load in (policy.given, experiment.weights) if load is not None]
+    given = _by_name(functools.reduce(joined, weights, {}))
+    wanted, laid_out = _by_name(run.abstract_params), _by_name(shardings)
+    drawn = [name for name in wanted if name not in given and (not weights or _added(policy, name))]
+    _check_fit(given, {name: x for name, x in wanted.items() if name not in drawn})
+
+    def init(key: PRNGKey) -> dict[str, Array]:
+        every = _by_name(policy.init(key))
+        return {name: every[name] for name in drawn}
+
+    draw = jax.jit(init, out_shardings={name: laid_out[name] for name in drawn})
+    made = draw(keys.key(experiment.seed, None, "init"))
+    read = {name: x.astype(wanted[name].dtype) for name, x in given.items()}
+    made |= sharding.put_params(read, {name: laid_out[name] for name in read})
+    return jax.tree.map_with_path(lambda path, _: made[jax.tree_util.keystr(path)], run.abstract_params)
+
+
+def _by_name(tree: Any) -> dict[str, Any]:
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def _added(policy: Policy, name: str) -> bool:
+    return any(name.endswith(f"['{added}']") for added in policy.adds)
+
+
+def _check_fit(given: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    shapes = [{name: tuple(np.shape(x)) for name, x in tree.items()} for tree in (given, wanted)]
+    differing = [k for k in sorted(given.keys() | wanted.keys()) if shapes[0].get(k) != shapes[1].get(k)]
     if differing:
         k = differing[0]
         raise ValueError(
-            f"weights do not fit the model: {k} is {given.get(k, 'missing')} in the file and "
-            f"{wanted.get(k, 'unknown')} in the model ({len(differing)} arrays differ); check the sizes and "
+            f"weights do not fit the model: {k} is {shapes[0].get(k, 'missing')} in the file and "
+            f"{shapes[1].get(k, 'unknown')} in the model ({len(differing)} arrays differ); check the sizes and "
             "the vocabulary"
         )
-    return sharding.put_params(jax.tree.map(lambda x, a: x.astype(a.dtype), weights, abstract), shardings)

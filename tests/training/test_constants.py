@@ -254,4 +254,10 @@ def test_fingerprints_tell_names_types_shapes_and_values_apart():
 def test_an_array_is_trained_or_constant():
     with pytest.raises(ValueError, match=r"both have \['base'\]"):
         whole({"base": 1}, {"policy": {"base": 2}})
+    with pytest.raises(ValueError, match=r"both have \['block.w'\]"):
+        whole({"block": {"w": 1, "a": 1}}, {"policy": {"block": {"w": 2, "b": 2}}})
+    with pytest.raises(ValueError, match=r"both have \['block'\]"):
+        whole({"block": {"w": 1}}, {"policy": {"block": 2}})
+    side_by_side = whole({"block": {"w": 1}, "head": 3}, {"policy": {"block": {"b": 2}}})
+    assert side_by_side == {"block": {"w": 1, "b": 2}, "head": 3}
     assert whole({"x": 1}, {"judge": {"x": 2}}) == {"x": 1}

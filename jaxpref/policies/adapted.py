@@ -1,0 +1,132 @@
+"""A policy of which a part is trained, above a base that exists once: adapters, a head, some of its weights."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Set
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxpref.models.lora import LoRA
+from jaxpref.policies.base import Model, Policy
+from jaxpref.types import Params, PRNGKey
+
+__all__ = ["adapted"]
+
+
+def adapted(
+    *,
+    policy: Callable[..., Policy],
+    base: Callable[[], Params],
+    lora: LoRA | None = LoRA(),
+    train: str | None = None,
+) -> Policy:
+    """`policy` above the weights of `base`, of which its adapters, its head and what `train` names are trained.
+
+    The params of this policy are what is trained; all else is among its constants (`Policy.constants`), which no
+    state, copy or optimizer holds and no gradient is formed of. So a reference, a behaviour policy or an average
+    is a copy of the adapters. Adapters start at no change: the policy of step 0 is the base, bit for bit.
+
+    Args:
+      policy: builds the policy, and takes `lora=` where adapters are asked for: a partial of
+        `policies.transformer.transformer`, with `outputs=` for a reward model, or of one that passes it on.
+        (A preference model: `comparing(policy=partial(adapted, ...))`.)
+      base: loads its weights, such as `partial(hf_weights, path=...)`: arrays of the host, read when the run
+        begins. They are cast to the dtypes of the policy.
+      lora: the adapters; None: none.
+      train: pattern of whole dotted names of weights (`re.fullmatch`) that are trained beside them, from the
+        values of the base, such as `final_norm.*|blocks.*norm.*`. Layers are not told apart: they lie on one axis.
+
+    Raises:
+      ValueError: nothing is trained, the pattern names nothing, or (when it is loaded) the base does not fit.
+    """
+    inner = policy() if lora is None else policy(lora=lora)
+    if inner.constants is not None:
+        raise ValueError("adapted: this policy has constants already; give the policy below them")
+    shapes = _flat(jax.eval_shape(inner.init, jax.random.key(0)))
+    added = {name for name in shapes if name.rpartition(".")[2] in inner.adds}
+    trained = added | _matching(train, shapes)
+    if not trained:
+        raise ValueError("adapted: nothing is trained; give lora=LoRA(), or train= a pattern of names")
+    split = _Split(inner, base, shapes, added, trained)
+    sizes = {name: math.prod(leaf.shape) for name, leaf in shapes.items()}
+    share = sum(sizes[name] for name in trained) / sum(sizes.values())
+    return inner._replace(
+        init=split.init,
+        axes=split.axes,
+        constants=split.constants,
+        given=split.given,
+        backward=1 + (inner.backward - 1) * share,
+    )
+
+
+def _matching(pattern: str | None, names: Iterable[str]) -> set[str]:
+    if pattern is None:
+        return set()
+    try:
+        found = {name for name in names if re.fullmatch(pattern, name)}
+    except re.error as error:
+        raise ValueError(f"adapted.train: {pattern!r} is no pattern: {error}") from error
+    if not found:
+        raise ValueError(f"adapted.train: {pattern!r} matches no weight; there are {', '.join(names)}")
+    return found
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Split:
+    """Which arrays of a policy are trained, by dotted name."""
+
+    inner: Policy
+    base: Callable[[], Params]
+    shapes: Mapping[str, jax.ShapeDtypeStruct]
+    added: Set[str]  # those that a base need not have
+    trained: Set[str]
+
+    def init(self, key: PRNGKey) -> Params:
+        """Random values of what is trained; the loop puts those of the base (`given`) in their place."""
+        return _picked(_flat(self.inner.init(key)), self.trained)
+
+    def axes(self) -> Any:
+        return _picked(_flat(self.inner.axes()), self.trained)
+
+    def constants(self) -> Model:
+        names = self.shapes.keys() - self.trained
+        return Model(_picked(self._read(), names), _picked(_flat(self.inner.axes()), names))
+
+    def given(self) -> Params:
+        base = self._read()
+        return _picked(base, self.trained & base.keys())
+
+    def _read(self) -> dict[str, Any]:
+        """The arrays of the base in the dtypes of the policy."""
+        base = _flat(self.base())
+        for name in sorted(base.keys() | (self.shapes.keys() - self.added)):
+            found = np.shape(base[name]) if name in base else "missing"
+            wanted = self.shapes[name].shape if name in self.shapes else "unknown"
+            if found != wanted:
+                raise ValueError(
+                    f"adapted.base: {name} is {found} in the base and {wanted} in the policy; give weights of "
+                    "the policy's sizes, without adapters"
+                )
+        return {name: x.astype(self.shapes[name].dtype) for name, x in base.items()}
+
+
+def _flat(tree: Any, *path: str) -> dict[str, Any]:
+    """The leaves of nested dicts by dotted name."""
+    if not isinstance(tree, Mapping):
+        return {".".join(path): tree}
+    return {name: leaf for key, value in tree.items() for name, leaf in _flat(value, *path, key).items()}
+
+
+def _picked(leaves: Mapping[str, Any], names: Set[str]) -> Any:
+    """Nested dicts of some leaves."""
+    tree: dict[str, Any] = {}
+    for name in sorted(names):
+        *path, last = name.split(".")
+        node = tree
+        for part in path:
+            node = node.setdefault(part, {})
+        node[last] = leaves[name]
+    return tree

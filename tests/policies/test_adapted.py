@@ -1,0 +1,160 @@
+"""What is trained above a base, and what is not: of states, gradients and checkpoints."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxpref import losses
+from jaxpref.algorithms import offline, sft
+from jaxpref.algorithms.optimizers import adamw, constant
+from jaxpref.models.lora import LoRA
+from jaxpref.models.sizes import tiny
+from jaxpref.policies.adapted import adapted
+from jaxpref.policies.base import model_of, whole
+from jaxpref.policies.comparing import comparing
+from jaxpref.policies.transformer import transformer
+from jaxpref.types import Completions
+
+SIZES = tiny(vocab=48, embed=16, layers=2, heads=2, mlp=24, tied=False)
+OPTIMIZER = partial(adamw, schedule=partial(constant, value=1e-2))
+plain = partial(transformer, sizes=SIZES, eos_id=1)
+
+
+def base(**options):
+    return jax.device_get(plain(**options).init(jax.random.key(0)))
+
+
+def batch(b=3, k=2, p=5, r=4):
+    rng = np.random.default_rng(0)
+    tokens = partial(rng.integers, 0, SIZES.vocab)
+    prompts, responses = jnp.asarray(tokens((b, p))), jnp.asarray(tokens((b, k, r)))
+    return Completions(prompts, jnp.ones((b, p), bool), responses, jnp.ones((b, k, r), bool))
+
+
+def named(tree):
+    return {".".join(part.key for part in path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def started(policy, algorithm):
+    """Params, as the loop begins with, and the state of the first step."""
+    constants = {"policy": policy.constants().params}
+    params = policy.init(jax.random.key(1))
+    given = named(policy.given())
+    params = jax.tree.map_with_path(
+        lambda path, x: jnp.asarray(given.get(".".join(p.key for p in path), x)), params
+    )
+    return params, algorithm.init(params, constants)
+
+
+def inner_equations(jaxpr):
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
+            value = getattr(value, "jaxpr", value)
+            if hasattr(value, "eqns"):
+                yield from inner_equations(value)
+
+
+def products_of_shapes(function, *arguments):
+    """Shapes that a product or a scatter in it results in."""
+    made = inner_equations(jax.make_jaxpr(function)(*arguments).jaxpr)
+    return {e.outvars[0].aval.shape for e in made if e.primitive.name in ("dot_general", "scatter-add")}
+
+
+def test_a_step_of_dpo():
+    """The state holds adapters only, its first loss is log 2, and no gradient of the base is computed."""
+    policy = adapted(policy=plain, base=base, lora=LoRA(rank=3))
+    algorithm = offline(policy, loss=losses.dpo, optimizer=OPTIMIZER)
+    params, state = started(policy, algorithm)
+    weights = named(base())
+    assert {name.rpartition(".")[2] for name in named(params)} == {"lora_a", "lora_b"}
+    jax.tree.map(np.testing.assert_array_equal, state.constants, {"policy": base()})
+    adapters = sum(x.nbytes for x in jax.tree.leaves(params))
+    moving = sum(x.nbytes for x in jax.tree.leaves((state.params, state.opt_state, state.policies)))
+    assert 4 * adapters <= moving < 4 * adapters + 100, "params, reference and two moments"
+
+    of_weights = {x.shape[x.ndim - 2 :] for x in weights.values() if x.ndim > 1}
+    assert not products_of_shapes(algorithm.step, state, batch(), jax.random.key(0)) & of_weights
+    full = offline(plain(), loss=losses.dpo, optimizer=OPTIMIZER)
+    formed = products_of_shapes(full.step, full.init(base()), batch(), jax.random.key(0))
+    assert formed >= of_weights, "the same look finds the gradients of all weights where all are trained"
+
+    step = jax.jit(algorithm.step)
+    new, metrics = step(state, batch(), jax.random.key(0))
+    assert np.float32(metrics["loss"].value) == np.float32(np.log(2))
+    moved, _ = step(new, batch(), jax.random.key(0))
+    jax.tree.map(np.testing.assert_array_equal, moved.policies["initial"], params)
+    for name, x in named(moved.params).items():
+        assert not np.array_equal(x, named(params)[name]), name
+
+
+def test_weights_of_the_base_may_be_trained_from_their_values():
+    policy = adapted(policy=plain, base=base, lora=None, train="final_norm.*|blocks.*norm.*")
+    params, state = started(policy, sft(policy, optimizer=OPTIMIZER))
+    trained = {"blocks.attention_norm.scale", "blocks.mlp_norm.scale", "final_norm.scale"}
+    assert set(named(params)) == set(named(policy.axes())) == trained
+    with_base = whole(params, state.constants)
+    jax.tree.map(np.testing.assert_array_equal, with_base, base())
+    assert policy.backward == pytest.approx(1, abs=0.01)
+
+
+def test_heads_and_the_base_of_a_reward_model():
+    """A head is trained: drawn where the base has none, and else that of the base."""
+    headed = partial(plain, outputs=1)
+    drawn = adapted(policy=headed, base=base, lora=LoRA(rank=2, targets=("query",)))
+    assert set(named(drawn.given())) == set()
+    begun = adapted(policy=headed, base=partial(base, outputs=1), lora=LoRA(rank=2, targets=("query",)))
+    np.testing.assert_array_equal(begun.given()["head"], base(outputs=1)["head"])
+    for policy in (drawn, begun):
+        assert "head" in policy.init(jax.random.key(0))
+        assert "head" not in policy.constants().params
+    model = model_of(drawn, drawn.init(jax.random.key(0)))
+    assert jax.tree.structure(model.params) == jax.tree.structure(
+        model.axes, is_leaf=lambda x: isinstance(x, tuple)
+    )
+
+
+def test_a_preference_model_has_adapters_below():
+    policy = comparing(
+        policy=partial(adapted, policy=partial(plain, outputs=1), base=base, lora=LoRA(rank=2)), separator_id=3
+    )
+    algorithm = offline(policy, loss=losses.bradley_terry, optimizer=OPTIMIZER, reference=None)
+    _, state = started(policy, algorithm)
+    new, metrics = jax.jit(algorithm.step)(state, batch(), jax.random.key(0))
+    assert np.isfinite(float(metrics["loss"].value))
+    assert set(new.params) == {"blocks", "head"}
+
+
+def test_samples_are_those_of_the_merged_weights():
+    from jaxpref.models.lora import merged
+
+    lora = LoRA(rank=2)
+    policy = adapted(policy=plain, base=base, lora=lora)
+    params = jax.tree.map(lambda x: x + 0.1, policy.init(jax.random.key(1)))
+    joined = whole(params, {"policy": policy.constants().params})
+    drawn, expected = (
+        p.sample(x, batch().prompts, jax.random.key(2), num_samples=2, max_tokens=4)
+        for p, x in ((policy, joined), (plain(), merged(joined, lora)))
+    )
+    np.testing.assert_array_equal(drawn.completions.response_tokens, expected.completions.response_tokens)
+    np.testing.assert_allclose(drawn.token_logps, expected.token_logps, atol=1e-5)
+
+
+def test_mistakes():
+    with pytest.raises(ValueError, match="nothing is trained; give lora="):
+        adapted(policy=plain, base=base, lora=None)
+    with pytest.raises(ValueError, match="'norm' matches no weight; there are .*final_norm.scale"):
+        adapted(policy=plain, base=base, train="norm")
+    with pytest.raises(ValueError, match="is no pattern"):
+        adapted(policy=plain, base=base, train="(")
+    policy = adapted(policy=plain, base=base)
+    with pytest.raises(ValueError, match="constants already"):
+        adapted(policy=lambda: policy, base=base, lora=None, train=".*")
+    less, more = {k: v for k, v in base().items() if k != "unembedding"}, base(lora=LoRA())
+    with pytest.raises(ValueError, match=r"unembedding is missing in the base and \(48, 16\) in the policy"):
+        adapted(policy=plain, base=lambda: less).constants()
+    with pytest.raises(ValueError, match=r"lora_a is \(2, 16, 16\) in the base and unknown in the policy"):
+        adapted(policy=plain, base=lambda: more, lora=None, train="embedding").constants()
