@@ -2,36 +2,36 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from jaxpref import keys
 from jaxpref.models.layers import Linear
 from jaxpref.types import Params, PRNGKey
 
-__all__ = ["LoRA", "add_adapters", "has_adapters", "merged", "with_dropout_keys"]
+__all__ = ["LoRA", "add_adapters", "has_adapters", "with_dropout_keys"]
 
 
 @dataclasses.dataclass(frozen=True)
 class LoRA:
-    """Which projections of each block have an adapter, `y = x @ weight + scale * (x @ a) @ b`, and of what size.
+    """Which projections of a block have an adapter, `y = x @ weight + scale * (x @ a) @ b`, and of what size.
 
-    `a [inputs, rank]` is uniform in +-1 / sqrt(inputs), as PEFT 0.21 draws it, and `b [rank, outputs]` is 0, so
-    that a new adapter changes nothing, exactly. Both are float32 or wider, whatever the base is.
+    `a [inputs, rank]` is uniform in +-1 / sqrt(inputs), as PEFT 0.21 draws it, and `b [rank, outputs]` is 0,
+    so that a new adapter changes nothing, exactly. Both are float32 or wider, whatever the base is.
 
-    `alpha`: `scale` is alpha / rank, or alpha / sqrt(rank) where `rank_stabilised` (arXiv:2312.03732). The
-      default, 32 at rank 16, is that of TRL 1.16's command line.
-    `targets`: names of projections, such as `("query", "mlp.up")`, each a whole dotted name or the end of one;
-      or a pattern that matches whole names (`re.fullmatch`), such as `attention.*`. A block has
-      attention.query, .key, .value, .output and mlp.gate (where gated), .up, .down.
-    `dropout`: share of the inputs of `a` that a training step sets to 0, the others growing by 1 / (1 - dropout).
-    `ranks`, `alphas`: other ones for some projections, (pattern, value); the first pattern that matches a whole
-      name counts.
+    Args:
+      alpha: `scale` is alpha / rank, or with `rank_stabilised` alpha / sqrt(rank) (arXiv:2312.03732). The
+        default, 32 at rank 16, is that of TRL 1.16's command line.
+      targets: names of projections, such as `("query", "mlp.up")`, each a dotted name or the end of one; or a
+        pattern that matches whole names (`re.fullmatch`), such as `attention.*`. A block has
+        attention.query, .key, .value, .output and mlp.gate (where it is gated), .up, .down.
+      dropout: share of the inputs of `a` that a step of training sets to 0; the others grow by
+        1 / (1 - dropout).
+      ranks, alphas: those of some projections, as (pattern, value); the first pattern that matches a whole
+        name counts.
     """
 
     rank: int = 16
@@ -114,30 +114,8 @@ def has_adapters(blocks: Params) -> bool:
     return any(path[-1].key == "lora_a" for path, _ in jax.tree.leaves_with_path(blocks))
 
 
-def merged(params: Params, lora: LoRA) -> Params:
-    """Params of the plain model that equals the one with these adapters: `weight + scale * a @ b`.
-
-    The sum is float32 (float64 for such arrays) and then rounded to the dtype of the weight, so a bfloat16 model
-    loses what of the adapters is below 2^-9 of a weight. Host arrays stay on the host.
-    """
-    return {**params, "blocks": _merged(params["blocks"], lora)}
-
-
-def _merged(tree: Params, lora: LoRA, path: tuple[str, ...] = ()) -> Params:
-    if not isinstance(tree, Mapping):
-        return tree
-    if "lora_a" not in tree:
-        return {name: _merged(value, lora, (*path, name)) for name, value in tree.items()}
-    rest = {name: value for name, value in tree.items() if not name.startswith("lora_")}
-    weight = rest["weight"] if isinstance(rest["weight"], jax.Array) else np.asarray(rest["weight"])
-    wide = jnp.promote_types(weight.dtype, jnp.float32)
-    a, b = (tree[name].astype(wide) for name in ("lora_a", "lora_b"))
-    changed = weight.astype(wide) + lora.scale_of(".".join(path)) * (a @ b)
-    return rest | {"weight": changed.astype(weight.dtype)}
-
-
 def with_dropout_keys(weights: Params, key: PRNGKey, path: tuple[str, ...] = ()) -> Params:
-    """The weights of one block with a key beside each adapter, for a module with `add_adapters(dropping=True)`."""
+    """The weights of one block with a key beside each adapter, as `add_adapters(dropping=True)` has them."""
     if not isinstance(weights, dict):
         return weights
     inner = {name: with_dropout_keys(value, key, (*path, name)) for name, value in weights.items()}

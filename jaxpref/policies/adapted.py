@@ -1,4 +1,4 @@
-"""A policy of which a part is trained, above a base that exists once: adapters, a head, some of its weights."""
+"""A policy of which a part is trained, above a base that exists once: adapters, a head, some weights."""
 
 import dataclasses
 import math
@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxpref.models.lora import LoRA
 from jaxpref.policies.base import Model, Policy
+from jaxpref.trees import flat, nested
 from jaxpref.types import Params, PRNGKey
 
 __all__ = ["adapted"]
@@ -23,21 +24,22 @@ def adapted(
     lora: LoRA | None = LoRA(),
     train: str | None = None,
 ) -> Policy:
-    """`policy` above the weights of `base`, of which its adapters, its head and what `train` names are trained.
+    """`policy` above the weights of `base`; its adapters, its head and what `train` names are trained.
 
-    The params of this policy are what is trained; all else is among its constants (`Policy.constants`), which no
-    state, copy or optimizer holds and no gradient is formed of. So a reference, a behaviour policy or an average
-    is a copy of the adapters. Adapters start at no change: the policy of step 0 is the base, bit for bit.
+    The params of this policy are what is trained. All else is among its constants (`Policy.constants`), which
+    no state, copy or optimizer holds, and no gradient of them is formed. So a reference, a behaviour policy or
+    an average is a copy of the adapters. Those begin at no change: at step 0 the policy is the base, exactly.
 
     Args:
-      policy: builds the policy, and takes `lora=` where adapters are asked for: a partial of
-        `policies.transformer.transformer`, with `outputs=` for a reward model, or of one that passes it on.
-        (A preference model: `comparing(policy=partial(adapted, ...))`.)
+      policy: builds the policy, and takes `lora=` where there are adapters: a partial of
+        `policies.transformer.transformer`, with `outputs=` for a reward model. (For a preference model:
+        `comparing(policy=partial(adapted, ...))`.)
       base: loads its weights, such as `partial(hf_weights, path=...)`: arrays of the host, read when the run
         begins. They are cast to the dtypes of the policy.
       lora: the adapters; None: none.
       train: pattern of whole dotted names of weights (`re.fullmatch`) that are trained beside them, from the
-        values of the base, such as `final_norm.*|blocks.*norm.*`. Layers are not told apart: they lie on one axis.
+        values of the base, such as `final_norm.*|blocks.*norm.*`. Layers lie on one axis, so it is all of
+        them or none.
 
     Raises:
       ValueError: nothing is trained, the pattern names nothing, or (when it is loaded) the base does not fit.
@@ -45,7 +47,7 @@ def adapted(
     inner = policy() if lora is None else policy(lora=lora)
     if inner.constants is not None:
         raise ValueError("adapted: this policy has constants already; give the policy below them")
-    shapes = _flat(jax.eval_shape(inner.init, jax.random.key(0)))
+    shapes = flat(jax.eval_shape(inner.init, jax.random.key(0)))
     added = {name for name in shapes if name.rpartition(".")[2] in inner.adds}
     trained = added | _matching(train, shapes)
     if not trained:
@@ -86,47 +88,28 @@ class _Split:
 
     def init(self, key: PRNGKey) -> Params:
         """Random values of what is trained; the loop puts those of the base (`given`) in their place."""
-        return _picked(_flat(self.inner.init(key)), self.trained)
+        return nested(flat(self.inner.init(key)), self.trained)
 
     def axes(self) -> Any:
-        return _picked(_flat(self.inner.axes()), self.trained)
+        return nested(flat(self.inner.axes()), self.trained)
 
     def constants(self) -> Model:
         names = self.shapes.keys() - self.trained
-        return Model(_picked(self._read(), names), _picked(_flat(self.inner.axes()), names))
+        return Model(nested(self._read(), names), nested(flat(self.inner.axes()), names))
 
     def given(self) -> Params:
         base = self._read()
-        return _picked(base, self.trained & base.keys())
+        return nested(base, self.trained & base.keys())
 
     def _read(self) -> dict[str, Any]:
         """The arrays of the base in the dtypes of the policy."""
-        base = _flat(self.base())
+        base = flat(self.base())
         for name in sorted(base.keys() | (self.shapes.keys() - self.added)):
             found = np.shape(base[name]) if name in base else "missing"
             wanted = self.shapes[name].shape if name in self.shapes else "unknown"
             if found != wanted:
                 raise ValueError(
-                    f"adapted.base: {name} is {found} in the base and {wanted} in the policy; give weights of "
-                    "the policy's sizes, without adapters"
+                    f"adapted.base: {name} is {found} in the base and {wanted} in the policy; give weights "
+                    "of the policy's sizes, without adapters"
                 )
         return {name: x.astype(self.shapes[name].dtype) for name, x in base.items()}
-
-
-def _flat(tree: Any, *path: str) -> dict[str, Any]:
-    """The leaves of nested dicts by dotted name."""
-    if not isinstance(tree, Mapping):
-        return {".".join(path): tree}
-    return {name: leaf for key, value in tree.items() for name, leaf in _flat(value, *path, key).items()}
-
-
-def _picked(leaves: Mapping[str, Any], names: Set[str]) -> Any:
-    """Nested dicts of some leaves."""
-    tree: dict[str, Any] = {}
-    for name in sorted(names):
-        *path, last = name.split(".")
-        node = tree
-        for part in path:
-            node = node.setdefault(part, {})
-        node[last] = leaves[name]
-    return tree

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxpref import keys
+from jaxpref.trees import clashes, joined
 from jaxpref.types import Completions, Params, PRNGKey, Prompts, Samples
 
 __all__ = [
@@ -18,7 +19,6 @@ __all__ = [
     "answers_no_prompts",
     "categorical",
     "check_records",
-    "joined",
     "model_of",
     "no_log_probs",
     "whole",
@@ -121,7 +121,7 @@ class Policy(NamedTuple):
     given: Callable[[], Params] | None = None
     # Names of the arrays that `init` adds to what pretrained weights have: a head, adapters.
     adds: tuple[str, ...] = ()
-    # Whether a step of training has noise of its own (dropout), by a key that `with_noise` puts beside params.
+    # Whether a step of training has noise of its own (dropout), by a key beside the params (`with_noise`).
     noisy: bool = False
     # FLOPs of a backward pass in forward passes: 2 where all weights are trained, 1 below which none are.
     backward: float = 2.0
@@ -137,7 +137,7 @@ def whole(params: Params, constants: Mapping[str, Params]) -> Params:
     """
     if "policy" not in constants:
         return params
-    both = sorted(".".join(path) for path in _shared(params, constants["policy"]))
+    both = sorted(clashes(params, constants["policy"]))
     if both:
         raise ValueError(f"params and constants of the policy both have {both}; an array is one or the other")
     return joined(params, constants["policy"])
@@ -146,22 +146,6 @@ def whole(params: Params, constants: Mapping[str, Params]) -> Params:
 def with_noise(policy: Policy, params: Params, key: PRNGKey) -> Params:
     """The params of a step of training. Samplers, references and evaluation never see the key."""
     return params | {"noise": keys.fold(key, "noise")} if policy.noisy else params
-
-
-def joined(first: Params, second: Params) -> Params:
-    """The arrays of both trees of dicts; where both have one, that of `second`."""
-    if not (isinstance(first, Mapping) and isinstance(second, Mapping)):
-        return second
-    same = {name: joined(first[name], second[name]) for name in first.keys() & second.keys()}
-    return {**first, **second, **same}
-
-
-def _shared(first: Params, second: Params, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    """Paths at which both trees have something that cannot be joined."""
-    if not (isinstance(first, Mapping) and isinstance(second, Mapping)):
-        return [path]
-    names = [name for name in first if name in second]
-    return [clash for name in names for clash in _shared(first[name], second[name], (*path, str(name)))]
 
 
 def without_constants(policy: Policy, name: str) -> None:

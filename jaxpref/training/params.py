@@ -13,11 +13,12 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxpref import keys
-from jaxpref.policies.base import Policy, joined
+from jaxpref.policies.base import Policy
 from jaxpref.training import sharding
 from jaxpref.training.checkpoint import Checkpoints, restore_params, saved_meta
 from jaxpref.training.constants import check_same
 from jaxpref.training.context import RunContext
+from jaxpref.trees import joined
 from jaxpref.types import Params, PRNGKey
 
 __all__ = [
@@ -175,6 +176,6 @@ def _check_fit(given: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
         k = differing[0]
         raise ValueError(
             f"weights do not fit the model: {k} is {shapes[0].get(k, 'missing')} in the file and "
-            f"{shapes[1].get(k, 'unknown')} in the model ({len(differing)} arrays differ); check the sizes and "
-            "the vocabulary"
+            f"{shapes[1].get(k, 'unknown')} in the model ({len(differing)} arrays differ); check the sizes "
+            "and the vocabulary"
         )

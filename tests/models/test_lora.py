@@ -1,22 +1,33 @@
 """Adapters of projections: the model they make, where they are, and how they begin."""
 
 import dataclasses
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
+from jax.test_util import check_grads
 from model_cases import FAMILIES, ragged_batch, random_params
 from x64 import enable_x64
 
+from jaxpref.models import scoring
 from jaxpref.models.layers import Linear
-from jaxpref.models.lora import LoRA, has_adapters, merged
-from jaxpref.models.scoring import token_logps
+from jaxpref.models.lora import LoRA, has_adapters
+from jaxpref.models.merging import merged
 from jaxpref.models.transformer import Transformer
 
+token_logps = jax.jit(scoring.token_logps, static_argnums=0)
 SIZES = dataclasses.replace(FAMILIES["qwen3"], mlp=10)
-EVERY = ["attention.key", "attention.output", "attention.query", "attention.value", "mlp.down", "mlp.gate", "mlp.up"]
+EVERY = [
+    "attention.key",
+    "attention.output",
+    "attention.query",
+    "attention.value",
+    "mlp.down",
+    "mlp.gate",
+    "mlp.up",
+]
 
 
 def with_adapters(lora, sizes=SIZES, dtype="float32", seed=0):
@@ -43,50 +54,67 @@ def names(params):
     return sorted({".".join(p.key for p in path[:-1]) for path, _ in flat if path[-1].key == "lora_a"})
 
 
+def rest(*values):
+    return pytest.param(*values, marks=pytest.mark.exhaustive)
+
+
 @pytest.mark.parametrize(
     ("family", "lora"),
     [
-        ("qwen3", LoRA(rank=3)),
-        ("pythia", LoRA(rank=2, alpha=5.0, rank_stabilised=True, targets=("query", "mlp.down"))),
         ("gemma2", LoRA(rank=4, ranks=(("mlp.*", 2), ("mlp.up", 7)), alphas=(("attention.key", 1.0),))),
+        rest("qwen3", LoRA(rank=3)),
+        rest("pythia", LoRA(rank=2, alpha=5.0, rank_stabilised=True, targets=("query", "mlp.down"))),
     ],
 )
 def test_adapters_are_the_merged_weights(family, lora):
     with enable_x64():
         model, params = with_adapters(lora, FAMILIES[family], "float64")
-        batch = ragged_batch()
+        batch = ragged_batch(r=4)
         plain = Transformer(FAMILIES[family], param_dtype="float64", compute_dtype="float64")
         logps, base = token_logps(model, params, batch), token_logps(plain, params_without(params), batch)
         np.testing.assert_allclose(token_logps(plain, merged(params, lora), batch), logps, atol=1e-12)
         assert np.abs(logps - base).max() > 0.1
-        on_host = merged(jax.device_get(params), lora)
-        assert all(isinstance(x, np.ndarray) for x in jax.tree.leaves(on_host))
         np.testing.assert_array_equal(token_logps(model, params_without(params), batch), base)
+
+
+def test_merging_on_the_host_keeps_the_dtype():
+    lora = LoRA(rank=3)
+    _, params = with_adapters(lora)
+    half = jax.tree.map_with_path(lambda p, x: x if "lora" in p[-1].key else x.astype("bfloat16"), params)
+    on_host = merged(jax.device_get(half), lora)
+    assert all(isinstance(x, np.ndarray) and x.dtype == "bfloat16" for x in jax.tree.leaves(on_host))
+    weight, a, b = (half["blocks"]["mlp"]["up"][name] for name in ("weight", "lora_a", "lora_b"))
+    exact = np.float64(weight) + 32 / 3 * np.float64(a) @ np.float64(b)
+    np.testing.assert_allclose(np.float64(on_host["blocks"]["mlp"]["up"]["weight"]), exact, rtol=2**-8)
 
 
 def params_without(params):
     """The same with the adapters off."""
     return {
-        k: params_without(v) if isinstance(v, dict) else v for k, v in params.items() if not k.startswith("lora_")
+        k: params_without(v) if isinstance(v, dict) else v
+        for k, v in params.items()
+        if not k.startswith("lora_")
     }
 
 
+def linear(inputs, outputs, rank, scale, dtype="float32"):
+    made = Linear(inputs, outputs, ("a", "b"), bias=True, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0))
+    made.adapt(rank, scale, jax.random.key(1))
+    return made
+
+
 def test_the_gradient_of_adapters_is_that_of_finite_differences():
+    """Of `a`, `b` and the input, where neither of the two factors is small."""
     with enable_x64():
-        model, params = with_adapters(LoRA(rank=2), dtype="float64")
-        batch = ragged_batch(b=2, k=1, p=3, r=3)
-        score = jax.jit(lambda params: token_logps(model, params, batch).sum())
-        gradient, rng = jax.grad(score)(params), np.random.default_rng(0)
-        for path, slope in jax.tree.leaves_with_path(gradient):
-            if not path[-1].key.startswith("lora_"):
-                continue
-            place = tuple(rng.integers(n) for n in slope.shape)
+        graph, state = nnx.split(linear(5, 4, 2, 1.5, "float64"))
+        rng = np.random.default_rng(0)
+        state["lora_b"] = state["lora_b"].replace(jnp.asarray(rng.normal(size=(2, 4))))
+        x, upstream = (jnp.asarray(rng.normal(size=(3, n))) for n in (5, 4))
 
-            def moved(by, path=path, place=place):
-                return score(jax.tree.map_with_path(lambda p, x: x.at[place].add(by) if p == path else x, params))
+        def score(state, x):
+            return (upstream * nnx.merge(graph, state)(x)).sum()
 
-            difference = (moved(1e-6) - moved(-1e-6)) / 2e-6
-            np.testing.assert_allclose(slope[place], difference, rtol=1e-6, atol=1e-8)
+        check_grads(score, (state, x), order=1, modes=["rev"], eps=1e-6, rtol=1e-7, atol=1e-8)
 
 
 @pytest.mark.parametrize(
@@ -107,14 +135,18 @@ def test_where_adapters_are(targets, expected):
 
 
 def test_how_adapters_begin():
-    """As PEFT draws them: `a` uniform within 1 / sqrt(inputs), `b` zero; float32 on a bfloat16 base. Layers and
-    projections have draws of their own."""
+    """As PEFT draws them: `a` uniform within 1 / sqrt(inputs), `b` zero; float32 on a bfloat16 base. Layers
+    and projections have draws of their own."""
     model = Transformer(SIZES, param_dtype="bfloat16", lora=LoRA(rank=40))
     blocks = model.init(jax.random.key(0))["blocks"]
     drawn = []
     for module, linear in (("attention", "query"), ("attention", "key"), ("mlp", "down")):
         a, b = (blocks[module][linear][name] for name in ("lora_a", "lora_b"))
-        assert (a.dtype, b.dtype, blocks[module][linear]["weight"].dtype) == ("float32", "float32", "bfloat16")
+        assert (a.dtype, b.dtype, blocks[module][linear]["weight"].dtype) == (
+            "float32",
+            "float32",
+            "bfloat16",
+        )
         np.testing.assert_array_equal(b, 0)
         bound = a.shape[1] ** -0.5
         assert np.abs(a).max() == pytest.approx(bound, rel=0.05)
@@ -132,30 +164,24 @@ def test_scale():
         assert stabilised.scale_of(name) == pytest.approx(root)
 
 
-def test_dropout_is_of_the_inputs_of_a_and_only_with_a_key():
+def test_dropout_is_of_a_step_that_has_a_key():
     lora = LoRA(rank=3, dropout=0.25)
-    model, params = with_adapters(lora)
-    batch = ragged_batch()
-    logps = partial(token_logps, model)
-    without_dropout = Transformer(SIZES, lora=dataclasses.replace(lora, dropout=0.0))
-    np.testing.assert_array_equal(logps(params, batch), token_logps(without_dropout, params, batch))
-    one, same, other = (logps(params | {"noise": jax.random.key(i)}, batch) for i in (0, 0, 1))
+    model, params = with_adapters(lora, dataclasses.replace(SIZES, layers=1))
+    batch = ragged_batch(r=4)
+    exact = token_logps(dataclasses.replace(model, lora=LoRA(rank=3)), params, batch)
+    np.testing.assert_array_equal(token_logps(model, params, batch), exact)
+    one, same, other = (token_logps(model, params | {"noise": jax.random.key(i)}, batch) for i in (0, 0, 1))
     np.testing.assert_array_equal(one, same)
-    assert np.abs(one - other).max() > 0.01
-    off = params_without(params)
-    np.testing.assert_array_equal(logps(off | {"noise": jax.random.key(0)}, batch), logps(off, batch))
+    assert min(np.abs(one - other).max(), np.abs(one - exact).max()) > 0.01
 
 
 def test_dropped_inputs():
     """A quarter is dropped, the rest grows by 4 / 3; the weight reads all of them."""
-    from flax import nnx
-
-    linear = Linear(64, 64, ("a", "b"), bias=False, dtype=jnp.dtype("float32"), rngs=nnx.Rngs(0))
-    linear.adapt(64, 1.0, jax.random.key(1))
-    linear.lora_a, linear.lora_b = nnx.Param(jnp.eye(64)), nnx.Param(jnp.eye(64))
+    layer = linear(64, 64, 64, 1.0)
+    layer.lora_a, layer.lora_b = nnx.Param(jnp.eye(64)), nnx.Param(jnp.eye(64))
+    layer.drop(0.25, jax.random.key(2))
     x = jnp.ones((50, 64))
-    linear.drop(0.25, jax.random.key(2))
-    change = linear(x) - x @ linear.weight[...]
+    change = np.asarray(layer(x) - x @ layer.weight[...])
     dropped = np.isclose(change, 0, atol=1e-4)
     np.testing.assert_allclose(change[~dropped], 4 / 3, rtol=1e-3)
     assert dropped.mean() == pytest.approx(0.25, abs=0.03)

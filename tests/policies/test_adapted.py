@@ -11,6 +11,7 @@ from jaxpref import losses
 from jaxpref.algorithms import offline, sft
 from jaxpref.algorithms.optimizers import adamw, constant
 from jaxpref.models.lora import LoRA
+from jaxpref.models.merging import merged
 from jaxpref.models.sizes import tiny
 from jaxpref.policies.adapted import adapted
 from jaxpref.policies.base import model_of, whole
@@ -18,7 +19,7 @@ from jaxpref.policies.comparing import comparing
 from jaxpref.policies.transformer import transformer
 from jaxpref.types import Completions
 
-SIZES = tiny(vocab=48, embed=16, layers=2, heads=2, mlp=24, tied=False)
+SIZES = tiny(vocab=48, embed=16, layers=1, heads=2, mlp=40, tied=False)
 OPTIMIZER = partial(adamw, schedule=partial(constant, value=1e-2))
 plain = partial(transformer, sizes=SIZES, eos_id=1)
 
@@ -35,7 +36,8 @@ def batch(b=3, k=2, p=5, r=4):
 
 
 def named(tree):
-    return {".".join(part.key for part in path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+    leaves = jax.tree.leaves_with_path(tree, is_leaf=lambda x: isinstance(x, tuple))
+    return {".".join(part.key for part in path): leaf for path, leaf in leaves}
 
 
 def started(policy, algorithm):
@@ -61,7 +63,8 @@ def inner_equations(jaxpr):
 def products_of_shapes(function, *arguments):
     """Shapes that a product or a scatter in it results in."""
     made = inner_equations(jax.make_jaxpr(function)(*arguments).jaxpr)
-    return {e.outvars[0].aval.shape for e in made if e.primitive.name in ("dot_general", "scatter-add")}
+    formed = [e for e in made if e.primitive.name in ("dot_general", "scatter-add")]
+    return {e.outvars[0].aval.shape for e in formed}
 
 
 def test_a_step_of_dpo():
@@ -76,7 +79,7 @@ def test_a_step_of_dpo():
     moving = sum(x.nbytes for x in jax.tree.leaves((state.params, state.opt_state, state.policies)))
     assert 4 * adapters <= moving < 4 * adapters + 100, "params, reference and two moments"
 
-    of_weights = {x.shape[x.ndim - 2 :] for x in weights.values() if x.ndim > 1}
+    of_weights = {x.shape[x.ndim - 2 :] for name, x in weights.items() if "norm" not in name}
     assert not products_of_shapes(algorithm.step, state, batch(), jax.random.key(0)) & of_weights
     full = offline(plain(), loss=losses.dpo, optimizer=OPTIMIZER)
     formed = products_of_shapes(full.step, full.init(base()), batch(), jax.random.key(0))
@@ -98,7 +101,7 @@ def test_weights_of_the_base_may_be_trained_from_their_values():
     assert set(named(params)) == set(named(policy.axes())) == trained
     with_base = whole(params, state.constants)
     jax.tree.map(np.testing.assert_array_equal, with_base, base())
-    assert policy.backward == pytest.approx(1, abs=0.01)
+    assert policy.backward == pytest.approx(1, abs=0.02)
 
 
 def test_heads_and_the_base_of_a_reward_model():
@@ -119,7 +122,8 @@ def test_heads_and_the_base_of_a_reward_model():
 
 def test_a_preference_model_has_adapters_below():
     policy = comparing(
-        policy=partial(adapted, policy=partial(plain, outputs=1), base=base, lora=LoRA(rank=2)), separator_id=3
+        policy=partial(adapted, policy=partial(plain, outputs=1), base=base, lora=LoRA(rank=2)),
+        separator_id=3,
     )
     algorithm = offline(policy, loss=losses.bradley_terry, optimizer=OPTIMIZER, reference=None)
     _, state = started(policy, algorithm)
@@ -129,8 +133,6 @@ def test_a_preference_model_has_adapters_below():
 
 
 def test_samples_are_those_of_the_merged_weights():
-    from jaxpref.models.lora import merged
-
     lora = LoRA(rank=2)
     policy = adapted(policy=plain, base=base, lora=lora)
     params = jax.tree.map(lambda x: x + 0.1, policy.init(jax.random.key(1)))
@@ -146,7 +148,7 @@ def test_samples_are_those_of_the_merged_weights():
 def test_mistakes():
     with pytest.raises(ValueError, match="nothing is trained; give lora="):
         adapted(policy=plain, base=base, lora=None)
-    with pytest.raises(ValueError, match="'norm' matches no weight; there are .*final_norm.scale"):
+    with pytest.raises(ValueError, match=r"'norm' matches no weight; there are .*final_norm.scale"):
         adapted(policy=plain, base=base, train="norm")
     with pytest.raises(ValueError, match="is no pattern"):
         adapted(policy=plain, base=base, train="(")
@@ -156,5 +158,5 @@ def test_mistakes():
     less, more = {k: v for k, v in base().items() if k != "unembedding"}, base(lora=LoRA())
     with pytest.raises(ValueError, match=r"unembedding is missing in the base and \(48, 16\) in the policy"):
         adapted(policy=plain, base=lambda: less).constants()
-    with pytest.raises(ValueError, match=r"lora_a is \(2, 16, 16\) in the base and unknown in the policy"):
+    with pytest.raises(ValueError, match=r"lora_a is \(1, 16, 16\) in the base and unknown in the policy"):
         adapted(policy=plain, base=lambda: more, lora=None, train="embedding").constants()
