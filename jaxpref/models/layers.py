@@ -32,7 +32,7 @@ def activation(name: str) -> Callable[[Array], Array]:
 
 
 class Linear(nnx.Module):
-    """`x @ weight + bias`, with an adapter `+ scale * (x @ lora_a) @ lora_b`; computes in the dtype of `x`."""
+    """`x @ weight + bias`, and with an adapter `+ scale * (x @ lora_a) @ lora_b`, in the dtype of `x`."""
 
     lora_a: nnx.Param | None = None
     lora_b: nnx.Param | None = None

@@ -27,7 +27,7 @@ def adapted(
     """`policy` above the weights of `base`; its adapters, its head and what `train` names are trained.
 
     The params of this policy are what is trained. All else is among its constants (`Policy.constants`), which
-    no state, copy or optimizer holds, and no gradient of them is formed. So a reference, a behaviour policy or
+    no state, copy or optimizer holds and no gradient is formed of. So a reference, a behaviour policy or
     an average is a copy of the adapters. Those begin at no change: at step 0 the policy is the base, exactly.
 
     Args:
