@@ -18,6 +18,11 @@ from jaxpref.data.records_io import write_records as write_records
 from jaxpref.data.segments import SegmentRecords as SegmentRecords
 from jaxpref.data.text.boundary import Drop as Drop
 from jaxpref.data.text.boundary import encode_example as encode_example
+from jaxpref.data.text.dialogue import chatml_template as chatml_template
+from jaxpref.data.text.dialogue import conversation_ids as conversation_ids
+from jaxpref.data.text.dialogue import hh_template as hh_template
+from jaxpref.data.text.dialogue import turn_template as turn_template
+from jaxpref.data.text.templates.hub import hf_template as hf_template
 from jaxpref.data.text.tokenizers import Tokenizer as Tokenizer
 from jaxpref.data.text.tokenizers import bytes_tokenizer as bytes_tokenizer
 from jaxpref.data.text.tokenizers import characters_tokenizer as characters_tokenizer

@@ -109,7 +109,7 @@ def hh_pairs(
     truncate_response: Literal["end", "drop"] = "end",
     add_bos: bool = True,
     add_eos: bool = True,
-    template: Template | None = None,
+    template: Callable[[], Template] | None = None,
 ) -> Records:
     """Anthropic HH pairs (arXiv:2204.05862), chosen first; rows are grouped by their first human turn.
 

@@ -27,7 +27,7 @@ from jaxpref.data.sources import read_rows, sha256_of
 from jaxpref.data.text.boundary import Drop, encode_example
 from jaxpref.data.text.dialogue import chatml_template
 from jaxpref.data.text.hh_files import hh_source
-from jaxpref.data.text.pairs import TextPair, hh_pair
+from jaxpref.data.text.pairs import hh_pair
 
 pytestmark = pytest.mark.needs_tensorflow
 
@@ -73,9 +73,10 @@ class TestHh:
         for subset in ("helpful-base", "helpful-rejection-sampled"):
             for _, _, row in read_rows(hh_source(str(few_pairs), subset, "test").path):
                 found = hh_pair(row["chosen"], row["rejected"])
-                if isinstance(found, TextPair):
-                    texts = [found.chosen, found.rejected]
-                    found = encode_example(tokenizer, found.prompt, texts, group=found.group, **BUDGET)
+                if not isinstance(found, Drop):
+                    texts = [found.chosen["content"], found.rejected["content"]]
+                    prompt = found.prompt
+                    found = encode_example(tokenizer, prompt.text, texts, group=prompt.group, **BUDGET)
                 if isinstance(found, Drop):
                     drops[found.reason] += 1
                 else:

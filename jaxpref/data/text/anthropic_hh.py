@@ -92,5 +92,8 @@ class AnthropicHH(tfds.core.GeneratorBasedBuilder):
             if isinstance(pair, Drop):
                 drops[pair.reason] += 1
                 continue
-            yield number, pair._asdict() | {"turns": json.dumps(pair.turns)}
+            turns = [(turn["role"], turn["content"]) for turn in pair.prompt.turns]
+            texts = {"chosen": pair.chosen["content"], "rejected": pair.rejected["content"]}
+            row = {"prompt": pair.prompt.text, "turns": json.dumps(turns), "group": pair.prompt.group}
+            yield number, row | texts
         count_drops(self, split, drops)

@@ -1,9 +1,9 @@
 """From text to tokens: where the prompt ends, what is cut, what is dropped and why.
 
 The prompt and a response are never tokenised separately, because a tokenizer may join the end of one with the
-start of the other. The code tokenises `prompt` and every `prompt + response`, and takes as the boundary the
-longest prefix of ids that all of them share: the prompt's tokens are then the same for every response, and
-each completion's ids are exactly those of its text.
+start of the other. The code tokenises the prompt and every completion (prompt and response), and takes as the
+boundary the longest prefix of ids that all of them share: the prompt's tokens are then the same for every
+response, and each completion's ids are exactly those of its text.
 """
 
 import dataclasses
@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from typing import Literal
 
 from jaxpref.data.records import Example
-from jaxpref.data.text.tokenizers.base import Tokenizer
+from jaxpref.data.text.tokenizers.base import Tokenizer, encode_marked
 
-__all__ = ["Drop", "encode_example", "prompt_ids", "stable_group"]
+__all__ = ["Drop", "Unwritten", "Written", "encode_example", "encode_written", "prompt_ids", "stable_group"]
 
 IDENTICAL = "identical responses"
+WRITTEN_ALIKE = "identical responses once the template has written them"
 EMPTY = "empty response"
 PROMPT_TOO_LONG = "prompt longer than the budget"
 RESPONSE_TOO_LONG = "response longer than the budget"
@@ -28,6 +29,7 @@ UNEQUAL_PROMPTS = "unequal prompts"
 BOS_IN_TEXT = "BOS in the text already, none added"
 EOS_IN_TEXT = "EOS in the text already, none added"
 SPECIAL_INSIDE = "BOS or EOS inside a response"
+NO_BOS = "the template writes no BOS, so there is none"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +37,32 @@ class Drop:
     """An example that is left out, and counted under its reason."""
 
     reason: str
+
+
+class Unwritten(ValueError):
+    """A conversation that a template does not write as one can be scored: a row that is left out."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """A prompt and its completions as texts.
+
+    Attributes:
+      prompt: Up to where a response goes on.
+      wholes: The prompt and a response, one for each response, up to and with what ends it.
+      contents: What each response says by itself: responses that say nothing, or the same, are of no use.
+      ended: For each response, whether a control token that a template wrote ends it, so that no EOS follows.
+      bos: The text of BOS that a template wrote in front ("": it wrote none, and none is added); None: BOS is
+        the tokenizer's.
+      notes: What is to be said of it.
+    """
+
+    prompt: str
+    wholes: tuple[str, ...] = ()
+    contents: tuple[str, ...] = ()
+    ended: tuple[bool, ...] = ()
+    bos: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 def stable_group(text: str) -> int:
@@ -57,21 +85,20 @@ def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
     return ids if ids[: len(bos)] == bos else bos + ids
 
 
-def _split_at_boundary(
-    tokenizer: Tokenizer, prompt: str, responses: Sequence[str]
-) -> tuple[list[int], list[list[int]]] | Drop:
+def _split_at_boundary(tokenizer: Tokenizer, written: Written) -> tuple[list[int], list[list[int]]] | Drop:
     """The prompt's tokens and those of each response, whole; a `Drop` for empty or identical responses."""
-    if not responses or not all(response.strip() for response in responses):
+    contents = {content.strip() for content in written.contents}
+    if not contents or "" in contents:
         return Drop(EMPTY)
-    if len(responses) > 1 and len({response.strip() for response in responses}) == 1:
+    if len(written.contents) > 1 and len(contents) == 1:
         return Drop(IDENTICAL)
-    whole = [tokenizer.encode(prompt + response) for response in responses]
-    boundary = _common_prefix([tokenizer.encode(prompt), *whole])
+    whole = [encode_marked(tokenizer, text) for text in written.wholes]
+    boundary = _common_prefix([encode_marked(tokenizer, written.prompt), *whole])
     tails = [ids[boundary:] for ids in whole]
     if not all(tails):
         return Drop(EMPTY)  # the tokenizer leaves nothing of it (it can strip or normalise)
     if len(tails) > 1 and all(tail == tails[0] for tail in tails):
-        return Drop(IDENTICAL)
+        return Drop(IDENTICAL if len(set(written.wholes)) > 1 else WRITTEN_ALIKE)
     return whole[0][:boundary], tails
 
 
@@ -105,22 +132,55 @@ def encode_example(
     Returns an `Example` whose responses each have at least one scored token, or a `Drop`. Raises
     ValueError for a budget that can hold nothing or an unknown way to truncate.
     """
-    bos = [tokenizer.bos_id] if add_bos and tokenizer.bos_id is not None else []
+    return encode_written(
+        tokenizer,
+        Written(prompt, tuple(prompt + response for response in responses), tuple(responses)),
+        prompt_length=prompt_length,
+        response_length=response_length,
+        truncate_prompt=truncate_prompt,
+        truncate_response=truncate_response,
+        add_bos=add_bos,
+        add_eos=add_eos,
+        group=stable_group(prompt) if group is None else group,
+    )
+
+
+def encode_written(
+    tokenizer: Tokenizer,
+    written: Written,
+    *,
+    prompt_length: int,
+    response_length: int,
+    truncate_prompt: Literal["start", "end", "drop"],
+    truncate_response: Literal["end", "drop"],
+    add_bos: bool,
+    add_eos: bool,
+    group: int,
+) -> Example | Drop:
+    """`encode_example` of a prompt and its completions as they are written."""
+    if written.bos is None:
+        bos = [tokenizer.bos_id] if add_bos and tokenizer.bos_id is not None else []
+    else:
+        bos = encode_marked(tokenizer, written.bos)
     _check(prompt_length, response_length, truncate_prompt, truncate_response, len(bos))
-    tokens = _split_at_boundary(tokenizer, prompt, responses)
+    tokens = _split_at_boundary(tokenizer, written)
     if isinstance(tokens, Drop):
         return tokens
-    (head, tails), notes = tokens, []
-    if bos and head[:1] == bos:
-        head = head[1:]
-        notes.append(BOS_IN_TEXT)
+    (head, tails), notes = tokens, list(written.notes)
+    if bos and head[: len(bos)] == bos:
+        head = head[len(bos) :]
+        notes += [BOS_IN_TEXT] if written.bos is None else []
+    elif not written.bos and written.bos is not None and add_bos and tokenizer.bos_id is not None:
+        notes.append(NO_BOS)
     room = prompt_length - len(bos)
     if len(head) > room and truncate_prompt == "drop":
         return Drop(PROMPT_TOO_LONG)
     prompt_truncated = len(head) > room
     head = bos + (head[max(len(head) - room, 0) :] if truncate_prompt == "start" else head[:room])
 
-    whole = [_ended(tokenizer, tail, notes) if add_eos else tail for tail in tails]
+    closed = written.ended or [not add_eos] * len(tails)
+    pairs = zip(tails, closed, strict=True)
+    whole = [tail if ended or not add_eos else _ended(tokenizer, tail, notes) for tail, ended in pairs]
     cut = [tail[:response_length] for tail in whole]
     responses_truncated = sum(len(tail) > response_length for tail in whole)
     if responses_truncated and truncate_response == "drop":
@@ -130,7 +190,6 @@ def encode_example(
     unscored = 0 if head else 1
     if any(len(tail) <= unscored for tail in cut):
         return Drop(UNSCORED)
-    group = stable_group(prompt) if group is None else group
     lengths, noticed = [len(tail) for tail in whole], tuple(dict.fromkeys(notes))
     return Example(head, cut, group, unscored, prompt_truncated, responses_truncated, lengths, noticed)
 

@@ -1,29 +1,31 @@
 """How texts become tokens, as one value for cache keys and manifests. Needs no TensorFlow."""
 
 import dataclasses
+import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 from jaxpref.data.records import Example
-from jaxpref.data.text.boundary import EMPTY, PROMPT_TOO_LONG, Drop, encode_example
-from jaxpref.data.text.dialogue import Template, Turn, hh_template, opened
-from jaxpref.data.text.tokenizers import Tokenizer
-from jaxpref.data.text.tokenizers.base import digest
+from jaxpref.data.text.boundary import PROMPT_TOO_LONG, Drop, Unwritten, Written, encode_written
+from jaxpref.data.text.dialogue import Message, Template, hh_template, own_form, without_lead
+from jaxpref.data.text.prompts import Prompt
+from jaxpref.data.text.tokenizers.base import Tokenizer, added_texts, digest, marked
 from jaxpref.functions import code_of, name_of
 
 __all__ = ["RULES", "Encoding", "encode_texts", "fingerprint"]
 
-RULES = 2  # version of boundary, prompts, pairs and dialogue.py: raise it when their output changes
+RULES = 3  # version of boundary, prompts, pairs and dialogue.py: raise it when their output changes
+CONTROL_TEXT = "the text of a control token in a turn, which stays text"
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoding:
-    """Budget and policies of `encode_example`, and the template that dialogues are written in.
+    """Budget and policies of `encode_example`, and what makes the template that dialogues are written in.
 
-    `template=None` keeps the data set's own text. `truncate_prompt="turns"` leaves out the oldest turns of a
-    dialogue that is too long, behind the system turn, as many as it takes; what does not fit even so is
-    dropped, as is a plain text that is too long.
+    `template=None` keeps the data set's own text, and writes turns in HH's form. `truncate_prompt="turns"`
+    leaves out the oldest turns of a dialogue that is too long, behind the system turn, as many as it takes;
+    what does not fit even so is dropped, as is a plain text that is too long.
     """
 
     prompt_length: int
@@ -32,7 +34,12 @@ class Encoding:
     truncate_response: Literal["end", "drop"] = "end"
     add_bos: bool = True
     add_eos: bool = True
-    template: Template | None = None
+    template: Callable[[], Template] | None = None
+
+    @functools.cached_property
+    def written_in(self) -> Template:
+        """The template, made once."""
+        return (self.template or hh_template)()
 
     def description(self) -> dict[str, Any]:
         """The plain values that determine the tokens, for a manifest or a cache key."""
@@ -40,79 +47,105 @@ class Encoding:
         template = fields.pop("template")
         if template is None:
             return {**fields, "template": None, "encoding_version": RULES}
-        # A template of one's own may write another text under the same name: its code counts, and what it
-        # makes of a dialogue, in case it reads that from somewhere.
-        code = code_of(template)
-        own = {"template_code": fingerprint(code=code, sample=_sample(template))} if code else {}
-        return {**fields, "template": name_of(template), "encoding_version": RULES, **own}
+        return {**fields, "template": name_of(template), "encoding_version": RULES, **self._content()}
+
+    def _content(self) -> dict[str, str]:
+        """What tells a template from another one of its name: its content, or its code.
+
+        A function of one's own may write another text under the same name: its code counts, and what it makes
+        of a dialogue, in case it reads that from somewhere.
+        """
+        template = self.written_in
+        if template.fingerprint is not None:
+            return {"template_content": template.fingerprint}
+        code = code_of(self.template)  # pyright: ignore[reportArgumentType]
+        return {"template_code": fingerprint(code=code, sample=_sample(template))} if code else {}
 
 
 def _sample(template: Template) -> list[str]:
     """What a template writes for a dialogue with all roles, or that it refuses it."""
-    turns = [("system", "S"), ("user", "U"), ("assistant", "A"), ("user", "Q")]
+    roles = {"system": "S", "user": "U", "assistant": "A"}
+    turns = [{"role": role, "content": content} for role, content in [*roles.items(), ("user", "Q")]]
     try:
-        return list(template(turns))
+        written = template.written(turns, [{"role": "assistant", "content": "R"}], (), end=True)
     except Exception as error:  # a template may know no system turn
         return ["refused", type(error).__name__]
+    return [written.prompt, *written.wholes]
 
 
 def encode_texts(
-    tokenizer: Tokenizer, encoding: Encoding, prompt: str, responses: list[str], turns: str, group: int
+    tokenizer: Tokenizer, encoding: Encoding, prompt: Prompt, replies: Sequence[Message]
 ) -> Example | Drop:
-    """`encode_example` of a row of texts; `turns` is JSON, from which a template writes the prompt.
+    """The tokens of a prompt and of the replies to it, or why they are left out.
 
-    Raises ValueError where a template is asked for and the example is plain text.
+    In a template, what a turn says is text, whatever it looks like: it never becomes a control token. Raises
+    ValueError where a template is asked for and the prompt is plain text.
     """
-    dialogue: list[Turn] = [(role, content) for role, content in json.loads(turns)]
-    template = encoding.template
-    if template is not None:
-        if not dialogue:
+    turns, notes = list(prompt.turns), ()
+    if encoding.template is not None:
+        if not turns:
             raise ValueError(
-                f"template: the prompt {prompt[:60]!r} is plain text, not a dialogue; use template=None"
+                f"template: the prompt {(prompt.text or '')[:60]!r} is plain text, not a dialogue; use "
+                "template=None"
             )
-        if not all(response.strip() for response in responses):
-            return Drop(EMPTY)
-        prompt, lead = opened(dialogue, template)
-        prefilled = dialogue[-1][0] == "assistant"  # then white space in front belongs to the reply
-        responses = [lead + (r if prefilled else _without_lead(r)).rstrip() for r in responses]
+        if prompt.text is not None:  # HH's own form, in which a reply begins with a space
+            replies = [{**r, "content": without_lead(r["content"]).rstrip()} for r in replies]
+        said = [turns, list(replies)]
+        turns, replies = marked(said, tokenizer)
+        notes = (CONTROL_TEXT,) * (said != [turns, replies])
 
-    def encoded(prompt: str, truncate_prompt: Literal["start", "end", "drop"]) -> Example | Drop:
-        return encode_example(
+    def encoded(turns: list[Message], truncate_prompt: Literal["start", "end", "drop"]) -> Example | Drop:
+        try:
+            written = _written(tokenizer, encoding, prompt, turns, replies)
+        except Unwritten as error:
+            return Drop(str(error))
+        return encode_written(
             tokenizer,
-            prompt,
-            responses,
+            dataclasses.replace(written, notes=(*notes, *written.notes)),
             prompt_length=encoding.prompt_length,
             response_length=encoding.response_length,
             truncate_prompt=truncate_prompt,
             truncate_response=encoding.truncate_response,
             add_bos=encoding.add_bos,
             add_eos=encoding.add_eos,
-            group=group,
+            group=prompt.group,
         )
 
     if encoding.truncate_prompt != "turns":
-        return encoded(prompt, encoding.truncate_prompt)
-    example = encoded(prompt, "drop")
-    for shorter in _shorter(dialogue):
+        return encoded(turns, encoding.truncate_prompt)
+    example = encoded(turns, "drop")
+    for shorter in _shorter(turns):
         if example != Drop(PROMPT_TOO_LONG):
             break
-        example = encoded(opened(shorter, template or hh_template)[0], "drop")
+        example = encoded(shorter, "drop")
         if isinstance(example, Example):
             example = dataclasses.replace(example, prompt_truncated=True)
     return example
 
 
-def _without_lead(response: str) -> str:
-    """A reply without the one space in front that HH's form has; more white space belongs to the reply."""
-    return response[1:] if response[:1] == " " and not response[1:2].isspace() else response
+def _written(
+    tokenizer: Tokenizer, encoding: Encoding, prompt: Prompt, turns: list[Message], replies: Sequence[Message]
+) -> Written:
+    template = encoding.written_in
+    if encoding.template is not None:
+        return template.written(turns, replies, added_texts(tokenizer), end=encoding.add_eos)
+    contents = [reply["content"] for reply in replies]
+    if prompt.text is None:
+        opened, lead = own_form(turns)
+        tails = [c if c[:1].isspace() else lead + c for c in contents]
+    else:
+        whole = len(turns) == len(prompt.turns)
+        opened, tails = prompt.text if whole else own_form(turns)[0], contents
+    return Written(opened, tuple(opened + tail for tail in tails), tuple(contents))
 
 
-def _shorter(dialogue: list[Turn]) -> Iterator[list[Turn]]:
+def _shorter(dialogue: list[Message]) -> Iterator[list[Message]]:
     """The dialogue without its oldest turns, the system's in front apart: from each further turn of the user
     on."""
-    head = next((i for i, (role, _) in enumerate(dialogue) if role != "system"), len(dialogue))
+    roles = [message["role"] for message in dialogue]
+    head = next((i for i, role in enumerate(roles) if role not in ("system", "developer")), len(roles))
     for start in range(head + 1, len(dialogue)):
-        if dialogue[start][0] == "user":
+        if roles[start] == "user":
             yield [*dialogue[:head], *dialogue[start:]]
 
 

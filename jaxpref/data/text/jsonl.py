@@ -62,7 +62,7 @@ def jsonl_pairs(
     truncate_response: Literal["end", "drop"] = "end",
     add_bos: bool = True,
     add_eos: bool = True,
-    template: Template | None = None,
+    template: Callable[[], Template] | None = None,
 ) -> Records:
     """Pairs, chosen first: `{"prompt": ..., "chosen": ..., "rejected": ...}` in each row.
 
@@ -74,7 +74,7 @@ def jsonl_pairs(
         pair = jsonl_pair(row, fields, notes)
         if isinstance(pair, Drop):
             return pair
-        return Texts(Prompt(pair.prompt, "", pair.turns, pair.group), (pair.chosen, pair.rejected), (0, 1), 2)
+        return Texts(pair.prompt, (pair.chosen, pair.rejected), (0, 1), 2)
 
     options = dataclasses.asdict(fields)
     kind = Kind("jsonl_pairs", (chosen, rejected), fields.names, fields.asked_for, read, columns, options)
@@ -105,7 +105,7 @@ def jsonl_lists(
     truncate_response: Literal["end", "drop"] = "end",
     add_bos: bool = True,
     add_eos: bool = True,
-    template: Template | None = None,
+    template: Callable[[], Template] | None = None,
 ) -> Records:
     """Lists of scored responses, best first, with the column `scores` [n, k].
 
@@ -165,7 +165,7 @@ def jsonl_labelled(
     truncate_response: Literal["end", "drop"] = "end",
     add_bos: bool = True,
     add_eos: bool = True,
-    template: Template | None = None,
+    template: Callable[[], Template] | None = None,
 ) -> Records:
     """Single responses (k = 1) with the column `labels` [n, 1]: 1 desirable, 0 undesirable.
 
@@ -231,7 +231,8 @@ def _list(
     for index, score in enumerate(numbers):
         if isinstance(score, bool) or not isinstance(score, int | float) or not abs(score) <= LARGEST:
             raise ValueError(f"{scores}[{index}]: expected a finite number, got {score!r:.40}")
-    texts = [one_reply(f"{responses}[{index}]", response) for index, response in enumerate(given)]
+    replies = [one_reply(f"{responses}[{index}]", response) for index, response in enumerate(given)]
+    texts = [reply["content"] for reply in replies]
     prompt = _asked(row, fields)
     order = [i for i in sorted(range(len(numbers)), key=lambda i: -numbers[i]) if texts[i].strip()]
     if len(order) < 2:
@@ -245,8 +246,8 @@ def _list(
     if len({texts[i].strip() for i in kept}) < len(kept):
         notes[REPEATED] += 1
     left_out = Counter({EMPTY_OF_LIST: len(texts) - len(order), BEYOND: len(order) - len(kept)})
-    replies = prompt.answered([texts[i] for i in kept], fields, notes)
-    return Texts(prompt, replies, kept, len(given), [numbers[i] for i in kept], +left_out)
+    answers = prompt.answered([replies[i] for i in kept], fields, notes)
+    return Texts(prompt, answers, kept, len(given), [numbers[i] for i in kept], +left_out)
 
 
 def _asked(row: dict[str, Any], fields: PromptFields) -> Prompt:

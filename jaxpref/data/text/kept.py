@@ -8,6 +8,7 @@ from typing import Any
 from jaxpref.data.records import Example
 from jaxpref.data.text.boundary import Drop
 from jaxpref.data.text.carried import Beside
+from jaxpref.data.text.dialogue import Message
 from jaxpref.data.text.prompts import Prompt
 from jaxpref.data.text.tokenizers import Tokenizer
 
@@ -19,10 +20,10 @@ TURNS = "turns, written in a template"
 
 @dataclasses.dataclass(frozen=True)
 class Texts:
-    """The texts of a row, and a number for each response."""
+    """What a row says, and a number for each response."""
 
     prompt: Prompt
-    responses: Sequence[str]
+    responses: Sequence[Message]
     order: Sequence[int]  # which of the row's responses these are
     given: int  # responses in the row
     values: Sequence[float] = ()
@@ -50,8 +51,13 @@ class Kept:
         texts: Texts | Drop,
         example: Example | Drop,
         notes: Counter[str],
+        *,
+        reads_all: bool,
     ) -> None:
-        """Takes in a row: what was made of it and done to it, and what stands beside the columns `names`."""
+        """Takes in a row: what was made of it and done to it, and what stands beside the columns `names`.
+
+        `reads_all`: the template is given all that turns say, so that nothing of them is unused.
+        """
         self.seen |= row.keys()
         if isinstance(texts, Drop) or isinstance(example, Drop):
             self.drops[example.reason] += 1  # pyright: ignore[reportAttributeAccessIssue]
@@ -60,7 +66,7 @@ class Kept:
         self.truncated["prompts"] += example.prompt_truncated
         self.truncated["responses"] += example.responses_truncated
         self.notes.update(notes)
-        self.notes.update([*example.notes, *_unused_keys(row, names)])
+        self.notes.update([*example.notes, *([] if reads_all else _unused_keys(row, names))])
         self.notes[TURNS if texts.prompt.turns else PLAIN] += 1
         self.examples.append(example)
         self.values.append(texts.values)

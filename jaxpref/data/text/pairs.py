@@ -5,10 +5,10 @@ from collections import Counter
 from typing import Any, NamedTuple
 
 from jaxpref.data.text.boundary import UNEQUAL_PROMPTS, Drop, stable_group
-from jaxpref.data.text.dialogue import HH_REPLY, Turn, hh_turns, turns_from_json
-from jaxpref.data.text.prompts import Prompt, PromptFields, asked, asked_in_turns
+from jaxpref.data.text.dialogue import HH_REPLY, Message, hh_turns, messages_from_json
+from jaxpref.data.text.prompts import Prompt, PromptFields, asked, asked_in_turns, reply, user_turn
 
-__all__ = ["PairFields", "TextPair", "hh_pair", "jsonl_pair"]
+__all__ = ["Pair", "PairFields", "hh_pair", "jsonl_pair"]
 
 _NO_REPLY = "no assistant turn"
 _IMPLICIT = "the prompt is what chosen and rejected have in common"
@@ -27,22 +27,16 @@ class PairFields(PromptFields):
         return {*super().names, self.chosen, self.rejected}
 
 
-class TextPair(NamedTuple):
-    """A prompt and two responses to it, as text.
+class Pair(NamedTuple):
+    """A prompt and two replies to it."""
 
-    The text of a completion is `prompt + chosen` (nothing in between). `turns` are the prompt's turns where
-    it is a dialogue, so that it can be written in another template; empty for plain text.
-    """
-
-    prompt: str
-    chosen: str
-    rejected: str
-    group: int  # rows of one group stay on one side of a split
-    turns: tuple[Turn, ...] = ()
+    prompt: Prompt
+    chosen: Message
+    rejected: Message
 
 
-def hh_pair(chosen: str, rejected: str) -> TextPair | Drop:
-    """A pair of whole HH dialogues: the prompt is everything up to and with the last "\\n\\nAssistant:".
+def hh_pair(chosen: str, rejected: str) -> Pair | Drop:
+    """A pair of whole HH dialogues: the prompt is everything up to and with the last "\n\nAssistant:".
 
     The pair is dropped where the two prompts differ or there is no reply. The group is the first human turn,
     so that longer versions of one dialogue stay together.
@@ -50,18 +44,19 @@ def hh_pair(chosen: str, rejected: str) -> TextPair | Drop:
     ends = [text.rfind(HH_REPLY) + len(HH_REPLY) for text in (chosen, rejected)]
     if min(ends) < len(HH_REPLY):
         return Drop(_NO_REPLY)
-    prompt = chosen[: ends[0]]
-    if prompt != rejected[: ends[1]]:
+    text = chosen[: ends[0]]
+    if text != rejected[: ends[1]]:
         return Drop(UNEQUAL_PROMPTS)
-    turns = hh_turns(prompt.removesuffix(HH_REPLY))
-    first = next((content for role, content in turns if role == "user"), prompt)
-    return TextPair(prompt, chosen[ends[0] :], rejected[ends[1] :], stable_group(first), tuple(turns))
+    turns = hh_turns(text.removesuffix(HH_REPLY))
+    first = next((turn["content"] for turn in turns if turn["role"] == "user"), text)
+    prompt = Prompt(text, tuple(turns), stable_group(first))
+    return Pair(prompt, reply(chosen[ends[0] :]), reply(rejected[ends[1] :]))
 
 
 def jsonl_pair(
     row: dict[str, Any], fields: PairFields = PairFields(), notes: Counter[str] | None = None
-) -> TextPair | Drop:
-    """A pair from an object with `chosen`, `rejected` and a prompt; each is a text or a list of turns.
+) -> Pair | Drop:
+    """A pair from an object with `chosen`, `rejected` and a prompt: each a text, a turn or a list of turns.
 
     Where both are whole conversations, or dialogues in HH's form, the prompt is what they share, up to the
     last reply; a prompt beside conversations must be one of the turns they share. Of plain texts it is the
@@ -82,7 +77,8 @@ def jsonl_pair(
     if isinstance(chosen, str) != isinstance(rejected, str):
         raise ValueError("chosen and rejected: expected two texts or two lists of turns, got one of each")
     if isinstance(chosen, list) and isinstance(rejected, list):
-        return _from_turns(row, prompt, turns_from_json(chosen), turns_from_json(rejected), fields, notes)
+        sides = messages_from_json(chosen), messages_from_json(rejected)
+        return _from_turns(row, prompt, sides, fields, notes)
     assert isinstance(chosen, str)
     assert isinstance(rejected, str)
     dialogues = [HH_REPLY in text for text in (chosen, rejected)]
@@ -90,84 +86,85 @@ def jsonl_pair(
         return _hh(row, prompt, fields, notes)
     if prompt is None:
         return _implicit(row, chosen, rejected, fields, notes)
-    return _answered(prompt, chosen, rejected, fields, notes)
+    return _answered(prompt, reply(chosen), reply(rejected), fields, notes)
 
 
-def _hh(
-    row: dict[str, Any], prompt: Prompt | None, fields: PairFields, notes: Counter[str]
-) -> TextPair | Drop:
+def _hh(row: dict[str, Any], prompt: Prompt | None, fields: PairFields, notes: Counter[str]) -> Pair | Drop:
     pair = hh_pair(row[fields.chosen], row[fields.rejected])
     if isinstance(pair, Drop):
         return pair
-    if row.get(fields.prompts[0] if fields.prompts else "") != pair.prompt:
-        _check_shared(row, prompt, list(pair.turns), fields)
+    if row.get(fields.prompts[0] if fields.prompts else "") != pair.prompt.text:
+        _check_shared(row, prompt, list(pair.prompt.turns), fields)
     if fields.system in row:
-        prompt = asked_in_turns(pair.turns, row, fields)
-        return _answered(prompt, pair.chosen.strip(), pair.rejected.strip(), fields, notes)
-    return pair._replace(group=stable_group(str(row["group"]))) if "group" in row else pair
+        prompt = asked_in_turns(pair.prompt.turns, row, fields)
+        chosen, rejected = (reply(side["content"].strip()) for side in (pair.chosen, pair.rejected))
+        return _answered(prompt, chosen, rejected, fields, notes)
+    if "group" not in row:
+        return pair
+    return pair._replace(prompt=dataclasses.replace(pair.prompt, group=stable_group(str(row["group"]))))
 
 
 def _response(row: dict[str, Any], name: str) -> str | list:
     value = row[name]
-    if not isinstance(value, str | list):
+    if not isinstance(value, str | list | dict):
         raise ValueError(f"{name}: expected a text or a list of turns, got {type(value).__name__}")
-    return value
+    return [value] if isinstance(value, dict) else value
 
 
 def _answered(
-    prompt: Prompt, chosen: str, rejected: str, fields: PairFields, notes: Counter[str]
-) -> TextPair:
-    first, second = prompt.answered([chosen, rejected], fields, notes)
-    return TextPair(prompt.text, first, second, prompt.group, prompt.turns)
+    prompt: Prompt, chosen: Message, rejected: Message, fields: PairFields, notes: Counter[str]
+) -> Pair:
+    return Pair(prompt, *prompt.answered([chosen, rejected], fields, notes))
 
 
 def _from_turns(
     row: dict[str, Any],
     prompt: Prompt | None,
-    chosen: list[Turn],
-    rejected: list[Turn],
+    sides: tuple[list[Message], list[Message]],
     fields: PairFields,
     notes: Counter[str],
-) -> TextPair | Drop:
-    one = len(chosen) == len(rejected) == 1 and chosen[0][0] == rejected[0][0] == "assistant"
+) -> Pair | Drop:
+    chosen, rejected = sides
+    one = len(chosen) == len(rejected) == 1 and chosen[0]["role"] == rejected[0]["role"] == "assistant"
     if one and prompt is not None:
-        turns = list(prompt.turns or [("user", prompt.text)])
-        replies = chosen[0][1], rejected[0][1]
-        return _answered(asked_in_turns(turns, row, fields), *replies, fields, notes)
+        turns = list(prompt.turns or [user_turn(prompt.text or "")])
+        return _answered(asked_in_turns(turns, row, fields), chosen[0], rejected[0], fields, notes)
     most = max(min(len(chosen), len(rejected)) - 1, 0)
     common = next((i for i in range(most) if chosen[i] != rejected[i]), most)
     shared = chosen[:common]
-    replies = [turns[common:] for turns in (chosen, rejected)]
-    if any([role for role, _ in turns] != ["assistant"] for turns in replies):
+    replies = [turns[common:] for turns in sides]
+    if any([turn["role"] for turn in turns] != ["assistant"] for turns in replies):
         # More than one turn is left, so what is being compared is not two replies to one prompt.
         return Drop(UNEQUAL_PROMPTS if all(replies) else _NO_REPLY)
     if not shared:
         raise ValueError(_no_prompt(row, fields))
     _check_shared(row, prompt, shared, fields)
-    return _answered(asked_in_turns(shared, row, fields), replies[0][0][1], replies[1][0][1], fields, notes)
+    return _answered(asked_in_turns(shared, row, fields), replies[0][0], replies[1][0], fields, notes)
 
 
-def _check_shared(row: dict[str, Any], prompt: Prompt | None, shared: list[Turn], fields: PairFields) -> None:
+def _check_shared(
+    row: dict[str, Any], prompt: Prompt | None, shared: list[Message], fields: PairFields
+) -> None:
     """Raises ValueError where a prompt beside whole conversations says what these do not."""
     if prompt is None:
         return
     given = [row[name] for name in fields.prompts if name in row]
     if isinstance(given[0], list):
-        turns = turns_from_json(given[0])
+        turns = messages_from_json(given[0])
         known = shared[: len(turns)] == turns
     else:
-        contents = {content.strip() for _, content in shared}
+        contents = {turn["content"].strip() for turn in shared}
         known = all(text.strip() in contents for text in given)
     if not known:
         raise ValueError(
             "the prompt is not what chosen and rejected begin with (they share the turns "
-            f"{[role for role, _ in shared]}); leave one of them out"
+            f"{[turn['role'] for turn in shared]}); leave one of them out"
         )
 
 
 def _implicit(
     row: dict[str, Any], chosen: str, rejected: str, fields: PairFields, notes: Counter[str]
-) -> TextPair:
+) -> Pair:
     if fields.prompt is not None:
         raise ValueError(_no_prompt(row, fields))
     if fields.system in row:
@@ -180,7 +177,7 @@ def _implicit(
     prompt = chosen[:common]
     notes[_IMPLICIT if prompt else _NOTHING] += 1
     group = stable_group(str(row["group"]) if "group" in row else prompt)
-    return TextPair(prompt, chosen[common:], rejected[common:], group)
+    return Pair(Prompt(prompt, (), group), reply(chosen[common:]), reply(rejected[common:]))
 
 
 def _no_prompt(row: dict[str, Any], fields: PairFields) -> str:

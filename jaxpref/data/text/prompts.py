@@ -3,12 +3,12 @@
 import dataclasses
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from jaxpref.data.text.boundary import stable_group
-from jaxpref.data.text.dialogue import HH_REPLY, Turn, hh_template, hh_turns, opened, turns_from_json
+from jaxpref.data.text.dialogue import HH_REPLY, Message, hh_turns, messages_from_json, own_form
 
-__all__ = ["Prompt", "PromptFields", "asked", "asked_in_turns", "one_reply"]
+__all__ = ["Prompt", "PromptFields", "asked", "asked_in_turns", "one_reply", "reply", "user_turn"]
 
 REMOVED = "the prompt was repeated in the responses, and removed there"
 ECHOED = "each response begins with the user's last turn, and keeps it"
@@ -54,20 +54,26 @@ class PromptFields:
         return {*self.prompts[1:]} | {name for name in (self.system,) if name and name != "system"}
 
 
-class Prompt(NamedTuple):
-    """A prompt as text, what each reply starts with, and the turns that the text is written from."""
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """What responses answer: a text of its own, the turns that it is written from, or both.
 
-    text: str
-    lead: str
-    turns: tuple[Turn, ...]  # empty for plain text
-    group: int  # rows of one group stay on one side of a split
+    Rows of one `group` stay on one side of a split.
+    """
 
-    def answered(self, responses: Sequence[str], fields: PromptFields, notes: Counter[str]) -> list[str]:
-        """The responses as they follow the prompt's text.
+    text: str | None  # None: it is written from the turns
+    turns: tuple[Message, ...]  # empty for plain text
+    group: int
+
+    def answered(
+        self, responses: Sequence[Message], fields: PromptFields, notes: Counter[str]
+    ) -> list[Message]:
+        """The responses as they follow the prompt.
 
         Raises ValueError where all of them begin with the prompt, and it is not said what that means.
         """
-        begin = next((text for text in self._beginnings() if all(r.startswith(text) for r in responses)), "")
+        texts = [response["content"] for response in responses]
+        begin = next((text for text in self._beginnings() if all(r.startswith(text) for r in texts)), "")
         if begin:
             if fields.repeated_prompt == "refuse":
                 raise ValueError(
@@ -76,22 +82,19 @@ class Prompt(NamedTuple):
                 )
             if fields.repeated_prompt == "remove":
                 notes[REMOVED] += 1
-                responses = [response[len(begin) :] for response in responses]
-        asked = self.turns[-1][1].strip() if self.turns and self.turns[-1][0] == "user" else ""
-        if asked and all(response.startswith(asked) for response in responses):
+                texts = [text[len(begin) :] for text in texts]
+        asked = self.turns[-1]["content"].strip() if self.turns and self.turns[-1]["role"] == "user" else ""
+        if asked and all(text.startswith(asked) for text in texts):
             # In a conversation that may well be the reply ("Hello" to "Hello"), so it is said, no more.
             notes[ECHOED] += 1
-        return [self._led(response) if response.strip() else "" for response in responses]
-
-    def _led(self, response: str) -> str:
-        return response if response[0].isspace() else self.lead + response
+        return [{**response, "content": text} for response, text in zip(responses, texts, strict=True)]
 
     def _beginnings(self) -> list[str]:
         """What a reply would repeat: the plain text, or the turn of the assistant that it goes on from."""
         if not self.turns:
-            text = self.text
-        elif self.turns[-1][0] == "assistant":
-            text = self.turns[-1][1]
+            text = self.text or ""
+        elif self.turns[-1]["role"] == "assistant":
+            text = self.turns[-1]["content"]
         else:
             return []
         return [text, text.strip()] if text.strip() else []
@@ -115,45 +118,58 @@ def asked(row: dict[str, Any], fields: PromptFields) -> Prompt | None:
         if value == []:
             raise ValueError(f"{name}: expected a text or a list of turns, got an empty list")
     if isinstance(given[0], list):
-        return asked_in_turns(turns_from_json(given[0]), row, fields)
+        return asked_in_turns(messages_from_json(given[0]), row, fields)
     text = "\n\n".join(part for part in given if part) if len(given) > 1 else given[0]
     if _system(row, fields):
-        turns = hh_turns(text.removesuffix(HH_REPLY)) if text.endswith(HH_REPLY) else [("user", text)]
+        dialogue = text.endswith(HH_REPLY)
+        turns = hh_turns(text.removesuffix(HH_REPLY)) if dialogue else [user_turn(text)]
         return asked_in_turns(turns, row, fields)
-    return Prompt(text, "", (), _group(row, text))
+    return Prompt(text, (), _group(row, text))
 
 
-def asked_in_turns(turns: Sequence[Turn], row: dict[str, Any], fields: PromptFields) -> Prompt:
+def asked_in_turns(turns: Sequence[Message], row: dict[str, Any], fields: PromptFields) -> Prompt:
     """The prompt that consists of these turns, behind the row's system turn if it has one.
 
     Raises ValueError where the turns have another system turn already.
     """
     system = _system(row, fields)
-    if system and turns[:1] != [("system", system)]:
-        if any(role == "system" for role, _ in turns):
+    if system and [(turn["role"], turn["content"]) for turn in turns[:1]] != [("system", system)]:
+        if any(turn["role"] == "system" for turn in turns):
             raise ValueError(
                 f"{fields.system}: the turns have a system turn of their own; leave one out, or pass "
                 "system=None"
             )
-        turns = [("system", system), *turns]  # said by its column, which is not among the unread ones
-    text, lead = opened(turns, hh_template)
-    first = next((content.strip() for role, content in turns if role == "user"), text)
-    return Prompt(text, lead, tuple(turns), _group(row, first))
+        # Said by its column, which is not among the unread ones.
+        turns = [{"role": "system", "content": system}, *turns]
+    first = next((turn["content"].strip() for turn in turns if turn["role"] == "user"), None)
+    return Prompt(None, tuple(turns), _group(row, own_form(turns)[0] if first is None else first))
 
 
-def one_reply(name: str, value: Any) -> str:
-    """The text of a response that is a text, or a list of one assistant turn.
+def user_turn(text: str) -> Message:
+    """A text as a turn of the user."""
+    return {"role": "user", "content": text}
+
+
+def reply(text: str) -> Message:
+    """A text as a turn of the assistant."""
+    return {"role": "assistant", "content": text}
+
+
+def one_reply(name: str, value: Any) -> Message:
+    """A response that is a text, a turn of the assistant, or a list of one.
 
     Raises ValueError for anything else.
     """
-    if isinstance(value, list):
-        turns = turns_from_json(value)
-        if [role for role, _ in turns] != ["assistant"]:
-            raise ValueError(f"{name}: expected one assistant turn, got {[role for role, _ in turns]}")
-        return turns[0][1]
-    if not isinstance(value, str):
+    if isinstance(value, str):
+        return reply(value)
+    if isinstance(value, dict):
+        value = [value]
+    if not isinstance(value, list):
         raise ValueError(f"{name}: expected a text or a list of one turn, got {type(value).__name__}")
-    return value
+    turns = messages_from_json(value)
+    if [turn["role"] for turn in turns] != ["assistant"]:
+        raise ValueError(f"{name}: expected one assistant turn, got {[turn['role'] for turn in turns]}")
+    return turns[0]
 
 
 def _system(row: dict[str, Any], fields: PromptFields) -> str:

@@ -2,7 +2,6 @@
 TensorFlow."""
 
 import dataclasses
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -90,7 +89,7 @@ def _kept(kind: Kind, path: str, tokenizer: Tokenizer, encoding: Encoding) -> Ke
             example = _encoded(texts, tokenizer, encoding)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
-        kept.add(row, kind.names, texts, example, notes)
+        kept.add(row, kind.names, texts, example, notes, reads_all=encoding.written_in.reads_all)
         if isinstance(example, Example):
             progress.step(rows - len(kept.examples))
     progress.close(rows - len(kept.examples))
@@ -107,9 +106,7 @@ def _kept(kind: Kind, path: str, tokenizer: Tokenizer, encoding: Encoding) -> Ke
 def _encoded(texts: Texts | Drop, tokenizer: Tokenizer, encoding: Encoding) -> Example | Drop:
     if isinstance(texts, Drop):
         return texts
-    prompt, responses = texts.prompt, list(texts.responses)
-    turns = json.dumps(prompt.turns)
-    example = encode_texts(tokenizer, encoding, prompt.text, responses, turns, prompt.group)
+    example = encode_texts(tokenizer, encoding, texts.prompt, texts.responses)
     if isinstance(example, Drop):
         return example
     # Numbers in lists take ten times the memory.

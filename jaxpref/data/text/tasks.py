@@ -7,6 +7,7 @@ and encoding in it.
 
 import contextlib
 import dataclasses
+import json
 import sys
 import threading
 from collections import Counter
@@ -21,6 +22,7 @@ from jaxpref.data.lazy import tensorflow_stack
 from jaxpref.data.text.boundary import Drop
 from jaxpref.data.text.encoding import RULES, Encoding, encode_texts, fingerprint
 from jaxpref.data.text.hh_files import hh_source
+from jaxpref.data.text.prompts import Prompt, reply
 from jaxpref.data.text.tokenizers import Tokenizer
 
 __all__ = ["Task", "details", "hh_task", "mixture", "register"]
@@ -86,7 +88,8 @@ def register(
 
     if name in seqio.TaskRegistry.names() and name in _TASKS:
         known = _TASKS[name]
-        if (known.tokenizer.fingerprint, known.encoding) != (tokenizer.fingerprint, encoding):
+        described = known.encoding.description(), encoding.description()
+        if known.tokenizer.fingerprint != tokenizer.fingerprint or described[0] != described[1]:
             raise ValueError(
                 f"task {name!r} is registered already, with another tokenizer or encoding; use another name"
             )
@@ -185,8 +188,10 @@ def _encode(dataset: Any, task: Task) -> Any:
 
     def encode(prompt: bytes, chosen: bytes, rejected: bytes, turns: bytes, group: np.int64) -> tuple:
         try:
-            texts = [text.decode() for text in (prompt, chosen, rejected, turns)]
-            example = encode_texts(task.tokenizer, task.encoding, texts[0], texts[1:3], texts[3], int(group))
+            dialogue = [{"role": role, "content": content} for role, content in json.loads(turns)]
+            asked = Prompt(prompt.decode(), tuple(dialogue), int(group))
+            replies = [reply(text.decode()) for text in (chosen, rejected)]
+            example = encode_texts(task.tokenizer, task.encoding, asked, replies)
         except Exception as error:
             task.error = task.error or error
             raise

@@ -11,7 +11,7 @@ from jsonl_files import jsonl
 
 from jaxpref.data import Loader, bytes_tokenizer, load_records, write_records
 from jaxpref.data.account import account
-from jaxpref.data.text.dialogue import chatml_template, hh_template
+from jaxpref.data.text.dialogue import chatml_template, hh_template, turn_template
 from jaxpref.data.text.jsonl import jsonl_labelled, jsonl_lists
 from jaxpref.types import check_completions
 
@@ -228,7 +228,7 @@ class TestDialogues:
             module = types.ModuleType("my_template")
             exec(source, vars(module))
             monkeypatch.setitem(sys.modules, "my_template", module)
-            return texts(labelled(tmp_path, row, template=module.mine))[0]
+            return texts(labelled(tmp_path, row, template=partial(turn_template, write=module.mine)))[0]
 
         source = "LEAD = '> '\n\n\ndef mine(turns):\n    return 'Q: ' + turns[-1][1] + '\\n', LEAD"
         assert written(source) == ("Q: Hi\n", "> Hello")
@@ -242,12 +242,11 @@ class TestDialogues:
 
     def test_turns_are_written_in_the_template(self, tmp_path):
         row = {"prompt": TURNS, "completion": REPLY, "label": True}
-        for template, write in ((None, hh_template), (chatml_template, chatml_template)):
-            prompt, lead = write([("user", "Hi")])
-            assert texts(labelled(tmp_path, row, template=template)) == [(prompt, lead + "Hello")]
+        hh, chatml = (template().opened(TURNS).prompt for template in (hh_template, chatml_template))
+        for template, expected in ((None, (hh, " Hello")), (chatml_template, (chatml, "Hello"))):
+            assert texts(labelled(tmp_path, row, template=template)) == [expected]
         row = {"prompt": TURNS, "responses": ["Hello", "", "Hm"], "scores": [0, 5, 1]}
-        prompt, lead = hh_template([("user", "Hi")])
-        assert texts(lists(tmp_path, row)) == [(prompt, lead + "Hm", lead + "Hello")]
+        assert texts(lists(tmp_path, row)) == [(hh, " Hm", " Hello")]
 
     def test_a_response_of_more_turns(self, tmp_path):
         row = {"prompt": TURNS, "completion": TURNS + REPLY, "label": True}

@@ -4,10 +4,9 @@ import pytest
 
 from jaxpref.data.text.boundary import Drop
 from jaxpref.data.text.dialogue import chatml_template, hh_template, hh_turns
-from jaxpref.data.text.pairs import PairFields, TextPair, hh_pair, jsonl_pair
+from jaxpref.data.text.pairs import PairFields, hh_pair, jsonl_pair
 
 DIALOGUE = "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: A joke?\n\nAssistant:"
-TURNS = (("user", "Hi"), ("assistant", "Hello."), ("user", "A joke?"))
 
 
 def user(content):
@@ -18,17 +17,24 @@ def assistant(content):
     return {"role": "assistant", "content": content}
 
 
+TURNS = (user("Hi"), assistant("Hello."), user("A joke?"))
+
+
+def texts(pair):
+    return pair.prompt.text, pair.chosen["content"], pair.rejected["content"]
+
+
 class TestHh:
     def test_pair(self):
         pair = hh_pair(DIALOGUE + " Knock", DIALOGUE + " No.")
-        assert pair[:3] == (DIALOGUE, " Knock", " No.")
-        assert pair.turns == TURNS
+        assert texts(pair) == (DIALOGUE, " Knock", " No.")
+        assert pair.prompt.turns == TURNS
 
     def test_versions_of_one_dialogue_share_a_group(self):
         short = "\n\nHuman: Hi\n\nAssistant:"
-        groups = [hh_pair(text + " a", text + " b").group for text in (DIALOGUE, short)]
-        assert groups[0] == groups[1]
-        assert groups[0] != hh_pair(short.replace("Hi", "Ho") + " a", short.replace("Hi", "Ho") + " b").group
+        other = short.replace("Hi", "Ho")
+        groups = [hh_pair(text + " a", text + " b").prompt.group for text in (DIALOGUE, short, other)]
+        assert groups[0] == groups[1] != groups[2]
         assert 0 <= groups[0] < 2**63
 
     def test_drops(self):
@@ -39,18 +45,21 @@ class TestHh:
 
 class TestTemplates:
     def test_hh(self):
-        assert hh_template(TURNS) == (DIALOGUE, " ")
+        written = hh_template().written(TURNS, [assistant("Yes ")], (), end=True)
+        assert (written.prompt, written.wholes) == (DIALOGUE, (DIALOGUE + " Yes",))
         assert tuple(hh_turns(DIALOGUE.removesuffix("\n\nAssistant:"))) == TURNS
 
     def test_chatml(self):
-        prompt, lead = chatml_template(TURNS[:1])
-        assert (prompt, lead) == ("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", "")
+        prompt = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+        written = chatml_template().written(TURNS[:1], [assistant("Yes")], (), end=True)
+        assert (written.prompt, written.wholes) == (prompt, (prompt + "Yes",))
 
 
 class TestJsonl:
     def test_plain(self):
         pair = jsonl_pair({"prompt": "2+2=", "chosen": "4", "rejected": "5", "extra": None})
-        assert pair == TextPair("2+2=", "4", "5", pair.group, ())
+        assert texts(pair) == ("2+2=", "4", "5")
+        assert pair.prompt.turns == ()
 
     def test_conversation(self):
         for row in (
@@ -69,16 +78,17 @@ class TestJsonl:
                 "rejected": [user("Hi"), assistant("No")],
             },
             {"chosen": [user("Hi"), assistant("Yes")], "rejected": [user("Hi"), assistant("No")]},
+            {"prompt": [user("Hi")], "chosen": assistant("Yes"), "rejected": assistant("No")},
         ):
             pair = jsonl_pair(row)
-            assert pair[:3] == ("\n\nHuman: Hi\n\nAssistant:", " Yes", " No"), row
-            assert pair.turns == (("user", "Hi"),)
+            assert texts(pair) == (None, "Yes", "No"), row
+            assert pair.prompt.turns == (user("Hi"),)
 
     def test_implicit_turns_are_cut_at_a_turn(self):
         same = [user("Hi"), assistant("Well"), user("So?")]
         pair = jsonl_pair({"chosen": [*same, assistant("Yes")], "rejected": [*same, assistant("Yet")]})
-        assert pair.turns == (("user", "Hi"), ("assistant", "Well"), ("user", "So?"))
-        assert pair[1:3] == (" Yes", " Yet")  # not cut at "Ye", which both share
+        assert pair.prompt.turns == tuple(same)
+        assert texts(pair)[1:] == ("Yes", "Yet")  # not cut at "Ye", which both share
 
     def test_conversations_that_part_early(self):
         chosen = [user("Hi"), assistant("A"), user("So?"), assistant("Yes")]
@@ -89,11 +99,11 @@ class TestJsonl:
 
     def test_identical_conversations_keep_a_response(self):
         same = [user("Hi"), assistant("Yes")]
-        assert jsonl_pair({"chosen": same, "rejected": same})[1:3] == (" Yes", " Yes")
+        assert texts(jsonl_pair({"chosen": same, "rejected": same}))[1:] == ("Yes", "Yes")
 
     def test_implicit_text(self):
         def split(chosen, rejected):
-            return jsonl_pair({"chosen": chosen, "rejected": rejected}, PairFields(prompt=None))[:3]
+            return texts(jsonl_pair({"chosen": chosen, "rejected": rejected}, PairFields(prompt=None)))
 
         assert split("The cat sat", "The cat ran") == ("The cat", " sat", " ran")
         assert split("The cart", "The cat") == ("The", " cart", " cat")
@@ -104,7 +114,8 @@ class TestJsonl:
     def test_group(self):
         row = {"prompt": "a", "chosen": "b", "rejected": "c"}
         groups = [
-            jsonl_pair({**row, "prompt": p, "group": g}).group for p, g in (("a", 1), ("z", 1), ("a", 2))
+            jsonl_pair({**row, "prompt": p, "group": g}).prompt.group
+            for p, g in (("a", 1), ("z", 1), ("a", 2))
         ]
         assert groups[0] == groups[1] != groups[2]
 

@@ -1,8 +1,6 @@
 """Records in a cache are found by the version of the rules that made them, so whoever changes what the rules
 make raises the version: the content of a few examples is written down for each."""
 
-import json
-
 from jsonl_files import jsonl
 
 from jaxpref.data import Records, bytes_tokenizer
@@ -17,8 +15,8 @@ from jaxpref.data.text.tokenizers.base import digest
 
 TURN = "\n\nHuman: What is {}?\n\nAssistant: It is"
 # version of the rules -> start of the content's SHA-256. A line changes together with its version alone.
-HH = {2: "b4d39179d3234318"}
-LINES = {(2, 2): "0a70f8860ae1d95f"}
+HH = {3: "b4d39179d3234318"}
+LINES = {(3, 2): "0a70f8860ae1d95f"}
 
 
 def hh_records() -> Records:
@@ -34,9 +32,8 @@ def hh_records() -> Records:
             rules = Encoding(64, 20, truncate_prompt=truncate, template=template)
             for pair in pairs:
                 if not isinstance(pair, Drop):
-                    turns = json.dumps(pair.turns)
-                    texts = (pair.prompt, [pair.chosen, pair.rejected], turns, pair.group)
-                    made = encode_texts(bytes_tokenizer(), rules, *texts)
+                    replies = [pair.chosen, pair.rejected]
+                    made = encode_texts(bytes_tokenizer(), rules, pair.prompt, replies)
                     examples += [] if isinstance(made, Drop) else [made]
     return Records.from_examples(examples)
 

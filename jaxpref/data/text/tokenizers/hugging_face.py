@@ -1,40 +1,15 @@
-"""Tokenizers run by Hugging Face's `tokenizers` library: a tokenizer.json, or the one inside a GGUF file."""
+"""Tokenizers run by Hugging Face's `tokenizers` library: a tokenizer.json with the files beside it."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jaxpref.data.text.tokenizers.base import Tokenizer, digest
+from jaxpref.data.text.tokenizers.folders import json_of, special_tokens
+from jaxpref.data.text.tokenizers.wrapped import Wrapped, library
 
-__all__ = ["gguf_tokenizer", "hf_tokenizer"]
-
-
-class _Wrapped:
-    def __init__(self, tokenizer: Any, *, bos_id: int | None, eos_id: int, pad_id: int, fingerprint: str):
-        self._tokenizer = tokenizer
-        self.vocab_size: int = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
-        self.bos_id = bos_id
-        self.eos_id = eos_id
-        self.pad_id = pad_id
-        self.fingerprint = fingerprint
-
-    def encode(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
-
-
-def _library() -> Any:
-    try:
-        import tokenizers
-    except ImportError as error:
-        raise ImportError(
-            "this tokenizer runs on the `tokenizers` library, which is not installed; "
-            "pip install 'jaxpref[hf]'"
-        ) from error
-    return tokenizers
+__all__ = ["hf_tokenizer"]
 
 
 def hf_tokenizer(
@@ -42,103 +17,109 @@ def hf_tokenizer(
 ) -> Tokenizer:
     """Loads a `tokenizer.json`, or the directory of a Hugging Face checkpoint that holds one.
 
-    That file does not say which tokens are BOS, EOS and padding. They are read from `tokenizer_config.json`
-    beside it unless given here; where that says `add_bos_token: false` there is no BOS. Padding falls back
-    to EOS, which is safe because masks come from lengths. Raises ValueError where there is no EOS or a named
-    token is not in the vocabulary.
+    Whether BOS comes in front of a text is what that file's post-processor does, as in transformers 5: a
+    `bos_token` that is only named (SmolLM2's `<|im_start|>`) does not. `add_bos_token` in
+    `tokenizer_config.json` decides where the file has no post-processor; where the two contradict each other,
+    transformers 4 and 5 differ, and it is an error unless `bos_token` is given ("" for none).
+
+    EOS and padding are those that `tokenizer_config.json` or `special_tokens_map.json` names, unless given
+    here. Padding falls back to EOS, which is safe because masks come from lengths. What only
+    `tokenizer_config.json` makes a token of its own is one, as in transformers (`added_tokens_decoder`, and
+    named tokens that the vocabulary has). Raises ValueError where there is no EOS or a named token is not in
+    the vocabulary.
     """
-    library = _library()
     file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
+    tokenizers = library()
     if not file.is_file():
         raise ValueError(f"hf_tokenizer: no file {file}; give a tokenizer.json or a directory that has one")
     try:
-        tokenizer = library.Tokenizer.from_file(str(file))
+        tokenizer = tokenizers.Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises bare Exception
         raise ValueError(f"hf_tokenizer: {file} is not a tokenizer.json ({error})") from error
-    beside = file.with_name("tokenizer_config.json")
-    config = json.loads(beside.read_text()) if beside.is_file() else {}
+    config, named = json_of(file.with_name("tokenizer_config.json")), special_tokens(file.parent)
+    added = _add(tokenizer, config, named, file)
 
     def identifier(name: str, given: str | None) -> int | None:
-        token = given if given is not None else config.get(name)
-        token = token.get("content") if isinstance(token, dict) else token
-        if token is None:
+        token = named.get(name) if given is None else given
+        if not token:
             return None
         token_id = tokenizer.token_to_id(token)
         if token_id is None:
             raise ValueError(f"hf_tokenizer: {name} {token!r} is not in the vocabulary of {file}")
         return token_id
 
-    bos, eos, pad = (
-        identifier(name, given)
-        for name, given in (("bos_token", bos_token), ("eos_token", eos_token), ("pad_token", pad_token))
-    )
-    if config.get("add_bos_token") is False and bos_token is None:
-        bos = None
+    eos, pad = identifier("eos_token", eos_token), identifier("pad_token", pad_token)
+    if bos_token is None:
+        bos = _bos(tokenizer, identifier("bos_token", None), config.get("add_bos_token"), file)
+    else:
+        bos = identifier("bos_token", bos_token)
     if eos is None:
         raise ValueError(f"hf_tokenizer: {file} does not say which token is EOS; pass eos_token='...'")
-    # A file may switch on truncation or padding, which would silently cut or fill texts.
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return _Wrapped(
+    return Wrapped(
         tokenizer,
         bos_id=bos,
         eos_id=eos,
         pad_id=eos if pad is None else pad,
-        fingerprint=digest("hf", file.read_bytes(), repr((bos, eos, pad))),
+        fingerprint=digest("hf", file.read_bytes(), repr((bos, eos, pad)), *([repr(added)] if added else [])),
     )
 
 
-def gguf_tokenizer(path: str) -> Tokenizer:
-    """The byte-level BPE tokenizer stored in a GGUF file's metadata (`tokenizer.ggml.*`).
+def _bos(tokenizer: Any, named: int | None, asked: Any, file: Path) -> int | None:
+    """The token that is put in front of texts.
 
-    Pre-tokenizations: `gpt-2` (GPT-2's split), `smollm` (digits one by one, then GPT-2's split). Control
-    tokens such as `<|im_start|>` are recognised in text and left out by `decode`. A file that says
-    `add_bos_token: false` has no BOS here, even if it names one: SmolLM2's is `<|im_start|>`, which would
-    then come twice in a chat. Raises ValueError for another tokenizer model or pre-tokenization.
+    Args:
+      named: What the configuration calls BOS.
+      asked: Its `add_bos_token`.
     """
-    library = _library()
-    try:
-        import gguf
-    except ImportError as error:
-        raise ImportError(
-            "gguf_tokenizer: the `gguf` package is missing; pip install 'jaxpref[gguf]'"
-        ) from error
-    if not Path(path).is_file():
-        raise ValueError(f"gguf_tokenizer: no file {path}")
-    reader = gguf.GGUFReader(path)
-
-    def value(name: str, default: Any = None) -> Any:
-        field = reader.get_field(f"tokenizer.ggml.{name}")
-        return default if field is None else field.contents()
-
-    model, pre = value("model"), value("pre", "gpt-2")
-    if model != "gpt2" or pre not in ("gpt-2", "smollm"):
+    if tokenizer.post_processor is None:
+        return named if asked else None
+    plain, whole = (tokenizer.encode("a", add_special_tokens=flag).ids for flag in (False, True))
+    front = whole[: max(whole.index(plain[0]), 0)] if plain and plain[0] in whole else []
+    if len(front) > 1:
         raise ValueError(
-            f"gguf_tokenizer: {path} holds a {model!r} tokenizer with pre-tokenization {pre!r}; this reads "
-            "'gpt2' with 'gpt-2' or 'smollm'. Use the checkpoint's tokenizer.json with hf_tokenizer instead"
+            f"hf_tokenizer: {file} puts {len(front)} tokens in front of a text; say which one is BOS "
+            "(bos_token='...')"
         )
-    tokens, merges, kinds = value("tokens"), value("merges"), value("token_type")
-    tokenizer = library.Tokenizer(
-        library.models.BPE(
-            vocab={token: index for index, token in enumerate(tokens)},
-            merges=[tuple(merge.split(" ", 1)) for merge in merges],
+    if asked is not None and bool(asked) != bool(front):
+        raise ValueError(
+            f"hf_tokenizer: {file} {'puts' if front else 'does not put'} BOS in front of a text, and "
+            f"tokenizer_config.json says add_bos_token={json.dumps(asked)}; say which it is "
+            "(bos_token='...', or '' for none)"
         )
-    )
-    splits = [library.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)]
-    if pre == "smollm":
-        splits.insert(0, library.pre_tokenizers.Digits(individual_digits=True))
-    tokenizer.pre_tokenizer = library.pre_tokenizers.Sequence(splits)
-    tokenizer.decoder = library.decoders.ByteLevel()
-    control = gguf.TokenType.CONTROL
-    tokenizer.add_special_tokens([t for t, kind in zip(tokens, kinds, strict=True) if kind == control])
-    bos, eos, pad = value("bos_token_id"), value("eos_token_id"), value("padding_token_id")
-    bos = None if value("add_bos_token") is False else bos
-    if eos is None:
-        raise ValueError(f"gguf_tokenizer: {path} does not say which token is EOS")
-    return _Wrapped(
-        tokenizer,
-        bos_id=bos,
-        eos_id=eos,
-        pad_id=eos if pad is None else pad,
-        fingerprint=digest("gguf", pre, "\0".join(tokens), "\0".join(merges), repr((kinds, bos, eos, pad))),
-    )
+    return front[0] if front else None
+
+
+def _add(
+    tokenizer: Any, config: Mapping[str, Any], named: Mapping[str, str], file: Path
+) -> list[tuple[int, str]]:
+    """Adds the tokens that only the files beside `tokenizer.json` have, and returns them."""
+    known, given = tokenizer.get_added_tokens_decoder(), config.get("added_tokens_decoder") or {}
+    try:
+        entries = sorted((int(index), dict(token)) for index, token in given.items())
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{file.with_name('tokenizer_config.json')}: added_tokens_decoder: {error}"
+        ) from error
+    added = []
+    for index, token in entries:
+        if index in known and known[index].content == token.get("content"):
+            continue
+        fields = {
+            key: token[key]
+            for key in ("lstrip", "rstrip", "single_word", "normalized", "special")
+            if key in token
+        }
+        content = str(token.get("content"))
+        tokenizer.add_tokens([library().AddedToken(content, **fields)])
+        if tokenizer.token_to_id(content) != index:
+            raise ValueError(
+                f"hf_tokenizer: tokenizer_config.json says that {content!r} is token {index}, and with {file} "
+                f"it is {tokenizer.token_to_id(content)}: the files are of different tokenizers"
+            )
+        added.append((index, content))
+    known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    for content in sorted({*named.values()} - known):
+        if (index := tokenizer.token_to_id(content)) is not None:
+            tokenizer.add_special_tokens([library().AddedToken(content, special=True, normalized=False)])
+            added.append((index, content))
+    return added
