@@ -113,8 +113,8 @@ def _add(
         tokenizer.add_tokens([library().AddedToken(content, **fields)])
         if tokenizer.token_to_id(content) != index:
             raise ValueError(
-                f"hf_tokenizer: tokenizer_config.json says that {content!r} is token {index}, and with {file} "
-                f"it is {tokenizer.token_to_id(content)}: the files are of different tokenizers"
+                f"hf_tokenizer: tokenizer_config.json says that {content!r} is token {index}, and with "
+                f"{file} it is {tokenizer.token_to_id(content)}: the files are of different tokenizers"
             )
         added.append((index, content))
     known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
