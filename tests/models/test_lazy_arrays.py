@@ -48,7 +48,6 @@ def stored(tmp_path_factory):
 def test_views_are_those_of_numpy(stored, view, block, monkeypatch):
     monkeypatch.setattr(lazy, "BLOCK", block)
     monkeypatch.setattr(lazy, "_ALONE", block)
-    monkeypatch.setattr(lazy, "_TILE", 3)
     of_lazy, of_numpy = VIEWS[view]
     x, wanted = of_lazy(stored["x"]), of_numpy(GIVEN)
     assert (x.shape, x.dtype, x.nbytes) == (wanted.shape, wanted.dtype, wanted.nbytes)

@@ -4,15 +4,16 @@ A file is 8 bytes (the length n of the header, unsigned, little-endian), n bytes
 tensor's dtype, shape and place, and the tensors, row-major and little-endian, without a gap. Source: the
 format's description and the reader and writer of the package safetensors 0.8.0, which is not needed.
 
-*Differs from* that package: a slice is read with `pread` and not through a memory map, so that a file that is
-cut short meanwhile, or a disk that fails, is an error rather than the end of the process, and resident memory
-is what was asked for. The writer takes arrays of any strides (0.8.0 writes transposed ones in the wrong
-order), and duplicate names, unknown keys and boolean bytes other than 0 and 1 are errors.
+*Differs from* that package: what is contiguous is read with `pread` and not through a memory map, so that a
+disk that fails is an error rather than the end of the process; columns are read through maps of a few MiB, so
+that resident memory is what was asked for. The writer takes arrays of any strides (0.8.0 writes transposed
+ones in the wrong order), and duplicate names, unknown keys and boolean bytes other than 0 and 1 are errors.
 """
 
 import collections
 import json
 import math
+import mmap
 import os
 import pathlib
 import struct
@@ -183,6 +184,14 @@ class _File:
                 raise ValueError(f"{self.path}: ends at byte {start}; it was cut short")
             left, start = left[count:], start + count
 
+    def mapped(self, start: int, size: int) -> memoryview:
+        """Bytes of the file that need not be looked at: what is not, is not read."""
+        if os.fstat(self.descriptor).st_size < start + size:
+            raise ValueError(f"{self.path}: ends before byte {start + size}; it was cut short")
+        before = start % mmap.ALLOCATIONGRANULARITY
+        window = mmap.mmap(self.descriptor, before + size, access=mmap.ACCESS_READ, offset=start - before)
+        return memoryview(window)[before:]
+
 
 def _header(file: _File) -> Header:
     path = file.path
@@ -268,25 +277,20 @@ class _Stored(LazyArray):
         self._file, self._name, self._start = file, name, entry.start
 
     def pieces(self, bounds: Bounds) -> Iterator[Piece]:
-        for part in blocks(bounds, self.dtype.itemsize):
+        for part in blocks(bounds, self.dtype.itemsize, self.shape):
             yield within(part, bounds), lambda part=part: self._block(part)
 
     def _block(self, part: Bounds) -> np.ndarray:
-        out = np.empty(tuple(stop - start for start, stop in part), self.dtype)
-        self._read(part, self.shape, self._start, out)
-        if self.dtype == np.bool_ and out.size and out.view(np.uint8).max() > 1:
+        shape = tuple(stop - start for start, stop in part)
+        strides = [self.dtype.itemsize * math.prod(self.shape[i + 1 :]) for i in range(self.ndim)]
+        start = self._start + sum(first * stride for (first, _), stride in zip(part, strides, strict=True))
+        reach = sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True)) + self.dtype.itemsize
+        out = np.empty(shape, self.dtype)
+        if reach == out.nbytes:
+            self._file.read(start, out)
+        else:
+            raw = np.dtype(f"u{self.dtype.itemsize}")
+            out.view(raw)[...] = np.ndarray(shape, raw, self._file.mapped(start, reach), strides=strides)
+        if self.dtype == np.bool_ and out.view(np.uint8).max() > 1:
             raise ValueError(f"{self._file.path}: {self._name!r} has bytes that are neither true nor false")
         return out
-
-    def _read(self, part: Bounds, shape: tuple[int, ...], start: int, out: np.ndarray) -> None:
-        """Reads the part of an array of `shape` that begins at byte `start`: what is contiguous at once."""
-        if not part:
-            self._file.read(start, out)
-            return
-        row = math.prod(shape[1:]) * self.dtype.itemsize
-        first, stop = part[0]
-        if part[1:] == tuple((0, n) for n in shape[1:]):
-            self._file.read(start + first * row, out)
-            return
-        for i in range(first, stop):
-            self._read(part[1:], shape[1:], start + i * row, out[i - first])
