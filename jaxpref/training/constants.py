@@ -1,17 +1,26 @@
 """Constants of a run: arrays that are not trained, loaded once and laid out over the mesh."""
 
+import functools
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, PartitionSpec
 
+from jaxpref.models.hub.lazy import LazyArray
 from jaxpref.policies.base import Model
 from jaxpref.training import sharding
 from jaxpref.types import Params
 
-__all__ = ["Loaded", "check_same", "fingerprint", "loaded"]
+__all__ = ["Loaded", "check_same", "fingerprint", "loaded", "other_scheme"]
+
+# What is hashed, and in which order: to be raised where that changes, since fingerprints of two schemes say
+# nothing of one another.
+_SCHEME = "leaves1:"
+_PART = 2**28  # bytes of an array on devices that are fetched at a time
 
 
 class Loaded(NamedTuple):
@@ -25,22 +34,31 @@ class Loaded(NamedTuple):
 
 
 def loaded(models: Mapping[str, Model], mesh: jax.sharding.Mesh) -> Loaded:
-    """Models on the mesh, each as its axes say."""
+    """Models on the mesh, each as its axes say. Of lazy arrays, a process reads what its devices hold, and
+    its share of all of them for the fingerprint."""
     shardings = {n: sharding.param_shardings(m.params, m.axes, mesh) for n, m in models.items()}
     params = {name: sharding.put_params(model.params, shardings[name]) for name, model in models.items()}
     return Loaded(params, {name: fingerprint(model.params) for name, model in models.items()})
 
 
 def fingerprint(params: Any) -> str:
-    """SHA-256 of names, types, shapes and values of arrays, one fetched after the other where they are spread
-    over processes, all of which must then call this."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree.leaves_with_path(params):
-        spread = isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
-        array = np.ascontiguousarray(sharding.fetch(leaf) if spread else leaf)
-        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {np.shape(leaf)}\n".encode())
-        digest.update(array.reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()
+    """What tells arrays apart: SHA-256 of the name, type, shape and SHA-256 of the values of each.
+
+    It is the same for arrays of numpy, lazy ones and those on devices, however they lie there. All processes
+    of a run must call this: each hashes some of the arrays, one after the other, and of lazy ones reads no
+    others. A stack (the layers of a model) is read array by array, so that one is in memory at a time.
+    """
+    leaves = [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree.leaves_with_path(params)]
+    arrays = [leaf if hasattr(leaf, "dtype") else np.asarray(leaf) for _, leaf in leaves]
+    whole = hashlib.sha256()
+    for (name, _), array, digest in zip(leaves, arrays, _digests(arrays), strict=True):
+        whole.update(f"{name} {array.dtype} {tuple(array.shape)} {digest.tobytes().hex()}\n".encode())
+    return _SCHEME + whole.hexdigest()
+
+
+def other_scheme(saved: object) -> bool:
+    """Whether a fingerprint was made by another version of `fingerprint`, which cannot be compared."""
+    return isinstance(saved, str) and not saved.startswith(_SCHEME)
 
 
 def check_same(directory: Any, saved: Mapping[str, str], now: Mapping[str, str]) -> None:
@@ -50,8 +68,65 @@ def check_same(directory: Any, saved: Mapping[str, str], now: Mapping[str, str])
       ValueError: some differ, or only one side has them.
     """
     differing = sorted(name for name in {*saved, *now} if saved.get(name) != now.get(name))
+    older = [name for name in differing if name in now and other_scheme(saved.get(name))]
+    if older:
+        raise ValueError(
+            f"{directory}: the checkpoint was written by another version of jaxpref, whose fingerprints of "
+            f"the models {older} cannot be compared; read it with that version, or start in a new workdir"
+        )
     if differing:
         raise ValueError(
             f"{directory}: the checkpoint was written beside other models of the names {differing} (their "
             "weights differ); give the run the ones it began with, or start in a new workdir"
         )
+
+
+def _digests(arrays: Sequence[Any]) -> np.ndarray:
+    """SHA-256 of each array's values, uint8 [n, 32], on every process."""
+    owners = _owners([array.size * array.dtype.itemsize for array in arrays], jax.process_count())
+    digests = np.zeros((len(arrays), 32), np.uint8)
+    for i, array in enumerate(arrays):
+        own = owners[i] == jax.process_index()
+        digest = hashlib.sha256()
+        for part in _parts(array, own):
+            digest.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
+        digests[i] = np.frombuffer(digest.digest(), np.uint8)
+    if jax.process_count() == 1 or not len(arrays):
+        return digests
+    return np.asarray(multihost_utils.process_allgather(digests))[owners, np.arange(len(arrays))]
+
+
+def _owners(sizes: Sequence[int], processes: int) -> np.ndarray:
+    """The process that hashes each array: the largest first, to the one that has least to do."""
+    owners, work = np.zeros(len(sizes), np.int64), np.zeros(processes)
+    for i in np.argsort(-np.asarray(sizes), kind="stable"):
+        owners[i] = work.argmin()
+        work[owners[i]] += sizes[i]
+    return owners
+
+
+def _parts(array: Any, own: bool) -> Iterator[np.ndarray]:
+    """The values in row-major order, where this process hashes them; else it only takes part in fetching."""
+    if isinstance(array, LazyArray):
+        count = len(array) if array.is_stack else 1
+        for i in range(count) if own else ():
+            yield array.rows(slice(i, i + 1))[...] if array.is_stack else array[...]
+        return
+    size = array.size * array.dtype.itemsize
+    at_once = size <= _PART or not isinstance(array, jax.Array) or not array.ndim
+    if at_once:
+        spread = isinstance(array, jax.Array) and not array.is_fully_addressable
+        fetched = sharding.fetch(array) if spread else array
+        yield from [np.asarray(fetched)] if own else []
+        return
+    rows = max(1, _PART * array.shape[0] // size)
+    for start in range(0, array.shape[0], rows):
+        part = _sliced(array.sharding, min(rows, array.shape[0] - start))(array, start)
+        yield from [np.asarray(part)] if own else []
+
+
+@functools.lru_cache(maxsize=64)
+def _sliced(given: Any, rows: int) -> Any:
+    """Some rows of an array, whole on every device that holds a part of it."""
+    out = NamedSharding(given.mesh, PartitionSpec()) if isinstance(given, NamedSharding) else given
+    return jax.jit(lambda x, start: jax.lax.dynamic_slice_in_dim(x, start, rows), out_shardings=out)

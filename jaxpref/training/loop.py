@@ -19,7 +19,7 @@ from jaxpref.policies.base import check_records
 from jaxpref.training import sharding
 from jaxpref.training.checkpoint import Checkpoints
 from jaxpref.training.collect import collecting, compiled_evaluation
-from jaxpref.training.constants import fingerprint
+from jaxpref.training.constants import fingerprint, other_scheme
 from jaxpref.training.context import RunContext
 from jaxpref.training.evaluation import (
     evaluate_stage,
@@ -254,10 +254,11 @@ class StageRun:
     def _check_content(self, meta: dict[str, Any]) -> None:
         """Raises ValueError where what the checkpoint was written beside has changed under the same names and
         counts, unless the run allows changes. Checkpoints of before this was saved say nothing."""
+        told = " (as another version of jaxpref tells them)" if other_scheme(meta.get("started_from")) else ""
         pairs = {
             "training records": (meta["data"].get("content"), self.meta["data"]["content"]),
             "held-out records": (meta.get("held_out"), self.meta["held_out"]),
-            "params that the stage starts from": (meta.get("started_from"), self.meta["started_from"]),
+            f"params that the stage starts from{told}": (meta.get("started_from"), self.meta["started_from"]),
         }
         changed = [name for name, (saved, now) in pairs.items() if None not in (saved, now) and saved != now]
         if not changed:

@@ -15,7 +15,7 @@ from jaxpref.config import describe, functions
 from jaxpref.data.references import NAME
 from jaxpref.experiment import Stage
 from jaxpref.functions import code_of
-from jaxpref.training.constants import fingerprint
+from jaxpref.training.constants import fingerprint, other_scheme
 from jaxpref.training.context import RunContext
 from jaxpref.training.sources import sources_of
 from jaxpref.types import Params
@@ -97,5 +97,7 @@ def _differing(made: dict[str, Any] | None, wanted: dict[str, Any]) -> str | Non
     """In words, what a column is of that is not `wanted`; None where it fits."""
     if made is None:
         return "do not say which params they are of"
+    if any(map(other_scheme, [made.get("params"), *(made.get("constants") or {}).values()])):
+        return "say which params they are of as another version of jaxpref does, which cannot be compared"
     other = next((w for key, w in _WHAT.items() if key in wanted and made.get(key) != wanted[key]), None)
     return other and f"are of {other}, not of what this stage starts from"

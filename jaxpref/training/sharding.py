@@ -8,15 +8,18 @@ with a loop has to know it.
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxpref.experiment import MeshShape
 from jaxpref.kernels import partition
+from jaxpref.models.hub.lazy import LazyArray
 
 __all__ = [
     "BATCH",
@@ -161,12 +164,44 @@ def put_batch(read: Callable[[np.ndarray], Any], size: int, mesh: Mesh) -> Any:
 
 
 def put_params(tree: Any, shardings: Any) -> Any:
-    """Host weights (the same on every process) laid out as `shardings`."""
-    return jax.tree.map(
-        lambda x, s: jax.make_array_from_callback(np.shape(x), s, lambda index: np.asarray(x)[index]),
-        tree,
-        shardings,
+    """Host weights (the same on every process) laid out as `shardings`.
+
+    Of lazy ones a process reads the slices that its devices hold, each of them once. On CPU they are read
+    into what becomes the shard. Elsewhere a stack (the layers of a model) passes through the host array by
+    array, so that no more than one of them is there.
+    """
+    return jax.tree.map(_put, tree, shardings)
+
+
+def _put(x: Any, sharding: NamedSharding) -> jax.Array:
+    on_host = all(device.platform == "cpu" for device in sharding.device_set)
+    if not isinstance(x, LazyArray) or not x.is_stack or on_host or any(sharding.spec[:1]):
+        return _put_at_once(x, sharding)
+    return _put_one_by_one(x, sharding)
+
+
+def _put_one_by_one(x: LazyArray, sharding: NamedSharding) -> jax.Array:
+    # One program for all devices and layers, which writes into the array that it is given.
+    array = jax.jit(partial(jnp.zeros, x.shape, x.dtype), out_shardings=sharding)()
+    write = jax.jit(
+        jax.lax.dynamic_update_slice_in_dim, static_argnums=3, donate_argnums=0, out_shardings=sharding
     )
+    for i in range(len(x)):
+        array = write(array, _put_at_once(x.rows(slice(i, i + 1)), sharding), i, 0)
+        array.block_until_ready()  # what is read next would otherwise wait beside it
+    return array
+
+
+def _put_at_once(x: Any, sharding: NamedSharding) -> jax.Array:
+    read: dict[tuple[tuple[int, ...], ...], np.ndarray] = {}
+
+    def of_device(index: Any) -> np.ndarray:
+        place = tuple(i.indices(n) for i, n in zip(index, np.shape(x), strict=True))
+        if place not in read:
+            read[place] = x[index] if isinstance(x, LazyArray) else np.asarray(x)[index]
+        return read[place]
+
+    return jax.make_array_from_callback(np.shape(x), sharding, of_device)
 
 
 def fetch(tree: Any) -> Any:

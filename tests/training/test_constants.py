@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 from toys import scored_table_policy
 
 from jaxpref import losses
@@ -20,19 +22,23 @@ from jaxpref.data.text.synthetic import arithmetic_demonstrations, arithmetic_pa
 from jaxpref.evals import reward_accuracy
 from jaxpref.experiment import Experiment, MeshShape, Stage
 from jaxpref.judges import reward_judge
+from jaxpref.models.hub.lazy import stacked, wrapped
 from jaxpref.models.sizes import tiny
 from jaxpref.policies.base import Model, whole
 from jaxpref.policies.transformer import transformer
 from jaxpref.selection import two_samples
+from jaxpref.training import constants, sharding
 from jaxpref.training.checkpoint import Checkpoints
 from jaxpref.training.constants import fingerprint
 from jaxpref.training.models import random_model, trained_model
 from jaxpref.training.params import left_by, started_from, trained_params
+from jaxpref.training.references import _differing
 from jaxpref.training.run import open_run, train
 from jaxpref.training.state import Layout
 
 VOCAB = 24
 SGD = partial(optax.sgd, learning_rate=0.5)
+ONE, TWO = fingerprint(np.ones(1)), fingerprint(np.ones(2))
 
 
 OTHER = {"time", "tokens_per_second", "mfu", "stage", "split", "metrics", "evaluator"}
@@ -150,10 +156,10 @@ def test_a_run_goes_on_beside_the_same_constants_only(one_device, tmp_path):
 @pytest.mark.parametrize(
     ("saved", "now", "differing"),
     [
-        ({"a": "1"}, {"a": "2"}, ["a"]),
-        ({"a": "1"}, {"a": "1", "b": "2"}, ["b"]),
-        ({"a": "1", "b": "2"}, {"b": "2"}, ["a"]),
-        ({"a": "1", "b": "2"}, {"b": "2", "a": "1"}, []),
+        ({"a": ONE}, {"a": TWO}, ["a"]),
+        ({"a": ONE}, {"a": ONE, "b": TWO}, ["b"]),
+        ({"a": ONE, "b": TWO}, {"b": TWO}, ["a"]),
+        ({"a": ONE, "b": TWO}, {"b": TWO, "a": ONE}, []),
     ],
 )
 def test_a_checkpoint_wants_its_constants_no_more_or_fewer(saved, now, differing):
@@ -239,7 +245,7 @@ def test_a_judge_is_in_no_checkpoint(one_device, tmp_path):
 
 
 def test_fingerprints_tell_names_types_shapes_and_values_apart():
-    given = {"a": np.arange(6, dtype=np.float32), "b": np.zeros((2, 0))}
+    given: dict = {"a": np.arange(6, dtype=np.float32), "b": np.zeros((2, 0))}
     assert fingerprint(given) == fingerprint({"b": np.zeros((2, 0)), "a": np.arange(6, dtype=np.float32)})
     other = [
         {"a": np.arange(6, dtype=np.float32)},
@@ -249,6 +255,43 @@ def test_fingerprints_tell_names_types_shapes_and_values_apart():
         {"c": given["a"], "b": given["b"]},
     ]
     assert len({fingerprint(x) for x in [given, *other]}) == 6
+
+
+def test_one_content_has_one_fingerprint_wherever_it_lies(monkeypatch):
+    """Spread arrays are fetched by rows where they are large; of stacks one array is read at a time."""
+    layers = [np.random.default_rng(i).normal(size=(6, 4)).astype(jnp.bfloat16) for i in range(3)]
+    given = {"blocks": np.stack([x.T for x in layers]), "step": np.float32(3), "table": layers[0]}
+    mesh = sharding.make_mesh(MeshShape(data=1, fsdp=2), jax.devices()[:2])
+    specs = {"blocks": P(None, None, "fsdp"), "step": P(), "table": P("fsdp")}
+    shardings = {name: NamedSharding(mesh, spec) for name, spec in specs.items()}
+    lazy = {
+        "blocks": stacked([wrapped(x).T for x in layers]),
+        "step": given["step"],
+        "table": wrapped(layers[0]),
+    }
+    placed = sharding.put_params(lazy, shardings)
+    assert fingerprint(given) == fingerprint(lazy) == fingerprint(placed)
+    monkeypatch.setattr(constants, "_PART", 70)
+    assert fingerprint(given) == fingerprint(placed)
+    layers[2][5, 3] += 1
+    assert fingerprint(given) != fingerprint(lazy)
+
+
+def test_each_array_is_hashed_by_one_process():
+    owners = constants._owners([1, 8, 5, 4, 0, 1], 3)
+    assert owners.tolist() == [2, 0, 1, 2, 2, 1]
+    assert constants._owners([], 2).tolist() == []
+
+
+def test_fingerprints_of_another_version_are_not_compared():
+    digest = ONE.partition(":")[2]
+    assert len(digest) == 64
+    with pytest.raises(ValueError, match=r"another version of jaxpref, .* models \['policy'\]"):
+        constants.check_same("somewhere", {"policy": digest}, {"policy": ONE})
+    with pytest.raises(ValueError, match=r"other models of the names \['policy'\]"):
+        constants.check_same("somewhere", {"policy": digest}, {})
+    for made in ({"params": digest}, {"constants": {"policy": digest}}):
+        assert "as another version" in (_differing(made, {"params": ONE}) or "")
 
 
 def test_an_array_is_trained_or_constant():

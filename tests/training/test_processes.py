@@ -36,6 +36,32 @@ for order, shape in (((a, b, c, d), (4, 1, 1)), ((a, c, b, d), (2, 2, 1)), ((a, 
     np.testing.assert_array_equal(sharding.fetch(array), whole)
     print(json.dumps(asked))
 """
+# Weights as files would give them: each process reads what its devices hold, and hashes some of the arrays.
+WEIGHTS = (
+    ROWS
+    + """
+from jax.sharding import NamedSharding, PartitionSpec as P
+from jaxpref.models.hub.lazy import LazyArray, stacked, wrapped
+from jaxpref.training.constants import fingerprint
+class Noted(LazyArray):
+    def __init__(self, array):
+        super().__init__(array.shape, array.dtype)
+        self.base, self.asked = wrapped(array), []
+    def pieces(self, bounds):
+        self.asked.append(bounds)
+        return self.base.pieces(bounds)
+layers = [Noted(np.arange(24, dtype=np.int32).reshape(4, 6) + i) for i in range(2)]
+table = Noted(np.arange(40, dtype=np.int32).reshape(8, 5))
+tree = {"blocks": stacked([x.T for x in layers]), "table": table}
+mesh = Mesh(np.array(jax.devices()).reshape(1, 4, 1), sharding.AXES, axis_types=(AxisType.Auto,) * 3)
+specs = {"blocks": P(None, None, "fsdp"), "table": P()}
+placed = sharding.put_params(tree, {k: NamedSharding(mesh, spec) for k, spec in specs.items()})
+print(json.dumps([x.asked for x in (*layers, table)]))
+print(json.dumps(fingerprint(tree)))
+print(json.dumps([len(x.asked) for x in (*layers, table)]))
+print(json.dumps([fingerprint(placed), fingerprint({k: np.asarray(x) for k, x in tree.items()})]))
+"""
+)
 
 
 def _joined(code: str, *arguments: str, count: int) -> list[str]:
@@ -122,8 +148,13 @@ def test_commands_of_two_processes_that_share_every_row(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_process_reads_the_rows_of_its_devices():
-    first, second = ([json.loads(line) for line in output.splitlines()] for output in _joined(ROWS, count=2))
+def test_a_process_reads_the_rows_and_weights_of_its_devices():
+    both = [[json.loads(line) for line in output.splitlines()] for output in _joined(WEIGHTS, count=2)]
+    (*first, asked, told, hashed, same), (*second, asked_of_second, told_too, hashed_too, same_too) = both
+    assert asked == [[[[0, 1], [0, 6]], [[1, 2], [0, 6]]]] * 2 + [[[[0, 8], [0, 5]]]]
+    assert asked_of_second == [[[[2, 3], [0, 6]], [[3, 4], [0, 6]]]] * 2 + [[[[0, 8], [0, 5]]]]
+    assert (hashed, hashed_too) == ([3, 3, 1], [2, 2, 2]), "the first hashes the layers, the second the table"
+    assert {told, told_too, *same, *same_too} == {told}
     whole = list(range(8))
     assert first == [[whole[:4]], [[0, 1, 4, 5]], [whole], [whole[:4]], [whole]]
     assert second == [[whole[4:]], [[2, 3, 6, 7]], [whole], [whole[4:]], [whole]]
