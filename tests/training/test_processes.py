@@ -149,7 +149,11 @@ def test_commands_of_two_processes_that_share_every_row(tmp_path):
 
 @pytest.mark.slow
 def test_a_process_reads_the_rows_and_weights_of_its_devices():
-    both = [[json.loads(line) for line in output.splitlines()] for output in _joined(WEIGHTS, count=2)]
+    # On a busy machine jax warns of slow peers in between.
+    printed = [
+        [x for x in output.splitlines() if x[:1] in ("[", '"')] for output in _joined(WEIGHTS, count=2)
+    ]
+    both = [[json.loads(line) for line in lines] for lines in printed]
     (*first, asked, told, hashed, same), (*second, asked_of_second, told_too, hashed_too, same_too) = both
     assert asked == [[[[0, 1], [0, 6]], [[1, 2], [0, 6]]]] * 2 + [[[[0, 8], [0, 5]]]]
     assert asked_of_second == [[[[2, 3], [0, 6]], [[3, 4], [0, 6]]]] * 2 + [[[[0, 8], [0, 5]]]]
