@@ -71,7 +71,7 @@ def test_writes_the_packages_bytes(tmp_path):
 @pytest.mark.parametrize(
     "dtype", [np.bool_, np.int8, np.uint16, np.int32, np.float16, jnp.bfloat16, np.float64]
 )
-def test_arrays_of_any_strides_come_back(tmp_path, dtype):
+def test_arrays_of_any_strides_come_back(tmp_path, dtype, monkeypatch):
     given = np.random.default_rng(0).normal(size=(5, 7, 4)).astype(dtype)
     tensors = {
         "transposed": given[0].T,
@@ -80,7 +80,11 @@ def test_arrays_of_any_strides_come_back(tmp_path, dtype):
         "backwards": given[::-1, :, ::-1],
         "repeated": np.broadcast_to(given[0, 0], (3, 4)),
         "of jax": jnp.asarray(given[1].astype(np.float32)),
+        "lazy": lazy.wrapped(given[0]).T,
+        "lazy stack": lazy.stacked([lazy.wrapped(x).T.rows([3, 0, 2]) for x in given]),
     }
+    monkeypatch.setattr(lazy, "BLOCK", 8)
+    monkeypatch.setattr(safetensors, "_WRITTEN", 24)
     write_file(tmp_path / "x", tensors, {"step": "3"})
     read = open_file(tmp_path / "x")
     for name, array in tensors.items():

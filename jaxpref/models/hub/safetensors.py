@@ -39,6 +39,7 @@ _DTYPES = {
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _LARGEST_HEADER = 100_000_000  # bytes; the package's own limit
 _MOST_AXES = 32
+_WRITTEN = 2**25  # bytes of a tensor that are in memory as it is written
 
 
 class Entry(NamedTuple):
@@ -83,7 +84,7 @@ def write_file(
     tensors: Mapping[str, Any],
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes a new file and waits until it is on the disk. One tensor's block after the other is in memory.
+    """Writes a new file and waits until it is on the disk. Of a lazy one some rows at a time are in memory.
 
     Args:
       tensors: numpy, jax or lazy arrays of any strides.
@@ -102,10 +103,20 @@ def write_file(
     with file:
         file.write(struct.pack("<Q", len(head)) + head)
         for name in _order(arrays):
-            for _, read in arrays[name].pieces(tuple((0, n) for n in arrays[name].shape)):
-                file.write(np.ascontiguousarray(read()).reshape(-1).view(np.uint8).data)
+            for part in _in_order(arrays[name]):
+                file.write(part.reshape(-1).view(np.uint8).data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _in_order(array: LazyArray) -> Iterator[np.ndarray]:
+    """The values in row-major order, whatever the order in which views give their pieces."""
+    if not array.ndim:
+        yield array[...]
+        return
+    rows = max(1, _WRITTEN * len(array) // max(array.nbytes, 1))
+    for first in range(0, len(array), rows):
+        yield array[first : first + rows]
 
 
 def _order(arrays: Mapping[str, LazyArray]) -> list[str]:
