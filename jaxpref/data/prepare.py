@@ -23,7 +23,8 @@ from jaxpref.data.sources import SourceFile
 from jaxpref.data.text.dialogue import Template
 from jaxpref.data.text.encoding import Encoding, fingerprint
 from jaxpref.data.text.hh_files import hh_source
-from jaxpref.data.text.jsonl import jsonl_labelled, jsonl_lists, jsonl_pairs
+from jaxpref.data.text.jsonl import jsonl_labelled, jsonl_lists, jsonl_messages, jsonl_pairs
+from jaxpref.data.text.recognise import recognised
 from jaxpref.data.text.tokenizers import Tokenizer
 
 __all__ = [
@@ -32,10 +33,12 @@ __all__ = [
     "hh_pairs",
     "jsonl_labelled",
     "jsonl_lists",
+    "jsonl_messages",
     "jsonl_pairs",
     "mixture_pairs",
     "prepare",
     "prepared",
+    "recognised",
     "split",
 ]
 

@@ -181,7 +181,15 @@ def _parquet(path: str | Path, name: str | Path) -> Iterator[Row]:
             for batch in file.iter_batches(batch_size=1024):
                 for value in batch.to_pylist():
                     number += 1
-                    yield Row(number, f"{name}, row {number}", value)
+                    yield Row(number, f"{name}, row {number}", _without_nulls(value))
     except (pyarrow.ArrowException, OSError) as error:
         text = str(error).splitlines()[0]
         raise ValueError(f"{name}: damaged Parquet file after row {number}: {text}") from error
+
+
+def _without_nulls(value: Any) -> Any:
+    """A value without the empty fields of its structs: Arrow gives every struct of a column the keys that any
+    of them has."""
+    if isinstance(value, dict):
+        return {name: _without_nulls(part) for name, part in value.items() if part is not None}
+    return [_without_nulls(part) for part in value] if isinstance(value, list) else value

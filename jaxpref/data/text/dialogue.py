@@ -5,39 +5,26 @@ the two part is found on tokens (`boundary`).
 """
 
 import dataclasses
-import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from jaxpref.data.text.boundary import Written, prompt_ids
+from jaxpref.data.text.messages import HH_NAMES, HH_REPLY, Message, messages_from_json
 from jaxpref.data.text.tokenizers.base import Tokenizer, encode_marked, marked
 
 __all__ = [
-    "HH_REPLY",
-    "Message",
     "Template",
     "Turn",
     "TurnTemplate",
     "chatml_template",
     "conversation_ids",
     "hh_template",
-    "hh_turns",
-    "messages_from_json",
     "own_form",
     "turn_template",
     "without_lead",
 ]
 
-Message = Mapping[str, Any]
-"""`{"role": ..., "content": ...}` and what else a file says (`tool_calls`, `name`, `reasoning_content`)."""
-
 Turn = tuple[str, str]  # (role, content)
-
-ROLES = ("system", "developer", "user", "assistant", "tool")
-HH_REPLY = "\n\nAssistant:"
-_HH_NAMES = {"system": "System", "user": "Human", "assistant": "Assistant"}
-_HH_ROLES = {name: role for role, name in _HH_NAMES.items()}
-_HH_TURN = re.compile(r"\n\n(System|Human|Assistant):")
 
 
 class Template(Protocol):
@@ -139,13 +126,13 @@ def own_form(messages: Sequence[Message]) -> tuple[str, str]:
 
 
 def _hh(turns: Sequence[Turn]) -> tuple[str, str]:
-    unknown = [role for role, _ in turns if role not in _HH_NAMES]
+    unknown = [role for role, _ in turns if role not in HH_NAMES]
     if unknown:
         raise ValueError(
             f"HH's form has no role {unknown[0]!r}; give a template that has, such as the model's own "
             "(template=partial(hf_template, path=...))"
         )
-    return "".join(f"\n\n{_HH_NAMES[role]}: {content}" for role, content in turns) + HH_REPLY, " "
+    return "".join(f"\n\n{HH_NAMES[role]}: {content}" for role, content in turns) + HH_REPLY, " "
 
 
 def _chatml(turns: Sequence[Turn]) -> tuple[str, str]:
@@ -168,36 +155,3 @@ def conversation_ids(tokenizer: Tokenizer, template: Template, messages: Sequenc
     if opened.bos is None:
         return prompt_ids(tokenizer, opened.prompt)
     return encode_marked(tokenizer, opened.prompt)
-
-
-def hh_turns(text: str) -> list[Message]:
-    """The turns of an HH dialogue, white space around them removed; text before the first name is a system
-    turn."""
-    before, *parts = _HH_TURN.split(text)
-    named = zip(parts[::2], parts[1::2], strict=True)
-    turns = [("system", before)] if before.strip() else []
-    turns += [(_HH_ROLES[name], content) for name, content in named]
-    return [{"role": role, "content": content.strip()} for role, content in turns]
-
-
-def messages_from_json(value: Any) -> list[Message]:
-    """Messages from `[{"role": ..., "content": ...}, ...]`, without keys whose value is null.
-
-    A turn of the assistant that only calls tools has the content "". Raises ValueError that says which turn
-    is wrong.
-    """
-    messages = []
-    for index, turn in enumerate(value):
-        if not isinstance(turn, Mapping) or "role" not in turn or not {"content", "tool_calls"} & turn.keys():
-            raise ValueError(f'turn {index}: expected {{"role": ..., "content": ...}}, got {str(turn)[:60]}')
-        message = {str(key): part for key, part in turn.items() if part is not None}
-        if message.get("tool_calls"):
-            message.setdefault("content", "")
-        role, content = message.get("role"), message.get("content")
-        if role not in ROLES or not isinstance(content, str):
-            raise ValueError(
-                f"turn {index}: expected a role of {sorted(ROLES)} and a text, got {role!r} and "
-                f"{type(content).__name__}"
-            )
-        messages.append(message)
-    return messages

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from jaxpref.data.records import Example
 from jaxpref.data.text.boundary import PROMPT_TOO_LONG, Drop, Unwritten, Written, encode_written
-from jaxpref.data.text.dialogue import Message, Template, hh_template, own_form, without_lead
+from jaxpref.data.text.dialogue import Template, hh_template, own_form, without_lead
+from jaxpref.data.text.messages import Message
 from jaxpref.data.text.prompts import Prompt
 from jaxpref.data.text.tokenizers.base import Tokenizer, added_texts, digest, marked
 from jaxpref.functions import code_of, name_of

@@ -8,7 +8,7 @@ from typing import Any
 from jaxpref.data.records import Example
 from jaxpref.data.text.boundary import Drop
 from jaxpref.data.text.carried import Beside
-from jaxpref.data.text.dialogue import Message
+from jaxpref.data.text.messages import Message
 from jaxpref.data.text.prompts import Prompt
 from jaxpref.data.text.tokenizers import Tokenizer
 

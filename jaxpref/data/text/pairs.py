@@ -5,8 +5,8 @@ from collections import Counter
 from typing import Any, NamedTuple
 
 from jaxpref.data.text.boundary import UNEQUAL_PROMPTS, Drop, stable_group
-from jaxpref.data.text.dialogue import HH_REPLY, Message, hh_turns, messages_from_json
-from jaxpref.data.text.prompts import Prompt, PromptFields, asked, asked_in_turns, reply, user_turn
+from jaxpref.data.text.messages import HH_REPLY, Message, hh_turns, messages_from_json, reply, user_turn
+from jaxpref.data.text.prompts import Prompt, PromptFields, asked, asked_in_turns, check_shared
 
 __all__ = ["Pair", "PairFields", "hh_pair", "jsonl_pair"]
 
@@ -94,7 +94,7 @@ def _hh(row: dict[str, Any], prompt: Prompt | None, fields: PairFields, notes: C
     if isinstance(pair, Drop):
         return pair
     if row.get(fields.prompts[0] if fields.prompts else "") != pair.prompt.text:
-        _check_shared(row, prompt, list(pair.prompt.turns), fields)
+        check_shared(row, prompt, list(pair.prompt.turns), fields)
     if fields.system in row:
         prompt = asked_in_turns(pair.prompt.turns, row, fields)
         chosen, rejected = (reply(side["content"].strip()) for side in (pair.chosen, pair.rejected))
@@ -138,28 +138,8 @@ def _from_turns(
         return Drop(UNEQUAL_PROMPTS if all(replies) else _NO_REPLY)
     if not shared:
         raise ValueError(_no_prompt(row, fields))
-    _check_shared(row, prompt, shared, fields)
+    check_shared(row, prompt, shared, fields)
     return _answered(asked_in_turns(shared, row, fields), replies[0][0], replies[1][0], fields, notes)
-
-
-def _check_shared(
-    row: dict[str, Any], prompt: Prompt | None, shared: list[Message], fields: PairFields
-) -> None:
-    """Raises ValueError where a prompt beside whole conversations says what these do not."""
-    if prompt is None:
-        return
-    given = [row[name] for name in fields.prompts if name in row]
-    if isinstance(given[0], list):
-        turns = messages_from_json(given[0])
-        known = shared[: len(turns)] == turns
-    else:
-        contents = {turn["content"].strip() for turn in shared}
-        known = all(text.strip() in contents for text in given)
-    if not known:
-        raise ValueError(
-            "the prompt is not what chosen and rejected begin with (they share the turns "
-            f"{[turn['role'] for turn in shared]}); leave one of them out"
-        )
 
 
 def _implicit(

@@ -6,9 +6,16 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from jaxpref.data.text.boundary import stable_group
-from jaxpref.data.text.dialogue import HH_REPLY, Message, hh_turns, messages_from_json, own_form
+from jaxpref.data.text.dialogue import own_form
+from jaxpref.data.text.messages import HH_REPLY, Message, hh_turns, messages_from_json, user_turn
 
-__all__ = ["Prompt", "PromptFields", "asked", "asked_in_turns", "one_reply", "reply", "user_turn"]
+__all__ = [
+    "Prompt",
+    "PromptFields",
+    "asked",
+    "asked_in_turns",
+    "check_shared",
+]
 
 REMOVED = "the prompt was repeated in the responses, and removed there"
 ECHOED = "each response begins with the user's last turn, and keeps it"
@@ -25,13 +32,18 @@ class PromptFields:
       system: Name of the column of a system turn in front of the prompt; None: there is none to be read.
       repeated_prompt: What becomes of a prompt (a text) that every response of its row begins with: "refuse"
         such rows, "remove" it from the responses, or "keep" it there.
+      plain_prompt: What a prompt is that is a text: a "text", which responses follow as it stands, or a
+        "turn" of the user, which a template can write.
     """
 
     prompt: str | tuple[str, ...] | None = "prompt"
     system: str | None = "system"
     repeated_prompt: Literal["refuse", "remove", "keep"] = "refuse"
+    plain_prompt: Literal["text", "turn"] = "text"
 
     def __post_init__(self) -> None:
+        if self.plain_prompt not in ("text", "turn"):
+            raise ValueError(f'plain_prompt: expected "text" or "turn", got {self.plain_prompt!r}')
         if self.repeated_prompt not in ("refuse", "remove", "keep"):
             raise ValueError(
                 f'repeated_prompt: expected "refuse", "remove" or "keep", got {self.repeated_prompt!r}'
@@ -120,7 +132,7 @@ def asked(row: dict[str, Any], fields: PromptFields) -> Prompt | None:
     if isinstance(given[0], list):
         return asked_in_turns(messages_from_json(given[0]), row, fields)
     text = "\n\n".join(part for part in given if part) if len(given) > 1 else given[0]
-    if _system(row, fields):
+    if _system(row, fields) or fields.plain_prompt == "turn":
         dialogue = text.endswith(HH_REPLY)
         turns = hh_turns(text.removesuffix(HH_REPLY)) if dialogue else [user_turn(text)]
         return asked_in_turns(turns, row, fields)
@@ -145,31 +157,24 @@ def asked_in_turns(turns: Sequence[Message], row: dict[str, Any], fields: Prompt
     return Prompt(None, tuple(turns), _group(row, own_form(turns)[0] if first is None else first))
 
 
-def user_turn(text: str) -> Message:
-    """A text as a turn of the user."""
-    return {"role": "user", "content": text}
-
-
-def reply(text: str) -> Message:
-    """A text as a turn of the assistant."""
-    return {"role": "assistant", "content": text}
-
-
-def one_reply(name: str, value: Any) -> Message:
-    """A response that is a text, a turn of the assistant, or a list of one.
-
-    Raises ValueError for anything else.
-    """
-    if isinstance(value, str):
-        return reply(value)
-    if isinstance(value, dict):
-        value = [value]
-    if not isinstance(value, list):
-        raise ValueError(f"{name}: expected a text or a list of one turn, got {type(value).__name__}")
-    turns = messages_from_json(value)
-    if [turn["role"] for turn in turns] != ["assistant"]:
-        raise ValueError(f"{name}: expected one assistant turn, got {[turn['role'] for turn in turns]}")
-    return turns[0]
+def check_shared(
+    row: dict[str, Any], prompt: Prompt | None, shared: Sequence[Message], fields: PromptFields
+) -> None:
+    """Raises ValueError where a prompt beside whole conversations says what these do not."""
+    if prompt is None:
+        return
+    given = [row[name] for name in fields.prompts if name in row]
+    if isinstance(given[0], list):
+        turns = messages_from_json(given[0])
+        known = [*shared[: len(turns)]] == turns
+    else:
+        contents = {turn["content"].strip() for turn in shared}
+        known = all(text.strip() in contents for text in given)
+    if not known:
+        raise ValueError(
+            "the prompt is not what the responses begin with (they share the turns "
+            f"{[turn['role'] for turn in shared]}); leave one of them out"
+        )
 
 
 def _system(row: dict[str, Any], fields: PromptFields) -> str:

@@ -18,9 +18,10 @@ from jaxpref.data.text.boundary import Drop
 from jaxpref.data.text.carried import carry, check_columns
 from jaxpref.data.text.encoding import Encoding, encode_texts, fingerprint
 from jaxpref.data.text.kept import Kept, Texts
+from jaxpref.data.text.responses import holding
 from jaxpref.data.text.tokenizers import Tokenizer
 
-__all__ = ["Kind", "holding", "read_records"]
+__all__ = ["Kind", "read_records"]
 
 _VERSION = 2  # of the rules of this file, jsonl.py and carried.py: raise it when their output changes
 
@@ -142,8 +143,3 @@ def _object(value: Any, needed: Sequence[str]) -> dict[str, Any]:
     if missing:
         raise ValueError(f"the object has no {' and no '.join(missing)}; it has {holding(row)}")
     return row
-
-
-def holding(row: dict[str, Any]) -> str:
-    """The names of a row's columns, for messages."""
-    return ", ".join(sorted(row)) or "nothing"

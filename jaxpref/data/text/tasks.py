@@ -22,7 +22,8 @@ from jaxpref.data.lazy import tensorflow_stack
 from jaxpref.data.text.boundary import Drop
 from jaxpref.data.text.encoding import RULES, Encoding, encode_texts, fingerprint
 from jaxpref.data.text.hh_files import hh_source
-from jaxpref.data.text.prompts import Prompt, reply
+from jaxpref.data.text.messages import reply
+from jaxpref.data.text.prompts import Prompt
 from jaxpref.data.text.tokenizers import Tokenizer
 
 __all__ = ["Task", "details", "hh_task", "mixture", "register"]

@@ -119,14 +119,12 @@ class TestPrompts:
         for prompt in ("Hi", " Hi\n", [user("Hi")]):
             assert texts(pairs(tmp_path, talks | {"prompt": prompt})) == texts(pairs(tmp_path, talks))
         for prompt in ("Answer briefly", [user("Ho")], [{"role": "system", "content": "S"}, user("Hi")]):
-            with pytest.raises(
-                ValueError, match=r"jsonl:1: the prompt is not what chosen and rejected begin"
-            ):
+            with pytest.raises(ValueError, match=r"jsonl:1: the prompt is not what the responses begin with"):
                 pairs(tmp_path, talks | {"prompt": prompt})
         hh = {"chosen": "\n\nHuman: Hi\n\nAssistant: Yes", "rejected": "\n\nHuman: Hi\n\nAssistant: No"}
         for prompt in ("Hi", "\n\nHuman: Hi\n\nAssistant:"):
             assert texts(pairs(tmp_path, hh | {"prompt": prompt})) == texts(pairs(tmp_path, talks))
-        with pytest.raises(ValueError, match="the prompt is not what chosen and rejected begin with"):
+        with pytest.raises(ValueError, match="the prompt is not what the responses begin with"):
             pairs(tmp_path, hh | {"prompt": "Ho"})
 
     def test_a_system_turn_in_front_of_conversations(self, tmp_path):

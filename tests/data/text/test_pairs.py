@@ -3,7 +3,8 @@
 import pytest
 
 from jaxpref.data.text.boundary import Drop
-from jaxpref.data.text.dialogue import chatml_template, hh_template, hh_turns
+from jaxpref.data.text.dialogue import chatml_template, hh_template
+from jaxpref.data.text.messages import hh_turns
 from jaxpref.data.text.pairs import PairFields, hh_pair, jsonl_pair
 
 DIALOGUE = "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: A joke?\n\nAssistant:"

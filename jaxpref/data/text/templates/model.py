@@ -13,7 +13,7 @@ import jinja2
 from jinja2.exceptions import SecurityError
 
 from jaxpref.data.text.boundary import Unwritten, Written
-from jaxpref.data.text.dialogue import Message
+from jaxpref.data.text.messages import Message
 from jaxpref.data.text.templates import replies as rules
 from jaxpref.data.text.templates.sandbox import Refused, Sandbox
 
@@ -86,25 +86,23 @@ class ModelTemplate:
         opened = self.opened(messages)
         prompt, notes = opened.prompt, list(opened.notes)
         head, close = self._around(before, begun or _EMPTY)
-        if head[len(prompt) :].strip():
-            notes.append(rules.OPENED.format(head[len(prompt) :]))
-        wholes, contents, ended = [], [], []
+        wholes, ended = [], []
         for reply in replies:
             text = self.render([*before, rules.joined(begun, reply)], generation=False)
             if not text.startswith(prompt.rstrip()):
                 raise Unwritten(rules.NOT_A_PREFIX)
             body, whole, closed = rules.closed(text, close, added)
-            said = body[len(prompt.rstrip()) :]
-            notes += rules.lost(reply, said)
+            if body.strip() == head.strip() and rules.content_of(reply).strip():
+                raise Unwritten(rules.NO_CALLS if rules.called(reply) else rules.NOTHING)
+            notes += rules.said_of(reply, prompt, head, body)
             wholes.append(whole if end else body)
-            contents.append("" if body.strip() == head.strip() else rules.content_of(reply))
             ended.append(closed)
         if end and not all(ended):
             notes.append(rules.NO_END)
         return dataclasses.replace(
             opened,
             wholes=tuple(wholes),
-            contents=tuple(contents),
+            contents=tuple(map(rules.content_of, replies)),
             ended=tuple(ended),
             notes=tuple(dict.fromkeys(notes)),
         )

@@ -5,17 +5,21 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxpref.data.text.dialogue import Message
+from jaxpref.data.text.messages import Message
 
-__all__ = ["closed", "content_of", "joined", "left_out", "lost", "prefill", "with_reasoning"]
+__all__ = ["called", "closed", "content_of", "joined", "left_out", "prefill", "said_of", "with_reasoning"]
 
+# Why a row is left out.
+REFUSED = "the template refuses it: {}"
+NOT_A_PREFIX = "not prefix-stable: the template opens a reply with other text than it writes in front of one"
+NOTHING = "the template writes nothing of a reply"
+NO_CALLS = "the template leaves out tool calls"  # a note where they are in front of the reply
+# What is said of rows that stay.
 NO_END = "the template ends no reply, so EOS follows"
 OPENED = "the template writes {!r} in front of a reply, which is scored"
 CHANGED = "the template leaves out or changes part of a reply"
 CHANGED_BEFORE = "the template leaves out or changes part of an earlier turn"
-NO_CALLS = "the template leaves out tool calls"
-NOT_A_PREFIX = "the template opens another reply than the one it writes"
-REFUSED = "the template refuses it: {}"
+QUOTED = "the template quotes the arguments of a tool call once more, since they are text"
 
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 
@@ -54,20 +58,39 @@ def left_out(messages: Sequence[Message], text: str) -> list[str]:
         forms = (content, json.dumps(content, ensure_ascii=False)[1:-1])
         if not any(_squeezed(form) in squeezed for form in forms):
             notes.append(CHANGED_BEFORE)
-        notes += [NO_CALLS] * (not all(name in text for name in _called(message)))
+        notes += _of_calls(message, text)
     return notes
 
 
-def lost(reply: Message, said: str) -> list[str]:
-    changed = _squeezed(reply["content"]) not in _squeezed(said)
-    return [CHANGED] * changed + [NO_CALLS] * (not all(name in said for name in _called(reply)))
+def said_of(reply: Message, prompt: str, head: str, body: str) -> list[str]:
+    """Notes of what a template did with a reply.
+
+    Args:
+      prompt: What a reply is opened with.
+      head: What is written in front of the text of a reply.
+      body: A conversation without what ends its reply.
+    """
+    opened = prompt if head.startswith(prompt) else prompt.rstrip()
+    between, said = head[len(opened) :], body[len(prompt.rstrip()) :]
+    notes = [OPENED.format(between)] if between.strip() and body.startswith(head) else []
+    notes += [CHANGED] * (_squeezed(reply["content"]) not in _squeezed(prompt[-20:] + said))
+    return notes + _of_calls(reply, said)
 
 
-def _called(message: Message) -> list[str]:
-    """Names of the tools that a turn calls."""
-    calls = message.get("tool_calls") or ()
+def _of_calls(message: Message, text: str) -> list[str]:
+    calls = called(message)
+    missing = any(str(call.get("name", "")) not in text for call in calls)
+    arguments = [call.get("arguments") for call in calls]
+    quoted = any(isinstance(given, str) and _squeezed(given) not in _squeezed(text) for given in arguments)
+    return [NO_CALLS] * missing + [QUOTED] * (quoted and not missing)
+
+
+def called(message: Message) -> list[Mapping[str, Any]]:
+    """The calls of tools in a turn: objects with a name and arguments."""
+    given = message.get("tool_calls")
+    calls = given if isinstance(given, list | tuple) else ()
     named = [call.get("function", call) for call in calls if isinstance(call, Mapping)]
-    return [str(call["name"]) for call in named if isinstance(call, Mapping) and "name" in call]
+    return [call for call in named if isinstance(call, Mapping)]
 
 
 def content_of(reply: Message) -> str:
