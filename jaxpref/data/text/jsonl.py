@@ -121,19 +121,12 @@ def jsonl_lists(
     def read(row: dict[str, Any], notes: Counter[str]) -> Texts | Drop:
         return scored_list(row, responses, scores, messages, fields, num_responses, notes)
 
-    options = dataclasses.asdict(fields) | {"responses": responses, "scores": scores, "messages": messages}
-    options["num_responses"] = num_responses
+    named = {"responses": responses, "scores": scores, "messages": messages}
+    options = dataclasses.asdict(fields) | named | {"num_responses": num_responses}
+    names = fields.names | {name for name in named.values() if name}
     needed = (responses, scores)
     kind = Kind(
-        "jsonl_lists",
-        needed,
-        {*fields.names, *needed, *([messages] if messages else [])},
-        fields.asked_for,
-        read,
-        columns,
-        options,
-        "scores",
-        num_responses,
+        "jsonl_lists", needed, names, fields.asked_for, read, columns, options, "scores", num_responses
     )
     return read_records(
         kind,
