@@ -238,6 +238,13 @@ def _add_benchmarks(names: argparse._SubParsersAction) -> None:
 
     step = add("dpo-step", "tokens per second of a small DPO step")
     step.add_argument("--pairs", type=at_least(1), default=8, help="pairs of a batch (default 8)")
+    adapters = add("adapters", "memory and time of a DPO step of adapters, beside one of all weights")
+    adapters.add_argument("--pairs", type=at_least(1), default=2, help="pairs of a batch (default 2)")
+    adapters.add_argument(
+        "--tokens", type=at_least(1), default=64, help="of a prompt and of a response (default 64)"
+    )
+    adapters.add_argument("--rank", type=at_least(1), default=16, help="of the adapters (default 16)")
+    adapters.add_argument("--remat", choices=["none", "block", "dots"], default="none")
     logprobs = add("logprobs", "time and memory of sequence log-probs, beside other ways to them")
     logprobs.add_argument("--rows", type=at_least(1), default=2048, help="tokens scored (default 2048)")
     logprobs.add_argument(

@@ -1,9 +1,10 @@
 """Other policies, by name, beside the one that is trained, and the rule by which each follows it.
 
 `dict[str, Params]` in the state. "policy" stands for the trained policy itself, "initial" for a frozen copy
-of the params a stage starts from. A rule says what a member becomes after each step; the reference of a loss,
-the samplers and the judges all name members, so that proximity to the behaviour policy (BPO), an average of
-iterates (Nash-EMA) or the iterate before (SPPO, SPAC, iterative DPO) is a matter of one name.
+of the params a stage starts from, "base" for what lies below its adapters. A rule says what a member becomes
+after each step; the reference of a loss, the samplers and the judges all name members, so that proximity to
+the behaviour policy (BPO), an average of iterates (Nash-EMA) or the iterate before (SPPO, SPAC, iterative
+DPO) is a matter of one name.
 """
 
 import functools
@@ -15,12 +16,23 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxpref.metrics import widened
+from jaxpref.models.lora import without_adapters
 from jaxpref.types import Params
 
-__all__ = ["Rule", "averaged", "copied", "frozen", "interpolated", "refreshed", "start"]
+__all__ = ["Rule", "averaged", "base", "copied", "frozen", "interpolated", "refreshed", "start"]
 
 # (member, policy, the others before the step, steps done) -> member
 Rule = Callable[[Params, Params, Mapping[str, Params], Int[Array, ""]], Params]
+
+
+def base(member: Params, policy: Params, policies: Mapping[str, Params], step: Int[Array, ""]) -> Params:
+    """The policy with its adapters off: what lies below them, and what new adapters start from.
+
+    It takes no memory and no products with adapters. Of what is trained beside them (a head) it has a copy,
+    as the stage starts.
+    """
+    del policy, policies, step
+    return member
 
 
 def frozen(member: Params, policy: Params, policies: Mapping[str, Params], step: Int[Array, ""]) -> Params:
@@ -78,17 +90,20 @@ def interpolated(
 
 def start(rules: Mapping[str, Rule], params: Params) -> dict[str, Params]:
     """Every member starts from the policy's params, those that blend in float32 or wider. Arrays are copied,
-    since a step donates its state, and a donated buffer must not appear twice."""
-    return {
-        name: jax.tree.map(jnp.copy, widened(params) if _blends(rule) else params)
-        for name, rule in rules.items()
-    }
+    since a step donates its state, and a donated buffer must not appear twice.
+
+    Raises:
+      ValueError: `base` of a policy without adapters.
+    """
+    return {name: jax.tree.map(jnp.copy, _start(rule, params)) for name, rule in rules.items()}
 
 
-def _blends(rule: Any) -> bool:
+def _start(rule: Any, params: Params) -> Params:
     while isinstance(rule, functools.partial):
         rule = rule.func
-    return rule in (averaged, interpolated)
+    if rule is base:
+        return without_adapters(params)
+    return widened(params) if rule in (averaged, interpolated) else params
 
 
 def refreshed(

@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array
 
 from jaxpref.algorithms.base import NONE, Algorithm, Constants, TrainState
-from jaxpref.algorithms.copies import Rule, frozen, refreshed, start
+from jaxpref.algorithms.copies import Rule, base, frozen, refreshed, start
 from jaxpref.algorithms.inputs import check_loss, inputs_of, loss_name
 from jaxpref.algorithms.objective import Objective, accumulated_gradient, beta_of, declared_unit
 from jaxpref.algorithms.optimizers import apply_gradient
@@ -20,6 +20,7 @@ from jaxpref.types import Completions, Params, PRNGKey
 
 __all__ = ["offline"]
 
+RULES_OF = {"initial": {"initial": frozen}, "base": {"base": base}}  # of references that need not be named
 _SUMMED = {"logps", "lengths"}  # all that `Policy.summed_loss` can feed
 
 
@@ -43,9 +44,10 @@ def offline(
     Args:
       loss: any function of `jaxpref.losses`, or one of yours.
       optimizer: builds the optax transformation.
-      reference: "initial": a frozen copy of the starting params, run every step. "batch": the column
-        `reference_logps` of the records (`jaxpref prepare` writes it; one of other params than the stage
-        starts from is refused). None: a reference-free loss. Or the name of another one of `policies`.
+      reference: "initial": a frozen copy of the starting params, run every step. "base": the policy with its
+        adapters off, which new adapters start from. "batch": the column `reference_logps` of the records
+        (`jaxpref prepare` writes it; one of other params than the stage starts from is refused). None: a
+        reference-free loss. Or the name of another one of `policies`.
       policies: other policies that follow this one, by name (`algorithms.copies`).
       reward_scale: factor of the reported rewards; by default the loss's own `beta`, or 1 if it has none.
       loss_state: builds the state of a loss that carries one, such as `losses.bco_state`.
@@ -58,7 +60,7 @@ def offline(
       pair_scan: take the gradient of the unembedding in the forward pass, a few pairs at a time: the same
         numbers with logits of a few pairs only. For policies that offer it (transformers do).
     """
-    rules = ({"initial": frozen} if reference == "initial" else {}) | dict(policies or {})
+    rules = RULES_OF.get(reference or "", {}) | dict(policies or {})
     _check(policy, loss, reference, rules, loss_state, microbatches, combine is not None)
     if pair_scan:
         _check_pair_scan(policy, loss, combine)
@@ -129,8 +131,8 @@ def _check(
 ) -> None:
     if reference not in ("batch", None, *rules):
         raise ValueError(
-            f"reference: expected 'initial', 'batch' or None, or one of `policies`, got {reference!r}; "
-            f"there are {sorted(rules)}"
+            f"reference: expected 'initial', 'base', 'batch' or None, or one of `policies`, got "
+            f"{reference!r}; there are {sorted(rules)}"
         )
     if "policy" in rules:
         raise ValueError("policies: 'policy' is the trained policy itself; choose another name")

@@ -20,7 +20,7 @@ from jaxpref.algorithms.collector import Collector, Selector
 from jaxpref.algorithms.copies import Rule
 from jaxpref.algorithms.inputs import inputs_of
 from jaxpref.algorithms.mixtures import Mixtures, alternatives, members
-from jaxpref.algorithms.offline import offline
+from jaxpref.algorithms.offline import RULES_OF, offline
 from jaxpref.algorithms.optimizers import each_step
 from jaxpref.judges import Judge, Scorer
 from jaxpref.metrics import Metrics
@@ -138,7 +138,7 @@ def _check(
 ) -> None:
     if epochs < 1 or minibatches < 1:
         raise ValueError(f"online: epochs and minibatches count from 1, got {epochs} and {minibatches}")
-    known = {"policy", *policies} | ({"initial"} if reference == "initial" else set())
+    known = {"policy", *policies} | RULES_OF.get(reference or "", {}).keys()
     if known & models:
         raise ValueError(f"models: {sorted(known & models)} are policies of this run; choose other names")
     unknown = sorted(set(members(mixtures)) - known - models)

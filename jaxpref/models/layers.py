@@ -13,6 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxpref.models.architecture import TransformerSizes
+from jaxpref.models.low_rank import low_rank
 from jaxpref.models.rope import rotate
 from jaxpref.types import PRNGKey
 
@@ -59,9 +60,7 @@ class Linear(nnx.Module):
     def __call__(self, x: Float[Array, "*rows i"]) -> Float[Array, "*rows o"]:
         y = x @ self.weight[...].astype(x.dtype)
         if self.lora_a is not None and self.lora_b is not None:
-            # The scale is multiplied where the numbers are few.
-            low = (self._kept(x) @ self.lora_a[...].astype(x.dtype)) * self.lora_scale
-            y = y + low @ self.lora_b[...].astype(x.dtype)
+            y = y + low_rank(self.lora_scale, self._kept(x), self.lora_a[...], self.lora_b[...])
         if self.bias is None:
             return y
         return y + self.bias[...].astype(x.dtype).reshape((1,) * (y.ndim - 1) + (-1,))

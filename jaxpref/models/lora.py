@@ -10,9 +10,10 @@ from flax import nnx
 
 from jaxpref import keys
 from jaxpref.models.layers import Linear
+from jaxpref.trees import flat, nested
 from jaxpref.types import Params, PRNGKey
 
-__all__ = ["LoRA", "add_adapters", "has_adapters", "with_dropout_keys"]
+__all__ = ["LoRA", "add_adapters", "has_adapters", "with_dropout_keys", "without_adapters"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +113,19 @@ def _projections(block: nnx.Module) -> Iterator[tuple[str, Linear]]:
 def has_adapters(blocks: Params) -> bool:
     """Whether the weights of blocks have adapters: they may be left out where they are all of the tree."""
     return any(path[-1].key == "lora_a" for path, _ in jax.tree.leaves_with_path(blocks))
+
+
+def without_adapters(params: Params) -> Params:
+    """The same tree, with the adapters off.
+
+    Raises:
+      ValueError: there are none.
+    """
+    leaves = flat(params)
+    rest = [name for name in leaves if not name.rpartition(".")[2].startswith("lora_")]
+    if len(rest) == len(leaves):
+        raise ValueError("these params have no adapters that could be off; see policies.adapted")
+    return nested(leaves, rest)
 
 
 def with_dropout_keys(weights: Params, key: PRNGKey, path: tuple[str, ...] = ()) -> Params:

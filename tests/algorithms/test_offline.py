@@ -136,7 +136,7 @@ def test_reference_free_loss_keeps_no_reference():
         ({"loss": losses.bradley_terry, "reference": None}, "build the policy with outputs=1"),
         ({"loss": losses.dpo, "loss_state": dict}, "carries no state"),
         ({"loss": losses.sft, "reference": None, "pair_scan": True}, "no summed_loss"),
-        ({"loss": losses.dpo, "reference": "frozen"}, "expected 'initial', 'batch' or None"),
+        ({"loss": losses.dpo, "reference": "frozen"}, "expected 'initial', 'base', 'batch' or None"),
     ],
 )
 def test_a_loss_that_cannot_be_fed_is_refused_before_anything_runs(arguments, message):

@@ -181,7 +181,7 @@ def _head_products(grad_of, implementation):
     return compiled.cost_analysis()["flops"] / (2 * n * d * v)
 
 
-@pytest.mark.parametrize("implementation", ["materialized", "vocab_scan", "token_scan"])
+@pytest.mark.parametrize("implementation", ["materialized", "token_scan"])  # vocab_scan: test_frozen_head.py
 def test_a_frozen_head_costs_no_product(implementation):
     both, frozen = _head_products((0, 1), implementation), _head_products(0, implementation)
     assert both - frozen == pytest.approx(1, abs=0.02)

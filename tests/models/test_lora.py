@@ -14,6 +14,7 @@ from x64 import enable_x64
 from jaxpref.models import scoring
 from jaxpref.models.layers import Linear
 from jaxpref.models.lora import LoRA, has_adapters
+from jaxpref.models.low_rank import low_rank
 from jaxpref.models.merging import merged
 from jaxpref.models.transformer import Transformer
 
@@ -95,6 +96,13 @@ def params_without(params):
         for k, v in params.items()
         if not k.startswith("lora_")
     }
+
+
+def test_gradients_are_summed_in_float32():
+    """Of 1,000 equal bfloat16 terms, whose bfloat16 sum stops at 256."""
+    x, a, b = jnp.ones((1000, 1), jnp.bfloat16), jnp.ones((1, 1)), jnp.ones((1, 1))
+    of_a, of_b = jax.grad(lambda a, b: low_rank(1.0, x, a, b).astype(jnp.float32).sum(), (0, 1))(a, b)
+    assert (of_a.dtype, float(of_a[0, 0]), float(of_b[0, 0])) == ("float32", 1000, 1000)
 
 
 def linear(inputs, outputs, rank, scale, dtype="float32"):

@@ -13,6 +13,7 @@ from jaxtyping import Array
 from jaxpref.kernels.partition import Partition
 from jaxpref.kernels.token_logps import fold
 from jaxpref.kernels.token_logps.dispatch import Plan, Step
+from jaxpref.kernels.token_logps.frozen import frozen_fold
 from jaxpref.kernels.token_logps.head import Gradients, Head, Operands
 from jaxpref.kernels.token_logps.placement import (
     gathered,
@@ -88,18 +89,19 @@ def _backward(
 def scores(call: Call, x: Operands) -> dict[str, Array]:
     """Log-probs and the statistics of `call.head`, differentiable in hidden states, weights and bias.
 
-    Returns:
-      `logps` in nats and each statistic by name, `[n, 1]`.
+        Returns:
+          `logps` in nats and each statistic by name, `[n, 1]`.
 
-    Example:
-      >>> from jaxpref.kernels.partition import Partition
-      >>> from jaxpref.kernels.token_logps.dispatch import Shape, plan_for
-      >>> from jaxpref.kernels.token_logps.head import Head, Operands
-      >>> from jaxpref.kernels.token_logps.primitive import Call, scores
-      >>> x = Operands(jnp.ones((1, 1)), jnp.log(jnp.array([[0.25], [0.75]])), jnp.array([1]))
-      >>> call = Call(Head(), plan_for(Shape(rows=1, vocab=2, embed=1)), Partition())
-      >>> print(jnp.exp(scores(call, x)["logps"]))
-      [[0.7500]]
+        Example:
+          >>> from jaxpref.kernels.partition import Partition
+          >>> from jaxpref.kernels.token_logps.dispatch import Shape, plan_for
+          >>> from jaxpref.kernels.token_logps.frozen import frozen_fold
+    from jaxpref.kernels.token_logps.head import Head, Operands
+          >>> from jaxpref.kernels.token_logps.primitive import Call, scores
+          >>> x = Operands(jnp.ones((1, 1)), jnp.log(jnp.array([[0.25], [0.75]])), jnp.array([1]))
+          >>> call = Call(Head(), plan_for(Shape(rows=1, vocab=2, embed=1)), Partition())
+          >>> print(jnp.exp(scores(call, x)["logps"]))
+          [[0.7500]]
     """
     call.plan.announce(call.plan.scoring)
     return _forward(call, call.plan.scoring, x)[0]
@@ -129,15 +131,41 @@ def given_upstream(upstream: dict[str, Any], outputs: dict[str, Array]) -> dict[
     return {"logps": jnp.zeros_like(outputs["logps"])} | given
 
 
+def _is_frozen(call: Call, wanted: tuple[str, ...]) -> bool:
+    """Whether only hidden states are differentiated, in log-probs alone, where that takes two passes."""
+    return wanted == ("hidden",) and not call.head.statistics and call.plan.training.name == "vocab_scan"
+
+
+def _frozen_forward(call: Call, x: Operands) -> tuple[dict[str, Array], Array]:
+    """Results, and the gradient of the log-probs in hidden states."""
+    partition, block = call.partition, call.plan.training.fold_block
+
+    def on_device(x: Operands):
+        carry, slope = frozen_fold(call.head, local_targets(x, partition), block, partition.vocab)
+        return fold.finish(carry), slope
+
+    if not partition.splits:
+        return on_device(x)
+    x, by_row = gathered(x, partition), partition.by_row
+    return partition.run(on_device, (operand_specs(x, partition),), (by_row, by_row))(x)
+
+
 def _scores_forward(call: Call, x: Any):
     x, static = values_and_wanted(x)
     call.plan.announce(call.plan.training)
+    if _is_frozen(call, static.wanted):
+        outputs, slope = _frozen_forward(call, x)
+        return outputs, (None, None, slope, static)
     outputs, kept = _forward(call, call.plan.training, x)
     return outputs, (x, outputs, kept, static)
 
 
 def _scores_backward(call: Call, saved: tuple, upstream: dict[str, Any]):
     x, outputs, kept, static = saved
+    if x is None:  # frozen
+        given = given_upstream(upstream, {"logps": kept[:, :1]})
+        assert given.keys() == {"logps"}, "no statistic was asked for, and one is differentiated"
+        return (cotangents({"hidden": (given["logps"] * kept).astype(static.dtypes[0])}),)
     gradients = _backward(call, x, outputs, given_upstream(upstream, outputs), kept, static)
     return (cotangents(gradients),)
 

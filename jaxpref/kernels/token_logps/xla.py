@@ -16,19 +16,23 @@ from jaxpref.kernels.token_logps import fold
 from jaxpref.kernels.token_logps.head import Gradients, Head, Operands, hits, over_blocks, part, pick
 
 __all__ = [
+    "column_block",
     "materialized_fold",
     "materialized_gradient",
+    "product",
     "token_scan_fold",
     "token_scan_gradient",
     "vocab_scan_fold",
     "vocab_scan_gradient",
+    "wide_dtype",
 ]
 
 Kept = tuple[Array, Array | None] | None
 Wanted = tuple[str, ...]
 
 
-def _wide(x: Operands) -> jnp.dtype:
+def wide_dtype(x: Operands) -> jnp.dtype:
+    """float32, or that of the hidden states where it is wider."""
     return jnp.promote_types(x.hidden.dtype, jnp.float32)
 
 
@@ -38,7 +42,7 @@ def _both(head: Head, x: Operands) -> tuple[Array, Array | None]:
     return logits, None if x.reference is None else head.logits(*x.reference)
 
 
-def _columns(x: Operands, begin: Array | int, size: int) -> Operands:
+def column_block(x: Operands, begin: Array | int, size: int) -> Operands:
     """The operands of a block of the vocabulary; targets count from its start."""
     return Operands(
         x.hidden,
@@ -71,16 +75,18 @@ def _delta(head: Head, x: Operands, outputs: dict, upstream: dict, kept: Kept) -
     return head.before_cap(gradient, logits)
 
 
+def product(a: Array, b: Array, axis: int) -> Array:
+    """The sum over `axis` of `a` and axis 0 of `b`, float32 inputs as float32, in float32 or wider."""
+    exact = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
+    wide = jnp.promote_types(a.dtype, jnp.float32)
+    return jax.lax.dot_general(
+        a, b, (((axis,), (0,)), ((), ())), precision=exact, preferred_element_type=wide
+    )
+
+
 def _products(x: Operands, delta: Array, wanted: Wanted) -> Gradients:
     """What a tile of `_delta` adds to each gradient, summed in float32."""
-    wide = _wide(x)
     small = delta.astype(x.hidden.dtype)
-    exact = jax.lax.Precision.HIGHEST if x.hidden.dtype == jnp.float32 else None
-
-    def product(a: Array, b: Array, axis: int) -> Array:
-        contracted = (((axis,), (0,)), ((), ()))
-        return jax.lax.dot_general(a, b, contracted, precision=exact, preferred_element_type=wide)
-
     gradients = {}
     if "hidden" in wanted:
         gradients["hidden"] = product(small, x.weight.astype(x.hidden.dtype), 1)
@@ -157,11 +163,11 @@ def vocab_scan_fold(head: Head, x: Operands, block: int) -> tuple[fold.Carry, Ke
     """
 
     def body(carry: fold.Carry, begin: Array | int, size: int) -> fold.Carry:
-        columns = _columns(x, begin, size)
+        columns = column_block(x, begin, size)
         logits, reference_logits = _both(head, columns)
         return fold.add(carry, logits, pick(logits, columns.targets), reference_logits)
 
-    empty = fold.start(len(x.targets), head.statistics, _wide(x))
+    empty = fold.start(len(x.targets), head.statistics, wide_dtype(x))
     return over_blocks(x.weight.shape[0], block, body, empty), None
 
 
@@ -185,7 +191,7 @@ def vocab_scan_gradient(
     del kept
 
     def body(carry: Gradients, begin: Array | int, size: int) -> Gradients:
-        columns = _columns(x, begin, size)
+        columns = column_block(x, begin, size)
         more = _products(columns, _delta(head, columns, outputs, upstream, None), wanted)
         return {
             name: whole + more[name] if name == "hidden" else put(whole, more[name], begin)
@@ -194,11 +200,11 @@ def vocab_scan_gradient(
 
     empty = {}
     if "hidden" in wanted:
-        empty["hidden"] = jnp.zeros(x.hidden.shape, _wide(x))
+        empty["hidden"] = jnp.zeros(x.hidden.shape, wide_dtype(x))
     if "weight" in wanted:
         empty["weight"] = jnp.zeros_like(x.weight)
     if "bias" in wanted:
-        empty["bias"] = jnp.zeros(x.weight.shape[:1], _wide(x))
+        empty["bias"] = jnp.zeros(x.weight.shape[:1], wide_dtype(x))
     return over_blocks(x.weight.shape[0], block, body, empty)
 
 
@@ -230,7 +236,7 @@ def token_scan_fold(
         some = materialized_fold(head, rows, size)[0] if fold_rows is None else fold_rows(head, rows)
         return {name: put(whole, some[name], begin) for name, whole in carry.items()}
 
-    empty = fold.start(len(x.targets), head.statistics, _wide(x))
+    empty = fold.start(len(x.targets), head.statistics, wide_dtype(x))
     return over_blocks(len(x.targets), block, body, empty), None
 
 
@@ -268,7 +274,7 @@ def token_scan_gradient(
     if "hidden" in wanted:
         empty["hidden"] = jnp.zeros_like(x.hidden)
     if "weight" in wanted:
-        empty["weight"] = jnp.zeros(x.weight.shape, _wide(x))
+        empty["weight"] = jnp.zeros(x.weight.shape, wide_dtype(x))
     if "bias" in wanted:
-        empty["bias"] = jnp.zeros(x.weight.shape[:1], _wide(x))
+        empty["bias"] = jnp.zeros(x.weight.shape[:1], wide_dtype(x))
     return over_blocks(len(x.targets), block, body, empty)
