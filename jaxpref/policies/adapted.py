@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxpref.models.hub.lazy import wrapped
 from jaxpref.models.lora import LoRA
 from jaxpref.policies.base import Model, Policy
 from jaxpref.trees import flat, nested
@@ -112,4 +113,9 @@ class _Split:
                     f"adapted.base: {name} is {found} in the base and {wanted} in the policy; give weights "
                     "of the policy's sizes, without adapters"
                 )
-        return {name: x.astype(self.shapes[name].dtype) for name, x in base.items()}
+        return {name: _cast(x, self.shapes[name].dtype) for name, x in base.items()}
+
+
+def _cast(x: Any, dtype: Any) -> Any:
+    """The same array, or a lazy one that is cast as it is read."""
+    return x if x.dtype == dtype else wrapped(x).astype(dtype)

@@ -1,7 +1,7 @@
 """The fold where the head itself is not trained: the gradient of hidden states is known in the forward pass.
 
 `d logp / d hidden = cap'(l_target) w_target - sum_v p_v cap'(l_v) w_v` is one vector for each row, multiplied
-by whatever is upstream. So it is summed beside the fold, by blocks of the vocabulary, and no logits are made a
+by whatever is upstream. So it is summed beside the fold, by blocks of the vocabulary: no logits are made a
 second time: `6 n d v` FLOPs in place of `8 n d v`.
 """
 
