@@ -8,16 +8,20 @@ none is in the vocabulary, leftmost first on ties.
 
 import functools
 import heapq
+import json
 import re
 import struct
 from collections.abc import Sequence
 from pathlib import Path
 
 from jaxpref.data.text.tokenizers.base import Tokenizer, digest
+from jaxpref.data.text.tokenizers.hugging_face import library
 
-__all__ = ["llama2c_tokenizer"]
+__all__ = ["llama2c_tokenizer", "llama2c_tokenizer_files"]
 
 _BOS, _EOS, _BYTES = 1, 2, 3
+_SPECIAL = ("<unk>", "<s>", "</s>")  # ids 0 to 2, by the names that folders give them
+_SPACE = "▁"  # what stands for a space in such vocabularies
 _BYTE_PIECE = re.compile(rb"<0x([0-9A-F]{2})>")
 
 
@@ -99,6 +103,59 @@ def llama2c_tokenizer(path: str) -> Tokenizer:
 
     Raises ValueError where the file is missing, cut short or not of this format.
     """
+    return _read(path)
+
+
+def llama2c_tokenizer_files(path: str) -> dict[str, str]:
+    """`tokenizer.json` and `tokenizer_config.json`, name -> text, with the ids of `llama2c_tokenizer`.
+
+    Joining the pair whose union scores highest is byte-pair merging in the order of scores: each way to make
+    a piece out of two others is a merge. (5,100 texts of Shakespeare, HH and random characters: the same ids,
+    and the same texts back.) Raises ValueError as `llama2c_tokenizer`.
+    """
+    tokenizers, loaded = library(), _read(path)
+    pieces, scores = loaded._pieces, loaded._scores
+    names = [*_SPECIAL, *(piece.decode(errors="replace").replace(" ", _SPACE) for piece in pieces[_BYTES:])]
+    known: dict[str, int] = {}
+    for index in range(_BYTES + 256, len(names)):
+        known.setdefault(names[index], index)
+    merges = [
+        (-scores[index], known[name[:cut]], known[name[cut:]], (name[:cut], name[cut:]))
+        for name, index in known.items()
+        for cut in range(1, len(name))
+        if name[:cut] in known and name[cut:] in known
+    ]
+    model = tokenizers.models.BPE(
+        vocab={name: index for index, name in enumerate(names)},
+        merges=[pair for *_, pair in sorted(merges)],
+        byte_fallback=True,
+        unk_token=_SPECIAL[0],
+        fuse_unk=True,
+    )
+    made, of = tokenizers.Tokenizer(model), tokenizers.decoders
+    normal = tokenizers.normalizers
+    made.normalizer = normal.Sequence([normal.Prepend(_SPACE), normal.Replace(" ", _SPACE)])
+    made.decoder = of.Sequence([of.Replace(_SPACE, " "), of.ByteFallback(), of.Fuse(), of.Strip(" ", 1, 0)])
+    made.add_special_tokens(list(_SPECIAL))
+    made.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A <s> $B:1", special_tokens=[("<s>", 1)]
+    )
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "pad_token": "<unk>",
+        "add_bos_token": True,
+        "clean_up_tokenization_spaces": False,
+    }
+    return {
+        "tokenizer.json": made.to_str(pretty=True),
+        "tokenizer_config.json": json.dumps(config, indent=2) + "\n",
+    }
+
+
+def _read(path: str) -> _Llama2c:
     file = Path(path)
     if not file.is_file():
         raise ValueError(f"llama2c_tokenizer: no file {path}; give the .bin that belongs to the checkpoint")
