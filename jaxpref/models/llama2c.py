@@ -12,7 +12,7 @@ from jaxpref.models.architecture import TransformerSizes
 from jaxpref.models.weights import check_shapes
 from jaxpref.types import Params
 
-__all__ = ["llama2c_sizes", "llama2c_weights"]
+__all__ = ["llama2c_config", "llama2c_sizes", "llama2c_weights"]
 
 _HEADER = 7  # int32: dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size (< 0: untied), seq_len
 _NEWER = 0x616B3432  # "ak42": the later formats of llama2.c start with it
@@ -21,6 +21,11 @@ _NEWER = 0x616B3432  # "ak42": the later formats of llama2.c start with it
 def llama2c_sizes(path: str | os.PathLike[str]) -> TransformerSizes:
     """Sizes in the header of the file. Raises ValueError when it is not such a header."""
     return _header(path)[0]
+
+
+def llama2c_config(path: str | os.PathLike[str]) -> dict[str, int]:
+    """What the format says beside sizes, as `config.json` says it: context in tokens, special tokens."""
+    return {"max_position_embeddings": _header(path)[1], "bos_token_id": 1, "eos_token_id": 2}
 
 
 def llama2c_weights(path: str | os.PathLike[str]) -> Params:
