@@ -4,6 +4,7 @@ import argparse
 import math
 import os
 import platform
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -109,6 +110,15 @@ def _share(text: str) -> float:
     return value
 
 
+def _size(text: str) -> int:
+    """Bytes, of a number with an optional unit of 1,000s."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kKMGT]?)B?", text)
+    size = int(float(found[1]) * 1000 ** " KMGT".index(found[2].upper() or " ")) if found else 0
+    if size < 1:
+        raise argparse.ArgumentTypeError(f"expected a size such as 500MB or 2GB, got {text}")
+    return size
+
+
 def _use_huge_pages() -> None:
     """XLA on CPU takes fresh memory for every large result; with 4 KiB pages their faults cost a fifth to a
     quarter of a step's CPU time (`jaxpref bench dpo-step`). glibc reads this only as a process starts."""
@@ -129,6 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_training(commands)
     _add_results(commands)
+    _add_models(commands)
     _add_others(commands)
     return parser
 
@@ -184,25 +195,99 @@ def _add_results(commands: argparse._SubParsersAction) -> None:
     evaluate = add(
         "evaluate", "run the held-out pass and evaluators on trained params", lambda c, o: c.evaluate(o)
     )
-    sample = add("sample", "answer a prompt with trained (or pretrained) params", lambda c, o: c.sample(o))
-    for sub in (evaluate, sample):
-        sub.add_argument("--stage", help="stage whose params are used (default: the last one trained)")
-        sub.add_argument(
-            "--step", type=at_least(0), help="checkpoint step (default: the best, or the latest)"
-        )
+    sample = add(
+        "sample", "answer a prompt with a run's params, or a model folder's", lambda c, o: c.sample(o)
+    )
+    chat = add("chat", "talk with a run's model, or a model folder's", lambda c, o: c.chat(o))
+    for sub in (evaluate, sample, chat):
+        _add_checkpoint(sub)
     sample.add_argument("--prompt", action="append", required=True, help="prompt text; may be repeated")
-    sample.add_argument("--max-tokens", type=at_least(1), default=64, help="longest response (default 64)")
     sample.add_argument("--num-samples", type=at_least(1), default=1, help="responses to each prompt")
-    sample.add_argument("--temperature", type=at_least(0.0), default=0.0, help="0 (default) is greedy")
-    sample.add_argument("--top-k", type=at_least(1))
-    sample.add_argument("--top-p", type=_share)
-    sample.add_argument("--seed", type=at_least(0), default=0)
+    sample.add_argument("--chat", action="store_true", help="each prompt is a user's turn, in the template")
+    _add_drawing(sample, max_tokens=64, temperature=0.0)
+    _add_drawing(chat, max_tokens=512, temperature=0.7)
     describe = add("describe", "print the complete configuration as JSON", lambda c, o: c.describe(o))
     describe.add_argument(
         "--flat",
         action="store_true",
         help="one dotted.path=value a line, quoted for a shell: as train takes it",
     )
+
+
+def _add_checkpoint(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--stage", help="stage whose params are used (default: the last one trained)")
+    sub.add_argument("--step", type=at_least(0), help="checkpoint step (default: the best, or the latest)")
+
+
+def _add_drawing(sub: argparse.ArgumentParser, *, max_tokens: int, temperature: float) -> None:
+    sub.add_argument(
+        "--max-tokens",
+        type=at_least(1),
+        default=max_tokens,
+        help=f"longest response (default {max_tokens})",
+    )
+    sub.add_argument(
+        "--temperature",
+        type=at_least(0.0),
+        default=temperature,
+        help=f"0 is greedy (default {temperature:g})",
+    )
+    sub.add_argument("--top-k", type=at_least(1), help="draw among so many tokens")
+    sub.add_argument("--top-p", type=_share, help="draw among the likeliest tokens of this probability")
+    sub.add_argument("--seed", type=at_least(0), default=0)
+    sub.add_argument("--system", metavar="TEXT", help="a system turn in front of the conversation")
+    sub.add_argument(
+        "--template", metavar="PATH", help="chat template: a model folder, a .jinja or a GGUF file"
+    )
+    _add_dtype(sub, "of weights and computation; of folders (default: float32 on a CPU, else the file's)")
+
+
+def _add_dtype(sub: argparse.ArgumentParser, what: str) -> None:
+    sub.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help=what)
+
+
+def _add_models(commands: argparse._SubParsersAction) -> None:
+    """Commands on models in the folders that hubs have."""
+    add = _adder(commands)
+    export = add("export", "write what a run trained as a model folder", lambda c, o: c.export(o))
+    convert = add(
+        "convert",
+        "write a model folder from a GGUF file, a llama2.c checkpoint, a folder or a run",
+        lambda c, o: c.convert(o),
+    )
+    for sub in (export, convert):
+        _add_checkpoint(sub)
+        sub.add_argument("--to", metavar="DIR", required=True, help="folder to write: new, or empty")
+        sub.add_argument(
+            "--like",
+            metavar="DIR",
+            help="folder whose tokenizer and settings go with it (default: the source)",
+        )
+        _add_dtype(sub, "that floats are cast to (default: as they are)")
+        sub.add_argument(
+            "--shard-size",
+            type=_size,
+            default=5_000_000_000,
+            metavar="BYTES",
+            help="of tensors in a file at most, such as 500MB or 2GB (default 5GB)",
+        )
+    convert.add_argument(
+        "--tokenizer", metavar="FILE", help="tokenizer of a llama2.c checkpoint, such as tok512.bin"
+    )
+    check = add(
+        "check-model",
+        "is a model folder read right: round trip, forward pass, greedy text",
+        lambda c, o: c.check_model(o),
+    )
+    check.add_argument(
+        "--against-transformers", action="store_true", help="compare its logits with the library's"
+    )
+    check.add_argument("--prompt", help="what the greedy text answers (default: one about France)")
+    check.add_argument("--max-tokens", type=at_least(1), default=24, help="of the greedy text (default 24)")
+    check.add_argument(
+        "--template", metavar="PATH", help="chat template: a model folder, a .jinja or a GGUF file"
+    )
+    _add_dtype(check, "of weights and computation (default: float32 on a CPU, else the file's)")
 
 
 def _add_others(commands: argparse._SubParsersAction) -> None:

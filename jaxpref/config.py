@@ -21,6 +21,7 @@ from jaxpref.experiment import Experiment, Tournament
 from jaxpref.functions import name_of
 
 __all__ = [
+    "arguments",
     "describe",
     "docstring",
     "functions",
@@ -361,6 +362,15 @@ def functions(node: Any) -> list[Callable[..., Any]]:
     function, _ = _unwrap(node)
     inner = node if isinstance(node, list) else [value for value, _ in _children(node).values()]
     return [*([] if function is None else [function]), *(f for value in inner for f in functions(value))]
+
+
+def arguments(node: Any, name: str) -> list[Any]:
+    """Values of all arguments of this name in a tree that `describe` describes, defaults included."""
+    inner = (
+        dict(enumerate(node)) if isinstance(node, list) else {k: v for k, (v, _) in _children(node).items()}
+    )
+    own = [inner[name]] if name in inner else []
+    return [*own, *(found for value in inner.values() for found in arguments(value, name))]
 
 
 def leaves(description: Any, prefix: str = "") -> dict[str, Any]:

@@ -67,6 +67,11 @@ def made(tmp_path_factory):
         (place / name).write_bytes(text.encode("utf-8", "surrogateescape"))
     (place / "file").write_text("not a folder\n")
     (place / "empty").mkdir()
+    (place / "adapters").mkdir()
+    (place / "adapters" / "adapter_config.json").write_text("{}")
+    (place / "pickle.bin").write_bytes(b"\x80\x02}q\x00.")
+    (place / "short.gguf").write_bytes(b"GGUF\x03\x00")
+    (place / "short.bin").write_bytes(bytes(64))
     _damage(place)
     return place, _tree(place)
 
@@ -109,6 +114,7 @@ def _tree(place: pathlib.Path) -> dict[str, str]:
 
 
 FRESH = "workdir=new"
+EXPORT = ("export", TINY, *SHORT, "workdir=run")
 SAMPLE = ("sample", TINY, *SHORT, "workdir=run", "--prompt", "1+2=")
 
 # id, command line, words of the message.
@@ -271,6 +277,46 @@ ROWS = [
         "vocab-size.*1 or",
     ),
     ("an unknown objective", ("methods", "dpoo"), "'dpoo'.*dpo"),
+    # Model folders.
+    ("export without a folder", ("export", TINY, *SHORT, "workdir=run"), "--to"),
+    ("export over a folder", (*EXPORT, "--to", "run"), "--to run: there already.*choose another"),
+    ("export over a file", (*EXPORT, "--to", "file"), "--to file: there already"),
+    ("export to no name", (*EXPORT, "--to", ""), "--to names no folder"),
+    ("export without a run", ("export", TINY, *SHORT, FRESH, "--to", "out"), "new has no checkpoint.*train"),
+    ("export of an unknown stage", (*EXPORT, "--to", "out", "--stage", "x"), "'x'.*sft, dpo"),
+    ("export like what is no folder", (*EXPORT, "--to", "out", "--like", "empty"), "config.json"),
+    ("a shard of nothing", (*EXPORT, "--to", "out", "--shard-size", "0"), "shard-size.*500MB.*got 0"),
+    ("a shard of words", (*EXPORT, "--to", "out", "--shard-size", "big"), "shard-size.*500MB.*got big"),
+    ("an unknown dtype of floats", (*EXPORT, "--to", "out", "--dtype", "int8"), "dtype.*int8.*bfloat16"),
+    ("nothing to convert", ("convert", "nothing", "--to", "out"), "nothing: no such file or folder"),
+    ("a folder without a model", ("convert", "empty", "--to", "out"), "empty.*config.json"),
+    ("a file of another format", ("convert", "file", "--to", "out"), "file: no GGUF.*pickles are not read"),
+    ("a pickle", ("convert", "pickle.bin", "--to", "out"), "pickle.bin: no GGUF.*pickles are not read"),
+    ("a truncated GGUF file", ("convert", "short.gguf", "--to", "out"), "short.gguf.*GGUF"),
+    ("no llama2.c file", ("convert", "short.bin", "--to", "out"), "short.bin.*llama2.c"),
+    ("adapters alone", ("convert", "adapters", "--to", "out"), "adapters.*without their base.*export"),
+    ("a stage of a folder", ("convert", "empty", "--to", "out", "--stage", "dpo"), "--stage.*empty is none"),
+    ("an override of a folder", ("convert", "empty", "seed=1", "--to", "out"), "seed=1 is for runs"),
+    ("a tokenizer of a folder", ("convert", "empty", "--to", "out", "--tokenizer", "file"), "llama2.c"),
+    ("a model that is not there", ("check-model", "nothing"), "nothing: no such folder"),
+    ("a model folder without a model", ("check-model", "empty"), "empty: no config.json"),
+    ("an experiment to check", ("check-model", TINY), "no such folder.*config.json"),
+    ("sample of an empty folder", ("sample", "empty", "--prompt", "x"), "empty.*tokenizer.json"),
+    (
+        "a stage of a model",
+        ("sample", "empty", "--stage", "dpo", "--prompt", "x"),
+        "--stage.*empty is a folder",
+    ),
+    ("a folder of a run", ("chat", "run"), "run is the folder of a run.*workdir=run"),
+    ("a folder of a run to convert", ("convert", "run", "--to", "out"), "run is the folder of a run"),
+    ("a folder of a run to check", ("check-model", "run"), "run is the folder of a run"),
+    ("a knob of a model", ("sample", "empty", "steps=1", "--prompt", "x"), "empty.*no steps=.*mesh.tensor="),
+    ("a conversation without a template", (*SAMPLE, "--chat"), "tiny has no chat template.*--template"),
+    ("a template that is not there", (*SAMPLE, "--chat", "--template", "nothing"), "nothing does not exist"),
+    ("a system turn of no conversation", (*SAMPLE, "--system", "x"), "--system.*--chat"),
+    ("chat of an empty folder", ("chat", "empty"), "empty.*tokenizer.json"),
+    ("chat without a template", ("chat", TINY, *SHORT, "workdir=run"), "tiny has no chat template"),
+    ("a dtype of a run", ("chat", TINY, *SHORT, "workdir=run", "--dtype", "bfloat16"), "compute_dtype"),
 ]
 
 

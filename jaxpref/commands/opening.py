@@ -25,6 +25,9 @@ OWN = {
     "prepare": ("records", "workdir"),
     "evaluate": ("records", "workdir"),
     "sample": ("workdir",),
+    "chat": ("workdir",),
+    "export": ("workdir",),
+    "convert": ("workdir",),
     "describe": (),
 }
 

@@ -1,0 +1,162 @@
+"""Commands that write folders of the hub: of runs, and of files in other formats."""
+
+import contextlib
+import json
+import os
+import pathlib
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from jaxpref.commands.opening import Options, load, say_changes
+from jaxpref.commands.speaking import check_no_run, sources_of
+from jaxpref.data import hf_tokenizer
+from jaxpref.data.text.tokenizers import gguf_tokenizer_files, llama2c_tokenizer_files
+from jaxpref.models.architecture import TransformerSizes
+from jaxpref.models.gguf import gguf_config, gguf_sizes, gguf_weights
+from jaxpref.models.hub import hf_sizes, hf_weights, write_folder
+from jaxpref.models.hub.folder import open_folder
+from jaxpref.models.llama2c import llama2c_config, llama2c_sizes, llama2c_weights
+from jaxpref.training.export import export_params
+from jaxpref.training.params import trained_params
+from jaxpref.training.run import open_run
+from jaxpref.types import Params
+
+__all__ = ["convert", "export"]
+
+
+def export(options: Options) -> int:
+    experiment, workdir, _ = load(options)
+    _check_free(options.to)
+    run = open_run(experiment, workdir)
+    say_changes(run)
+    like = options.like or next(iter(sources_of(experiment)), None)
+    if like is None:
+        run.files.log("it came from no folder of the hub, so no tokenizer goes with it; --like DIR names one")
+    elif run.tokenizer is not None:
+        _say_other_tokenizer(run.tokenizer, like, run.files.log)
+    params = trained_params(run, stage=options.stage, step=options.step)
+    started = time.monotonic()
+    export_params(
+        run,
+        params,
+        options.to,
+        like=like,
+        dtype=options.dtype,
+        max_shard_bytes=options.shard_size,
+    )
+    _say_written(options.to, time.monotonic() - started)
+    return 0
+
+
+def convert(options: Options) -> int:
+    if options.file.partition(":")[0].endswith(".py"):
+        return export(options)
+    for name in ("stage", "step"):
+        if getattr(options, name) is not None:
+            raise ValueError(f"--{name} chooses among the checkpoints of a run; {options.file} is none")
+    if options.tokenizer and not (options.file.endswith(".bin") and options.like is None):
+        raise ValueError("--tokenizer is the file of a llama2.c checkpoint (.bin), without --like")
+    if options.overrides:
+        raise ValueError(f"{options.overrides[0]} is for runs (an experiment file); {options.file} is none")
+    _check_free(options.to)
+    started = time.monotonic()
+    with _model_of(pathlib.Path(options.file), options) as model:
+        write_folder(
+            model.params,
+            model.sizes,
+            options.to,
+            like=model.like,
+            dtype=options.dtype,
+            max_shard_bytes=options.shard_size,
+        )
+    _say_written(options.to, time.monotonic() - started)
+    return 0
+
+
+class _Model(NamedTuple):
+    sizes: TransformerSizes
+    params: Params
+    like: str | os.PathLike[str] | None  # what goes with the weights
+
+
+@contextlib.contextmanager
+def _model_of(source: pathlib.Path, options: Options) -> Iterator[_Model]:
+    """The model in a file or a folder, by what it is."""
+    like = options.like
+    if source.is_dir():
+        check_no_run(options.file)
+        if (source / "adapter_config.json").is_file() and not (source / "config.json").is_file():
+            raise ValueError(
+                f"{source} holds adapters without their base; `jaxpref export` of their run writes the model"
+            )
+        yield _Model(hf_sizes(source), hf_weights(source), like or source)
+        return
+    if not source.is_file():
+        raise ValueError(
+            f"{source}: no such file or folder; give a folder of the hub, a GGUF or llama2.c file"
+        )
+    with open(source, "rb") as file:
+        start = file.read(4)
+    if start == b"GGUF":
+        files = gguf_tokenizer_files(str(source)) if like is None else {}
+        config = gguf_config(source)
+        with _folder_of(files, config) as made:
+            yield _Model(gguf_sizes(source), gguf_weights(source, lazy=True), like or made)
+    elif source.suffix == ".bin" and start[:2] != b"PK" and start[:1] != b"\x80":  # neither kind of pickle
+        files = llama2c_tokenizer_files(options.tokenizer) if options.tokenizer else {}
+        with _folder_of(files, llama2c_config(source)) as made:
+            yield _Model(llama2c_sizes(source), llama2c_weights(source), like or made)
+    else:
+        raise ValueError(
+            f"{source}: no GGUF file, no llama2.c checkpoint and no experiment file; of safetensors, give "
+            "the folder that has their config.json too; pickles are not read, since they may run code"
+        )
+
+
+@contextlib.contextmanager
+def _folder_of(files: Mapping[str, str], config: Mapping[str, Any]) -> Iterator[pathlib.Path]:
+    """A passing folder that says of a model what its weights do not."""
+    settings = {name: value for name, value in config.items() if name.endswith("_token_id")}
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        for file, text in files.items():
+            (folder / file).write_text(text, encoding="utf-8")
+        (folder / "config.json").write_text(json.dumps(dict(config)), encoding="utf-8")
+        (folder / "generation_config.json").write_text(
+            json.dumps(settings, indent=2) + "\n", encoding="utf-8"
+        )
+        yield folder
+
+
+def _check_free(target: str) -> None:
+    """Before hours of reading; what writes looks again."""
+    path = pathlib.Path(target)
+    if not target.strip():
+        raise ValueError("--to names no folder; give one, such as --to models/mine")
+    if os.path.lexists(path) and (not path.is_dir() or any(path.iterdir())):
+        raise ValueError(f"--to {target}: there already; nothing is written over, choose another folder")
+
+
+def _say_other_tokenizer(tokenizer: Any, like: str, say: Callable[[str], None]) -> None:
+    if not (pathlib.Path(like) / "tokenizer.json").is_file():
+        say(f"{like} has no tokenizer.json, so no tokenizer goes with the model")
+    elif hf_tokenizer(like).fingerprint != tokenizer.fingerprint:
+        say(
+            f"the tokenizer of {like} goes with the model; the run was trained with another one, or with "
+            "others of its tokens as BOS, EOS and padding"
+        )
+
+
+def _say_written(target: str, seconds: float) -> None:
+    tensors = open_folder(target)
+    count, size = (sum(getattr(x, name) for x in tensors.values()) for name in ("size", "nbytes"))
+    files = len(list(pathlib.Path(target).glob("*.safetensors")))
+    if jax.process_index() == 0:
+        print(
+            f"wrote {target}: {len(tensors)} tensors, {count:,} parameters, {size / 1e6:,.1f} MB in {files} "
+            f"file{'s' * (files != 1)}, {seconds:.1f} s; `jaxpref check-model {target}` checks it"
+        )

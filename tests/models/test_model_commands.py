@@ -1,0 +1,195 @@
+"""Commands on model folders: written, converted, checked, and talked with."""
+
+import dataclasses
+import io
+import json
+import re
+import sys
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+from launch import TINY, here
+from model_folder import ENDS, SIZES, model_folder, params
+from numpy_decoder import next_token_log_probs
+from scipy.special import log_softmax
+
+from jaxpref import cli, config
+from jaxpref.commands import checking, speaking
+from jaxpref.data import hf_tokenizer, llama2c_tokenizer
+from jaxpref.models.hub import hf_end_ids, hf_sizes, hf_weights, write_folder
+from jaxpref.models.hub.folder import open_folder
+from jaxpref.models.transformer import Transformer
+from jaxpref.training.export import export_params
+from jaxpref.training.run import open_run
+
+pytest.importorskip("tokenizers", reason="needs the optional package tokenizers")
+
+
+@pytest.fixture(autouse=True)
+def _once(monkeypatch):
+    """What a folder's policy compiles is compiled once for all tests."""
+
+    def known(options, **more):
+        if options.file not in _KNOWN:
+            _KNOWN[options.file] = _opened(options, **more)
+        return _KNOWN[options.file]
+
+    for module in (speaking, checking):
+        monkeypatch.setattr(module, "model_of_folder", known)
+
+
+_KNOWN, _opened = {}, speaking.model_of_folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return model_folder(tmp_path_factory.mktemp("models") / "tiny")
+
+
+def _leaves(tree):
+    return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree.leaves_with_path(tree)}
+
+
+def _equal(first, second):
+    first, second = _leaves(first), _leaves(second)
+    assert first.keys() == second.keys()
+    for name, array in first.items():
+        assert array.dtype == second[name].dtype
+        np.testing.assert_array_equal(array, second[name], err_msg=name)
+
+
+def test_a_folder_is_copied_bit_for_bit_with_what_belongs_to_it(folder, tmp_path):
+    output = here("convert", str(folder), "--to", str(tmp_path / "copy"))
+    assert "wrote" in output
+    assert "in 1 file," in output
+    given, made = open_folder(folder), open_folder(tmp_path / "copy")
+    assert given.keys() == made.keys()
+    for name, array in given.items():
+        assert (made[name].dtype, made[name][...].tobytes()) == (array.dtype, array[...].tobytes())
+    for name in ("tokenizer.json", "chat_template.jinja", "generation_config.json"):
+        assert (tmp_path / "copy" / name).read_bytes() == (folder / name).read_bytes()
+    assert hf_end_ids(tmp_path / "copy") == ENDS
+
+
+def test_a_folder_is_cast_and_cut_into_shards(folder, tmp_path):
+    out = tmp_path / "cast"
+    here("convert", str(folder), "--to", str(out), "--dtype", "bfloat16", "--shard-size", "5kB")
+    assert len(list(out.glob("*.safetensors"))) > 2
+    assert all(file.stat().st_size < 12_000 for file in out.glob("*.safetensors"))
+    cast = jax.tree.map(lambda x: x.astype(ml_dtypes.bfloat16), params())
+    _equal(hf_weights(out), cast)
+
+
+def test_a_run_is_exported_bit_for_bit(tmp_path, one_device):
+    run = open_run(config.load(TINY), tmp_path / "run", log=lambda text: None)
+    rng = np.random.default_rng(1)
+    weights = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(x.dtype), run.abstract_params)
+    export_params(run, weights, tmp_path / "model")
+    _equal(hf_weights(tmp_path / "model"), weights)
+    assert hf_sizes(tmp_path / "model") == run.policy.model.sizes
+    for model, message in (
+        (dataclasses.replace(run.policy.model, outputs=1), "reward model"),
+        (None, "no transformer"),
+    ):
+        other = dataclasses.replace(run, policy=run.policy._replace(model=model))
+        with pytest.raises(ValueError, match=message):
+            export_params(other, weights, tmp_path / "other")
+
+
+def test_llama2c_becomes_a_folder_with_its_tokenizer(data_root, tmp_path):
+    source = data_root / "stories260K"
+    given = ["--tokenizer", str(source / "tok512.bin"), "--to", str(tmp_path / "stories")]
+    here("convert", str(source / "stories260K.bin"), *given)
+    made, known = hf_tokenizer(str(tmp_path / "stories")), llama2c_tokenizer(str(source / "tok512.bin"))
+    assert (made.bos_id, made.eos_id, made.pad_id) == (known.bos_id, known.eos_id, known.pad_id)
+    for text in ("Once upon a time, Zoë said: 好 🙂\n\n  Bye  now .", " x", "aaaaaaaa the the", ""):
+        assert made.encode(text) == known.encode(text)
+        assert made.decode(made.encode(text)) == known.decode(known.encode(text))
+    assert hf_end_ids(tmp_path / "stories") == (known.eos_id,)
+
+
+class TestAnswers:
+    def test_one_prompt_is_answered_as_it_is_among_others(self, folder, capsys, one_device):
+        """Alone it is streamed, with others it is drawn at once."""
+        given = ["sample", str(folder), "--max-tokens", "6", "--temperature", "1", "--prompt", "hello"]
+        assert cli.main(given) == 0
+        alone = capsys.readouterr().out
+        assert cli.main([*given, "--prompt", "another one"]) == 0
+        assert capsys.readouterr().out.startswith(alone)
+        assert len(alone) > len("hello\n")
+
+    def test_a_conversation_in_lines(self, folder, capsys, monkeypatch, one_device):
+        monkeypatch.setattr(sys, "stdin", io.StringIO("h\no\n\n/reset\nh\n/exit\nnot said"))
+        asked, ids = [], speaking.conversation_ids
+        monkeypatch.setattr(speaking, "conversation_ids", lambda *a: asked.append(a[2]) or ids(*a))
+        assert (
+            cli.main(["chat", str(folder), "--system", "x", "--temperature", "0", "--max-tokens", "1"]) == 0
+        )
+        out = capsys.readouterr().out
+        roles = [[turn["role"] for turn in messages] for messages in asked]
+        assert roles == [["system", "user"], ["system", "user", "assistant", "user"], ["system", "user"]]
+        assert asked[0] == asked[2]
+        first = asked[1][2]["content"]
+        assert first
+        assert out.startswith(first + "\n")
+        assert out.endswith(first + "\n"), "a new conversation begins as the first one did"
+
+
+class TestCheck:
+    def test_a_right_folder(self, folder):
+        output = here("check-model", str(folder), "--prompt", "h", "--max-tokens", "1")
+        for words in (
+            "family               llama",
+            "264 rows, 259 ids, 5 padded",
+            "the same",
+            "257, 258; BOS None",
+            "a first turn is",
+            "mean log-prob",
+            "greedy text",
+            f"{folder}: right",
+        ):
+            assert words in output, output
+
+    def test_weights_that_are_not_finite(self, tmp_path):
+        broken = params()
+        broken["blocks"]["mlp"]["up"]["weight"] = np.full_like(
+            broken["blocks"]["mlp"]["up"]["weight"], np.nan
+        )
+        write_folder(broken, SIZES, tmp_path / "broken")
+        (tmp_path / "broken" / "generation_config.json").write_text(json.dumps({"eos_token_id": 2}))
+        output = here("check-model", str(tmp_path / "broken"), expect=1)
+        assert "WRONG mean log-prob" in output
+        assert "NOT right" in output
+
+    def test_against_another_library(self, folder, monkeypatch):
+        """Which gives what we give for the text, and other logits for random ids."""
+        seen = []
+
+        def logits(path, tokens, *, keep):
+            ours = checking._logits(Transformer(SIZES), params(), _KNOWN[path][2], tokens, keep)
+            logps = next_token_log_probs(SIZES, params(), tokens[0])[-1 - keep : -1]
+            np.testing.assert_allclose(log_softmax(ours[0], -1), logps, atol=1e-4)
+            seen.append(tokens)
+            return "6.0", ours + (0.99e-4 if len(seen) == 1 else 1.01e-4) * np.abs(ours).max()
+
+        ids = hf_tokenizer(str(folder)).encode("no text")
+        for name, value in {
+            "_TEXT": "no text",
+            "_LENGTH": len(ids),
+            "check_transformers": lambda: None,
+            "transformers_logits": logits,
+            "transformers_ids": lambda path, text: (ids, ids),
+        }.items():
+            monkeypatch.setattr(checking, name, value)
+        given = ("--against-transformers", "--prompt", "h", "--max-tokens", "1")
+        output = here("check-model", str(folder), *given, expect=1)
+        assert re.findall("^(.*)transformers 6.0", output, re.MULTILINE) == ["", "WRONG "]
+        assert "WRONG its template" in output, "a turn is more than its text"
+        assert "WRONG its tokens" not in output
+
+    def test_without_the_other_library(self, folder, monkeypatch, capsys):
+        monkeypatch.setitem(sys.modules, "torch", None)
+        assert cli.main(["check-model", str(folder), "--against-transformers"]) == 2
+        assert "needs torch and transformers" in capsys.readouterr().err
