@@ -20,6 +20,15 @@ writers=NAME,... (csv, tensorboard, package.module:function; default tensorboard
 beside metrics.jsonl."""
 
 
+# What a command works on.
+FILES = {
+    "FILE": "experiment file, or FILE.py:function",
+    "FILE|DIR": "experiment file (or FILE.py:function), or a model folder",
+    "SOURCE": "a GGUF file, a llama2.c checkpoint, a model folder, or an experiment file",
+    "DIR": "model folder; mesh.tensor= and the like say how devices share it",
+}
+
+
 class _Once(argparse._StoreAction):
     """An option that may be given once: of two the first would be dropped."""
 
@@ -150,11 +159,11 @@ def _adder(commands: argparse._SubParsersAction) -> Callable[..., argparse.Argum
             name,
             help=summary,
             description=summary,
-            epilog=OVERRIDES if file == "FILE" else None,
+            epilog=None if file in (None, "DIR") else OVERRIDES,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        if file == "FILE":
-            sub.add_argument("file", metavar="FILE", help="experiment file, or FILE.py:function")
+        if file is not None:
+            sub.add_argument("file", metavar=file, help=FILES[file])
             sub.add_argument("overrides", nargs="*", metavar="key=value")
         sub.set_defaults(run=run, command=name, trains=name in ("train", "sweep"))
         return sub
@@ -196,9 +205,14 @@ def _add_results(commands: argparse._SubParsersAction) -> None:
         "evaluate", "run the held-out pass and evaluators on trained params", lambda c, o: c.evaluate(o)
     )
     sample = add(
-        "sample", "answer a prompt with a run's params, or a model folder's", lambda c, o: c.sample(o)
+        "sample",
+        "answer a prompt with a run's params, or a model folder's",
+        lambda c, o: c.sample(o),
+        file="FILE|DIR",
     )
-    chat = add("chat", "talk with a run's model, or a model folder's", lambda c, o: c.chat(o))
+    chat = add(
+        "chat", "talk with a run's model, or a model folder's", lambda c, o: c.chat(o), file="FILE|DIR"
+    )
     for sub in (evaluate, sample, chat):
         _add_checkpoint(sub)
     sample.add_argument("--prompt", action="append", required=True, help="prompt text; may be repeated")
@@ -254,6 +268,7 @@ def _add_models(commands: argparse._SubParsersAction) -> None:
         "convert",
         "write a model folder from a GGUF file, a llama2.c checkpoint, a folder or a run",
         lambda c, o: c.convert(o),
+        file="SOURCE",
     )
     for sub in (export, convert):
         _add_checkpoint(sub)
@@ -278,6 +293,7 @@ def _add_models(commands: argparse._SubParsersAction) -> None:
         "check-model",
         "is a model folder read right: round trip, forward pass, greedy text",
         lambda c, o: c.check_model(o),
+        file="DIR",
     )
     check.add_argument(
         "--against-transformers", action="store_true", help="compare its logits with the library's"
