@@ -91,7 +91,7 @@ def test_evaluate_and_sample_a_run(trained):
         r for r in map(json.loads, reversed(logged)) if r["split"] == "eval" and r["stage"] == "dpo"
     )
     assert f"{expected['loss']:.5g}" in output, "the same figure as at the end of training"
-    with mock.patch("jaxpref.commands.answering.Prompts", wraps=Prompts) as answered:
+    with mock.patch("jaxpref.commands.speaking.Prompts", wraps=Prompts) as answered:
         output = here(
             "sample", TINY, "steps=4", f"workdir={trained}", "--prompt", "12+34=", "--num-samples", "2",
             "--temperature", "1", "--max-tokens", "5",
