@@ -66,7 +66,7 @@ class ModelTemplate:
         variables = {**self.given, "messages": plain, "add_generation_prompt": generation}
         try:
             with self._lock:
-                return self.sandbox.render(self.compiled, len(str(plain)), variables)
+                return self.sandbox.render(self.compiled, variables)
         except Refused as error:
             raise Unwritten(rules.REFUSED.format(str(error)[:100])) from error
         except Exception as error:  # whatever its expressions stumble on

@@ -7,7 +7,9 @@ that does more than any chat can need is stopped, after the same step on every m
 
 import functools
 import json
+import math
 import re
+import sys
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -63,6 +65,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             optimized=False,  # no expression is computed while the template is compiled
         )
         self._left, self._until = 0, 0.0
+        self._sizes: dict[int, int] = {}  # of the input, by the id of each of its parts
         self.globals = {
             name: self.globals[name] for name in ("range", "dict", "namespace", "joiner", "cycler")
         }
@@ -77,8 +80,11 @@ class Sandbox(ImmutableSandboxedEnvironment):
         tree = Counted(guard).visit(self.parse(source))
         return jinja2.Template.from_code(self, self.compile(tree), self.make_globals(None))
 
-    def render(self, template: jinja2.Template, size: int, variables: dict[str, Any]) -> str:
-        """The text; `size`: characters of the input, of which more may be made."""
+    def render(self, template: jinja2.Template, variables: dict[str, Any]) -> str:
+        """The text. More may be made where `variables` are longer."""
+        self._sizes = {}
+        self._left, self._until = sys.maxsize, math.inf
+        size = sum(self._measured(value) for value in variables.values())
         self._left, self._until = WORK + 100 * size, time.monotonic() + SECONDS
         return template.render(variables)
 
@@ -90,21 +96,33 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def weighed(self, value: Any) -> Any:
         """A value that was made: all of it counts, as often as it stands there."""
-        if isinstance(value, str):
-            self.charge(1 + len(value))
-        elif isinstance(value, dict):
-            self.charge(1 + len(value))
-            for part in value.values():
-                self.weighed(part)
-        elif isinstance(value, list | tuple):
-            self.charge(1 + len(value))
-            for part in value:
-                self.weighed(part)
-        elif isinstance(value, int) and value.bit_length() > 4096:
-            raise _TooMuch("it computes with numbers of thousands of digits")
-        else:
-            self.charge(1)
+        self.charge(len(value) + 1 if type(value) is str else self._size(value, self._left))
         return value
+
+    def _size(self, value: Any, most: int) -> int:
+        """Characters and parts of a value, or more than `most`."""
+        if isinstance(value, str):
+            return len(value) + 1
+        if not isinstance(value, dict | list | tuple):
+            if isinstance(value, int) and value.bit_length() > 4096:
+                raise _TooMuch("it computes with numbers of thousands of digits")
+            return 1
+        total = self._sizes.get(id(value), 0)
+        if not total:
+            for part in value.values() if isinstance(value, dict) else value:
+                total += self._size(part, most - total)
+                if total > most:
+                    break
+        return total + 1
+
+    def _measured(self, value: Any) -> int:
+        """The size of a part of the input, which is remembered as long as the input is there."""
+        size = self._size(value, self._left)
+        if isinstance(value, dict | list):
+            for part in value.values() if isinstance(value, dict) else value:
+                self._measured(part)
+            self._sizes[id(value)] = size
+        return size
 
     def joined(self, between: str, parts: Iterable[Any]) -> str:
         texts = [str(self.weighed(part)) for part in parts]
@@ -125,14 +143,16 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return self.weighed(super().call_binop(context, operator, left, right))
 
     def getattr(self, obj: Any, attribute: str) -> Any:
-        return self._method(obj, attribute) or super().getattr(obj, attribute)
+        given = self._method(obj, attribute) if attribute in ("join", "replace") else None
+        return given or super().getattr(obj, attribute)
 
     def getitem(self, obj: Any, argument: Any) -> Any:
-        return self._method(obj, argument) or super().getitem(obj, argument)
+        given = self._method(obj, argument) if argument in ("join", "replace") else None
+        return given or super().getitem(obj, argument)
 
-    def _method(self, obj: Any, name: Any) -> Callable[..., Any] | None:
+    def _method(self, obj: Any, name: str) -> Callable[..., Any] | None:
         """The methods of texts that could make one of any length."""
-        if not isinstance(obj, str) or name not in ("join", "replace"):
+        if not isinstance(obj, str):
             return None
         if name == "join":
             return lambda parts: self.joined(obj, parts)
