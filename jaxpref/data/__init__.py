@@ -21,6 +21,7 @@ from jaxpref.data.text.boundary import encode_example as encode_example
 from jaxpref.data.text.dialogue import chatml_template as chatml_template
 from jaxpref.data.text.dialogue import conversation_ids as conversation_ids
 from jaxpref.data.text.dialogue import hh_template as hh_template
+from jaxpref.data.text.dialogue import reply_end as reply_end
 from jaxpref.data.text.dialogue import turn_template as turn_template
 from jaxpref.data.text.templates.hub import hf_template as hf_template
 from jaxpref.data.text.tokenizers import Tokenizer as Tokenizer

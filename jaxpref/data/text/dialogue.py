@@ -10,7 +10,7 @@ from typing import Protocol
 
 from jaxpref.data.text.boundary import Written, prompt_ids
 from jaxpref.data.text.messages import HH_NAMES, HH_REPLY, Message, messages_from_json
-from jaxpref.data.text.tokenizers.base import Tokenizer, encode_marked, marked
+from jaxpref.data.text.tokenizers.base import Tokenizer, added_texts, encode_marked, marked
 
 __all__ = [
     "Template",
@@ -20,6 +20,7 @@ __all__ = [
     "conversation_ids",
     "hh_template",
     "own_form",
+    "reply_end",
     "turn_template",
     "without_lead",
 ]
@@ -118,6 +119,13 @@ def hh_template() -> TurnTemplate:
 def chatml_template() -> TurnTemplate:
     """ChatML: "<|im_start|>role\\n...<|im_end|>\\n" per turn; the tokenizer's EOS ends the reply."""
     return TurnTemplate(_chatml)
+
+
+def reply_end(tokenizer: Tokenizer, template: Template) -> int:
+    """The token that ends a reply in a template: its own (`<|im_end|>`), or the tokenizer's EOS."""
+    question, answer = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hi"}
+    written = template.written([question], [answer], added_texts(tokenizer), end=True)
+    return encode_marked(tokenizer, written.wholes[0])[-1] if any(written.ended) else tokenizer.eos_id
 
 
 def own_form(messages: Sequence[Message]) -> tuple[str, str]:

@@ -16,6 +16,7 @@ __all__ = ["Kept", "Texts"]
 
 PLAIN = "plain text, joined as it stands; other rows are turns"
 TURNS = "turns, written in a template"
+ARGUMENTS = "the arguments of a tool call are JSON as text, and are read as the object"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Kept:
         self.truncated["prompts"] += example.prompt_truncated
         self.truncated["responses"] += example.responses_truncated
         self.notes.update(notes)
-        self.notes.update([*example.notes, *([] if reads_all else _unused_keys(row, names))])
+        self.notes.update([*example.notes, *_of_turns(row, names, reads_all=reads_all)])
         self.notes[TURNS if texts.prompt.turns else PLAIN] += 1
         self.examples.append(example)
         self.values.append(texts.values)
@@ -94,8 +95,14 @@ class Kept:
         }
 
 
-def _unused_keys(row: Mapping[str, Any], names: set[str]) -> list[str]:
-    """What turns say beside role and content."""
+def _of_turns(row: Mapping[str, Any], names: set[str], *, reads_all: bool) -> list[str]:
+    """What is said of the turns of a row: keys that are not used, and arguments that were text."""
     turns = [turn for name in names if isinstance(row.get(name), list) for turn in row[name]]
-    keys = {key for turn in turns if isinstance(turn, dict) for key in turn if turn[key] is not None}
+    turns = [turn for turn in turns if isinstance(turn, dict)]
+    if reads_all:
+        calls = [call for turn in turns for call in turn.get("tool_calls") or () if isinstance(call, dict)]
+        functions = [call.get("function", call) for call in calls]
+        texts = any(isinstance(f, dict) and isinstance(f.get("arguments"), str) for f in functions)
+        return [ARGUMENTS] * texts
+    keys = {key for turn in turns for key in turn if turn[key] is not None}
     return [f"a turn has {key!r}, which is not used" for key in sorted(keys - {"role", "content"})]

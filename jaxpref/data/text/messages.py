@@ -1,5 +1,6 @@
 """Messages: the turns of a conversation, as files have them."""
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -8,6 +9,7 @@ __all__ = [
     "HH_NAMES",
     "HH_REPLY",
     "Message",
+    "check_text",
     "hh_turns",
     "messages_from_json",
     "one_reply",
@@ -35,12 +37,25 @@ def reply(text: str) -> Message:
     return {"role": "assistant", "content": text}
 
 
+def check_text(name: str, text: str) -> None:
+    """Raises ValueError for a text that is a list of turns, written as JSON."""
+    if text.lstrip()[:2] != "[{":
+        return
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return
+    if all(isinstance(turn, dict) and "role" in turn for turn in value):
+        raise ValueError(f"{name}: turns as JSON inside a text; make them a list of objects in the file")
+
+
 def one_reply(name: str, value: Any) -> Message:
     """A response that is a text, a turn of the assistant, or a list of one.
 
     Raises ValueError for anything else.
     """
     if isinstance(value, str):
+        check_text(name, value)
         return reply(value)
     if isinstance(value, dict):
         value = [value]
@@ -65,8 +80,8 @@ def hh_turns(text: str) -> list[Message]:
 def messages_from_json(value: Any) -> list[Message]:
     """Messages from `[{"role": ..., "content": ...}, ...]`, without keys whose value is null.
 
-    A turn of the assistant that only calls tools has the content "". Raises ValueError that says which turn
-    is wrong.
+    A turn of the assistant that only calls tools has the content "", and arguments of tools that are JSON as
+    text are the object. Raises ValueError that says which turn is wrong.
     """
     messages = []
     for index, turn in enumerate(value):
@@ -74,7 +89,7 @@ def messages_from_json(value: Any) -> list[Message]:
             raise ValueError(f'turn {index}: expected {{"role": ..., "content": ...}}, got {str(turn)[:60]}')
         message = {str(key): part for key, part in turn.items() if part is not None}
         if message.get("tool_calls"):
-            message.setdefault("content", "")
+            message = {"content": "", **message, "tool_calls": _calls(message["tool_calls"])}
         role, content = message.get("role"), message.get("content")
         if role not in ROLES or not isinstance(content, str):
             raise ValueError(
@@ -83,3 +98,20 @@ def messages_from_json(value: Any) -> list[Message]:
             )
         messages.append(message)
     return messages
+
+
+def _calls(given: Any) -> Any:
+    """Calls of tools whose arguments are objects."""
+    if isinstance(given, list | tuple):
+        return [_calls(call) for call in given]
+    if not isinstance(given, Mapping):
+        return given
+    parsed = {"function": _calls(given["function"])} if "function" in given else {}
+    arguments = given.get("arguments")
+    if isinstance(arguments, str):
+        try:
+            value = json.loads(arguments)
+        except (ValueError, RecursionError):
+            value = None
+        parsed |= {"arguments": value} if isinstance(value, dict) else {}
+    return {**given, **parsed}

@@ -5,7 +5,15 @@ from collections import Counter
 from typing import Any, NamedTuple
 
 from jaxpref.data.text.boundary import UNEQUAL_PROMPTS, Drop, stable_group
-from jaxpref.data.text.messages import HH_REPLY, Message, hh_turns, messages_from_json, reply, user_turn
+from jaxpref.data.text.messages import (
+    HH_REPLY,
+    Message,
+    check_text,
+    hh_turns,
+    messages_from_json,
+    reply,
+    user_turn,
+)
 from jaxpref.data.text.prompts import Prompt, PromptFields, asked, asked_in_turns, check_shared
 
 __all__ = ["Pair", "PairFields", "hh_pair", "jsonl_pair"]
@@ -108,6 +116,8 @@ def _response(row: dict[str, Any], name: str) -> str | list:
     value = row[name]
     if not isinstance(value, str | list | dict):
         raise ValueError(f"{name}: expected a text or a list of turns, got {type(value).__name__}")
+    if isinstance(value, str):
+        check_text(name, value)
     return [value] if isinstance(value, dict) else value
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from jaxpref.data.text.boundary import stable_group
 from jaxpref.data.text.dialogue import own_form
-from jaxpref.data.text.messages import HH_REPLY, Message, hh_turns, messages_from_json, user_turn
+from jaxpref.data.text.messages import HH_REPLY, Message, check_text, hh_turns, messages_from_json, user_turn
 
 __all__ = [
     "Prompt",
@@ -127,6 +127,8 @@ def asked(row: dict[str, Any], fields: PromptFields) -> Prompt | None:
     for name, value in zip((n for n in fields.prompts if n in row), given, strict=True):
         if not isinstance(value, str | list):
             raise ValueError(f"{name}: expected a text or a list of turns, got {type(value).__name__}")
+        if isinstance(value, str):
+            check_text(name, value)
         if value == []:
             raise ValueError(f"{name}: expected a text or a list of turns, got an empty list")
     if isinstance(given[0], list):

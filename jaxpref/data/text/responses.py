@@ -78,6 +78,8 @@ def one_answer(
             raise ValueError(f"expected {' or '.join(names)}, got {' and '.join(given) or holding(row)}")
         prompt = _asked(row, messages, fields, [])
         return prompt, prompt.answered([one_reply(given[0], row[given[0]])], fields, notes)
+    if not isinstance(row[messages], list):
+        raise ValueError(f"{messages}: expected a list of turns, got {type(row[messages]).__name__}")
     turns = _turns(messages, row[messages])
     prompt = _asked(row, None, fields, turns[:-1])
     if any(turn["role"] == "assistant" for turn in turns[:-1]):

@@ -19,7 +19,6 @@ NO_END = "the template ends no reply, so EOS follows"
 OPENED = "the template writes {!r} in front of a reply, which is scored"
 CHANGED = "the template leaves out or changes part of a reply"
 CHANGED_BEFORE = "the template leaves out or changes part of an earlier turn"
-QUOTED = "the template quotes the arguments of a tool call once more, since they are text"
 
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 
@@ -78,11 +77,7 @@ def said_of(reply: Message, prompt: str, head: str, body: str) -> list[str]:
 
 
 def _of_calls(message: Message, text: str) -> list[str]:
-    calls = called(message)
-    missing = any(str(call.get("name", "")) not in text for call in calls)
-    arguments = [call.get("arguments") for call in calls]
-    quoted = any(isinstance(given, str) and _squeezed(given) not in _squeezed(text) for given in arguments)
-    return [NO_CALLS] * missing + [QUOTED] * (quoted and not missing)
+    return [NO_CALLS] * any(str(call.get("name", "")) not in text for call in called(message))
 
 
 def called(message: Message) -> list[Mapping[str, Any]]:
