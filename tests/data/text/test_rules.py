@@ -1,9 +1,10 @@
 """Records in a cache are found by the version of the rules that made them, so whoever changes what the rules
 make raises the version: the content of a few examples is written down for each."""
 
+from chat_folders import chat_folder, oracle
 from jsonl_files import jsonl
 
-from jaxpref.data import Records, bytes_tokenizer
+from jaxpref.data import Records, bytes_tokenizer, hf_tokenizer
 from jaxpref.data.content import content_of
 from jaxpref.data.text import encoding, reading
 from jaxpref.data.text.boundary import Drop
@@ -11,11 +12,13 @@ from jaxpref.data.text.dialogue import chatml_template
 from jaxpref.data.text.encoding import Encoding, encode_texts
 from jaxpref.data.text.jsonl import jsonl_labelled, jsonl_lists, jsonl_pairs
 from jaxpref.data.text.pairs import hh_pair
+from jaxpref.data.text.templates import hub
 from jaxpref.data.text.tokenizers.base import digest
 
 TURN = "\n\nHuman: What is {}?\n\nAssistant: It is"
 # version of the rules -> start of the content's SHA-256. A line changes together with its version alone.
 HH = {3: "b4d39179d3234318"}
+TEMPLATES = {1: "c45f8cd34c982111"}
 LINES = {(3, 2): "0a70f8860ae1d95f"}
 
 
@@ -65,3 +68,18 @@ def test_what_the_rules_make_of_lines_changes_with_their_version(tmp_path, monke
     ]
     found = digest(*(content_of(records) for records in made))[:16]
     assert {(encoding.RULES, reading._VERSION): found} == LINES
+
+
+def test_what_the_rules_make_in_templates_of_models_changes_with_their_version(tmp_path):
+    """How they are rendered, how a reply ends, and what is said of it."""
+    written = []
+    for name in oracle()["templates"]:
+        folder = chat_folder(tmp_path, name)
+        template, added = hub.hf_template(folder, date="2026-12-01"), hf_tokenizer(folder).added
+        for messages in oracle()["conversations"].values():
+            try:
+                made = template.written(messages[:-1], messages[-1:], added, end=True)
+                written.append(repr((made.prompt, made.wholes, made.ended, made.bos, made.notes)))
+            except ValueError as error:
+                written.append(type(error).__name__)
+    assert {hub.VERSION: digest(*written)[:16]} == TEMPLATES

@@ -13,11 +13,13 @@ from jaxpref.data import (
     bytes_tokenizer,
     characters_tokenizer,
     gguf_tokenizer,
+    hf_template,
     hf_tokenizer,
     llama2c_tokenizer,
     sentencepiece_tokenizer,
     train_sentencepiece,
 )
+from jaxpref.data.text.tokenizers import gguf_tokenizer_files
 
 TEXTS = [
     "",
@@ -220,6 +222,82 @@ class TestHuggingFace:
         with pytest.raises(ValueError, match="pass eos_token"):
             hf_tokenizer(str(folder))
 
+    def test_bos_is_what_is_put_in_front(self, folder):
+        """A name alone puts nothing there; a post-processor does, or `add_bos_token` where there is none."""
+        import tokenizers
+
+        assert hf_tokenizer(str(folder)).bos_id is None
+        config = json.loads((folder / "tokenizer_config.json").read_text())
+        (folder / "tokenizer_config.json").write_text(json.dumps(config | {"add_bos_token": True}))
+        assert hf_tokenizer(str(folder)).bos_id == 1
+        loaded = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+        loaded.post_processor = tokenizers.processors.TemplateProcessing(
+            single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)]
+        )
+        loaded.save(str(folder / "tokenizer.json"))
+        assert hf_tokenizer(str(folder)).bos_id == 0, "what is put there, whatever is named"
+        (folder / "tokenizer_config.json").write_text(json.dumps(config | {"add_bos_token": False}))
+        with pytest.raises(
+            ValueError, match=r"puts BOS in front .* says add_bos_token=false; say which it is"
+        ):
+            hf_tokenizer(str(folder))
+        assert hf_tokenizer(str(folder), bos_token="").bos_id is None
+        assert hf_tokenizer(str(folder), bos_token="<|im_start|>").bos_id == 1
+        loaded.post_processor = tokenizers.processors.TemplateProcessing(
+            single="<|endoftext|> <|im_start|> $A",
+            special_tokens=[("<|endoftext|>", 0), ("<|im_start|>", 1)],
+        )
+        loaded.save(str(folder / "tokenizer.json"))
+        with pytest.raises(ValueError, match=r"puts 2 tokens in front of a text; say which one is BOS"):
+            hf_tokenizer(str(folder))
+
+    def test_names_in_the_forms_of_both_generations(self, folder):
+        config = folder / "tokenizer_config.json"
+        config.unlink()
+        names = {"eos_token": {"content": "<|im_end|>", "lstrip": False}, "pad_token": "<|endoftext|>"}
+        (folder / "special_tokens_map.json").write_text(json.dumps(names))
+        tokenizer = hf_tokenizer(str(folder))
+        assert (tokenizer.eos_id, tokenizer.pad_id) == (2, 0)
+        config.write_text(json.dumps({"eos_token": "<|endoftext|>", "pad_token": None}))
+        assert hf_tokenizer(str(folder)).eos_id == 0, "the configuration comes first"
+        config.write_text("[]")
+        with pytest.raises(ValueError, match=r"tokenizer_config\.json: expected a JSON object, got list"):
+            hf_tokenizer(str(folder))
+
+    def test_added_tokens(self, folder):
+        """Tokens that only the configuration adds are read as transformers reads them."""
+        size = 3 + 256 + 6
+        config = json.loads((folder / "tokenizer_config.json").read_text())
+        added = {
+            str(size): {"content": "<think>", "special": False},
+            "2": {"content": "<|im_end|>", "special": True},
+        }
+        before = hf_tokenizer(str(folder))
+        (folder / "tokenizer_config.json").write_text(json.dumps(config | {"added_tokens_decoder": added}))
+        tokenizer = hf_tokenizer(str(folder))
+        assert tokenizer.vocab_size == size + 1
+        assert tokenizer.encode("<think>") == [size]
+        assert tokenizer.fingerprint != before.fingerprint
+        assert (tokenizer.added[-1], tokenizer.controls) == ("<think>", before.controls)
+        added = {str(size + 5): {"content": "<think>"}}
+        (folder / "tokenizer_config.json").write_text(json.dumps(config | {"added_tokens_decoder": added}))
+        with pytest.raises(
+            ValueError, match=r"'<think>' is token 270, and with .* the files are of different"
+        ):
+            hf_tokenizer(str(folder))
+        named = config | {
+            "eos_token": "hello"
+        }  # of the vocabulary, and no token of its own until it is named
+        (folder / "tokenizer_config.json").write_text(json.dumps(named))
+        assert before.encode(" hello") == [before.encode(" hello")[0]]
+        assert hf_tokenizer(str(folder)).encode(" hello")[-1] == before.encode("hello")[0]
+        assert "hello" in hf_tokenizer(str(folder)).controls
+
+    def test_ids_beyond_the_tokenizer_are_left_out_of_texts(self, folder):
+        """A model may have more rows than its tokenizer has tokens, and may draw them."""
+        tokenizer = hf_tokenizer(str(folder))
+        assert tokenizer.decode([*tokenizer.encode("hello"), tokenizer.vocab_size, 10**6]) == "hello"
+
     def test_errors(self, tmp_path, monkeypatch):
         pytest.importorskip("tokenizers")
         with pytest.raises(ValueError, match="no file"):
@@ -249,6 +327,7 @@ class TestGguf:
             writer.add_eos_token_id(2)
             if add_bos is not None:
                 writer.add_add_bos_token(add_bos)
+            writer.add_chat_template("{{ bos_token }}{{ messages[0].content }}")
             writer.write_header_to_file()
             writer.write_kv_data_to_file()
             writer.write_tensors_to_file()
@@ -269,6 +348,25 @@ class TestGguf:
     def test_a_file_can_refuse_bos(self, write):
         assert gguf_tokenizer(write(add_bos=False)).bos_id is None
         assert gguf_tokenizer(write(add_bos=True)).bos_id == 1
+
+    @pytest.mark.parametrize("add_bos", [False, True])
+    def test_as_files_of_a_folder(self, write, tmp_path, add_bos):
+        path = write(add_bos=add_bos)
+        for name, text in gguf_tokenizer_files(path).items():
+            (tmp_path / name).write_text(text)
+        ours, theirs = gguf_tokenizer(path), hf_tokenizer(str(tmp_path))
+        for text in [*TEXTS, "<|im_start|>hello hello 12<|im_end|>\n"]:
+            assert ours.encode(text) == theirs.encode(text)
+        for name in ("bos_id", "eos_id", "pad_id", "vocab_size", "controls"):
+            assert getattr(ours, name) == getattr(theirs, name), name
+        named = json.loads((tmp_path / "tokenizer_config.json").read_text())
+        assert (named["bos_token"], named["eos_token"], "pad_token" in named) == (
+            "<|im_start|>",
+            "<|im_end|>",
+            False,
+        )
+        assert hf_template(str(tmp_path)).fingerprint == hf_template(path).fingerprint
+        assert hf_template(path).render([{"content": "Hi"}], generation=True) == "<|im_start|>Hi"
 
     def test_plain_gpt2_keeps_digits_together(self, write):
         tokenizer = gguf_tokenizer(write(pre="gpt-2"))

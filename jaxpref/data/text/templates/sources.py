@@ -71,13 +71,11 @@ def _named(given: Any, file: Path) -> dict[str, str]:
         return {}
     if isinstance(given, str):
         return {"default": given}
-    entries = (
-        given if isinstance(given, list) else [{"name": k, "template": v} for k, v in dict(given).items()]
-    )
+    entries = [{"name": k, "template": v} for k, v in given.items()] if isinstance(given, dict) else given
     try:
         named = {str(entry["name"]): entry["template"] for entry in entries}
     except (KeyError, TypeError):
-        named = {}
+        entries, named = [None], {}
     if len(named) != len(entries) or not all(isinstance(text, str) for text in named.values()):
         raise ValueError(f"{file}: chat_template: expected a text, or a list of named ones")
     return named
