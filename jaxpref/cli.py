@@ -371,14 +371,6 @@ def _add_benchmarks(names: argparse._SubParsersAction) -> None:
     roads.add_argument(
         "--dense", type=at_least(1), default=4096, help="nodes that the dense solver gets too (default 4096)"
     )
-    load = add("load", "reading a model folder into shards, beside the disk's own rate, and its memory")
-    load.add_argument("--gib", type=at_least(0.0), default=2.0, help="size of the folder (default 2)")
-    load.add_argument(
-        "--processes", nargs="+", type=at_least(1), default=(1, 4), help="numbers of them (default 1 4)"
-    )
-    load.add_argument(
-        "--directory", default="", help="where it is written (default: temporary files' folder)"
-    )
     tune = add("tune", "block sizes of the log-prob scans and kernels, as a line for their table")
     tune.add_argument(
         "--shapes", nargs="+", default=(), metavar="ROWSxWIDTHxVOCAB", help="for example 2048x512x32768"

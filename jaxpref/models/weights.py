@@ -1,5 +1,6 @@
 """What the readers of weight files share: a complete tree of the right shapes, or one clear error."""
 
+import functools
 from typing import Any
 
 import jax
@@ -12,9 +13,17 @@ from jaxpref.types import Params
 __all__ = ["check_shapes", "parameter_count", "shapes"]
 
 
-def shapes(sizes: TransformerSizes) -> Any:
-    """The tree of `params` with a `jax.ShapeDtypeStruct` in place of each array; allocates nothing."""
-    return jax.eval_shape(Transformer(sizes).init, jax.random.key(0))
+def shapes(sizes: TransformerSizes, outputs: int = 0) -> Any:
+    """The tree of `params` with a `jax.ShapeDtypeStruct` in place of each array; allocates nothing.
+
+    `outputs`: of a head, see `Transformer`.
+    """
+    return jax.tree.map(lambda x: x, _shapes(sizes, outputs))  # a tree of the caller's own
+
+
+@functools.lru_cache(maxsize=64)
+def _shapes(sizes: TransformerSizes, outputs: int) -> Any:
+    return jax.eval_shape(Transformer(sizes, outputs=outputs).init, jax.random.key(0))
 
 
 def parameter_count(sizes: TransformerSizes) -> int:
@@ -22,14 +31,14 @@ def parameter_count(sizes: TransformerSizes) -> int:
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shapes(sizes)))
 
 
-def check_shapes(params: Params, sizes: TransformerSizes, source: object) -> None:
+def check_shapes(params: Params, sizes: TransformerSizes, source: object, outputs: int = 0) -> None:
     """Raises ValueError naming the first array that is missing, unexpected or misshapen for `sizes`."""
 
     def flat(tree: Any) -> dict[str, tuple[int, ...]]:
         leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
         return {jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in leaves}
 
-    expected, given = flat(shapes(sizes)), flat(params)
+    expected, given = flat(shapes(sizes, outputs)), flat(params)
     for name in sorted(expected.keys() | given.keys()):
         if expected.get(name) != given.get(name):
             raise ValueError(

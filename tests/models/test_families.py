@@ -1,6 +1,7 @@
 """Every family equals a slow numpy decoder and has the published number of weights."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -11,14 +12,20 @@ from numpy_decoder import next_token_log_probs
 from x64 import enable_x64
 
 from jaxpref.models import sizes as published
-from jaxpref.models.decoding import prefill
-from jaxpref.models.scoring import token_logps
+from jaxpref.models.decoding import decode_step, prefill
+from jaxpref.models.scoring import sequence_logits, token_logps
 from jaxpref.models.sizes import RopeScaling, TransformerSizes, tiny
 from jaxpref.models.transformer import Transformer
 from jaxpref.models.weights import parameter_count, shapes
+from jaxpref.types import Prompts
+
+# What the logits of transformers in `test_hub_parity` cover as well.
+_COVERED = ("smollm2", "phi3", "smollm3", "longrope_long")
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.exhaustive if n in _COVERED else ()) for n in FAMILIES]
+)
 def test_equals_the_numpy_decoder(name):
     sizes = FAMILIES[name]
     with enable_x64(True):
@@ -80,6 +87,23 @@ def test_axis_names_fit_the_arrays(name):
     ):
         assert len(names) == len(array.shape)
         assert all(size in width[name] for name, size in zip(names, array.shape, strict=True))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "smollm3_windows"])
+def test_one_token_at_a_time_gives_the_logits_of_all_at_once(name):
+    """Where what a layer does depends on its number, and where positions are looked up."""
+    sizes = FAMILIES[name]
+    model, params = Transformer(sizes, unroll=1), random_params(sizes)
+    tokens = jnp.asarray(np.random.default_rng(0).integers(0, 61, (2, 9)))
+    whole = Prompts(tokens, jnp.ones(tokens.shape, bool))
+    expected = jax.jit(sequence_logits, static_argnums=0)(model, params, whole)
+    start = Prompts(tokens[:, :4], jnp.ones((2, 4), bool))
+    begin = jax.jit(functools.partial(prefill, num_samples=1, max_tokens=5), static_argnums=0)
+    cache, logits = begin(model, params, start)
+    step = jax.jit(decode_step, static_argnums=0)
+    for i in range(5):
+        np.testing.assert_allclose(logits.reshape(2, -1), expected[:, 3 + i], atol=2e-5, rtol=1e-5)
+        cache, logits = step(model, params, cache, tokens[:, 4 + i, None], jnp.asarray(i))
 
 
 def test_local_layers():

@@ -1,7 +1,7 @@
 """Model folders of the hub: safetensors files, their configuration, and the way back."""
 
-from jaxpref.models.hub.config import hf_end_ids, hf_sizes
+from jaxpref.models.hub.config import hf_end_ids, hf_outputs, hf_sizes
 from jaxpref.models.hub.export import write_folder
 from jaxpref.models.hub.weights import hf_weights
 
-__all__ = ["hf_end_ids", "hf_sizes", "hf_weights", "write_folder"]
+__all__ = ["hf_end_ids", "hf_outputs", "hf_sizes", "hf_weights", "write_folder"]

@@ -10,13 +10,22 @@ import numpy as np
 
 from jaxpref.models.architecture import TransformerSizes
 from jaxpref.models.hub.families import FAMILIES
-from jaxpref.models.hub.family import Family
+from jaxpref.models.hub.family import SCORE, Family
 from jaxpref.models.hub.fields import Fields
 from jaxpref.models.hub.folder import INDEX, WHOLE, open_folder
 from jaxpref.models.hub.lazy import LazyArray
 from jaxpref.models.hub.safetensors import load_json
 
-__all__ = ["Described", "described", "hf_end_ids", "hf_sizes", "of_config", "read_json", "sized"]
+__all__ = [
+    "Described",
+    "described",
+    "hf_end_ids",
+    "hf_outputs",
+    "hf_sizes",
+    "of_config",
+    "read_json",
+    "sized",
+]
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 _LARGEST = 10_000_000  # bytes of a configuration
@@ -24,10 +33,14 @@ _ROWS = 4096  # of two heads that are compared at a time
 
 
 class Described(NamedTuple):
-    """What a folder says of its model; `tensors` by the names of the family's table, None without weights."""
+    """What a folder says of its model; `tensors` by the names of the family's table, None without weights.
+
+    `outputs`: scores that its head gives, 0 for a language model.
+    """
 
     family: Family
     sizes: TransformerSizes
+    outputs: int
     config: dict[str, Any]
     tensors: Mapping[str, LazyArray] | None
 
@@ -66,6 +79,20 @@ def sized(sizes: TransformerSizes, vocab: int | None) -> TransformerSizes:
     return sizes if vocab is None else dataclasses.replace(sizes, vocab=vocab)
 
 
+def hf_outputs(path: str | os.PathLike[str], *, ignore: Sequence[str] = ()) -> int:
+    """Scores that the head of a reward model gives (`transformer(outputs=)`); 0 for a language model.
+
+    Reward models are folders of the architecture `...ForSequenceClassification`: a linear head without bias
+    over the last token, which is what `Transformer(outputs=)` has. Their sizes are tied, since they have no
+    language head. *Differs from* transformers in which token is the last one: there the last that is not
+    `pad_token_id`, here the last that is scored.
+
+    Raises:
+      ValueError: as `hf_sizes`; or the folder has no such head.
+    """
+    return described(path, ignore=ignore).outputs
+
+
 def hf_end_ids(path: str | os.PathLike[str]) -> tuple[int, ...]:
     """Ids that end a response: `eos_token_id` of generation_config.json, else of config.json.
 
@@ -101,10 +128,15 @@ def described(
     if long_context and (sizes.rope_scaling is None or sizes.rope_scaling.kind != "longrope"):
         raise ValueError(f"{folder}: long_context is for rotations of the kind longrope, which it has not")
     fields.finish()
+    scores = config.get("architectures") == [family.scorer]
+    if scores:  # there is no language head, so none that could differ from the embedding
+        sizes = dataclasses.replace(sizes, tied=True)
     if not ((folder / WHOLE).exists() or (folder / INDEX).exists()):
-        return Described(family, sizes, config, None)
+        return Described(family, sizes, 0, config, None)
     tensors = _with_prefix(family, open_folder(folder))
-    return Described(family, _tied(family, sizes, tensors, fields), config, tensors)
+    if scores:
+        return Described(family, sizes, _outputs(tensors, folder), config, tensors)
+    return Described(family, _tied(family, sizes, tensors, fields), 0, config, tensors)
 
 
 def of_config(config: dict[str, Any], where: str, ignore: Sequence[str] = ()) -> tuple[Family, Fields]:
@@ -114,10 +146,10 @@ def of_config(config: dict[str, Any], where: str, ignore: Sequence[str] = ()) ->
         raise ValueError(f"{where}: model_type={kind!r} is not read; those that are: {', '.join(FAMILIES)}")
     family = FAMILIES[kind]
     named = config.get("architectures") or [family.architecture]
-    if named != [family.architecture]:
+    if named not in ([family.architecture], [family.scorer]):
         raise ValueError(
-            f"{where}: architectures={named!r}: expected {[family.architecture]!r}; models with another "
-            "head, or with none, compute another thing"
+            f"{where}: architectures={named!r}: expected {family.architecture} or {family.scorer}; models "
+            "with another head, or with none, compute another thing"
         )
     return family, Fields(config, where, ignore)
 
@@ -132,7 +164,14 @@ def _with_prefix(family: Family, tensors: Mapping[str, LazyArray]) -> Mapping[st
     """Names as in the family's table: folders of the bare model (the released GPT-2) leave out the prefix."""
     if any(name.startswith(family.prefix) for name in tensors):
         return tensors
-    return {name if name == family.head else family.prefix + name: x for name, x in tensors.items()}
+    heads = (family.head, SCORE.name)
+    return {name if name in heads else family.prefix + name: x for name, x in tensors.items()}
+
+
+def _outputs(tensors: Mapping[str, LazyArray], folder: pathlib.Path) -> int:
+    if SCORE.name not in tensors or tensors[SCORE.name].ndim != 2:
+        raise ValueError(f"{folder}: a model that scores, but no matrix {SCORE.name}; fetch it again")
+    return len(tensors[SCORE.name])
 
 
 def _tied(

@@ -57,7 +57,8 @@ def write_folder(
     """Writes weights and `config.json`, in the forms of transformers 4 and 5 at once; whole or not at all.
 
     Args:
-      params: of `Transformer(sizes)`, numpy, jax or lazy arrays; bases with adapters are merged before.
+      params: of `Transformer(sizes)`, numpy, jax or lazy arrays; bases with adapters are merged before. With
+        a head of scores they are written as a reward model (`hf_outputs`), without the language head.
       directory: a new or an empty folder.
       like: the folder that the model came from: what its configuration says besides sizes (token ids,
         dropout), tokenizer, templates and generation settings go with the weights.
@@ -71,12 +72,23 @@ def write_folder(
       ValueError: no family, or not the one asked for, computes what `sizes` describe; params do not fit; the
         directory is taken.
     """
-    check_shapes(params, sizes, "write_folder")
+    outputs = params["head"].shape[1] if "head" in params else 0
+    check_shapes(params, sizes, "write_folder", outputs)
+    if outputs and not sizes.tied:
+        params = {name: leaf for name, leaf in params.items() if name != "unembedding"}
+        sizes = dataclasses.replace(sizes, tied=True)
     source = None if like is None else pathlib.Path(like)
     base = {} if source is None else read_json(source / CONFIG)
     kind = family_of(sizes, base, family)
     dtypes = sorted({str(jnp.dtype(x.dtype)) for x in flat(params).values()})
     config = _config(kind, sizes, base, dtype or (dtypes[0] if len(dtypes) == 1 else "float32"))
+    if outputs:
+        labels = [f"LABEL_{i}" for i in range(outputs)]
+        config |= {"architectures": [kind.scorer], "num_labels": outputs}
+        config |= {
+            "id2label": dict(enumerate(labels)),
+            "label2id": {label: i for i, label in enumerate(labels)},
+        }
     if end_ids:
         config["eos_token_id"] = list(end_ids) if len(end_ids) > 1 else end_ids[0]
     tensors = file_tensors(kind, params, sizes)
@@ -99,27 +111,28 @@ def family_of(sizes: TransformerSizes, base: dict[str, Any], wanted: str | None 
     if wanted is not None and wanted not in FAMILIES:
         raise ValueError(f"family={wanted!r}: expected one of {', '.join(FAMILIES)}")
     candidates = [FAMILIES[wanted]] if wanted else list(FAMILIES.values())
-    differences = [_difference(family, sizes) for family in candidates]
-    for family, difference in zip(candidates, differences, strict=True):
-        if not difference:
-            return family
-    if wanted:
-        raise ValueError(f"a {wanted} has other {differences[0]} than these sizes: {sizes}")
-    raise ValueError(f"no family of {', '.join(FAMILIES)} computes what these sizes describe: {sizes}")
+    differences = [_differences(family, sizes) for family in candidates]
+    nearest = min(range(len(candidates)), key=lambda i: len(differences[i]))
+    if not differences[nearest]:
+        return candidates[nearest]
+    what = f"a {wanted} does not compute" if wanted else f"no family of {', '.join(FAMILIES)} computes"
+    less = f"a {candidates[nearest].model_type} lacks {', '.join(differences[nearest])}"
+    raise ValueError(f"{what} what these sizes describe: {less}")
 
 
-def _difference(family: Family, sizes: TransformerSizes) -> str:
+def _differences(family: Family, sizes: TransformerSizes) -> list[str]:
     """The fields of sizes that do not survive a configuration of the family."""
-    wanted = _canonical(sizes)
-    long = sizes.rope_scaling is not None and sizes.rope_scaling.long
+    wanted, fields = _canonical(sizes), [field.name for field in dataclasses.fields(sizes)]
     try:
-        fields = Fields(_fields(family, sizes), family.model_type)
-        got = family.read(fields, long) if family.long else family.read(fields)
-    except (ValueError, KeyError) as error:
-        return f"settings ({error})"
-    return ", ".join(
-        f.name for f in dataclasses.fields(sizes) if getattr(got, f.name) != getattr(wanted, f.name)
-    )
+        got = _read(family, Fields(_fields(family, sizes), family.model_type), sizes)
+    except (ValueError, KeyError):  # not even sizes of its own
+        return [f"{name}={getattr(sizes, name)!r}" for name in fields]
+    return [f"{f}={getattr(sizes, f)!r}" for f in fields if getattr(got, f) != getattr(wanted, f)]
+
+
+def _read(family: Family, fields: Fields, sizes: TransformerSizes) -> TransformerSizes:
+    long = sizes.rope_scaling is not None and sizes.rope_scaling.long
+    return family.read(fields, long) if family.long else family.read(fields)
 
 
 def _canonical(sizes: TransformerSizes) -> TransformerSizes:
@@ -149,8 +162,7 @@ def _config(family: Family, sizes: TransformerSizes, base: dict[str, Any], dtype
     config = {**ids, **base, **written, **named, "dtype": dtype, "torch_dtype": dtype}
     config.pop("quantization_config", None)  # what is written are floats
     _, fields = of_config(config, "the configuration to be written")
-    long = sizes.rope_scaling is not None and sizes.rope_scaling.long
-    read = family.read(fields, long) if family.long else family.read(fields)
+    read = _read(family, fields, sizes)
     if read != _canonical(sizes):
         raise ValueError(f"the configuration to be written says {read}, and the model is {sizes}")
     return config

@@ -8,7 +8,9 @@ from jaxpref.models.architecture import TransformerSizes
 from jaxpref.models.hub.fields import Fields
 from jaxpref.models.hub.tensors import Tensor, embedding, linear, norm
 
-__all__ = ["ACTIVATIONS", "Family", "gated_decoder", "read_sizes", "write_sizes"]
+__all__ = ["ACTIVATIONS", "SCORE", "Family", "gated_decoder", "read_sizes", "write_sizes"]
+
+SCORE = Tensor("score.weight", ("head",))  # the head of a reward model, in all families
 
 # The tanh approximation has three names; "gelu_fast" has sqrt(2 / pi) to ten digits.
 ACTIVATIONS = {
@@ -39,6 +41,12 @@ class Family:
     prefix: str = "model."
     buffers: tuple[str, ...] = ()
     long: bool = False
+    classifier: str = ""  # architecture with a linear head over the last token; "": that of most families
+
+    @property
+    def scorer(self) -> str:
+        """The architecture of reward models."""
+        return self.classifier or self.architecture.replace("ForCausalLM", "ForSequenceClassification")
 
     def name_of(self, target: str) -> str:
         """The tensor that holds one array of params whole."""

@@ -3,7 +3,7 @@
 A `LazyArray` may be a leaf of params wherever a host array may: `training.sharding.put_params` asks it for
 the slices that the devices of the process hold, and no other bytes are read. Views (`T`, `rows`, `astype`,
 `stacked`) read nothing. What is read moves in blocks of a MiB, so that memory beside the result stays
-small, on two threads for each core, since the disk, casting and transposing all take a part of the time.
+small, on a thread for each core, since reading, casting and transposing all take a part of the time.
 """
 
 import abc
@@ -16,21 +16,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = [
-    "BLOCK",
-    "Bounds",
-    "LazyArray",
-    "Piece",
-    "aligned_empty",
-    "blocks",
-    "in_order",
-    "stacked",
-    "within",
-    "wrapped",
-]
+__all__ = ["BLOCK", "Bounds", "LazyArray", "Piece", "aligned_empty", "blocks", "stacked", "within", "wrapped"]
 
 BLOCK = 2**20  # bytes that are read at a time; with its transpose it stays in a core's cache
-_ROWS = 2**25  # bytes of a large array that are read at a time where all are wanted in order
 _ALONE = 2**22  # bytes below which threads are not worth their start
 
 Bounds = tuple[tuple[int, int], ...]  # start and stop on each axis
@@ -54,7 +42,7 @@ class LazyArray(abc.ABC):
 
     @abc.abstractmethod
     def pieces(self, bounds: Bounds) -> Iterator[Piece]:
-        """What lies within `bounds`, in any order, in parts of about `BLOCK` bytes for any thread to read."""
+        """What lies within `bounds`, in parts of about `BLOCK` bytes that any thread may read."""
 
     @property
     def ndim(self) -> int:
@@ -126,16 +114,6 @@ def stacked(arrays: Sequence[Any]) -> LazyArray:
 def wrapped(array: Any) -> LazyArray:
     """A numpy or jax array as a lazy one, which shares its memory; a lazy one as it is."""
     return array if isinstance(array, LazyArray) else _Wrapped(array)
-
-
-def in_order(array: LazyArray) -> Iterator[np.ndarray]:
-    """All values in row-major order, as some rows at a time: at most 32 MiB where a row is not larger."""
-    if not array.ndim:
-        yield array[...]
-        return
-    count = max(1, _ROWS * len(array) // max(array.nbytes, 1))
-    for first in range(0, len(array), count):
-        yield array[first : first + count]
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
@@ -270,7 +248,7 @@ def _bounds(index: Any, shape: tuple[int, ...]) -> Bounds:
 
 
 def _fill(out: np.ndarray, pieces: Iterator[Piece]) -> None:
-    """Copies all pieces to their places in `out`, on several threads where that is worth it."""
+    """Copies all pieces to their places in `out`, on one thread for each core."""
     lock = threading.Lock()
 
     def work() -> None:
@@ -287,11 +265,10 @@ def _fill(out: np.ndarray, pieces: Iterator[Piece]) -> None:
                     pieces.close()  # type: ignore[attr-defined]  # generators, all of them
                 raise
 
-    if out.nbytes <= _ALONE:
+    threads = min(os.cpu_count() or 1, 8) if out.nbytes > _ALONE else 1
+    if threads == 1:
         work()
         return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = min(2 * cores, 16)  # while one waits for the disk, another copies
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         for done in [pool.submit(work) for _ in range(threads)]:
             done.result()

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxpref.models.architecture import TransformerSizes
 from jaxpref.models.hub.config import Described, described, sized
-from jaxpref.models.hub.family import Family
+from jaxpref.models.hub.family import SCORE, Family
 from jaxpref.models.hub.lazy import LazyArray, stacked, wrapped
 from jaxpref.models.hub.tensors import Tensor, flat, leaf
 from jaxpref.models.weights import check_shapes, shapes
@@ -38,8 +38,8 @@ def hf_weights(
       ignore: see `hf_sizes`.
 
     Returns:
-      The tree of `Transformer(hf_sizes(path))`; `training.sharding.put_params` reads only the slices that the
-      devices of this process hold.
+      The tree of `Transformer(hf_sizes(path), outputs=hf_outputs(path))`; of it, `sharding.put_params` reads
+      only the slices that the devices of this process hold.
 
     Raises:
       ValueError: as `hf_sizes`; a tensor is missing, unknown or of another shape than the configuration says.
@@ -52,7 +52,7 @@ def hf_weights(
     folder = described(path, ignore=ignore)
     tensors = _checked(folder, path)
     leaves: dict[str, LazyArray] = {}
-    for tensor in _rows(folder.family, folder.sizes):
+    for tensor in _rows(folder.family, folder.sizes, folder.outputs):
         parts = [tensor.read(folder.sizes, tensors[name]) for name in tensor.names(folder.sizes)]
         for i, target in enumerate(tensor.leaves):
             leaves[target] = _stacked([part[i] for part in parts], target) if tensor.stacked else parts[0][i]
@@ -62,7 +62,7 @@ def hf_weights(
         tables = {"embedding", "unembedding"} & leaves.keys()
         leaves |= {name: _resized(leaves[name], vocab) for name in tables}
     params = _tree(leaves)
-    check_shapes(params, sized(folder.sizes, vocab), path)
+    check_shapes(params, sized(folder.sizes, vocab), path, folder.outputs)
     return params
 
 
@@ -74,7 +74,7 @@ def file_tensors(family: Family, params: Params, sizes: TransformerSizes) -> Ite
     leaves = flat(params)
     if sizes.rope_style == "interleaved":
         leaves |= {name: _halves(leaves[name], sizes) for name in _rotating(leaves)}
-    rows = _rows(family, sizes)
+    rows = _rows(family, sizes, leaves["head"].shape[1] if "head" in leaves else 0)
     for tensor in (one for one in rows if not one.stacked):
         yield tensor.name, tensor.written(sizes, [wrapped(leaves[name]) for name in tensor.leaves])
     for i in range(sizes.layers):
@@ -83,10 +83,10 @@ def file_tensors(family: Family, params: Params, sizes: TransformerSizes) -> Ite
             yield tensor.name.format(i), tensor.written(sizes, arrays)
 
 
-def _rows(family: Family, sizes: TransformerSizes) -> list[Tensor]:
+def _rows(family: Family, sizes: TransformerSizes, outputs: int) -> list[Tensor]:
     """The rows of a family's table that a model of these sizes has; ValueError where one is missing."""
-    there = flat(shapes(sizes))
-    rows = [tensor for tensor in family.tensors if set(tensor.leaves) <= there.keys()]
+    there = flat(shapes(sizes, outputs))
+    rows = [tensor for tensor in (*family.tensors, SCORE) if set(tensor.leaves) <= there.keys()]
     if left := there.keys() - {name for tensor in rows for name in tensor.leaves}:
         raise ValueError(f"a {family.model_type} has no {min(left)}; these sizes are of another family")
     return rows
@@ -97,18 +97,16 @@ def _checked(folder: Described, path: object) -> Mapping[str, LazyArray]:
     family, sizes, tensors = folder.family, folder.sizes, folder.tensors
     if tensors is None:
         raise ValueError(f"{path}: a configuration without weights; fetch the *.safetensors, too")
-    of_params = {name: tuple(x.shape) for name, x in flat(shapes(sizes)).items()}
-    expected = {
-        name: tensor.shape(sizes, of_params)
-        for tensor in _rows(family, sizes)
-        for name in tensor.names(sizes)
-    }
+    of_params = {name: tuple(x.shape) for name, x in flat(shapes(sizes, folder.outputs)).items()}
+    rows = _rows(family, sizes, folder.outputs)
+    expected = {name: tensor.shape(sizes, of_params) for tensor in rows for name in tensor.names(sizes)}
     if missing := [name for name in expected if name not in tensors]:
         raise ValueError(
             f"{path}: {len(missing)} tensors that its configuration asks for are missing, such as "
             f"{missing[0]}; fetch the folder again, or correct config.json"
         )
-    buffers = {name.format(i) for name in family.buffers for i in range(sizes.layers)} | {family.head}
+    buffers = {name.format(i) for name in family.buffers for i in range(sizes.layers)}
+    buffers |= set() if folder.outputs else {family.head}  # where it is the embedding once more
     if unknown := sorted(tensors.keys() - expected.keys() - buffers):
         raise ValueError(
             f"{path}: {len(unknown)} tensors that no {family.model_type} of this configuration has, such as "

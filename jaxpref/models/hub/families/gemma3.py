@@ -40,4 +40,11 @@ def _write(sizes: TransformerSizes) -> dict[str, Any]:
     }
 
 
-GEMMA3 = Family("gemma3_text", "Gemma3ForCausalLM", _read, _write, gated_decoder(norms=FOUR_NORMS))
+GEMMA3 = Family(
+    "gemma3_text",
+    "Gemma3ForCausalLM",
+    _read,
+    _write,
+    gated_decoder(norms=FOUR_NORMS),
+    classifier="Gemma3TextForSequenceClassification",
+)

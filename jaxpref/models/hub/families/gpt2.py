@@ -45,8 +45,8 @@ def _write(sizes: TransformerSizes) -> dict[str, Any]:
         "n_embd": sizes.embed,
         "n_layer": sizes.layers,
         "n_head": sizes.heads,
-        "n_positions": sizes.max_length,
-        "n_ctx": sizes.max_length,
+        "n_positions": sizes.max_length or 1024,
+        "n_ctx": sizes.max_length or 1024,
         "n_inner": sizes.mlp,
         "tie_word_embeddings": sizes.tied,
         "layer_norm_epsilon": sizes.norm_eps,
@@ -79,5 +79,6 @@ GPT2 = Family(
         embedding("lm_head", "unembedding"),
     ),
     prefix="transformer.",
+    classifier="GPT2ForSequenceClassification",
     buffers=(_LAYER + "attn.bias", _LAYER + "attn.masked_bias"),  # the mask of causal attention
 )
