@@ -223,13 +223,22 @@ class TestHuggingFace:
             hf_tokenizer(str(folder))
 
     def test_bos_is_what_is_put_in_front(self, folder):
-        """A name alone puts nothing there; a post-processor does, or `add_bos_token` where there is none."""
+        """A name alone puts nothing there; a post-processor does."""
         import tokenizers
 
         assert hf_tokenizer(str(folder)).bos_id is None
         config = json.loads((folder / "tokenizer_config.json").read_text())
         (folder / "tokenizer_config.json").write_text(json.dumps(config | {"add_bos_token": True}))
-        assert hf_tokenizer(str(folder)).bos_id == 1
+        with pytest.raises(
+            ValueError, match=r"does not put BOS in .* says add_bos_token=true; say which it is"
+        ):
+            hf_tokenizer(str(folder))
+        generic = config | {"add_bos_token": True, "tokenizer_class": "PreTrainedTokenizerFast"}
+        (folder / "tokenizer_config.json").write_text(json.dumps(generic))
+        assert hf_tokenizer(str(folder)).bos_id is None, (
+            "no version of transformers reads the flag of this class"
+        )
+        (folder / "tokenizer_config.json").write_text(json.dumps(config))
         loaded = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
         loaded.post_processor = tokenizers.processors.TemplateProcessing(
             single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)]
@@ -259,7 +268,11 @@ class TestHuggingFace:
         tokenizer = hf_tokenizer(str(folder))
         assert (tokenizer.eos_id, tokenizer.pad_id) == (2, 0)
         config.write_text(json.dumps({"eos_token": "<|endoftext|>", "pad_token": None}))
-        assert hf_tokenizer(str(folder)).eos_id == 0, "the configuration comes first"
+        assert hf_tokenizer(str(folder)).eos_id == 2, "of two files, transformers goes by the older one"
+        config.write_text(json.dumps({"eos_token": "<|endoftext|>", "added_tokens_decoder": {}}))
+        assert hf_tokenizer(str(folder)).eos_id == 0, (
+            "which it does not read where the newer one has this key"
+        )
         config.write_text("[]")
         with pytest.raises(ValueError, match=r"tokenizer_config\.json: expected a JSON object, got list"):
             hf_tokenizer(str(folder))
@@ -292,6 +305,11 @@ class TestHuggingFace:
         assert before.encode(" hello") == [before.encode(" hello")[0]]
         assert hf_tokenizer(str(folder)).encode(" hello")[-1] == before.encode("hello")[0]
         assert "hello" in hf_tokenizer(str(folder)).controls
+        further = config | {"extra_special_tokens": ["he", "<extra>"], "additional_special_tokens": None}
+        (folder / "tokenizer_config.json").write_text(json.dumps(further))
+        tokenizer = hf_tokenizer(str(folder))
+        assert tokenizer.encode("<extra>he") == [size, before._tokenizer.token_to_id("he")]
+        assert tokenizer.vocab_size == size + 1
 
     def test_ids_beyond_the_tokenizer_are_left_out_of_texts(self, folder):
         """A model may have more rows than its tokenizer has tokens, and may draw them."""

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from jaxpref.data.text.tokenizers.base import Tokenizer, digest
-from jaxpref.data.text.tokenizers.folders import json_of, special_tokens
+from jaxpref.data.text.tokenizers.folders import further_tokens, json_of, special_tokens
 from jaxpref.data.text.tokenizers.wrapped import Wrapped, library
 
 __all__ = ["hf_tokenizer"]
+
+_GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")  # classes that go by the post-processor alone
 
 
 def hf_tokenizer(
@@ -18,15 +20,15 @@ def hf_tokenizer(
     """Loads a `tokenizer.json`, or the directory of a Hugging Face checkpoint that holds one.
 
     Whether BOS comes in front of a text is what that file's post-processor does, as in transformers 5: a
-    `bos_token` that is only named (SmolLM2's `<|im_start|>`) does not. `add_bos_token` in
-    `tokenizer_config.json` decides where the file has no post-processor; where the two contradict each other,
-    transformers 4 and 5 differ, and it is an error unless `bos_token` is given ("" for none).
+    `bos_token` that is only named (SmolLM2's `<|im_start|>`) does not. Classes of Llama and Gemma in
+    transformers 4 go by `add_bos_token` instead. Where the two contradict each other it is an error, unless
+    `bos_token` is given ("" for none).
 
     EOS and padding are those that `tokenizer_config.json` or `special_tokens_map.json` names, unless given
-    here. Padding falls back to EOS, which is safe because masks come from lengths. What only
-    `tokenizer_config.json` makes a token of its own is one, as in transformers (`added_tokens_decoder`, and
-    named tokens that the vocabulary has). Raises ValueError where there is no EOS or a named token is not in
-    the vocabulary.
+    here. Padding falls back to EOS, which is safe because masks come from lengths. What only these files make
+    a token of its own is one, as in transformers (`added_tokens_decoder`, `extra_special_tokens`, and named
+    tokens that the vocabulary has). Raises ValueError where there is no EOS or a named token is not in the
+    vocabulary.
     """
     file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
     tokenizers = library()
@@ -49,10 +51,7 @@ def hf_tokenizer(
         return token_id
 
     eos, pad = identifier("eos_token", eos_token), identifier("pad_token", pad_token)
-    if bos_token is None:
-        bos = _bos(tokenizer, identifier("bos_token", None), config.get("add_bos_token"), file)
-    else:
-        bos = identifier("bos_token", bos_token)
+    bos = _bos(tokenizer, config, file) if bos_token is None else identifier("bos_token", bos_token)
     if eos is None:
         raise ValueError(f"hf_tokenizer: {file} does not say which token is EOS; pass eos_token='...'")
     return Wrapped(
@@ -64,23 +63,17 @@ def hf_tokenizer(
     )
 
 
-def _bos(tokenizer: Any, named: int | None, asked: Any, file: Path) -> int | None:
-    """The token that is put in front of texts.
-
-    Args:
-      named: What the configuration calls BOS.
-      asked: Its `add_bos_token`.
-    """
-    if tokenizer.post_processor is None:
-        return named if asked else None
+def _bos(tokenizer: Any, config: Mapping[str, Any], file: Path) -> int | None:
+    """The token that is put in front of texts."""
     plain, whole = (tokenizer.encode("a", add_special_tokens=flag).ids for flag in (False, True))
-    front = whole[: max(whole.index(plain[0]), 0)] if plain and plain[0] in whole else []
+    front = whole[: whole.index(plain[0])] if plain and plain[0] in whole else []
     if len(front) > 1:
         raise ValueError(
             f"hf_tokenizer: {file} puts {len(front)} tokens in front of a text; say which one is BOS "
             "(bos_token='...')"
         )
-    if asked is not None and bool(asked) != bool(front):
+    asked = config.get("add_bos_token")
+    if asked is not None and bool(asked) != bool(front) and config.get("tokenizer_class") not in _GENERIC:
         raise ValueError(
             f"hf_tokenizer: {file} {'puts' if front else 'does not put'} BOS in front of a text, and "
             f"tokenizer_config.json says add_bos_token={json.dumps(asked)}; say which it is "
@@ -118,8 +111,9 @@ def _add(
             )
         added.append((index, content))
     known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
-    for content in sorted({*named.values()} - known):
-        if (index := tokenizer.token_to_id(content)) is not None:
+    in_vocabulary = {text for text in named.values() if tokenizer.token_to_id(text) is not None}
+    for content in [*sorted(in_vocabulary - known), *further_tokens(file.parent)]:
+        if content not in known:
             tokenizer.add_special_tokens([library().AddedToken(content, special=True, normalized=False)])
-            added.append((index, content))
+            added.append((tokenizer.token_to_id(content), content))
     return added
