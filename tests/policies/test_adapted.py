@@ -1,5 +1,6 @@
 """What is trained above a base, and what is not: of states, gradients and checkpoints."""
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -92,6 +93,25 @@ def test_a_step_of_dpo():
     jax.tree.map(np.testing.assert_array_equal, moved.policies["initial"], params)
     for name, x in named(moved.params).items():
         assert not np.array_equal(x, named(params)[name]), name
+
+
+def test_the_reference_may_be_what_lies_below():
+    """Adapters off, at no memory; of a head there is a copy."""
+    policy = adapted(policy=partial(plain, outputs=1), base=base, lora=LoRA(rank=3))
+    algorithm = offline(policy, loss=losses.dpo, optimizer=OPTIMIZER, reference="base")
+    _, state = started(policy, algorithm)
+    assert set(state.policies["base"]) == {"head"}
+    moved = jax.tree.map(lambda x: x + 0.1, state.params)
+    state = dataclasses.replace(state, params=moved)
+    rewards = jax.jit(algorithm.rewards)(state, batch())
+    logps = [
+        p.token_logps(x, batch()).sum(-1)
+        for p, x in ((policy, whole(moved, state.constants)), (plain(), base()))
+    ]
+    np.testing.assert_allclose(rewards, 0.1 * (logps[0] - logps[1]), atol=1e-5)
+    assert np.abs(rewards).max() > 0.01
+    with pytest.raises(ValueError, match="these params have no adapters that could be off"):
+        offline(plain(), loss=losses.dpo, optimizer=OPTIMIZER, reference="base").init(base())
 
 
 def test_weights_of_the_base_may_be_trained_from_their_values():

@@ -15,7 +15,7 @@ from jaxpref.models.hub.tensors import Tensor, flat, leaf
 from jaxpref.models.weights import check_shapes, shapes
 from jaxpref.types import Params
 
-__all__ = ["file_tensors", "hf_weights"]
+__all__ = ["file_tensors", "halves", "hf_weights", "leaf_shapes", "rows_of"]
 
 _FLOATS = ("float32", "bfloat16", "float16", "float64")
 
@@ -52,7 +52,7 @@ def hf_weights(
     folder = described(path, ignore=ignore)
     tensors = _checked(folder, path)
     leaves: dict[str, LazyArray] = {}
-    for tensor in _rows(folder.family, folder.sizes, folder.outputs):
+    for tensor in rows_of(folder.family, folder.sizes, folder.outputs):
         parts = [tensor.read(folder.sizes, tensors[name]) for name in tensor.names(folder.sizes)]
         for i, target in enumerate(tensor.leaves):
             leaves[target] = _stacked([part[i] for part in parts], target) if tensor.stacked else parts[0][i]
@@ -73,8 +73,8 @@ def file_tensors(family: Family, params: Params, sizes: TransformerSizes) -> Ite
     """
     leaves = flat(params)
     if sizes.rope_style == "interleaved":
-        leaves |= {name: _halves(leaves[name], sizes) for name in _rotating(leaves)}
-    rows = _rows(family, sizes, leaves["head"].shape[1] if "head" in leaves else 0)
+        leaves |= {name: halves(leaves[name], sizes) for name in _rotating(leaves)}
+    rows = rows_of(family, sizes, leaves["head"].shape[1] if "head" in leaves else 0)
     for tensor in (one for one in rows if not one.stacked):
         yield tensor.name, tensor.written(sizes, [wrapped(leaves[name]) for name in tensor.leaves])
     for i in range(sizes.layers):
@@ -83,7 +83,7 @@ def file_tensors(family: Family, params: Params, sizes: TransformerSizes) -> Ite
             yield tensor.name.format(i), tensor.written(sizes, arrays)
 
 
-def _rows(family: Family, sizes: TransformerSizes, outputs: int) -> list[Tensor]:
+def rows_of(family: Family, sizes: TransformerSizes, outputs: int = 0) -> list[Tensor]:
     """The rows of a family's table that a model of these sizes has; ValueError where one is missing."""
     there = flat(shapes(sizes, outputs))
     rows = [tensor for tensor in (*family.tensors, SCORE) if set(tensor.leaves) <= there.keys()]
@@ -97,8 +97,8 @@ def _checked(folder: Described, path: object) -> Mapping[str, LazyArray]:
     family, sizes, tensors = folder.family, folder.sizes, folder.tensors
     if tensors is None:
         raise ValueError(f"{path}: a configuration without weights; fetch the *.safetensors, too")
-    of_params = {name: tuple(x.shape) for name, x in flat(shapes(sizes, folder.outputs)).items()}
-    rows = _rows(family, sizes, folder.outputs)
+    of_params = leaf_shapes(sizes, folder.outputs)
+    rows = rows_of(family, sizes, folder.outputs)
     expected = {name: tensor.shape(sizes, of_params) for tensor in rows for name in tensor.names(sizes)}
     if missing := [name for name in expected if name not in tensors]:
         raise ValueError(
@@ -146,7 +146,7 @@ def _rotating(leaves: Mapping[str, Any]) -> list[str]:
     return [f"blocks.attention.{part}" for part in parts if f"blocks.attention.{part}" in leaves]
 
 
-def _halves(array: Any, sizes: TransformerSizes) -> LazyArray:
+def halves(array: Any, sizes: TransformerSizes) -> LazyArray:
     """Stacked `[layers, ..., heads * head_dim]`, of each head the even coordinates before the odd ones."""
     width, turning = sizes.head_dim, sizes.rotary_dim
     order = np.concatenate([np.arange(0, turning, 2), np.arange(1, turning, 2), np.arange(turning, width)])
