@@ -83,6 +83,11 @@ def file_tensors(family: Family, params: Params, sizes: TransformerSizes) -> Ite
             yield tensor.name.format(i), tensor.written(sizes, arrays)
 
 
+def leaf_shapes(sizes: TransformerSizes, outputs: int = 0) -> dict[str, tuple[int, ...]]:
+    """Shapes of the arrays of params by dotted name."""
+    return {name: tuple(x.shape) for name, x in flat(shapes(sizes, outputs)).items()}
+
+
 def rows_of(family: Family, sizes: TransformerSizes, outputs: int = 0) -> list[Tensor]:
     """The rows of a family's table that a model of these sizes has; ValueError where one is missing."""
     there = flat(shapes(sizes, outputs))
