@@ -6,6 +6,7 @@ import json
 import os
 import random
 import struct
+import tracemalloc
 
 import jax.numpy as jnp
 import numpy as np
@@ -133,6 +134,7 @@ DAMAGED = {
     "deep": (struct.pack("<Q", 10**5) + b"[" * 10**5, "damaged"),
     "a list": (struct.pack("<Q", 2) + b"[]", "expected an object"),
     "a space in front": (struct.pack("<Q", 3) + b" {}", "does not begin with a brace"),
+    "half a character": (struct.pack("<Q", 14) + b'{"\\ud800":{}} \n', "damaged"),
     "no header": (struct.pack("<Q", 0), "damaged"),
 }
 HEADERS = {
@@ -177,6 +179,19 @@ def test_a_damaged_header_is_one_error(tmp_path, kind):
     with pytest.raises(ValueError, match=message) as caught:
         open_file(a_file(tmp_path / "x", header, b"\0" * 4))
     assert len(str(caught.value)) < 500
+
+
+def test_what_a_header_claims_is_not_allocated(tmp_path):
+    files = [content for content, _ in DAMAGED.values()]
+    for i, (header, _) in enumerate(HEADERS.values()):
+        files.append(a_file(tmp_path / f"header {i}", header, b"\0" * 4).read_bytes())
+    tracemalloc.start()
+    for content in files:
+        (tmp_path / "x").write_bytes(content)
+        with pytest.raises(ValueError):
+            open_file(tmp_path / "x")
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
 
 
 def test_bytes_that_are_not_read_exactly(tmp_path):

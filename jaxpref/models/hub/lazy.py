@@ -3,7 +3,7 @@
 A `LazyArray` may be a leaf of params wherever a host array may: `training.sharding.put_params` asks it for
 the slices that the devices of the process hold, and no other bytes are read. Views (`T`, `rows`, `astype`,
 `stacked`) read nothing. What is read moves in blocks of a MiB, so that memory beside the result stays
-small, on a thread for each core, since reading, casting and transposing all take a part of the time.
+small, on two threads for each core, since the disk, casting and transposing all take a part of the time.
 """
 
 import abc
@@ -42,7 +42,7 @@ class LazyArray(abc.ABC):
 
     @abc.abstractmethod
     def pieces(self, bounds: Bounds) -> Iterator[Piece]:
-        """What lies within `bounds`, in parts of about `BLOCK` bytes that any thread may read."""
+        """What lies within `bounds`, in any order, in parts of about `BLOCK` bytes for any thread to read."""
 
     @property
     def ndim(self) -> int:
@@ -248,7 +248,7 @@ def _bounds(index: Any, shape: tuple[int, ...]) -> Bounds:
 
 
 def _fill(out: np.ndarray, pieces: Iterator[Piece]) -> None:
-    """Copies all pieces to their places in `out`, on one thread for each core."""
+    """Copies all pieces to their places in `out`, on several threads where that is worth it."""
     lock = threading.Lock()
 
     def work() -> None:
@@ -265,10 +265,11 @@ def _fill(out: np.ndarray, pieces: Iterator[Piece]) -> None:
                     pieces.close()  # type: ignore[attr-defined]  # generators, all of them
                 raise
 
-    threads = min(os.cpu_count() or 1, 8) if out.nbytes > _ALONE else 1
-    if threads == 1:
+    if out.nbytes <= _ALONE:
         work()
         return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = min(2 * cores, 16)  # while one waits for the disk, another copies
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         for done in [pool.submit(work) for _ in range(threads)]:
             done.result()

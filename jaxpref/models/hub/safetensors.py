@@ -152,6 +152,7 @@ def load_json(text: bytes, where: str) -> dict[str, Any]:
         if len(given) < len(pairs):
             ((name, _),) = collections.Counter(name for name, _ in pairs).most_common(1)
             raise ValueError(f"{name!r} is there twice")
+        "".join(given).encode()  # half a character, as JSON may escape it, is no text
         return given
 
     try:
