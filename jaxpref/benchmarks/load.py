@@ -70,22 +70,27 @@ def measure(
 
 def _summary(turns: list[list[dict[str, Any]]], disk: list[float], total: int) -> dict[str, Any]:
     """Of one number of processes: medians over the rounds, the largest of the processes in each."""
-    seconds = [max(one["seconds"] for one in turn) for turn in turns]
-    of_disk = [total / s / rate for s, rate in zip(seconds, disk, strict=True)]
+    slowest = {
+        name: [max(one[name] for one in turn) for turn in turns]
+        for name in ("seconds", "again_seconds", "fingerprint_seconds")
+    }
+    shares = {
+        f"{name}_share_of_disk": statistics.median(total / s / r for s, r in zip(times, disk, strict=True))
+        for name, times in slowest.items()
+    }
+    largest = (
+        "shard_bytes",
+        "asked_bytes",
+        "peak_bytes",
+        "fingerprint_asked_bytes",
+        "fingerprint_peak_bytes",
+    )
     return {
-        "seconds": statistics.median(seconds),
-        "seconds_all": seconds,
-        "bytes_per_second": total / statistics.median(seconds),
-        "share_of_disk": statistics.median(of_disk),
+        **{name: statistics.median(times) for name, times in slowest.items()},
+        **{f"{name}_all": times for name, times in slowest.items()},
+        **shares,
         "cpu_seconds": statistics.median(sum(one["cpu_seconds"] for one in turn) for turn in turns),
-        **{
-            name: max(one[name] for turn in turns for one in turn)
-            for name in ("shard_bytes", "asked_bytes", "peak_beside_shards_bytes", "fingerprint_seconds")
-        },
-        **{
-            name: max(one[name] for turn in turns for one in turn)
-            for name in ("fingerprint_asked_bytes", "fingerprint_peak_bytes")
-        },
+        **{name: max(one[name] for turn in turns for one in turn) for name in largest},
     }
 
 
@@ -97,17 +102,23 @@ def table(figures: dict[str, Any]) -> str:
         f"{figures['largest_tensor_bytes'] / mib:.0f} MiB, {figures['cores']} cores, load "
         f"{figures['load_average']:.1f}; the disk reads {figures['disk_bytes_per_second'] / mib:,.0f} MiB/s "
         f"{'(cold)' if figures['cold'] else '(from memory, maybe)'}",
-        f"{'processes':>9s} {'seconds':>8s} {'MiB/s':>7s} {'of disk':>8s} {'CPU s':>6s} {'shards MiB':>11s} "
-        f"{'read MiB':>9s} {'beside MiB':>11s} {'fingerprint s':>14s} {'read MiB':>9s} {'peak MiB':>9s}",
+        f"{'processes':>9s} {'seconds':>8s} {'of disk':>8s} {'again':>8s} {'of disk':>8s} {'CPU s':>6s} "
+        f"{'shards MiB':>11s} {'read MiB':>9s} {'beside MiB':>11s} | {'fingerprint s':>14s} {'read MiB':>9s} "
+        f"{'peak MiB':>9s}",
     ]
     lines += [
-        f"{n:>9s} {v['seconds']:8.2f} {v['bytes_per_second'] / mib:7,.0f} {v['share_of_disk']:8.0%} "
-        f"{v['cpu_seconds']:6.1f} {v['shard_bytes'] / mib:11,.0f} {v['asked_bytes'] / mib:9,.0f} "
-        f"{v['peak_beside_shards_bytes'] / mib:11,.1f} {v['fingerprint_seconds']:14.2f} "
+        f"{n:>9s} {v['seconds']:8.2f} {v['seconds_share_of_disk']:8.0%} {v['again_seconds']:8.2f} "
+        f"{v['again_seconds_share_of_disk']:8.0%} {v['cpu_seconds']:6.1f} {v['shard_bytes'] / mib:11,.0f} "
+        f"{v['asked_bytes'] / mib:9,.0f} {v['peak_bytes'] / mib:11,.1f} | {v['fingerprint_seconds']:14.2f} "
         f"{v['fingerprint_asked_bytes'] / mib:9,.0f} {v['fingerprint_peak_bytes'] / mib:9,.1f}"
         for n, v in figures["processes"].items()
     ]
-    return "\n".join([*lines, "Figures of one process are the largest of the processes; times are medians."])
+    lines.append(
+        "Times are medians, of the slowest process; bytes are those of the process that has most. `again`: "
+        "into memory that the process had before, since a machine may be slower to give memory than the disk "
+        "is to fill it. `beside`: the peak of resident memory less what it was before and less the shards."
+    )
+    return "\n".join(lines)
 
 
 def write_noise(folder: pathlib.Path, gib: float) -> TransformerSizes:
@@ -152,7 +163,8 @@ class _Counted(LazyArray):
 
 
 def load(folder: str) -> dict[str, Any]:
-    """Reads a folder into the shards of this process, and then for its fingerprint; bytes and seconds."""
+    """Reads a folder into the shards of this process, once more into the memory that this gave back, and for
+    its fingerprint; bytes and seconds."""
     asked: list[int] = []
     sizes, weights = hf_sizes(folder), hf_weights(folder)
     counted = jax.tree.map(lambda x: _Counted(x, asked), weights)
@@ -164,16 +176,24 @@ def load(folder: str) -> dict[str, Any]:
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     shards = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(params))
     read = sum(asked)
+    del params
+    _drop(pathlib.Path(folder))
+    multihost_utils.sync_global_devices("again")
+    start = time.perf_counter()
+    again = sharding.put_params(weights, shardings)
+    again_seconds = time.perf_counter() - start
+    del again
     asked.clear()
     multihost_utils.sync_global_devices("fingerprint")
     start = time.perf_counter()
     _, peak = peak_growth(lambda: fingerprint(counted))
     return {
         "seconds": seconds,
+        "again_seconds": again_seconds,
         "cpu_seconds": cpu,
         "shard_bytes": shards,
         "asked_bytes": read,
-        "peak_beside_shards_bytes": (growth or 0) - shards,
+        "peak_bytes": (growth or 0) - shards,  # beside the shards
         "fingerprint_seconds": time.perf_counter() - start,
         "fingerprint_asked_bytes": sum(asked),
         "fingerprint_peak_bytes": peak or 0,

@@ -68,7 +68,7 @@ class Quantities(Protocol):
 class Model(NamedTuple):
     """Params that are not trained here: a judge, a critic, a stronger policy, the base below adapters."""
 
-    params: Params  # host arrays
+    params: Params  # host arrays, or lazy ones (`models.hub.lazy`)
     axes: Any  # logical axis names, as `Policy.axes()`
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxpref.models.hub.lazy import LazyArray
+from jaxpref.models.hub.lazy import LazyArray, in_order
 from jaxpref.policies.base import Model
 from jaxpref.training import sharding
 from jaxpref.types import Params
@@ -46,7 +46,7 @@ def fingerprint(params: Any) -> str:
 
     It is the same for arrays of numpy, lazy ones and those on devices, however they lie there. All processes
     of a run must call this: each hashes some of the arrays, one after the other, and of lazy ones reads no
-    others. A stack (the layers of a model) is read array by array, so that one is in memory at a time.
+    others, some rows (of a stack: layers) at a time.
     """
     leaves = [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree.leaves_with_path(params)]
     arrays = [leaf if hasattr(leaf, "dtype") else np.asarray(leaf) for _, leaf in leaves]
@@ -108,9 +108,7 @@ def _owners(sizes: Sequence[int], processes: int) -> np.ndarray:
 def _parts(array: Any, own: bool) -> Iterator[np.ndarray]:
     """The values in row-major order, where this process hashes them; else it only takes part in fetching."""
     if isinstance(array, LazyArray):
-        count = len(array) if array.is_stack else 1
-        for i in range(count) if own else ():
-            yield array.rows(slice(i, i + 1))[...] if array.is_stack else array[...]
+        yield from in_order(array) if own else ()
         return
     size = array.size * array.dtype.itemsize
     at_once = size <= _PART or not isinstance(array, jax.Array) or not array.ndim

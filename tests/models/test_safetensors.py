@@ -85,7 +85,7 @@ def test_arrays_of_any_strides_come_back(tmp_path, dtype, monkeypatch):
         "lazy stack": lazy.stacked([lazy.wrapped(x).T.rows([3, 0, 2]) for x in given]),
     }
     monkeypatch.setattr(lazy, "BLOCK", 8)
-    monkeypatch.setattr(safetensors, "_WRITTEN", 24)
+    monkeypatch.setattr(lazy, "_ROWS", 24)
     write_file(tmp_path / "x", tensors, {"step": "3"})
     read = open_file(tmp_path / "x")
     for name, array in tensors.items():

@@ -16,9 +16,21 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["BLOCK", "Bounds", "LazyArray", "Piece", "aligned_empty", "blocks", "stacked", "within", "wrapped"]
+__all__ = [
+    "BLOCK",
+    "Bounds",
+    "LazyArray",
+    "Piece",
+    "aligned_empty",
+    "blocks",
+    "in_order",
+    "stacked",
+    "within",
+    "wrapped",
+]
 
 BLOCK = 2**20  # bytes that are read at a time; with its transpose it stays in a core's cache
+_ROWS = 2**25  # bytes of a large array that are read at a time where all are wanted in order
 _ALONE = 2**22  # bytes below which threads are not worth their start
 
 Bounds = tuple[tuple[int, int], ...]  # start and stop on each axis
@@ -114,6 +126,16 @@ def stacked(arrays: Sequence[Any]) -> LazyArray:
 def wrapped(array: Any) -> LazyArray:
     """A numpy or jax array as a lazy one, which shares its memory; a lazy one as it is."""
     return array if isinstance(array, LazyArray) else _Wrapped(array)
+
+
+def in_order(array: LazyArray) -> Iterator[np.ndarray]:
+    """All values in row-major order, as some rows at a time: at most 32 MiB where a row is not larger."""
+    if not array.ndim:
+        yield array[...]
+        return
+    count = max(1, _ROWS * len(array) // max(array.nbytes, 1))
+    for first in range(0, len(array), count):
+        yield array[first : first + count]
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:

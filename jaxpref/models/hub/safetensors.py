@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpref.models.hub.lazy import Bounds, LazyArray, Piece, blocks, within, wrapped
+from jaxpref.models.hub.lazy import Bounds, LazyArray, Piece, blocks, in_order, within, wrapped
 
 __all__ = ["Entry", "Header", "load_json", "open_file", "read_header", "write_file"]
 
@@ -39,7 +39,6 @@ _DTYPES = {
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _LARGEST_HEADER = 100_000_000  # bytes; the package's own limit
 _MOST_AXES = 32
-_WRITTEN = 2**25  # bytes of a tensor that are in memory as it is written
 
 
 class Entry(NamedTuple):
@@ -103,20 +102,10 @@ def write_file(
     with file:
         file.write(struct.pack("<Q", len(head)) + head)
         for name in _order(arrays):
-            for part in _in_order(arrays[name]):
+            for part in in_order(arrays[name]):
                 file.write(part.reshape(-1).view(np.uint8).data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _in_order(array: LazyArray) -> Iterator[np.ndarray]:
-    """The values in row-major order, whatever the order in which views give their pieces."""
-    if not array.ndim:
-        yield array[...]
-        return
-    rows = max(1, _WRITTEN * len(array) // max(array.nbytes, 1))
-    for first in range(0, len(array), rows):
-        yield array[first : first + rows]
 
 
 def _order(arrays: Mapping[str, LazyArray]) -> list[str]:
