@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gguf_files import write_gguf
 from model_cases import FAMILIES, random_params
 
 from jaxpref.data.text.tokenizers import gguf_tokenizer
@@ -23,50 +24,11 @@ gguf = pytest.importorskip("gguf", reason="needs the optional package gguf")
 SIZES = dataclasses.replace(
     FAMILIES["smollm2"], embed=32, head_dim=16, mlp=64, tied=False, rope_style="interleaved"
 )
-NAMES = {
-    "attn_q": ("attention", "query"),
-    "attn_k": ("attention", "key"),
-    "attn_v": ("attention", "value"),
-    "attn_output": ("attention", "output"),
-    "ffn_gate": ("mlp", "gate"),
-    "ffn_up": ("mlp", "up"),
-    "ffn_down": ("mlp", "down"),
-}
 
 
 def _write(path, params, *, sizes=SIZES, architecture="llama", without="", quantization=None, extra=None):
     writer = gguf.GGUFWriter(path, architecture)
-    writer.add_block_count(sizes.layers)
-    writer.add_embedding_length(sizes.embed)
-    writer.add_feed_forward_length(sizes.mlp)
-    writer.add_head_count(sizes.heads)
-    writer.add_head_count_kv(sizes.kv_heads)
-    writer.add_key_length(sizes.head_dim)
-    writer.add_layer_norm_rms_eps(sizes.norm_eps)
-    writer.add_rope_freq_base(sizes.rope_base)
-    tensors = {"token_embd": params["embedding"], "output_norm": params["final_norm"]["scale"]}
-    if "unembedding" in params:
-        tensors["output"] = params["unembedding"]
-    blocks = params["blocks"]
-    for i in range(sizes.layers):
-        tensors[f"blk.{i}.attn_norm"] = blocks["attention_norm"]["scale"][i]
-        tensors[f"blk.{i}.ffn_norm"] = blocks["mlp_norm"]["scale"][i]
-        for name, (module, weight) in NAMES.items():
-            tensors[f"blk.{i}.{name}"] = blocks[module][weight]["weight"][i].T
-    for name, value in (tensors | (extra or {})).items():
-        if name == without:
-            continue
-        array = np.ascontiguousarray(value, np.float32)
-        if quantization is not None and array.ndim == 2:
-            writer.add_tensor(
-                f"{name}.weight", gguf.quants.quantize(array, quantization), raw_dtype=quantization
-            )
-        else:
-            writer.add_tensor(f"{name}.weight", array)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    write_gguf(writer, params, sizes, without=without, quantization=quantization, extra=extra)
     return path
 
 

@@ -5,26 +5,34 @@ import io
 import json
 import re
 import sys
+from functools import partial
 
 import jax
 import ml_dtypes
 import numpy as np
 import pytest
+from gguf_files import write_gguf
 from launch import TINY, here
-from model_folder import ENDS, SIZES, model_folder, params
+from model_folder import ENDS, SIZES, TEMPLATE, model_folder, params
 from numpy_decoder import next_token_log_probs
 from scipy.special import log_softmax
 
 from jaxpref import cli, config
 from jaxpref.commands import checking, speaking
-from jaxpref.data import hf_tokenizer, llama2c_tokenizer
+from jaxpref.data import gguf_tokenizer, hf_tokenizer, llama2c_tokenizer
 from jaxpref.models.hub import hf_end_ids, hf_sizes, hf_weights, write_folder
+from jaxpref.models.hub.config import described
 from jaxpref.models.hub.folder import open_folder
+from jaxpref.models.hub.lazy import wrapped
+from jaxpref.models.lora import LoRA
 from jaxpref.models.transformer import Transformer
+from jaxpref.models.weights import shapes
+from jaxpref.policies.adapted import adapted
+from jaxpref.policies.transformer import transformer
 from jaxpref.training.export import export_params
 from jaxpref.training.run import open_run
 
-pytest.importorskip("tokenizers", reason="needs the optional package tokenizers")
+pre_tokenizers = pytest.importorskip("tokenizers", reason="needs the optional package").pre_tokenizers
 
 
 @pytest.fixture(autouse=True)
@@ -98,6 +106,25 @@ def test_a_run_is_exported_bit_for_bit(tmp_path, one_device):
             export_params(other, weights, tmp_path / "other")
 
 
+def test_adapters_are_folded_in(tmp_path, one_device):
+    """The exported model gives the log-probs of the base with its adapters."""
+    base, lora = params(), LoRA(rank=2, targets=("query", "mlp.down"))
+    policy = partial(transformer, sizes=SIZES, eos_id=2)
+    built = dataclasses.replace(
+        config.load(TINY), tokenizer=None, policy=partial(adapted, policy=policy, base=params, lora=lora)
+    )
+    run, rng = open_run(built, tmp_path / "run", log=lambda text: None), np.random.default_rng(3)
+    trained = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(x.dtype), run.abstract_params)
+    export_params(run, trained, tmp_path / "model")
+    made = _numpy(hf_weights(tmp_path / "model"))
+    for name in ("query", "key"):
+        weight, found = (tree["blocks"]["attention"][name]["weight"] for tree in (base, made))
+        factors = trained["blocks"]["attention"].get(name)
+        added = 0 if factors is None else 16 * factors["lora_a"] @ factors["lora_b"]
+        np.testing.assert_allclose(found, weight + added, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(made["embedding"], base["embedding"])
+
+
 def test_llama2c_becomes_a_folder_with_its_tokenizer(data_root, tmp_path):
     source = data_root / "stories260K"
     given = ["--tokenizer", str(source / "tok512.bin"), "--to", str(tmp_path / "stories")]
@@ -108,6 +135,41 @@ def test_llama2c_becomes_a_folder_with_its_tokenizer(data_root, tmp_path):
         assert made.encode(text) == known.encode(text)
         assert made.decode(made.encode(text)) == known.decode(known.encode(text))
     assert hf_end_ids(tmp_path / "stories") == (known.eos_id,)
+
+
+def test_a_gguf_file_becomes_a_folder_that_computes_the_same(tmp_path):
+    gguf = pytest.importorskip("gguf", reason="needs the optional package gguf")
+    tokens = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "he", "<|im_end|>", "<|endoftext|>"]
+    sizes = dataclasses.replace(SIZES, vocab=len(tokens), rope_style="interleaved", kv_heads=1)
+    rng = np.random.default_rng(2)
+    given = jax.tree.map(lambda x: rng.normal(size=x.shape, scale=0.3).astype(np.float32), shapes(sizes))
+    writer = gguf.GGUFWriter(str(tmp_path / "m.gguf"), "llama")
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([1] * 257 + [3] * 2)
+    writer.add_token_merges(["h e"])
+    writer.add_eos_token_id(258)
+    writer.add_eot_token_id(257)
+    writer.add_add_bos_token(False)
+    writer.add_context_length(77)
+    writer.add_chat_template(TEMPLATE)
+    write_gguf(writer, given, sizes)
+    here("convert", str(tmp_path / "m.gguf"), "--to", str(tmp_path / "out"))
+    row = [7, 3, 250, 9, 9, 100]
+    found = next_token_log_probs(hf_sizes(tmp_path / "out"), _numpy(hf_weights(tmp_path / "out")), row)
+    np.testing.assert_allclose(found, next_token_log_probs(sizes, given, row), atol=1e-6)
+    assert hf_end_ids(tmp_path / "out") == (258, 257)
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert written["max_position_embeddings"] == 77
+    assert (written["rms_norm_eps"], written["rope_theta"]) == (1e-5, 10_000.0)
+    assert (tmp_path / "out" / "chat_template.jinja").read_text() == TEMPLATE
+    made, known = hf_tokenizer(str(tmp_path / "out")), gguf_tokenizer(str(tmp_path / "m.gguf"))
+    assert made.encode("hello <|im_end|> é") == known.encode("hello <|im_end|> é")
+
+
+def _numpy(tree):
+    return jax.tree.map(np.asarray, tree)
 
 
 class TestAnswers:
@@ -151,6 +213,21 @@ class TestCheck:
             f"{folder}: right",
         ):
             assert words in output, output
+
+    def test_a_round_trip_that_is_none(self, folder, monkeypatch):
+        read = described(folder)
+        assert checking._round_trip(str(folder), read).right
+        name, made = "model.norm.weight", checking.file_tensors
+        for changed in (lambda x: x.astype(np.float64), lambda x: np.nextafter(np.asarray(x), np.float32(9))):
+            monkeypatch.setattr(
+                checking,
+                "file_tensors",
+                lambda *a, changed=changed: [
+                    (n, wrapped(changed(x)) if n == name else x) for n, x in made(*a)
+                ],
+            )
+            line = checking._round_trip(str(folder), read)
+            assert (line.right, line.found) == (False, f"1 tensors differ, such as {name}")
 
     def test_weights_that_are_not_finite(self, tmp_path):
         broken = params()

@@ -20,7 +20,10 @@ def gguf_tokenizer(path: str) -> Tokenizer:
     `add_bos_token: false` has no BOS here, even if it names one: SmolLM2's is `<|im_start|>`, which would
     then come twice in a chat. Raises ValueError for another tokenizer model or pre-tokenization.
     """
-    fields = gguf_fields(path)
+    return _loaded(gguf_fields(path), path)
+
+
+def _loaded(fields: dict[str, Any], path: str) -> Wrapped:
     tokenizer = _tokenizer(fields, path)
     bos, eos, pad = (fields.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos", "padding"))
     bos = None if fields.get("tokenizer.ggml.add_bos_token") is False else bos
@@ -44,7 +47,7 @@ def gguf_tokenizer_files(path: str) -> dict[str, str]:
     ValueError as `gguf_tokenizer`.
     """
     fields = gguf_fields(path)
-    loaded, tokenizer = gguf_tokenizer(path), _tokenizer(fields, path)
+    loaded, tokenizer = _loaded(fields, path), _tokenizer(fields, path)
     _, tokens, _, _ = _parts(fields)
     bos = tokens[loaded.bos_id] if loaded.bos_id is not None else None
     if bos is not None:
