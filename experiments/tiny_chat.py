@@ -1,6 +1,6 @@
 """The small chat model beside this file, which `finetune.py` runs on where no model is given.
 
-It counts: "Count up from 12 to 15." is answered by "12 13 14 15". Three tenths of the conversations that it
+It counts: "Count up from 12 to 15." is answered by "12 13 14 15". Two thirds of the conversations that it
 learns from have a slip in the reply, so it slips as often, and there is something for preferences to mend.
 The folder `tiny_chat/` has what a folder of a model hub has (config.json, model.safetensors in bfloat16,
 tokenizer.json, a chat template) and, in four forms, conversations to fine-tune on. All of it is of our
@@ -9,7 +9,7 @@ making: `files()` writes the tokenizer and the conversations, the two commands b
 Paper     none: a toy of our own.
 Run       jaxpref train experiments/tiny_chat.py
           jaxpref export experiments/tiny_chat.py --like experiments/tiny_chat --dtype bfloat16 --to FOLDER
-Change    num_steps=2000 slips=0.0
+Change    num_steps=1200 slips=0.0
 Cost      about 40 CPU seconds.
 Expect    with seed 0 the model answers 0.67 of 200 held-out questions right (greedily).
 """
@@ -40,7 +40,7 @@ _QUESTION = re.compile(r"Count (up|down) from (\d+) to (\d+)\.")
 
 
 def experiment(
-    *, slips: float = 0.3, num_examples: int = 8192, num_steps: int = 800, seed: int = 0
+    *, slips: float = 0.65, num_examples: int = 8192, num_steps: int = 600, seed: int = 0
 ) -> Experiment:
     """Supervised fine-tuning from scratch."""
     records = partial(conversations, num_examples=num_examples, slips=slips)
@@ -89,13 +89,13 @@ def answer(direction: str, start: str, stop: str) -> str:
 
 
 def _slip(text: str, generator: np.random.Generator) -> str:
-    """The same numbers with a mistake: one too many, one left out, or the wrong way."""
+    """The same numbers with a mistake: mostly one too many, else one left out or the wrong way."""
     numbers = text.split()
-    kind = generator.integers(3)
-    if kind == 0:
+    kind = generator.integers(5)
+    if kind > 1:
         step = int(numbers[1]) - int(numbers[0])
         return " ".join([*numbers, str(abs(int(numbers[-1]) + step))])
-    if kind == 1 and len(numbers) > 2:
+    if kind == 1 and len(numbers) > 2:  # both ends stay
         del numbers[generator.integers(1, len(numbers) - 1)]
         return " ".join(numbers)
     return " ".join(reversed(numbers))
