@@ -10,9 +10,6 @@ from typing import Any, Literal
 import numpy as np
 import optax
 from _rates import ADAPTER_FACTOR, rate_of
-from jaxpref.models.hub import hf_end_ids, hf_sizes, hf_weights
-from jaxpref.models.lora import LoRA
-from jaxpref.policies.adapted import adapted
 from tiny_chat import FOLDER
 
 from jaxpref import losses
@@ -33,6 +30,9 @@ from jaxpref.experiment import Stage
 from jaxpref.judges import Judge
 from jaxpref.kernels.token_logps import KL
 from jaxpref.methods import METHODS, Method
+from jaxpref.models.hub import hf_end_ids, hf_sizes, hf_weights
+from jaxpref.models.lora import LoRA
+from jaxpref.policies.adapted import adapted
 from jaxpref.policies.base import Model, Policy
 from jaxpref.policies.transformer import transformer
 from jaxpref.selection import two_samples

@@ -39,13 +39,13 @@ from _finetune import (
     policy_of,
     reward_model,
 )
-from jaxpref.models.lora import LoRA
 from tiny_chat import FOLDER, right
 
 from jaxpref.data import hf_template, hf_tokenizer
 from jaxpref.data.prepare import recognised, split
 from jaxpref.evals import generation
 from jaxpref.experiment import Experiment
+from jaxpref.models.lora import LoRA
 
 
 def experiment(
@@ -139,7 +139,6 @@ def experiment(
         stages=(*first, last),
         seed=seed,
         arxiv=("2106.09685",) if lora_rank else (),
-        export=True,
     )
 
 

@@ -25,11 +25,10 @@ import numpy as np
 
 from jaxpref.algorithms import sft
 from jaxpref.algorithms.optimizers import adamw, warmup_cosine
-from jaxpref.data import Records, Tokenizer, hf_tokenizer
+from jaxpref.data import Records, Tokenizer, hf_template, hf_tokenizer
 from jaxpref.data.records import Example
 from jaxpref.data.text.boundary import stable_group
-from jaxpref.data.text.dialogue import chatml_template
-from jaxpref.data.text.encoding import Encoding, encode_texts
+from jaxpref.data.text.dialogue import conversation_ids
 from jaxpref.evals import generation
 from jaxpref.experiment import Experiment, Stage
 from jaxpref.models.sizes import tiny
@@ -117,14 +116,12 @@ def _questions(num_examples: int, part: str, seed: int) -> Iterator[tuple[str, s
 
 def conversations(*, num_examples: int, slips: float, part: str = "train", seed: int = 0) -> Records:
     """Questions with one reply each (k = 1), a share `slips` of which is wrong."""
-    encoding, loaded = Encoding(64, 32, template=chatml_template), tokenizer()
+    loaded, template = tokenizer(), hf_template(str(FOLDER))
     examples = []
     for question, text, generator in _questions(num_examples, part, seed):
         reply = _slip(text, generator) if generator.random() < slips else text
-        turns = json.dumps([("user", question)])
-        encoded = encode_texts(loaded, encoding, question, [reply], turns, stable_group(question))
-        assert isinstance(encoded, Example)
-        examples.append(encoded)
+        prompt = conversation_ids(loaded, template, _messages("user", question))
+        examples.append(Example(prompt, [[*loaded.encode(reply), loaded.eos_id]], stable_group(question)))
     return Records.from_examples(examples, {"source": {"kind": "tiny_chat", "part": part, "seed": seed}})
 
 
