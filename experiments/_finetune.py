@@ -19,15 +19,15 @@ from jaxpref.algorithms.optimizers import adamw, warmup_cosine
 from jaxpref.data import Records
 from jaxpref.data.prepare import (
     chosen_only,
-    jsonl_conversations,
     jsonl_labelled,
     jsonl_lists,
+    jsonl_messages,
     jsonl_pairs,
 )
 from jaxpref.data.sources import count_rows, read_rows
 from jaxpref.evals import list_agreement, reward_accuracy
 from jaxpref.experiment import Stage
-from jaxpref.judges import Judge
+from jaxpref.judges import Judge, reward_judge
 from jaxpref.kernels.token_logps import KL
 from jaxpref.methods import METHODS, Method
 from jaxpref.models.hub import hf_end_ids, hf_sizes, hf_weights
@@ -46,7 +46,7 @@ READERS: dict[Kind, Callable[..., Records]] = {
     "pairs": jsonl_pairs,
     "labelled": jsonl_labelled,
     "lists": jsonl_lists,
-    "messages": jsonl_conversations,
+    "messages": jsonl_messages,
 }
 _WORDS: dict[Any, str] = {
     "pairs": "pairs (chosen, rejected)",
@@ -149,32 +149,42 @@ def policy_of(
     lora: LoRA | None,
     train: str | None,
     compute_dtype: str | None,
-    remat: str,
+    remat: Literal["none", "block", "dots"],
 ) -> tuple[Callable[[], Policy], Callable[[], Params] | None]:
     """The policy, and the weights that it starts from where all of them are trained."""
-    weights = partial(hf_weights, path=folder)
+    weights, frozen = partial(hf_weights, path=folder), lora is not None or train is not None
+    dtype = str(weights()["embedding"].dtype)
     scored = any(i.base in ("rewards", "embeddings") for i in inputs_of(loss))
     policy = partial(
         transformer,
         sizes=partial(hf_sizes, path=folder),
         eos_id=hf_end_ids(folder),
-        compute_dtype=compute_dtype or str(weights()["embedding"].dtype),
+        param_dtype=dtype if frozen else "float32",
+        compute_dtype=compute_dtype or dtype,
         remat=remat,
         outputs=int(scored),
     )
-    if lora is None and train is None:
-        return policy, weights
-    return partial(adapted, policy=policy, base=weights, lora=lora, train=train), None
+    if frozen:
+        return partial(adapted, policy=policy, base=weights, lora=lora, train=train), None
+    return policy, weights
 
 
-def reward_model(*, run: str | None, model: str, lora: LoRA | None, train: str | None) -> Model:
+def scored_policy(*, model: str, lora: LoRA | None, train: str | None) -> Policy:
+    """The policy of a reward model that this file trains."""
+    return policy_of(model, losses.bradley_terry, lora, train, None, "none")[0]()
+
+
+def judge_of(*, policy: Callable[[], Policy]) -> Judge:
+    return reward_judge(policy())
+
+
+def reward_model(*, policy: Callable[[], Policy], run: str | None) -> Model:
     """The reward model of a run of this file with method=bradley_terry."""
     if run is None:
         raise ValueError(
             "method=online_dpo needs judge=RUN: train one first, `jaxpref train experiments/finetune.py ... "
             "method=bradley_terry workdir=RUN`"
         )
-    policy, _ = policy_of(model, losses.bradley_terry, lora, train, None, "none")
     return trained_model(policy=policy, workdir=run, stage="bradley_terry")
 
 

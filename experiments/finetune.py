@@ -34,17 +34,20 @@ from _finetune import (
     buckets,
     checked_loss,
     example_for,
+    judge_of,
     optimizer,
     passes,
     policy_of,
     reward_model,
+    scored_policy,
 )
 from tiny_chat import FOLDER, right
 
 from jaxpref.data import hf_template, hf_tokenizer
 from jaxpref.data.prepare import recognised, split
+from jaxpref.data.text.templates.sources import has_template
 from jaxpref.evals import generation
-from jaxpref.experiment import Experiment
+from jaxpref.experiment import Experiment, Stage
 from jaxpref.models.lora import LoRA
 
 
@@ -56,7 +59,7 @@ def experiment(
     beta: float | None = None,
     learning_rate: float | None = None,
     lora_rank: int = 16,
-    lora_alpha: float | None = None,
+    lora_alpha: float = 32.0,
     lora_dropout: float = 0.0,
     train: str | None = None,
     epochs: float = 1.0,
@@ -85,21 +88,21 @@ def experiment(
         READERS[kind],
         path=path,
         tokenizer=partial(hf_tokenizer, path=folder),
-        template=partial(hf_template, path=folder),
+        template=partial(hf_template, path=folder) if has_template(folder) else None,
+        plain_prompt="turn" if has_template(folder) else "text",
         prompt_length=prompt_length,
         response_length=response_length,
         truncate_prompt=truncate_prompt,
     )
-    parts = tuple(
-        partial(split, records=records, part=part, held_out=held_out) for part in ("train", "held_out")
-    )
+    train_records = partial(split, records=records, part="train", held_out=held_out)
+    held_records = partial(split, records=records, part="held_out", held_out=held_out)
     num_steps = passes(path, epochs * (1 - held_out), batch_size) if steps is None else steps
     loss = checked_loss(method, kind, path, beta)
     lora = LoRA(rank=lora_rank, alpha=lora_alpha, dropout=lora_dropout) if lora_rank else None
     policy, weights = policy_of(folder, loss, lora, train, compute_dtype, remat)
     rate = partial(optimizer, learning_rate=learning_rate, adapters=weights is None, toy=model is None)
     stages = Stages(
-        parts=parts,
+        parts=(train_records, held_records),
         kind=kind,
         stage=partial(
             Stage,
@@ -111,11 +114,12 @@ def experiment(
         ),
         answers=partial(
             generation,
-            records=parts[1],
+            records=held_records,
             max_tokens=max_tokens,
             num_prompts=40 if model is None else 12,
             batch_size=min(batch_size, 16),
             checker=right if model is None else None,
+            temperature=1.0 if model is None else 0.0,
             name="replies",
         ),
     )
@@ -127,8 +131,9 @@ def experiment(
     if method == "sft":
         last = stages.sft(num_steps, rate("sft", num_steps), microbatches)
     elif method == "online_dpo":
-        judged = partial(reward_model, run=judge, model=folder, lora=lora, train=train)
-        last = stages.online(num_steps, loss, rate("dpo", num_steps), judged, max_tokens, microbatches)
+        scored = partial(scored_policy, model=folder, lora=lora, train=train)
+        judged = partial(judge_of, policy=scored), partial(reward_model, policy=scored, run=judge)
+        last = stages.online(num_steps, loss, rate("dpo", num_steps), *judged, max_tokens, microbatches)
     else:
         last = stages.offline(num_steps, method, loss, rate(method, num_steps), microbatches)
     return Experiment(

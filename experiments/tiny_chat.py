@@ -17,7 +17,7 @@ Expect    with seed 0 the model answers 0.67 of 200 held-out questions right (gr
 import json
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -35,6 +35,8 @@ from jaxpref.models.sizes import tiny
 from jaxpref.policies.transformer import transformer
 
 FOLDER = pathlib.Path(__file__).parent / "tiny_chat"
+_SLIPS = (1, 1, -1)  # numbers too many or too few, as often as the model makes them: it counts too far
+_BOTH = (1, -1)  # in what is learned from neither the longer nor the shorter reply is the better one
 _QUESTION = re.compile(r"Count (up|down) from (\d+) to (\d+)\.")
 
 
@@ -87,17 +89,13 @@ def answer(direction: str, start: str, stop: str) -> str:
     return " ".join(map(str, range(int(start), int(stop) + step, step)))
 
 
-def _slip(text: str, generator: np.random.Generator) -> str:
-    """The same numbers with a mistake: mostly one too many, else one left out or the wrong way."""
+def _slip(text: str, generator: np.random.Generator, kinds: Sequence[int] = _SLIPS) -> str:
+    """The same numbers with one too many, or one too few."""
     numbers = text.split()
-    kind = generator.integers(5)
-    if kind > 1:
-        step = int(numbers[1]) - int(numbers[0])
-        return " ".join([*numbers, str(abs(int(numbers[-1]) + step))])
-    if kind == 1 and len(numbers) > 2:  # both ends stay
-        del numbers[generator.integers(1, len(numbers) - 1)]
-        return " ".join(numbers)
-    return " ".join(reversed(numbers))
+    if kinds[int(generator.integers(len(kinds)))] < 0:
+        return " ".join(numbers[:-1])
+    step = int(numbers[1]) - int(numbers[0])
+    return " ".join([*numbers, str(abs(int(numbers[-1]) + step))])
 
 
 def _questions(num_examples: int, part: str, seed: int) -> Iterator[tuple[str, str, np.random.Generator]]:
@@ -132,7 +130,7 @@ def _messages(role: str, content: str) -> list[dict[str, str]]:
 def rows(kind: str, num_examples: int, seed: int = 1) -> Iterator[dict[str, Any]]:
     """Conversations to fine-tune on: "pairs", "labelled", "lists" or "conversations"."""
     for question, text, generator in _questions(num_examples, "train", seed):
-        prompt, wrong = _messages("user", question), _slip(text, generator)
+        prompt, wrong = _messages("user", question), _slip(text, generator, _BOTH)
         if kind == "pairs":
             replies = [_messages("assistant", reply) for reply in (text, wrong)]
             yield {"prompt": prompt, "chosen": replies[0], "rejected": replies[1]}
@@ -144,7 +142,7 @@ def rows(kind: str, num_examples: int, seed: int = 1) -> Iterator[dict[str, Any]
                 "label": label,
             }
         elif kind == "lists":
-            others = dict.fromkeys([wrong, _slip(text, generator), f"{text} {text}"])
+            others = dict.fromkeys([wrong, _slip(text, generator, _BOTH), f"{text} {text}"])
             replies = [text, *(other for other in others if other != text)]
             yield {
                 "prompt": prompt,

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from jaxpref.data.text.tokenizers.folders import json_of, special_tokens
 from jaxpref.data.text.tokenizers.gguf import gguf_fields
 
-__all__ = ["TemplateSource", "template_source"]
+__all__ = ["TemplateSource", "has_template", "template_source"]
 
 _LARGEST = 1 << 20  # bytes of a template; real ones have up to 20 KB
 
@@ -51,6 +51,11 @@ def template_source(path: str, name: str | None, *, tools: bool = False) -> Temp
     if len(text) > _LARGEST:
         raise ValueError(f"{where}: a chat template of more than {_LARGEST:,} characters")
     return TemplateSource(text, where, tokens)
+
+
+def has_template(folder: str) -> bool:
+    """Whether a model's folder has a chat template at all; base models have none."""
+    return bool(_of_folder(Path(folder)))
 
 
 def _of_folder(folder: Path) -> dict[str, tuple[str, str]]:
