@@ -283,7 +283,7 @@ def optimizer(
         else learning_rate
     )
     if toy and learning_rate is None:
-        peak = 3e-3  # ours: a model of 100,000 weights learns nothing at rates for billions
+        peak = 1e-3  # ours: a model of 100,000 weights learns nothing at rates for billions
     return partial(adamw, schedule=partial(warmup_cosine, peak=peak, warmup_steps=num_steps // 10))
 
 

@@ -167,6 +167,11 @@ def _add_training(commands: argparse._SubParsersAction) -> None:
         "--allow-changes", action="store_true", help="resume although the configuration differs"
     )
     train.add_argument("--no-report", action="store_true", help="do not write report.html at the end")
+    train.add_argument(
+        "--no-export",
+        action="store_true",
+        help="leave no WORKDIR/model at the end, which runs do that started from a folder of the hub",
+    )
     sweep = add(
         "sweep", "train the experiments of FILE.py:sweep_name, then compare them", lambda c, o: c.sweep(o)
     )

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,17 +16,19 @@ from jaxpref.commands.opening import Options, load, say_changes
 from jaxpref.commands.speaking import check_no_run, sources_of
 from jaxpref.data import hf_tokenizer
 from jaxpref.data.text.tokenizers import gguf_tokenizer_files, llama2c_tokenizer_files
+from jaxpref.experiment import Experiment
 from jaxpref.models.architecture import TransformerSizes
 from jaxpref.models.gguf import gguf_config, gguf_sizes, gguf_weights
 from jaxpref.models.hub import hf_sizes, hf_weights, write_folder
 from jaxpref.models.hub.folder import open_folder
 from jaxpref.models.llama2c import llama2c_config, llama2c_sizes, llama2c_weights
-from jaxpref.training.export import export_params
+from jaxpref.paths import AnyPath
+from jaxpref.training.export import export_params, exportable
 from jaxpref.training.params import trained_params
 from jaxpref.training.run import open_run
 from jaxpref.types import Params
 
-__all__ = ["convert", "export"]
+__all__ = ["convert", "export", "leave_model"]
 
 
 def export(options: Options) -> int:
@@ -50,6 +53,28 @@ def export(options: Options) -> int:
     )
     _say_written(options.to, time.monotonic() - started)
     return 0
+
+
+def leave_model(experiment: Experiment, workdir: AnyPath) -> None:
+    """Writes what a run that started from a folder of the hub has trained as such a folder, `WORKDIR/model`.
+
+    A reward model, a store other than this machine's disk and several processes leave none, and the last two
+    are said. What an earlier end of the same run left there is replaced.
+    """
+    source = next(iter(sources_of(experiment)), None)
+    if source is None or jax.process_index() > 0:
+        return
+    if jax.process_count() > 1 or not isinstance(workdir, pathlib.Path):
+        print("model: `jaxpref export` writes it as a folder, by one process and to a local disk")
+        return
+    run = open_run(experiment, workdir, log=lambda _: None)
+    if not exportable(run):
+        return
+    target = workdir / "model"
+    if target.exists():
+        shutil.rmtree(target)  # its params are in the checkpoints
+    export_params(run, trained_params(run), target, like=source)
+    print(f"model: {target}")
 
 
 def convert(options: Options) -> int:

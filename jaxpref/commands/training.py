@@ -6,6 +6,7 @@ import shutil
 import jax
 
 from jaxpref import config
+from jaxpref.commands.models import leave_model
 from jaxpref.commands.opening import Options, load, ready, split
 from jaxpref.commands.results import page_about
 from jaxpref.experiment import Experiment, Tournament, smoke_tournament
@@ -25,7 +26,10 @@ def train(options: Options) -> int:
     distributed.initialize()
     experiment, workdir, own = load(options)
     _begin_trial_anew(options, workdir, own)
-    _train(ready(experiment, own, options), workdir, options)
+    experiment = ready(experiment, own, options)
+    _train(experiment, workdir, options)
+    if not options.no_export:
+        leave_model(experiment, workdir)
     return 0
 
 

@@ -34,10 +34,18 @@ def _backward(scale: float, kept: tuple[Array, ...], dy: Array) -> tuple[Array, 
 
 
 def _over_rows(first: Float[Array, "*rows m"], second: Float[Array, "*rows n"]) -> Float[Array, "m n"]:
-    """`first.T @ second`."""
+    """`first.T @ second`, float32 or wider."""
     rows = tuple(range(first.ndim - 1))
     wide = jnp.promote_types(first.dtype, jnp.float32)
-    return jax.lax.dot_general(first, second, ((rows, rows), ((), ())), preferred_element_type=wide)
+
+    def product(first: Array, second: Array) -> Array:
+        return jax.lax.dot_general(first, second, ((rows, rows), ((), ())), preferred_element_type=wide)
+
+    def of_wide(first: Array, second: Array) -> Array:
+        return product(first.astype(wide), second.astype(wide))
+
+    # XLA on CPU has no product of bfloat16 matrices with a float32 result where one of them is transposed.
+    return jax.lax.platform_dependent(first, second, cpu=of_wide, default=product)
 
 
 low_rank.defvjp(_forward, _backward)

@@ -10,7 +10,7 @@ from jaxpref.models.transformer import Transformer
 from jaxpref.training.context import RunContext
 from jaxpref.types import Params
 
-__all__ = ["SHARD_BYTES", "export_params", "plain_params"]
+__all__ = ["SHARD_BYTES", "export_params", "exportable", "plain_params"]
 
 SHARD_BYTES = 5_000_000_000  # of tensors in one file, as transformers writes
 
@@ -47,6 +47,12 @@ def export_params(
         dtype=dtype,
         max_shard_bytes=max_shard_bytes,
     )
+
+
+def exportable(run: RunContext) -> bool:
+    """Whether its policy is a language model, which folders of the hub hold."""
+    model = run.policy.model
+    return isinstance(model, Transformer) and not model.outputs
 
 
 def plain_params(run: RunContext, params: Params) -> Params:
