@@ -9,9 +9,10 @@ making: `files()` writes the tokenizer and the conversations, the two commands b
 Paper     none: a toy of our own.
 Run       jaxpref train experiments/tiny_chat.py
           jaxpref export experiments/tiny_chat.py --like experiments/tiny_chat --dtype bfloat16 --to FOLDER
-Change    num_steps=1200 slips=0.0
-Cost      about 40 CPU seconds.
-Expect    with seed 0 the model answers 0.67 of 200 held-out questions right (greedily).
+          (both from the root of the checkout)
+Change    num_steps=800 slips=0.0
+Cost      about 110 CPU seconds.
+Expect    with seed 0 the model answers 0.160 [0.093, 0.261] of 200 held-out questions right, greedily.
 """
 
 import json
@@ -34,14 +35,14 @@ from jaxpref.experiment import Experiment, Stage
 from jaxpref.models.sizes import tiny
 from jaxpref.policies.transformer import transformer
 
-FOLDER = pathlib.Path(__file__).parent / "tiny_chat"
+FOLDER = pathlib.Path("experiments/tiny_chat")  # from the root of the checkout
 _SLIPS = (1, 1, -1)  # numbers too many or too few, as often as the model makes them: it counts too far
 _BOTH = (1, -1)  # in what is learned from neither the longer nor the shorter reply is the better one
 _QUESTION = re.compile(r"Count (up|down) from (\d+) to (\d+)\.")
 
 
 def experiment(
-    *, slips: float = 0.65, num_examples: int = 8192, num_steps: int = 600, seed: int = 0
+    *, slips: float = 0.65, num_examples: int = 8192, num_steps: int = 400, seed: int = 0
 ) -> Experiment:
     """Supervised fine-tuning from scratch."""
     records = partial(conversations, num_examples=num_examples, slips=slips)

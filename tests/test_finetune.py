@@ -1,0 +1,79 @@
+"""experiments/finetune.py: what it refuses, and that a model comes out that can be read again."""
+
+import json
+import math
+import pathlib
+
+import numpy as np
+import pytest
+from launch import here
+
+from jaxpref import config
+from jaxpref.methods import METHODS
+from jaxpref.models.hub import hf_sizes, hf_weights
+
+FILE = "experiments/finetune.py"
+FOLDER = pathlib.Path("experiments/tiny_chat")
+
+
+@pytest.fixture(autouse=True)
+def _root(monkeypatch):
+    monkeypatch.chdir(pathlib.Path(__file__).resolve().parents[1])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["method=kto", f"data={FOLDER / 'pairs.jsonl'}"], "learns from single responses with a label"),
+        (["method=dpo", f"data={FOLDER / 'lists.jsonl'}"], "lipo_lambda"),
+        (["method=dpo", f"data={FOLDER / 'conversations.jsonl'}"], "conversations without a preference"),
+        (["method=odpo"], "reads 'scores' of each row"),
+        (["method=hypo"], "sampled_logps"),
+        (["method=simp"], "near: simpo"),
+        (["method=orpo", "beta=0.3"], "beta: method=orpo has none"),
+        (["model=nowhere"], "nowhere"),
+    ],
+)
+def test_what_cannot_be_learned_from_is_refused(overrides, said):
+    with pytest.raises(ValueError, match=said):
+        config.load(FILE, overrides)
+
+
+def test_every_method_of_the_table_is_fed_or_refused_with_the_reason():
+    fed, reasons = [], {}
+    for method in METHODS:
+        try:
+            config.load(FILE, [f"method={method.name}"])
+        except ValueError as error:
+            reasons[method.name] = str(error)
+        else:
+            fed.append(method.name)
+    assert all(name in reason for name, reason in reasons.items())
+    assert {"dpo", "ipo", "simpo", "orpo", "kto", "bco", "lipo_lambda", "bradley_terry", "sft"} <= set(fed)
+    assert len(fed) > 55
+
+
+def _trained(tmp_path, *overrides):
+    output = here("train", FILE, "--smoke", f"workdir={tmp_path}", "max_tokens=8", *overrides)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    return output, [json.loads(line) for line in lines]
+
+
+@pytest.mark.slow
+def test_a_model_comes_out(tmp_path):
+    output, metrics = _trained(tmp_path)
+    first = next(line for line in metrics if "loss" in line)
+    assert first["loss"] == pytest.approx(math.log(2), abs=1e-7)
+    assert hf_sizes(tmp_path / "model") == hf_sizes(FOLDER)
+    before, after = (np.asarray(hf_weights(f)["embedding"]) for f in (FOLDER, tmp_path / "model"))
+    np.testing.assert_array_equal(before.view(np.uint8), after.view(np.uint8))  # adapters are of projections
+    assert "model: " in output
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(
+    "method", ["sft", "ipo", "simpo", "orpo", "kto", "bco", "lipo_lambda", "bradley_terry"]
+)
+def test_methods_run(tmp_path, method):
+    _, metrics = _trained(tmp_path, f"method={method}")
+    assert all(math.isfinite(line["loss"]) for line in metrics if "loss" in line)
