@@ -366,7 +366,7 @@ def functions(node: Any) -> list[Callable[..., Any]]:
 
 def arguments(node: Any, name: str) -> list[Any]:
     """Values of all arguments of this name in a tree that `describe` describes, defaults included."""
-    inner = (
+    inner: dict[Any, Any] = (
         dict(enumerate(node)) if isinstance(node, list) else {k: v for k, (v, _) in _children(node).items()}
     )
     own = [inner[name]] if name in inner else []
