@@ -250,11 +250,12 @@ def test_fingerprints_tell_names_types_shapes_and_values_apart():
     other = [
         {"a": np.arange(6, dtype=np.float32)},
         given | {"a": np.arange(6, dtype=np.int32)},
+        given | {"a": given["a"].view(np.int32)},
         given | {"a": np.arange(6, dtype=np.float32).reshape(2, 3)},
         given | {"a": np.arange(6, dtype=np.float32) + np.float32(1e-6)},
         {"c": given["a"], "b": given["b"]},
     ]
-    assert len({fingerprint(x) for x in [given, *other]}) == 6
+    assert len({fingerprint(x) for x in [given, *other]}) == 7
 
 
 def test_one_content_has_one_fingerprint_wherever_it_lies(monkeypatch):

@@ -11,6 +11,7 @@ import pytest
 from launch import TINY, environment, here
 
 from jaxpref.data import load_records
+from jaxpref.training.constants import fingerprint
 
 COMMANDS = """
 import json, sys
@@ -158,7 +159,9 @@ def test_a_process_reads_the_rows_and_weights_of_its_devices():
     assert asked == [[[[0, 1], [0, 6]], [[1, 2], [0, 6]]]] * 2 + [[[[0, 8], [0, 5]]]]
     assert asked_of_second == [[[[2, 3], [0, 6]], [[3, 4], [0, 6]]]] * 2 + [[[[0, 8], [0, 5]]]]
     assert (hashed, hashed_too) == ([3, 3, 1], [2, 2, 2]), "the first hashes the layers, the second the table"
-    assert {told, told_too, *same, *same_too} == {told}
+    layers = [np.arange(24, dtype=np.int32).reshape(4, 6) + i for i in range(2)]
+    alone = {"blocks": np.stack([x.T for x in layers]), "table": np.arange(40, dtype=np.int32).reshape(8, 5)}
+    assert {told, told_too, *same, *same_too} == {fingerprint(alone)}, "as one process has it"
     whole = list(range(8))
     assert first == [[whole[:4]], [[0, 1, 4, 5]], [whole], [whole[:4]], [whole]]
     assert second == [[whole[4:]], [[2, 3, 6, 7]], [whole], [whole[4:]], [whole]]
