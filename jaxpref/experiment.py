@@ -70,7 +70,7 @@ class Experiment:
     policy: Callable[[], Policy]
     tokenizer: Callable[[], Any] | None  # -> data.Tokenizer; None: no text (control, states, routes)
     stages: tuple[Stage, ...]
-    weights: Callable[[], Params] | None = None  # pretrained params; None: `policy.init`
+    weights: Callable[[], Params] | None = None  # pretrained, numpy or lazy; None: `policy.init`
     mesh: MeshShape = MeshShape()
     seed: int = 0
     log_every: int = 10  # steps between lines on stdout and TensorBoard points; JSONL has every step
