@@ -94,7 +94,7 @@ def jsonl_pair(
         return _hh(row, prompt, fields, notes)
     if prompt is None:
         return _implicit(row, chosen, rejected, fields, notes)
-    return _answered(prompt, reply(chosen), reply(rejected), fields, notes)
+    return _answered(prompt, prompt.following(chosen), prompt.following(rejected), fields, notes)
 
 
 def _hh(row: dict[str, Any], prompt: Prompt | None, fields: PairFields, notes: Counter[str]) -> Pair | Drop:
@@ -166,6 +166,9 @@ def _implicit(
         common -= 1
     prompt = chosen[:common]
     notes[_IMPLICIT if prompt else _NOTHING] += 1
+    if prompt and fields.plain_prompt == "turn":
+        turn = asked_in_turns([user_turn(prompt.strip())], row, fields)
+        return Pair(turn, reply(chosen[common:].strip()), reply(rejected[common:].strip()))
     group = stable_group(str(row["group"]) if "group" in row else prompt)
     return Pair(Prompt(prompt, (), group), reply(chosen[common:]), reply(rejected[common:]))
 

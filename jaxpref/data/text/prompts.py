@@ -6,8 +6,16 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from jaxpref.data.text.boundary import stable_group
-from jaxpref.data.text.dialogue import own_form
-from jaxpref.data.text.messages import HH_REPLY, Message, check_text, hh_turns, messages_from_json, user_turn
+from jaxpref.data.text.dialogue import own_form, without_lead
+from jaxpref.data.text.messages import (
+    HH_REPLY,
+    Message,
+    check_text,
+    hh_turns,
+    messages_from_json,
+    reply,
+    user_turn,
+)
 
 __all__ = [
     "Prompt",
@@ -77,6 +85,15 @@ class Prompt:
     turns: tuple[Message, ...]  # empty for plain text
     group: int
 
+    @property
+    def begun(self) -> bool:
+        """Whether the last turn is the beginning of the replies."""
+        return bool(self.turns) and self.turns[-1]["role"] == "assistant"
+
+    def following(self, text: str) -> Message:
+        """A text as a reply. In a dialogue, the one space that joins texts is no part of it."""
+        return reply(without_lead(text) if self.turns and not self.begun else text)
+
     def answered(
         self, responses: Sequence[Message], fields: PromptFields, notes: Counter[str]
     ) -> list[Message]:
@@ -105,7 +122,7 @@ class Prompt:
         """What a reply would repeat: the plain text, or the turn of the assistant that it goes on from."""
         if not self.turns:
             text = self.text or ""
-        elif self.turns[-1]["role"] == "assistant":
+        elif self.begun:
             text = self.turns[-1]["content"]
         else:
             return []

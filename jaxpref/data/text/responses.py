@@ -43,7 +43,10 @@ def scored_list(
     if any(turns != shared[0] for turns in shared):
         return Drop(UNEQUAL_PROMPTS)
     prompt = _asked(row, messages, fields, shared[0])
-    replies = [turns[-1] for turns in sides]
+    replies = [
+        prompt.following(value) if isinstance(value, str) else turns[-1]
+        for value, turns in zip(given, sides, strict=True)
+    ]
     texts = [reply["content"].strip() or str(reply.get("tool_calls") or "") for reply in replies]
     order = [i for i in sorted(range(len(numbers)), key=lambda i: -numbers[i]) if texts[i]]
     if len(order) < 2:
@@ -77,7 +80,9 @@ def one_answer(
         if len(given) != 1:
             raise ValueError(f"expected {' or '.join(names)}, got {' and '.join(given) or holding(row)}")
         prompt = _asked(row, messages, fields, [])
-        return prompt, prompt.answered([one_reply(given[0], row[given[0]])], fields, notes)
+        value, answer = row[given[0]], one_reply(given[0], row[given[0]])
+        answer = prompt.following(value) if isinstance(value, str) else answer
+        return prompt, prompt.answered([answer], fields, notes)
     if not isinstance(row[messages], list):
         raise ValueError(f"{messages}: expected a list of turns, got {type(row[messages]).__name__}")
     turns = _turns(messages, row[messages])

@@ -19,6 +19,7 @@ from jaxpref.data.text.jsonl import jsonl_labelled, jsonl_lists, jsonl_messages,
 USER, YES, NO = "<|im_start|>user\n", "Yes<|im_end|>", "No<|im_end|>"
 ASKED = f"<|bos|>{USER}Hi<|im_end|>\n"
 OPENED = "<|im_start|>assistant\n"
+HH = "\n\nHuman: Hi\n\nAssistant:"
 
 
 def user(content):
@@ -279,10 +280,18 @@ def test_what_the_readers_read_has_the_same_boundary(chat):
         (jsonl_labelled, {"messages": talk, "label": True}, (YES,)),
         (jsonl_labelled, {"prompt": [user("Hi")], "completion": [assistant("Yes")], "label": 0}, (YES,)),
         (jsonl_labelled, {"prompt": "Hi", "completion": "Yes", "label": 1}, (YES,)),
+        # The space that joins texts is none of the reply's.
+        (jsonl_pairs, {"prompt": "Hi", "chosen": " Yes", "rejected": " No"}, (YES, NO)),
+        (jsonl_pairs, {"prompt": [user("Hi")], "chosen": " Yes", "rejected": " No"}, (YES, NO)),
+        (jsonl_lists, {"prompt": "Hi", "responses": [" No", " Yes"], "scores": [0, 1]}, (YES, NO)),
+        (jsonl_labelled, {"prompt": "Hi", "completion": " Yes", "label": 1}, (YES,)),
+        (jsonl_pairs, {"chosen": f"{HH} Yes", "rejected": f"{HH} No"}, (YES, NO)),
         (jsonl_messages, {"messages": talk}, (YES,)),
         (jsonl_messages, {"prompt": "Hi", "completion": "Yes"}, (YES,)),
     ):
         assert chat("plain", row, reader=reader, plain_prompt="turn") == [(prompt, *scored)], row
+    row = {"chosen": "Hi Yes", "rejected": "Hi No"}
+    assert chat("plain", row, prompt=None, plain_prompt="turn") == [(prompt, YES, NO)]
 
 
 def test_a_prompt_that_is_too_long_loses_whole_turns(chat):
