@@ -77,7 +77,8 @@ def _lines(options: Options, folder: Described) -> Iterator[_Line]:
         model = model_of_folder(options)
         yield _Line("tokenizer", "none (no tokenizer.json), so what follows is of ids drawn at random")
         ids = np.random.default_rng(0).integers(0, folder.sizes.vocab, 64).tolist()
-    yield _likelihood(*model, ids)
+    ids = ids[: folder.sizes.longest]
+    yield _likelihood(*model, ids, ids_of_text=has_tokenizer)
     if has_tokenizer:
         yield _greedy(speaker, options)
     if options.against_transformers:
@@ -164,12 +165,16 @@ def _spoken_of(speaker: Speaker, folder: Described) -> Iterator[_Line]:
         yield _Line("template", f"none: {' '.join(str(error).split())}")
 
 
-def _likelihood(policy: Policy, params: Params, mesh: jax.sharding.Mesh, ids: list[int]) -> _Line:
+def _likelihood(
+    policy: Policy, params: Params, mesh: jax.sharding.Mesh, ids: list[int], *, ids_of_text: bool
+) -> _Line:
     """The forward pass: finite, and better than a guess where the text is one."""
     batch, score = _row(np.asarray([ids])), sharding.OnMesh(jax.jit(policy.token_logps), mesh)
     logps = np.asarray(score(params, batch), np.float64)[0, 0]
     mean, guess = logps.mean(), -math.log(policy.vocab_size)
     found = f"{mean:.4f} nats a token over {len(logps)} (a guess: {guess:.2f})"
+    if ids_of_text and mean < guess:
+        found += "; worse than a guess: is the tokenizer that of the model?"
     return _Line("mean log-prob", found, bool(np.isfinite(logps).all()))
 
 
@@ -181,7 +186,10 @@ def _greedy(speaker: Speaker, options: Options) -> _Line:
     except ValueError:
         prompt = options.prompt or "The capital of France is"
         ids, goes_on = prompt_ids(speaker.tokenizer, prompt), True
-    key, most = keys.key(0, None, "samples"), options.max_tokens
+    key, longest = keys.key(0, None, "samples"), speaker.policy.model.sizes.longest
+    most = min(options.max_tokens, (longest or math.inf) - len(ids))
+    if most < 1:
+        return _Line("greedy text", f"none: {prompt!r} fills the {longest} tokens of the model")
     parts = speaker.stream(ids, key, goes_on=goes_on, max_tokens=most, temperature=0.0)
     return _Line("greedy text", f"{prompt!r} -> {''.join(part for part, _ in parts)!r}")
 
