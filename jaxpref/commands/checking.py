@@ -174,7 +174,7 @@ def _likelihood(
     mean, guess = logps.mean(), -math.log(policy.vocab_size)
     found = f"{mean:.4f} nats a token over {len(logps)} (a guess: {guess:.2f})"
     if ids_of_text and mean < guess:
-        found += "; worse than a guess: is the tokenizer that of the model?"
+        found += "; worse than a guess: a model of another language, or not its tokenizer"
     return _Line("mean log-prob", found, bool(np.isfinite(logps).all()))
 
 

@@ -1,13 +1,11 @@
 """Commands that write folders of the hub: of runs, and of files in other formats."""
 
 import contextlib
-import json
 import os
 import pathlib
 import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -23,7 +21,7 @@ from jaxpref.models.hub import hf_sizes, hf_weights, write_folder
 from jaxpref.models.hub.folder import open_folder
 from jaxpref.models.llama2c import llama2c_config, llama2c_sizes, llama2c_weights
 from jaxpref.paths import AnyPath
-from jaxpref.training.export import export_params, exportable
+from jaxpref.training.export import export_params, exportable, passing_folder
 from jaxpref.training.params import trained_params
 from jaxpref.training.run import open_run
 from jaxpref.types import Params
@@ -129,32 +127,17 @@ def _model_of(source: pathlib.Path, options: Options) -> Iterator[_Model]:
     if start == b"GGUF":
         files = gguf_tokenizer_files(str(source)) if like is None else {}
         config = gguf_config(source)
-        with _folder_of(files, config) as made:
+        with passing_folder(files, config) as made:
             yield _Model(gguf_sizes(source), gguf_weights(source, lazy=True), like or made)
     elif source.suffix == ".bin" and start[:2] != b"PK" and start[:1] != b"\x80":  # neither kind of pickle
         files = llama2c_tokenizer_files(options.tokenizer) if options.tokenizer else {}
-        with _folder_of(files, llama2c_config(source)) as made:
+        with passing_folder(files, llama2c_config(source)) as made:
             yield _Model(llama2c_sizes(source), llama2c_weights(source), like or made)
     else:
         raise ValueError(
             f"{source}: no GGUF file, no llama2.c checkpoint and no experiment file; of safetensors, give "
             "the folder that has their config.json too; pickles are not read, since they may run code"
         )
-
-
-@contextlib.contextmanager
-def _folder_of(files: Mapping[str, str], config: Mapping[str, Any]) -> Iterator[pathlib.Path]:
-    """A passing folder that says of a model what its weights do not."""
-    settings = {name: value for name, value in config.items() if name.endswith("_token_id")}
-    with tempfile.TemporaryDirectory() as name:
-        folder = pathlib.Path(name)
-        for file, text in files.items():
-            (folder / file).write_text(text, encoding="utf-8")
-        (folder / "config.json").write_text(json.dumps(dict(config)), encoding="utf-8")
-        (folder / "generation_config.json").write_text(
-            json.dumps(settings, indent=2) + "\n", encoding="utf-8"
-        )
-        yield folder
 
 
 def _check_free(target: str) -> None:

@@ -1,6 +1,12 @@
 """What a run has trained, as a folder of the hub."""
 
+import contextlib
+import json
 import os
+import pathlib
+import tempfile
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 
@@ -10,7 +16,7 @@ from jaxpref.models.transformer import Transformer
 from jaxpref.training.context import RunContext
 from jaxpref.types import Params
 
-__all__ = ["SHARD_BYTES", "export_params", "exportable", "plain_params"]
+__all__ = ["SHARD_BYTES", "export_params", "exportable", "passing_folder", "plain_params"]
 
 SHARD_BYTES = 5_000_000_000  # of tensors in one file, as transformers writes
 
@@ -31,28 +37,50 @@ def export_params(
     Args:
       params: of the run's policy, as its checkpoints have them (`training.params.trained_params`).
       directory: a new or an empty folder.
-      like: the folder that the run started from, whose tokenizer, template and settings go with the weights.
+      like: the folder that the run started from, whose tokenizer, template and settings go with the weights;
+        None: what ends a response is all that does.
       dtype: what floats are cast to; None keeps theirs.
 
     Raises:
       ValueError: the policy is no language model that such folders hold; there are several
         processes; or as `models.hub.write_folder`.
     """
-    model = _model(run)
-    write_folder(
-        plain_params(run, params),
-        model.sizes,
-        directory,
-        like=like,
-        dtype=dtype,
-        max_shard_bytes=max_shard_bytes,
-    )
+    model, ends = _model(run), list(run.policy.end_ids)
+    with passing_folder({}, {"eos_token_id": ends[0] if len(ends) == 1 else ends}) as said:
+        write_folder(
+            plain_params(run, params),
+            model.sizes,
+            directory,
+            like=like or said,
+            dtype=dtype,
+            max_shard_bytes=max_shard_bytes,
+        )
 
 
 def exportable(run: RunContext) -> bool:
     """Whether its policy is a language model, which folders of the hub hold."""
     model = run.policy.model
     return isinstance(model, Transformer) and not model.outputs
+
+
+@contextlib.contextmanager
+def passing_folder(files: Mapping[str, str], config: Mapping[str, Any]) -> Iterator[pathlib.Path]:
+    """A folder like those of the hub, while the block runs, of all that a model has beside its weights.
+
+    Args:
+      files: name -> text.
+      config: fields of config.json; those that name tokens are in generation_config.json, too.
+    """
+    settings = {name: value for name, value in config.items() if name.endswith("_token_id")}
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        for file, text in files.items():
+            (folder / file).write_text(text, encoding="utf-8")
+        (folder / "config.json").write_text(json.dumps(dict(config)), encoding="utf-8")
+        (folder / "generation_config.json").write_text(
+            json.dumps(settings, indent=2) + "\n", encoding="utf-8"
+        )
+        yield folder
 
 
 def plain_params(run: RunContext, params: Params) -> Params:

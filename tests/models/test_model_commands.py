@@ -97,6 +97,7 @@ def test_a_run_is_exported_bit_for_bit(tmp_path, one_device):
     export_params(run, weights, tmp_path / "model")
     _equal(hf_weights(tmp_path / "model"), weights)
     assert hf_sizes(tmp_path / "model") == run.policy.model.sizes
+    assert hf_end_ids(tmp_path / "model") == run.policy.end_ids == (2,)
     for model, message in (
         (dataclasses.replace(run.policy.model, outputs=1), "reward model"),
         (None, "no transformer"),
