@@ -21,7 +21,7 @@ from jaxpref.models.hub import hf_end_ids, hf_sizes, hf_weights
 from jaxpref.paths import as_path
 from jaxpref.policies.base import Policy
 from jaxpref.policies.transformer import transformer
-from jaxpref.training import sharding
+from jaxpref.training import distributed, sharding
 from jaxpref.training.params import trained_params
 from jaxpref.training.run import open_run
 from jaxpref.types import Params, PRNGKey, Prompts
@@ -197,7 +197,8 @@ def model_of_folder(options: Options, *, pad_id: int = 0) -> tuple[Policy, Param
     )
     params = sharding.put_params(weights, sharding.param_shardings(weights, policy.axes(), mesh))
     count = sum(x.size for x in jax.tree.leaves(params))
-    aside(f"{path}: {count:,} parameters, {computed}, mesh {sharding.describe_mesh(mesh)}")
+    if distributed.first():
+        aside(f"{path}: {count:,} parameters, {computed}, mesh {sharding.describe_mesh(mesh)}")
     return policy, params, mesh
 
 
