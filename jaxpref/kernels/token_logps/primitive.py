@@ -89,19 +89,18 @@ def _backward(
 def scores(call: Call, x: Operands) -> dict[str, Array]:
     """Log-probs and the statistics of `call.head`, differentiable in hidden states, weights and bias.
 
-        Returns:
-          `logps` in nats and each statistic by name, `[n, 1]`.
+    Returns:
+      `logps` in nats and each statistic by name, `[n, 1]`.
 
-        Example:
-          >>> from jaxpref.kernels.partition import Partition
-          >>> from jaxpref.kernels.token_logps.dispatch import Shape, plan_for
-          >>> from jaxpref.kernels.token_logps.frozen import frozen_fold
-    from jaxpref.kernels.token_logps.head import Head, Operands
-          >>> from jaxpref.kernels.token_logps.primitive import Call, scores
-          >>> x = Operands(jnp.ones((1, 1)), jnp.log(jnp.array([[0.25], [0.75]])), jnp.array([1]))
-          >>> call = Call(Head(), plan_for(Shape(rows=1, vocab=2, embed=1)), Partition())
-          >>> print(jnp.exp(scores(call, x)["logps"]))
-          [[0.7500]]
+    Example:
+      >>> from jaxpref.kernels.partition import Partition
+      >>> from jaxpref.kernels.token_logps.dispatch import Shape, plan_for
+      >>> from jaxpref.kernels.token_logps.head import Head, Operands
+      >>> from jaxpref.kernels.token_logps.primitive import Call, scores
+      >>> x = Operands(jnp.ones((1, 1)), jnp.log(jnp.array([[0.25], [0.75]])), jnp.array([1]))
+      >>> call = Call(Head(), plan_for(Shape(rows=1, vocab=2, embed=1)), Partition())
+      >>> print(jnp.exp(scores(call, x)["logps"]))
+      [[0.7500]]
     """
     call.plan.announce(call.plan.scoring)
     return _forward(call, call.plan.scoring, x)[0]
