@@ -63,3 +63,10 @@ class TestControlTokens:
         for of_kind in oracle()["values"]["byte_level"].values():
             if "whole" in of_kind:
                 assert tokenizer.encode_marked(of_kind["whole"]) == tokenizer.encode(of_kind["whole"])
+
+    def test_the_marks_themselves_are_refused(self, root):
+        folder = chat_folder(root, "plain")
+        tokenizer, template = hf_tokenizer(folder), hf_template(folder)
+        message = {"role": "user", "content": "Hi \U000f0001"}
+        with pytest.raises(ValueError, match=r"a private character of Unicode \(U\+F0000"):
+            conversation_ids(tokenizer, template, [message])

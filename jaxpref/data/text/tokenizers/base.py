@@ -16,7 +16,8 @@ class Tokenizer(Protocol):
     """Text to ids in `[0, vocab_size)` and back.
 
     `encode` adds neither BOS nor EOS (the boundary code does, once, where it knows what was cut), and
-    `decode` leaves BOS, EOS and padding out of the text.
+    `decode` leaves BOS, EOS and padding out of the text. One that reads some texts as single tokens wherever
+    they stand says which (`added`, and among them the `controls`), and has `encode_marked` (see `marked`).
     """
 
     @property
