@@ -1,10 +1,8 @@
 """What the commands do. `cli.py` parses; nothing here knows argparse but the names of its options."""
 
-from jaxpref.commands.answering import chat as chat
-from jaxpref.commands.answering import sample as sample
-from jaxpref.commands.checking import check_model as check_model
-from jaxpref.commands.models import convert as convert
-from jaxpref.commands.models import export as export
+import importlib
+from typing import Any
+
 from jaxpref.commands.results import describe as describe
 from jaxpref.commands.results import evaluate as evaluate
 from jaxpref.commands.results import report as report
@@ -15,3 +13,18 @@ from jaxpref.commands.training import prepare as prepare
 from jaxpref.commands.training import sweep as sweep
 from jaxpref.commands.training import tournament as tournament
 from jaxpref.commands.training import train as train
+
+# Those that need the layers of models, which take half a second to import.
+_LATER = {
+    "chat": "answering",
+    "sample": "answering",
+    "check_model": "checking",
+    "convert": "models",
+    "export": "models",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(name)
+    return getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)

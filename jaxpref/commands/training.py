@@ -6,7 +6,6 @@ import shutil
 import jax
 
 from jaxpref import config
-from jaxpref.commands.models import leave_model
 from jaxpref.commands.opening import Options, load, ready, split
 from jaxpref.commands.results import page_about
 from jaxpref.experiment import Experiment, Tournament, smoke_tournament
@@ -29,6 +28,8 @@ def train(options: Options) -> int:
     experiment = ready(experiment, own, options)
     _train(experiment, workdir, options)
     if not options.no_export:
+        from jaxpref.commands.models import leave_model  # with layers, which take half a second to import
+
         leave_model(experiment, workdir)
     return 0
 

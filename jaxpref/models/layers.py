@@ -4,7 +4,7 @@ A weight carries the names of its logical axes beside it, `nnx.Param(value, axes
 own key because Flax's own sharding metadata wants a mesh at construction, and a model knows no mesh.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -13,11 +13,12 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxpref.models.architecture import TransformerSizes
+from jaxpref.models.lora import LoRA
 from jaxpref.models.low_rank import low_rank
 from jaxpref.models.rope import rotate
 from jaxpref.types import PRNGKey
 
-__all__ = ["MLP", "Attention", "Attend", "Block", "Linear", "Norm", "activation"]
+__all__ = ["MLP", "Attention", "Attend", "Block", "Linear", "Norm", "activation", "add_adapters"]
 
 # (queries, keys, values) of all tokens -> what the heads read, and anything the caller wants to keep.
 Attend = Callable[[Array, Array, Array], tuple[Array, Any]]
@@ -211,3 +212,34 @@ class Block(nnx.Module):
 
 def _normalised(x: Array, norm: Norm | None) -> Array:
     return x if norm is None else norm(x)
+
+
+def add_adapters(
+    block: nnx.Module, lora: LoRA, key_of: Callable[[str], PRNGKey], *, dropping: bool = False
+) -> None:
+    """Adds adapters to the projections of a block. `key_of(name)` is the key that `a` is drawn with.
+
+    `dropping`: each has a place for a key, with which it drops some of its inputs.
+
+    Raises:
+      ValueError: no projection has such a name.
+    """
+    names = []
+    for name, linear in _projections(block):
+        names.append(name)
+        if lora.targets_name(name):
+            linear.adapt(lora.rank_of(name), lora.scale_of(name), key_of(name))
+            if dropping:
+                linear.drop(lora.dropout, key_of(name))
+    if isinstance(lora.targets, tuple):
+        unknown = [t for t in lora.targets if not any(n == t or n.endswith(f".{t}") for n in names)]
+    else:
+        unknown = [] if any(map(lora.targets_name, names)) else [lora.targets]
+    if unknown:
+        raise ValueError(f"LoRA.targets: {unknown} names no projection; there are {', '.join(names)}")
+
+
+def _projections(block: nnx.Module) -> Iterator[tuple[str, Linear]]:
+    for path, module in nnx.iter_modules(block):
+        if isinstance(module, Linear):
+            yield ".".join(map(str, path)), module

@@ -1,19 +1,19 @@
-"""Low-rank adapters of the projections of a decoder (LoRA, arXiv:2106.09685)."""
+"""Low-rank adapters of the projections of a decoder (LoRA, arXiv:2106.09685): which, and in trees of params.
+
+Needs no layers, which take half a second to import.
+"""
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-from flax import nnx
 
 from jaxpref import keys
-from jaxpref.models.layers import Linear
 from jaxpref.trees import flat, nested
 from jaxpref.types import Params, PRNGKey
 
-__all__ = ["LoRA", "add_adapters", "has_adapters", "with_dropout_keys", "without_adapters"]
+__all__ = ["LoRA", "has_adapters", "with_dropout_keys", "without_adapters"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,37 +77,6 @@ class LoRA:
 
 def _first(given: tuple[tuple[str, Any], ...], name: str, default: Any) -> Any:
     return next((value for pattern, value in given if re.fullmatch(pattern, name)), default)
-
-
-def add_adapters(
-    block: nnx.Module, lora: LoRA, key_of: Callable[[str], PRNGKey], *, dropping: bool = False
-) -> None:
-    """Adds adapters to the projections of a block. `key_of(name)` is the key that `a` is drawn with.
-
-    `dropping`: each has a place for a key, with which it drops some of its inputs.
-
-    Raises:
-      ValueError: no projection has such a name.
-    """
-    names = []
-    for name, linear in _projections(block):
-        names.append(name)
-        if lora.targets_name(name):
-            linear.adapt(lora.rank_of(name), lora.scale_of(name), key_of(name))
-            if dropping:
-                linear.drop(lora.dropout, key_of(name))
-    if isinstance(lora.targets, tuple):
-        unknown = [t for t in lora.targets if not any(n == t or n.endswith(f".{t}") for n in names)]
-    else:
-        unknown = [] if any(map(lora.targets_name, names)) else [lora.targets]
-    if unknown:
-        raise ValueError(f"LoRA.targets: {unknown} names no projection; there are {', '.join(names)}")
-
-
-def _projections(block: nnx.Module) -> Iterator[tuple[str, Linear]]:
-    for path, module in nnx.iter_modules(block):
-        if isinstance(module, Linear):
-            yield ".".join(map(str, path)), module
 
 
 def has_adapters(blocks: Params) -> bool:

@@ -20,8 +20,8 @@ from jaxpref.kernels.partition import looked_up
 from jaxpref.kernels.token_logps import IMPLEMENTATIONS
 from jaxpref.models.architecture import TransformerSizes
 from jaxpref.models.attention import Keys, attend
-from jaxpref.models.layers import Attend, Block, Norm
-from jaxpref.models.lora import LoRA, add_adapters, has_adapters, with_dropout_keys
+from jaxpref.models.layers import Attend, Block, Norm, add_adapters
+from jaxpref.models.lora import LoRA, has_adapters, with_dropout_keys
 from jaxpref.models.rope import rope_tables
 from jaxpref.types import Params, PRNGKey
 

@@ -7,7 +7,6 @@ import jax
 import numpy as np
 
 from jaxpref.models.architecture import TransformerSizes
-from jaxpref.models.transformer import Transformer
 from jaxpref.types import Params
 
 __all__ = ["check_shapes", "parameter_count", "shapes"]
@@ -23,6 +22,8 @@ def shapes(sizes: TransformerSizes, outputs: int = 0) -> Any:
 
 @functools.lru_cache(maxsize=64)
 def _shapes(sizes: TransformerSizes, outputs: int) -> Any:
+    from jaxpref.models.transformer import Transformer  # with layers, which take half a second to import
+
     return jax.eval_shape(Transformer(sizes, outputs=outputs).init, jax.random.key(0))
 
 

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxpref import cli, commands
+from jaxpref import cli
+from jaxpref.commands import training
 from jaxpref.data.text.synthetic import arithmetic_tokenizer
 from jaxpref.evals import Context
 from jaxpref.evals.tournament import answers, judged, win_rates
@@ -121,7 +122,7 @@ def played(tmp_path_factory):
     """The runs of a sweep and its tournament; no page is drawn, which would take most of the time."""
     root = tmp_path_factory.mktemp("sweep")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(commands, "_report", lambda directories, page: page)
+        patch.setattr(training, "page_about", lambda directories, page: page)
         assert cli.main(["sweep", f"{DUEL}:sweep", f"workdir={root}"]) == 0
         yield root
 

@@ -32,7 +32,17 @@ Wanted = tuple[str, ...]
 
 
 def wide_dtype(x: Operands) -> jnp.dtype:
-    """float32, or that of the hidden states where it is wider."""
+    """float32, or that of the hidden states where it is wider.
+
+    Returns:
+      The dtype that sums over the vocabulary are made in.
+
+    Example:
+      >>> from jaxpref.kernels.token_logps.head import Operands
+      >>> x = Operands(jnp.ones((1, 1), jnp.bfloat16), jnp.ones((2, 1), jnp.bfloat16), jnp.array([1]))
+      >>> print(wide_dtype(x))
+      float32
+    """
     return jnp.promote_types(x.hidden.dtype, jnp.float32)
 
 
@@ -43,7 +53,18 @@ def _both(head: Head, x: Operands) -> tuple[Array, Array | None]:
 
 
 def column_block(x: Operands, begin: Array | int, size: int) -> Operands:
-    """The operands of a block of the vocabulary; targets count from its start."""
+    """The operands of a block of the vocabulary; targets count from its start.
+
+    Returns:
+      Operands with `size` rows of weights, targets -1 and below or `size` and above being outside.
+
+    Example:
+      >>> from jaxpref.kernels.token_logps.head import Operands
+      >>> x = Operands(jnp.ones((1, 1)), jnp.array([[0.0], [1.0], [2.0]]), jnp.array([2]))
+      >>> block = column_block(x, 1, 2)
+      >>> print(block.weight[:, 0], block.targets)
+      [1.0000 2.0000] [1]
+    """
     return Operands(
         x.hidden,
         part(x.weight, begin, size),
@@ -76,7 +97,15 @@ def _delta(head: Head, x: Operands, outputs: dict, upstream: dict, kept: Kept) -
 
 
 def product(a: Array, b: Array, axis: int) -> Array:
-    """The sum over `axis` of `a` and axis 0 of `b`, float32 inputs as float32, in float32 or wider."""
+    """The sum over `axis` of `a` and axis 0 of `b`, float32 inputs as float32.
+
+    Returns:
+      `[m, n]`, float32 or wider.
+
+    Example:
+      >>> print(product(jnp.array([[1.0, 2.0]]), jnp.array([[3.0], [4.0]]), 1))
+      [[11.0000]]
+    """
     exact = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
     wide = jnp.promote_types(a.dtype, jnp.float32)
     return jax.lax.dot_general(
