@@ -16,7 +16,7 @@ from jaxpref import losses
 from jaxpref.algorithms import offline, online, sft
 from jaxpref.algorithms.inputs import QUANTITIES, inputs_of
 from jaxpref.algorithms.optimizers import adamw, warmup_cosine
-from jaxpref.data import Records
+from jaxpref.data import Records, hf_template, hf_tokenizer, reply_end
 from jaxpref.data.prepare import (
     chosen_only,
     jsonl_labelled,
@@ -25,6 +25,7 @@ from jaxpref.data.prepare import (
     jsonl_pairs,
 )
 from jaxpref.data.sources import count_rows, read_rows
+from jaxpref.data.text.templates.sources import has_template
 from jaxpref.evals import list_agreement, reward_accuracy
 from jaxpref.experiment import Stage
 from jaxpref.judges import Judge, reward_judge
@@ -158,7 +159,7 @@ def policy_of(
     policy = partial(
         transformer,
         sizes=partial(hf_sizes, path=folder),
-        eos_id=hf_end_ids(folder),
+        eos_id=hf_end_ids(folder, _reply_end(folder)),
         param_dtype=dtype if frozen else "float32",
         compute_dtype=compute_dtype or dtype,
         remat=remat,
@@ -167,6 +168,12 @@ def policy_of(
     if frozen:
         return partial(adapted, policy=policy, base=weights, lora=lora, train=train), None
     return policy, weights
+
+
+def _reply_end(folder: str) -> int:
+    """What ends a reply in the model's template, which the files of base models may not name."""
+    tokenizer = hf_tokenizer(folder)
+    return reply_end(tokenizer, hf_template(folder)) if has_template(folder) else tokenizer.eos_id
 
 
 def scored_policy(*, model: str, lora: LoRA | None, train: str | None) -> Policy:

@@ -3,12 +3,15 @@
 import json
 import math
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
 from launch import here
 
 from jaxpref import config
+from jaxpref.cli import _parsed
+from jaxpref.commands.speaking import open_speaker
 from jaxpref.methods import METHODS
 from jaxpref.models.hub import hf_sizes, hf_weights
 
@@ -37,6 +40,16 @@ def _root(monkeypatch):
 def test_what_cannot_be_learned_from_is_refused(overrides, said):
     with pytest.raises(ValueError, match=said):
         config.load(FILE, overrides)
+
+
+def test_the_end_of_a_turn_ends_replies_where_no_file_says_so(tmp_path):
+    """Folders of base models name an end of texts, and have a template in which replies end otherwise."""
+    model = shutil.copytree(FOLDER, tmp_path / "model")
+    settings = json.loads((model / "config.json").read_text()) | {"eos_token_id": 0}
+    (model / "config.json").write_text(json.dumps(settings))
+    experiment = config.load(FILE, [f"model={model}", f"data={FOLDER / 'pairs.jsonl'}"])
+    assert experiment.policy().end_ids == (0, 2)
+    assert open_speaker(_parsed(["chat", str(model)])).policy.end_ids == (0, 2)
 
 
 def test_every_method_of_the_table_is_fed_or_refused_with_the_reason():

@@ -13,8 +13,9 @@ import numpy as np
 from jaxpref import config
 from jaxpref.assignments import assignments_of, coerce
 from jaxpref.commands.opening import Options, aside, load, say_changes
-from jaxpref.data import Tokenizer, conversation_ids, hf_template, hf_tokenizer
+from jaxpref.data import Tokenizer, conversation_ids, hf_template, hf_tokenizer, reply_end
 from jaxpref.data.text.dialogue import Message, Template
+from jaxpref.data.text.templates.sources import has_template
 from jaxpref.data.text.tokenizers.incremental import IncrementalText
 from jaxpref.experiment import Experiment, MeshShape
 from jaxpref.models.hub import hf_end_ids, hf_sizes, hf_weights
@@ -167,18 +168,21 @@ def _of_folder(options: Options, template: Callable[[], Template] | None) -> Spe
             )
     _mesh_shape(options)  # of what is said here first, mistakes are said first
     tokenizer = hf_tokenizer(path)
-    policy, params, mesh = model_of_folder(options, pad_id=tokenizer.pad_id)
+    source = template or (partial(hf_template, path=path) if has_template(path) else None)
+    ends = () if source is None else (reply_end(tokenizer, source()),)
+    policy, params, mesh = model_of_folder(options, pad_id=tokenizer.pad_id, ends=ends)
     if tokenizer.vocab_size > policy.vocab_size:
         raise ValueError(
             f"{path}: its tokenizer has {tokenizer.vocab_size} ids and the model {policy.vocab_size}; they "
             "are of different models"
         )
-    source = template or partial(hf_template, path=path)
-    return Speaker(path, policy, params, tokenizer, mesh, source)
+    return Speaker(path, policy, params, tokenizer, mesh, source or partial(hf_template, path=path))
 
 
-def model_of_folder(options: Options, *, pad_id: int = 0) -> tuple[Policy, Params, jax.sharding.Mesh]:
-    """The model of a folder, its weights on the devices, and these.
+def model_of_folder(
+    options: Options, *, pad_id: int = 0, ends: Sequence[int] = ()
+) -> tuple[Policy, Params, jax.sharding.Mesh]:
+    """The model of a folder, its weights on the devices, and these. `ends`: ids that end a response, too.
 
     `--dtype` is that of weights and computation; by default float32 on a CPU, which computes nothing else
     well, and that of the file elsewhere.
@@ -192,7 +196,7 @@ def model_of_folder(options: Options, *, pad_id: int = 0) -> tuple[Policy, Param
         sizes=hf_sizes(path),
         param_dtype=computed,
         compute_dtype=computed,
-        eos_id=hf_end_ids(path),
+        eos_id=hf_end_ids(path, *ends),
         pad_id=pad_id,
     )
     params = sharding.put_params(weights, sharding.param_shardings(weights, policy.axes(), mesh))

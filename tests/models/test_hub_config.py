@@ -156,12 +156,14 @@ def test_end_ids(tmp_path):
     assert hf_end_ids(path) == (2,)
     (path / "generation_config.json").write_text('{"eos_token_id": [5, 7, 5]}')
     assert hf_end_ids(path) == (5, 7)
+    assert hf_end_ids(path, 9, 7) == (5, 7, 9)
     (path / "generation_config.json").write_text('{"eos_token_id": [5, null]}')
     with pytest.raises(ValueError, match="expected an id or a list of ids"):
         hf_end_ids(path)
     bare = folder("llama3", tmp_path / "bare", config={"eos_token_id": None})
     with pytest.raises(ValueError, match="say yourself what ends a response"):
         hf_end_ids(bare)
+    assert hf_end_ids(bare, 3) == (3,)
 
 
 def without(name, *left_out):

@@ -93,8 +93,12 @@ def hf_outputs(path: str | os.PathLike[str], *, ignore: Sequence[str] = ()) -> i
     return described(path, ignore=ignore).outputs
 
 
-def hf_end_ids(path: str | os.PathLike[str]) -> tuple[int, ...]:
+def hf_end_ids(path: str | os.PathLike[str], *also: int) -> tuple[int, ...]:
     """Ids that end a response: `eos_token_id` of generation_config.json, else of config.json.
+
+    Args:
+      also: ids that do, whatever the files say, such as the end of a turn in a chat template
+        (`data.reply_end`), which the files of base models do not name.
 
     Raises:
       ValueError: neither file has one, or it is no id.
@@ -109,7 +113,9 @@ def hf_end_ids(path: str | os.PathLike[str]) -> tuple[int, ...]:
         if not all(type(one) is int and one >= 0 for one in ids):
             raise ValueError(f"{file}: eos_token_id={given!r}: expected an id or a list of ids")
         if ids:
-            return tuple(dict.fromkeys(ids))
+            return tuple(dict.fromkeys((*ids, *also)))
+    if also:
+        return tuple(dict.fromkeys(also))
     raise ValueError(
         f"{folder}: no eos_token_id in {GENERATION} or {CONFIG}; say yourself what ends a response"
     )
