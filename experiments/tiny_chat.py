@@ -1,18 +1,20 @@
 """The small chat model beside this file, which `finetune.py` runs on where no model is given.
 
-It counts: "Count up from 12 to 15." is answered by "12 13 14 15". Two thirds of the conversations that it
-learns from have a slip in the reply, so it slips as often, and there is something for preferences to mend.
-The folder `tiny_chat/` has what a folder of a model hub has (config.json, model.safetensors in bfloat16,
-tokenizer.json, a chat template) and, in four forms, conversations to fine-tune on. All of it is of our
-making: `files()` writes the tokenizer and the conversations, the two commands below the model.
+It counts: "Count up from 12 to 15." is answered by "12 13 14 15". Half of the conversations that it learns
+from have a slip in the reply, so it slips as often when it is sampled, and there is something for
+preferences to mend. The folder `tiny_chat/` has what a folder of a model hub has (config.json,
+model.safetensors in bfloat16, tokenizer.json, a chat template) and, in four forms, conversations to
+fine-tune on. All of it is of our making: `files()` writes the tokenizer and the conversations, the two
+commands below the model.
 
 Paper     none: a toy of our own.
 Run       jaxpref train experiments/tiny_chat.py
           jaxpref export experiments/tiny_chat.py --like experiments/tiny_chat --dtype bfloat16 --to FOLDER
           (both from the root of the checkout)
-Change    num_steps=800 slips=0.0
-Cost      about 110 CPU seconds.
-Expect    with seed 0 the model answers 0.160 [0.093, 0.261] of 200 held-out questions right, greedily.
+Change    num_steps=400 slips=0.0
+Cost      about 190 CPU seconds.
+Expect    with seed 0 the model answers 0.975 [0.932, 0.991] of 200 held-out questions right, greedily; of 40
+          that `finetune.py` holds out, sampled, 0.375 [0.240, 0.532].
 """
 
 import json
@@ -42,7 +44,7 @@ _QUESTION = re.compile(r"Count (up|down) from (\d+) to (\d+)\.")
 
 
 def experiment(
-    *, slips: float = 0.65, num_examples: int = 8192, num_steps: int = 400, seed: int = 0
+    *, slips: float = 0.5, num_examples: int = 16_384, num_steps: int = 1000, seed: int = 0
 ) -> Experiment:
     """Supervised fine-tuning from scratch."""
     records = partial(conversations, num_examples=num_examples, slips=slips)

@@ -84,6 +84,14 @@ def test_a_model_comes_out(tmp_path):
 
 
 @pytest.mark.exhaustive
+def test_the_toy_answers_better_after_the_pairs(tmp_path):
+    here("train", FILE, f"workdir={tmp_path}")
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    right = [line["replies/checker accuracy"] for line in lines if "replies/checker accuracy" in line]
+    assert right[-1] > right[0] + 0.2
+
+
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "method", ["sft", "ipo", "simpo", "orpo", "kto", "bco", "lipo_lambda", "bradley_terry"]
 )

@@ -78,8 +78,9 @@ def test_the_loss_of_the_how_to_is_one_that_offline_takes(repository):
     np.testing.assert_array_equal(loss(**given | {"chosen_logps": jnp.array([-1.5, 0.0])}), [0.25, 0.0])
 
 
-def test_the_lines_on_prepared_records_work_in_their_order(readme, tmp_path, monkeypatch):
+def test_the_lines_on_prepared_records_work_in_their_order(repository, tmp_path, monkeypatch):
     """With the tiny experiment in the place of the real one; the second is given again, which resumes."""
+    readme = (repository / "jaxpref/data/README.md").read_text()
     block = next(b for b in re.findall(r"^```bash\n(.*?)^```", readme, re.M | re.S) if "jaxpref prepare" in b)
     given = re.findall(r"^jaxpref +(\S.*?)(?: +#.*)?$", block, re.M)
     assert [line.split()[0] for line in given] == ["prepare", "train", "prepare", "train"]

@@ -169,7 +169,7 @@ def _likelihood(
     policy: Policy, params: Params, mesh: jax.sharding.Mesh, ids: list[int], *, ids_of_text: bool
 ) -> _Line:
     """The forward pass: finite, and better than a guess where the text is one."""
-    batch, score = _row(np.asarray([ids])), sharding.OnMesh(jax.jit(policy.token_logps), mesh)
+    batch, score = _row(np.asarray([ids])), sharding.on_mesh(policy.token_logps, mesh)
     logps = np.asarray(score(params, batch), np.float64)[0, 0]
     mean, guess = logps.mean(), -math.log(policy.vocab_size)
     found = f"{mean:.4f} nats a token over {len(logps)} (a guess: {guess:.2f})"

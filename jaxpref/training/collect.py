@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxpref import keys
 from jaxpref.algorithms import Algorithm
 from jaxpref.metrics import Metrics
-from jaxpref.training.sharding import OnMesh
+from jaxpref.training.sharding import OnMesh, on_mesh
 
 __all__ = ["collecting", "compiled_evaluation"]
 
@@ -25,9 +25,9 @@ def collecting(algorithm: Algorithm, mesh: Mesh, *, seed: int, stage: str) -> Co
     collect = algorithm.collect
     if collect is None:
         return None
-    on_mesh = OnMesh(collect, mesh)
+    collected = OnMesh(collect, mesh)
     key_of = jax.jit(lambda index: keys.key(seed, stage, "collect", index))
-    return lambda state, batch, index: on_mesh(state, batch, key_of(index))
+    return lambda state, batch, index: collected(state, batch, key_of(index))
 
 
 Evaluate = Callable[[Any, Any, int, int], Metrics]
@@ -46,7 +46,7 @@ def compiled_evaluation(algorithm: Algorithm, mesh: Mesh, *, seed: int, stage: s
     def evaluate(state, batch, step, index):
         return algorithm.evaluate(state, batch, key_of(step, index, "loss"))
 
-    compiled = OnMesh(jax.jit(evaluate, out_shardings=NamedSharding(mesh, PartitionSpec())), mesh)
+    compiled = on_mesh(evaluate, mesh, out_shardings=NamedSharding(mesh, PartitionSpec()))
     if algorithm.collect is None:
         return compiled
     collect, draw_key = OnMesh(algorithm.collect, mesh), jax.jit(partial(key_of, part="collect"))

@@ -80,7 +80,7 @@ def context_of(
 ) -> Context:
     """What evaluators of `params` may use, at this step of this stage; `state`: the algorithm's, if any."""
     mesh = run.mesh
-    scored = None if rewards is None else sharding.OnMesh(jax.jit(rewards), mesh)
+    scored = None if rewards is None else sharding.on_mesh(rewards, mesh)
 
     def no_rewards(batch: Any) -> Any:
         raise ValueError("rewards: there is no algorithm here whose rewards these could be")
@@ -101,7 +101,7 @@ def context_of(
         rewards=no_rewards if scored is None else lambda batch: scored(state, batch),
         put=put,
         fetch=sharding.fetch,
-        compiled=lambda function: sharding.OnMesh(jax.jit(function), mesh),
+        compiled=lambda function: sharding.on_mesh(function, mesh),
         rows_multiple=sharding.batch_shards(mesh),
         baseline=_baseline(run, stage, step),
         member=_members(run, stage, params, state),

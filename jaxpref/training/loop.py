@@ -28,7 +28,7 @@ from jaxpref.training.evaluation import (
 )
 from jaxpref.training.peak import matmul_peak
 from jaxpref.training.progress import NonFiniteError, StepLog
-from jaxpref.training.sharding import OnMesh
+from jaxpref.training.sharding import OnMesh, on_mesh
 from jaxpref.training.state import Layout, moving, with_constants
 from jaxpref.types import Params
 
@@ -67,7 +67,7 @@ def compiled_step(
 
     everywhere = NamedSharding(mesh, PartitionSpec())
     out = (shardings, everywhere, everywhere)
-    return OnMesh(jax.jit(step, donate_argnums=(0, 1), out_shardings=out), mesh)
+    return on_mesh(step, mesh, donate_argnums=(0, 1), out_shardings=out)
 
 
 class _Due(NamedTuple):

@@ -13,7 +13,6 @@ import os
 from collections.abc import Callable
 from functools import partial
 
-import jax
 import numpy as np
 
 from jaxpref.config import describe, functions
@@ -142,8 +141,7 @@ def _with_reference(run: RunContext, stage: Stage, records: Records) -> Records:
     """With the log-probs, float32 [n, k], nats, of the params that the stage starts from."""
     sharding.check_batch_size(stage.batch_size, run.mesh, where=stage.name)
     params = run.whole(started_from(run, stage.name))
-    logps = jax.jit(lambda params, batch: run.policy.token_logps(params, batch).sum(-1))
-    score = sharding.OnMesh(logps, run.mesh)
+    score = sharding.on_mesh(lambda params, batch: run.policy.token_logps(params, batch).sum(-1), run.mesh)
     loader = Loader(records, batch_size=stage.batch_size, seed=0, shuffle=False)
     parts = []
     for index in range(loader.evaluation_steps()):
