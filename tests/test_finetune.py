@@ -7,13 +7,15 @@ import shutil
 
 import numpy as np
 import pytest
+from hub_folders import cases, folder
 from launch import here
 
 from jaxpref import config
 from jaxpref.cli import _parsed
 from jaxpref.commands.speaking import open_speaker
 from jaxpref.methods import METHODS
-from jaxpref.models.hub import hf_sizes, hf_weights
+from jaxpref.models.hub import hf_sizes, hf_weights, write_folder
+from jaxpref.models.hub.families import FAMILIES
 
 FILE = "experiments/finetune.py"
 FOLDER = pathlib.Path("experiments/tiny_chat")
@@ -81,6 +83,23 @@ def test_a_model_comes_out(tmp_path):
     before, after = (np.asarray(hf_weights(f)["embedding"]) for f in (FOLDER, tmp_path / "model"))
     np.testing.assert_array_equal(before.view(np.uint8), after.view(np.uint8))  # adapters are of projections
     assert "model: " in output
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_begins_at_log_2_and_comes_out(tmp_path, family):
+    """Of each a folder of a few thousand weights, with the tokenizer of the chat model and as many rows."""
+    case = next(name for name, case in cases().items() if case["config"]["model_type"] == family)
+    source, model = folder(case, tmp_path / "source"), tmp_path / "model"
+    sizes, weights = hf_sizes(source, vocab=320), hf_weights(source, vocab=320)
+    write_folder(weights, sizes, model, family=family, end_ids=(2,))
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(FOLDER / name, model)
+    lengths = ["prompt_length=12", "response_length=8", f"data={FOLDER / 'pairs.jsonl'}"]
+    _, metrics = _trained(tmp_path / "run", f"model={model}", *lengths)
+    first = next(line for line in metrics if "loss" in line)
+    assert first["loss"] == pytest.approx(math.log(2), abs=1e-7)
+    assert hf_sizes(tmp_path / "run" / "model") == sizes
 
 
 @pytest.mark.exhaustive

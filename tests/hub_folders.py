@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxpref.models.hub.writing import write_tensors
 
-ORACLE = pathlib.Path(__file__).resolve().parents[2] / "third_party" / "transformers"
+ORACLE = pathlib.Path(__file__).resolve().parents[1] / "third_party" / "transformers"
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 
 
