@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from jaxpref.paths import AnyPath, absolute
@@ -167,8 +168,8 @@ def _check_params(path: AnyPath, target: Any, *, others: bool) -> None:
     Orbax gives back the shape of what is not there (`findings/`), leaves out what nobody asked for, casts to
     another dtype, and takes another shape where no sharding is asked for."""
     try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            there = checkpointer.metadata(absolute(path) / "state").item_metadata
+        # Of the handler: a `Checkpointer` warns that this part of a step has no metadata of its own.
+        there = ocp.PyTreeCheckpointHandler().metadata(epath.Path(absolute(path) / "state"))
         if there is None:
             raise ValueError("nothing is there")
         saved, wanted = _named(there.tree["params"]), _named(target)
