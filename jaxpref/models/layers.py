@@ -5,6 +5,7 @@ own key because Flax's own sharding metadata wants a mesh at construction, and a
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import jax
@@ -180,8 +181,18 @@ class MLP(nnx.Module):
         )
 
     def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
-        act, up = activation(self.activation), self.up(x)
-        return self.down(act(up) if self.gate is None else act(self.gate(x)) * up)
+        given = (self.up(x),) if self.gate is None else (self.gate(x), self.up(x))
+        # Where a gradient is formed, what is between the products is computed again, not kept.
+        return self.down(jax.checkpoint(partial(_hidden, self.activation), prevent_cse=False)(*given))
+
+
+def _hidden(name: str, x: Float[Array, "b t h"], *factors: Float[Array, "b t h"]) -> Float[Array, "b t h"]:
+    """`activation(x)`, times `factors`, in float32 or wider: rounded once, whatever XLA fuses."""
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    y = activation(name)(x.astype(wide))
+    for factor in factors:
+        y = y * factor.astype(wide)
+    return y.astype(x.dtype)
 
 
 class Block(nnx.Module):
