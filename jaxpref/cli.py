@@ -255,7 +255,16 @@ def _add_dtype(sub: argparse.ArgumentParser, what: str) -> None:
 def _add_models(commands: argparse._SubParsersAction) -> None:
     """Commands on models in the folders that hubs have."""
     add = _adder(commands)
-    export = add("export", "write what a run trained as a model folder", lambda c, o: c.export(o))
+    export = add(
+        "export",
+        "write what a run trained as a model folder, or its adapters as a folder of PEFT",
+        lambda c, o: c.export(o),
+    )
+    export.add_argument(
+        "--adapter",
+        action="store_true",
+        help="write adapters, head and what `train=` names as PEFT reads them, without the base",
+    )
     convert = add(
         "convert",
         "write a model folder from a GGUF file, a llama2.c checkpoint, a folder or a run",
@@ -274,7 +283,6 @@ def _add_models(commands: argparse._SubParsersAction) -> None:
         sub.add_argument(
             "--shard-size",
             type=_size,
-            default=5_000_000_000,
             metavar="BYTES",
             help="of tensors in a file at most, such as 500MB or 2GB (default 5GB)",
         )
