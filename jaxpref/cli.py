@@ -223,6 +223,11 @@ def _add_results(commands: argparse._SubParsersAction) -> None:
 def _add_checkpoint(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--stage", help="stage whose params are used (default: the last one trained)")
     sub.add_argument("--step", type=at_least(0), help="checkpoint step (default: the best, or the latest)")
+    sub.add_argument(
+        "--other-base",
+        action="store_true",
+        help="read adapters above another base than the run trained them above (model=, policy.base...)",
+    )
 
 
 def _add_drawing(sub: argparse.ArgumentParser, *, max_tokens: int, temperature: float) -> None:

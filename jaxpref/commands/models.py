@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxpref.commands.opening import Options, load, say_changes
-from jaxpref.commands.speaking import check_no_run, sources_of
+from jaxpref.commands.speaking import check_no_checkpoint, check_no_run, sources_of
 from jaxpref.data import hf_tokenizer
 from jaxpref.data.text.tokenizers import gguf_tokenizer_files, llama2c_tokenizer_files
 from jaxpref.experiment import Experiment
@@ -48,7 +48,7 @@ def export(options: Options) -> int:
                 "file: leave it out, or --adapter"
             )
     _check_free(options.to)
-    run = open_run(experiment, workdir)
+    run = open_run(experiment, workdir, other_base=options.other_base)
     say_changes(run)
     like = options.like or next(iter(sources_of(experiment)), None)
     if like is None:
@@ -99,9 +99,7 @@ def leave_model(experiment: Experiment, workdir: AnyPath) -> None:
 def convert(options: Options) -> int:
     if options.file.partition(":")[0].endswith(".py"):
         return export(options)
-    for name in ("stage", "step"):
-        if getattr(options, name) is not None:
-            raise ValueError(f"--{name} chooses among the checkpoints of a run; {options.file} is none")
+    check_no_checkpoint(options)
     if options.tokenizer and not (options.file.endswith(".bin") and options.like is None):
         raise ValueError("--tokenizer is the file of a llama2.c checkpoint (.bin), without --like")
     if options.overrides:
