@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from jaxpref.algorithms.members import average_of
 from jaxpref.models.hub import write_adapter, write_folder
 from jaxpref.models.merging import merged
 from jaxpref.models.transformer import Transformer
@@ -75,7 +76,8 @@ def export_adapter(
     """Writes what a run trained above its base as a folder of PEFT, whole or not at all.
 
     That are the adapters, the head of a reward model (as a sequence classifier's), and the weights that
-    `adapted(train=)` names. `models.hub.peft_adapter` reads them back bit for bit.
+    `adapted(train=)` names; of an ensemble, their average, of all ranks together. `models.hub.peft_adapter`
+    reads them back bit for bit.
 
     Args:
       params: of the run's policy, as its checkpoints have them (`training.params.trained_params`).
@@ -92,6 +94,7 @@ def export_adapter(
             f"{run.experiment.name} has no adapters, so there is nothing that PEFT could read; leave "
             "--adapter out, which writes the whole model"
         )
+    params = average_of(run.policy, params)
     trained = {name for name in flat(params) if name.rpartition(".")[2] not in run.policy.adds}
     write_adapter(run.whole(params), model.lora, model.sizes, directory, trained=trained, like=like)
 
@@ -123,8 +126,9 @@ def passing_folder(files: Mapping[str, str], config: Mapping[str, Any]) -> Itera
 
 
 def plain_params(run: RunContext, params: Params) -> Params:
-    """With the base that adapters are above, and the adapters folded into it."""
+    """With the base that adapters are above, and the adapters folded into it; of an ensemble, the average."""
     model = _model(run)
+    params = average_of(run.policy, params)
     return run.whole(params) if model.lora is None else merged(run.whole(params), model.lora)
 
 
