@@ -1,10 +1,12 @@
 """Commands on adapters of a run: written for PEFT, and read above another base."""
 
+import dataclasses
 import io
 import json
 import pathlib
 import re
 import sys
+from functools import partial
 
 import jax
 import numpy as np
@@ -16,6 +18,8 @@ from jaxpref import config
 from jaxpref.models.hub import hf_weights, peft_adapter, write_folder
 from jaxpref.models.lora import LoRA
 from jaxpref.models.merging import merged
+from jaxpref.policies.ensemble import ensemble
+from jaxpref.training.export import export_adapter, export_params
 from jaxpref.training.files import show_choices
 from jaxpref.training.models import run_params, trained_model
 from jaxpref.training.params import initial_params, trained_params
@@ -73,6 +77,27 @@ def test_a_reward_model_is_written_with_its_head(folder, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, made.weights, params_of(words))
     assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["task_type"] == "SEQ_CLS"
     assert "with --adapter" in here("export", *words, "--to", str(tmp_path / "model"), expect=2)
+
+
+def test_an_ensemble_is_written_as_its_average(folder, tmp_path, one_device):
+    """The base and the mean of the products, folded in or as one adapter."""
+    given = config.load(FILE, (f"model={folder}",))
+    several = dataclasses.replace(given, policy=partial(ensemble, policy=given.policy, members=2))
+    run, rng = open_run(several, tmp_path / "run", log=lambda _: None), np.random.default_rng(3)
+    drawn = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(x.dtype), run.abstract_params)
+    base, leaves = jax.tree.map(np.asarray, hf_weights(folder)), flat(drawn)
+    expected = flat(base)
+    for name in ("attention.query", "mlp.down"):
+        a, b = (leaves[f"blocks.{name}.lora_{x}"] for x in "ab")
+        expected[f"blocks.{name}.weight"] = expected[f"blocks.{name}.weight"] + (16 * a @ b).mean(0)
+    export_params(run, drawn, tmp_path / "model", like=folder)
+    export_adapter(run, drawn, tmp_path / "adapter", like=folder)
+    adapter = peft_adapter(tmp_path / "adapter", base=folder)
+    assert adapter.lora.rank == 4
+    folded = merged(joined(base, adapter.weights), adapter.lora)
+    for made in (jax.tree.map(np.asarray, hf_weights(tmp_path / "model")), folded):
+        for name, array in flat(made).items():
+            np.testing.assert_allclose(array, expected[name], rtol=1e-5, atol=1e-4, err_msg=name)
 
 
 def test_what_adapters_alone_do_not_have_is_refused(folder, trained, tmp_path):

@@ -12,6 +12,7 @@ from jaxpref import losses
 from jaxpref.algorithms import offline, online, sft
 from jaxpref.algorithms.copies import copied, frozen
 from jaxpref.algorithms.optimizers import adamw, constant
+from jaxpref.kernels.token_logps import KL
 from jaxpref.models.lora import LoRA
 from jaxpref.models.sizes import tiny
 from jaxpref.policies.adapted import adapted
@@ -156,6 +157,16 @@ def test_responses_are_drawn_by_the_average():
     close(ours, theirs)
     mixed = policy.sample((whole(params, BASE),) * 2, prompts, KEY, weights=jnp.full((1, 1, 2), 0.5), **how)
     np.testing.assert_array_equal(mixed.completions.response_tokens, ours.completions.response_tokens)
+
+
+def test_quantities_are_those_of_the_average():
+    params, other, policy = drawn(2), jax.tree.map(jnp.flip, drawn(2)), ensemble(policy=one, members=2)
+    names, average = ("token_logps", *KL), policy.members.average
+    ours = policy.quantities(whole(params, BASE), batch(), names, whole(other, BASE), None)
+    pair = (whole(average(x), BASE) for x in (params, other))
+    theirs = one().quantities(next(pair), batch(), names, next(pair), None)
+    close(ours, theirs)
+    assert np.max(np.abs(ours[KL[0]])) > 0.01
 
 
 def first_token_wins():
