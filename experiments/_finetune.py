@@ -155,7 +155,6 @@ def policy_of(
     """The policy, and the weights that it starts from where all of them are trained."""
     weights, frozen = partial(hf_weights, path=folder), lora is not None or train is not None
     dtype = str(weights()["embedding"].dtype)
-    scored = any(i.base in ("rewards", "embeddings") for i in inputs_of(loss))
     policy = partial(
         transformer,
         sizes=partial(hf_sizes, path=folder),
@@ -163,7 +162,7 @@ def policy_of(
         param_dtype=dtype if frozen else "float32",
         compute_dtype=compute_dtype or dtype,
         remat=remat,
-        outputs=int(scored),
+        outputs=outputs_of(loss),
     )
     if frozen:
         return partial(adapted, policy=policy, base=weights, lora=lora, train=train), None
@@ -174,6 +173,11 @@ def _reply_end(folder: str) -> int:
     """What ends a reply in the model's template, which the files of base models may not name."""
     tokenizer = hf_tokenizer(folder)
     return reply_end(tokenizer, hf_template(folder)) if has_template(folder) else tokenizer.eos_id
+
+
+def outputs_of(loss: Callable[..., Any]) -> int:
+    """Of the head that a loss reads: 1 for rewards; 0: it reads none."""
+    return int(any(i.base in ("rewards", "embeddings") for i in inputs_of(loss)))
 
 
 def scored_policy(*, model: str, lora: LoRA | None, train: str | None) -> Policy:

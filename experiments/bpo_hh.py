@@ -14,6 +14,7 @@ Run       tpu_scripts/run.sh -- jaxpref train experiments/bpo_hh.py:reward_model
           tokenizer_json= for the ids; without judge_run= the judge is RANDOM, and says so: dry runs of memory
           and speed, whose results mean nothing.
 Change    phases=4 anchor=initial num_steps=312 stages.bpo.algorithm.loss.beta=0.2
+          members=5 lora_rank=256: the ensemble of adapters of the released code
 Ablation  jaxpref sweep experiments/bpo_hh.py:sweep_phases gguf=... judge_run=RM_RUN judge_gguf=RM.gguf
           jaxpref sweep experiments/bpo_hh.py:sweep_losses gguf=... judge_run=RM_RUN judge_gguf=RM.gguf
           (both end with the win rates of all policies under that reward model, and their KL to the start)
@@ -27,13 +28,17 @@ warm-up, AdamW, gradients clipped at 1, two samples, 64 tokens of a prompt and 1
 the higher reward; one pass over 10,000 prompts in batches of 64, so 156 steps. (TL;DR and the harmless half
 of HH have batches of 16 there, so 625 steps. The batch of 64 is read off comments of its run script and the
 count in the name of a checkpoint, not off a log.)
-Differs from it: every weight is trained, where it trains an ensemble of low-rank adapters (rank 256) and
-draws from and anchors at their uniform average. There are no adapters here yet, so there is no averaging,
-and a rate of 5e-5 was meant for adapters: for all weights a lower one is usual. The judge is trained here,
-where it takes OpenAssistant/reward-model-deberta-v3-large-v2. Equal rewards make no pair, where its second
-response wins.
+Differs from it: by default every weight is trained, and a rate of 5e-5 was meant for adapters: for all
+weights a lower one is usual. `members=5 lora_rank=256` trains what it trains, an ensemble of low-rank
+adapters, each by its own loss on the same pairs, which draws from and is anchored at its average
+(`policies.ensemble`: the mean of their products, where its PEFT call averages the factors). Its members come
+from SFT runs of their own; here from one SFT stage, in which they differ by their first draws and see the
+same batches. At the start of a phase a member has a margin over the average unless all are equal. The judge
+is trained here, where it takes OpenAssistant/reward-model-deberta-v3-large-v2. Equal rewards make no pair,
+where its second response wins.
 Not verified, so knobs here: the numbers of phases that the paper compares beyond 1, 2 and always fresh,
-fine-tuning before it, everything about the reward model.
+fine-tuning before it, everything about the reward model, the scale of adapters (alpha is twice the rank
+here), and their rate in SFT (here ten times that of all weights).
 """
 
 from collections.abc import Callable
@@ -50,10 +55,15 @@ from jaxpref.evals import generation, reward_accuracy, sampled_kl
 from jaxpref.experiment import Experiment, MeshShape, Stage, Tournament
 from jaxpref.judges import reward_judge
 from jaxpref.models.gguf import gguf_sizes, gguf_weights
+from jaxpref.models.lora import LoRA
 from jaxpref.models.sizes import gemma_2b
+from jaxpref.policies.adapted import adapted
+from jaxpref.policies.base import Policy
+from jaxpref.policies.ensemble import ensemble
 from jaxpref.policies.transformer import transformer
 from jaxpref.selection import two_samples
 from jaxpref.training.models import random_model, trained_model
+from jaxpref.types import Params
 
 PROMPT_LENGTH, MAX_TOKENS = 64, 128
 
@@ -73,15 +83,23 @@ def experiment(
     batch_size: int = 64,
     learning_rate: float = 5e-5,
     sft_steps: int = 1_400,
-    sft_peak: float = 1e-5,
+    sft_peak: float | None = None,
+    members: int = 1,
+    lora_rank: int = 0,
     microbatches: int = 1,
     fsdp: int = -1,
     tensor: int = 1,
     seed: int = 0,
 ) -> Experiment:
-    """`phases` divides `num_steps`. `eos_id` must be that of the tokenizer (1 is Gemma's)."""
+    """`phases` divides `num_steps`. `eos_id` must be that of the tokenizer (1 is Gemma's). `lora_rank`: 0
+    trains all weights; else `members` adapters of that rank, whose average is the policy. `sft_peak`: if None
+    1e-5, for adapters 1e-4."""
     if phases < 1 or num_steps % phases:
         raise ValueError(f"phases: expected a divisor of num_steps={num_steps}, got {phases}")
+    if members > 1 and not lora_rank:
+        raise ValueError(f"members={members} are adapters: give lora_rank=, such as the released 256")
+    if sft_peak is None:
+        sft_peak = 1e-4 if lora_rank else 1e-5
     tokenizer, pairs = _data(gguf, tokenizer_json, data_root)
     held_out = partial(pairs, split="test")
     judged = {"gguf": judge_gguf, "eos_id": eos_id}
@@ -95,9 +113,9 @@ def experiment(
     moved = partial(sampled_kl, records=held_out, max_tokens=MAX_TOKENS, num_prompts=512, name="distance")
     return Experiment(
         name="bpo_hh",
-        policy=_policy(gguf, eos_id),
+        policy=_adapters(gguf, eos_id, lora_rank, members) if lora_rank else _policy(gguf, eos_id),
         tokenizer=tokenizer,
-        weights=partial(gguf_weights, path=gguf) if gguf else None,
+        weights=partial(gguf_weights, path=gguf) if gguf and not lora_rank else None,
         stages=(
             stage(
                 name="sft",
@@ -281,6 +299,18 @@ def _policy(gguf: str | None, eos_id: int) -> partial:
         remat="block",
         eos_id=eos_id,
     )
+
+
+def _adapters(gguf: str | None, eos_id: int, rank: int, members: int) -> partial:
+    """Adapters above a bfloat16 base that exists once; several act as their average."""
+    policy = partial(_policy(gguf, eos_id), param_dtype="bfloat16")
+    base = partial(gguf_weights, path=gguf) if gguf else partial(random_base, policy=policy)
+    one = partial(adapted, policy=policy, base=base, lora=LoRA(rank=rank, alpha=2.0 * rank))
+    return partial(ensemble, policy=one, members=members)
+
+
+def random_base(*, policy: Callable[..., Policy]) -> Params:
+    return random_model(policy=policy).params
 
 
 def _data(gguf: str | None, tokenizer_json: str, data_root: str | None) -> tuple[partial, partial]:

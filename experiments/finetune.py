@@ -18,6 +18,7 @@ Run       jaxpref train experiments/finetune.py
           jaxpref train experiments/finetune.py model=DIR data=lists.jsonl method=lipo_lambda
           jaxpref train experiments/finetune.py model=DIR data=pairs.jsonl method=bradley_terry workdir=RM
           jaxpref train experiments/finetune.py model=DIR data=pairs.jsonl method=online_dpo judge=RM
+          jaxpref train experiments/finetune.py model=DIR data=pairs.jsonl adapter=PEFT_FOLDER (or RUN)
 Change    beta=0.3 learning_rate=2e-5 lora_rank=64 steps=500 sft_steps=200 batch_size=32 microbatches=4
 Ablation  jaxpref sweep experiments/finetune.py:sweep_methods
 Try       jaxpref chat experiments/finetune.py
@@ -30,6 +31,7 @@ Expect    without arguments (22 steps, one seed): reward accuracy on 44 held-out
 from functools import partial
 from typing import Literal
 
+from _adapter_start import Asked, start_of
 from _finetune import (
     READERS,
     Stages,
@@ -38,6 +40,7 @@ from _finetune import (
     example_for,
     judge_of,
     optimizer,
+    outputs_of,
     passes,
     policy_of,
     reward_model,
@@ -50,7 +53,6 @@ from jaxpref.data.prepare import recognised, split
 from jaxpref.data.text.templates.sources import has_template
 from jaxpref.evals import generation
 from jaxpref.experiment import Experiment, Stage
-from jaxpref.models.lora import LoRA
 
 
 def experiment(
@@ -60,10 +62,12 @@ def experiment(
     method: str = "dpo",
     beta: float | None = None,
     learning_rate: float | None = None,
-    lora_rank: int = 16,
-    lora_alpha: float = 32.0,
-    lora_dropout: float = 0.0,
+    lora_rank: int | None = None,
+    lora_alpha: float | None = None,
+    lora_dropout: float | None = None,
     train: str | None = None,
+    adapter: str | None = None,
+    adapter_other_base: bool = False,
     epochs: float = 1.0,
     steps: int | None = None,
     sft_steps: int = 0,
@@ -83,6 +87,9 @@ def experiment(
 
     `compute_dtype`: that of the file's weights if None. `steps`: `epochs` passes over the data if None.
     `train`: weights that are trained beside adapters, by the pattern of their names (`policies.adapted`).
+    `lora_...`: those of `LoRA` (rank 16, alpha 32, no dropout) if None. `adapter`: a folder of PEFT, or the
+    workdir of a run of this file, whose adapters this run starts from, and whose `lora_...` and `train` are
+    its own then. Adapters of a run above another model are refused without `adapter_other_base=true`.
     """
     folder, path = str(FOLDER) if model is None else model, data or example_for(method)
     kind = recognised(path)
@@ -100,9 +107,12 @@ def experiment(
     held_records = partial(split, records=records, part="held_out", held_out=held_out)
     num_steps = passes(path, epochs * (1 - held_out), batch_size) if steps is None else steps
     loss = checked_loss(method, kind, path, beta)
-    lora = LoRA(rank=lora_rank, alpha=lora_alpha, dropout=lora_dropout) if lora_rank else None
+    asked = Asked(lora_rank, lora_alpha, lora_dropout, train)
+    begun = start_of(adapter, asked, folder=folder, other_base=adapter_other_base, outputs=outputs_of(loss))
+    lora, train = begun.lora, begun.train
     policy, weights = policy_of(folder, loss, lora, train, compute_dtype, remat)
     rate = partial(optimizer, learning_rate=learning_rate, adapters=weights is None, toy=model is None)
+    weights = begun.weights(policy) or weights
     stages = Stages(
         parts=(train_records, held_records),
         kind=kind,
@@ -145,7 +155,7 @@ def experiment(
         weights=weights,
         stages=(*first, last),
         seed=seed,
-        arxiv=("2106.09685",) if lora_rank else (),
+        arxiv=("2106.09685",) if lora else (),
     )
 
 

@@ -223,6 +223,11 @@ def _add_results(commands: argparse._SubParsersAction) -> None:
 def _add_checkpoint(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--stage", help="stage whose params are used (default: the last one trained)")
     sub.add_argument("--step", type=at_least(0), help="checkpoint step (default: the best, or the latest)")
+    sub.add_argument(
+        "--other-base",
+        action="store_true",
+        help="read adapters above another base than the run trained them above (model=, policy.base...)",
+    )
 
 
 def _add_drawing(sub: argparse.ArgumentParser, *, max_tokens: int, temperature: float) -> None:
@@ -255,7 +260,16 @@ def _add_dtype(sub: argparse.ArgumentParser, what: str) -> None:
 def _add_models(commands: argparse._SubParsersAction) -> None:
     """Commands on models in the folders that hubs have."""
     add = _adder(commands)
-    export = add("export", "write what a run trained as a model folder", lambda c, o: c.export(o))
+    export = add(
+        "export",
+        "write what a run trained as a model folder, or its adapters as a folder of PEFT",
+        lambda c, o: c.export(o),
+    )
+    export.add_argument(
+        "--adapter",
+        action="store_true",
+        help="write adapters, head and what `train=` names as PEFT reads them, without the base",
+    )
     convert = add(
         "convert",
         "write a model folder from a GGUF file, a llama2.c checkpoint, a folder or a run",
@@ -274,7 +288,6 @@ def _add_models(commands: argparse._SubParsersAction) -> None:
         sub.add_argument(
             "--shard-size",
             type=_size,
-            default=5_000_000_000,
             metavar="BYTES",
             help="of tensors in a file at most, such as 500MB or 2GB (default 5GB)",
         )

@@ -305,7 +305,7 @@ ROWS = [
     (
         "a stage of a model",
         ("sample", "empty", "--stage", "dpo", "--prompt", "x"),
-        "--stage.*empty is a folder",
+        "--stage.*empty is none",
     ),
     ("a folder of a run", ("chat", "run"), "run is the folder of a run.*workdir=run"),
     ("a folder of a run to convert", ("convert", "run", "--to", "out"), "run is the folder of a run"),

@@ -37,12 +37,15 @@ def _shapes_only(*, policy, seed=0):
     return Model(jax.eval_shape(built.init, jax.random.key(seed)), built.axes())
 
 
-@pytest.mark.parametrize("function", FUNCTIONS)
-def test_the_real_size_traces(function, monkeypatch):
+ENSEMBLE = {"members": 5, "lora_rank": 256}
+
+
+@pytest.mark.parametrize(("function", "settings"), [*((f, {}) for f in FUNCTIONS), ("bpo_hh", ENSEMBLE)])
+def test_the_real_size_traces(function, settings, monkeypatch):
     """Judges, selectors, losses and optimizers of a step fit together, and the state keeps its shapes."""
     name, _, built = function.partition(":")
     module = importlib.import_module(name)
-    experiment = getattr(module, built or "experiment")()
+    experiment = getattr(module, built or "experiment")(**settings)
     if hasattr(module, "random_model"):
         monkeypatch.setattr(module, "random_model", _shapes_only)
     policy = experiment.policy()
@@ -51,6 +54,7 @@ def test_the_real_size_traces(function, monkeypatch):
     for stage in experiment.stages:
         algorithm = stage.build(policy)
         models = {} if algorithm.constants is None else algorithm.constants()
+        models |= {} if policy.constants is None else {"policy": policy.constants()}
         members = {name: model.params for name, model in models.items()}
         last = stage is experiment.stages[-1]
         k, learnt = FUNCTIONS[function] if last else (1, 1)
@@ -154,3 +158,5 @@ def test_phases_run_and_read_their_judge(tiny_models, tmp_path):
     judge = str(tmp_path / "judge")
     assert "reward  2/2" in _run("bpo_hh:reward_model", judge)
     assert "bpo  2/2" in _run("bpo_hh", tmp_path / "bpo", judge_run=judge)
+    of_adapters = {"members": 2, "lora_rank": 4}
+    assert "bpo  2/2" in _run("bpo_hh", tmp_path / "adapters", judge_run=judge, **of_adapters)

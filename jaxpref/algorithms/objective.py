@@ -50,16 +50,27 @@ class Objective:
     def source(self) -> Source:
         return Source(self.policy, inputs_of(self.loss), self.reference, self.features)
 
+    def of_reference(self, batch: Completions, state: TrainState, key: PRNGKey) -> dict[str, Array]:
+        """What the reference gives, where it is computed once for several calls."""
+        return self.source.of_reference(state.everyone, batch, jax.random.split(key)[1])
+
     def __call__(
-        self, params: Params, batch: Completions, state: TrainState, key: PRNGKey
+        self,
+        params: Params,
+        batch: Completions,
+        state: TrainState,
+        key: PRNGKey,
+        reference: Mapping[str, Array] | None = None,
     ) -> tuple[Mean, tuple[Metrics, Any]]:
         """The loss as a mean (one entry for each objective), the metrics, and the loss's new state.
 
         Gradients go to `params` alone; `state` gives the other policies, constants and what the loss carries.
+        `reference`: what `of_reference` gave, if that was called.
         """
         params, policies = whole(params, state.constants), state.everyone
         loss_key, noise_key = jax.random.split(key)
-        reference = self.source.of_reference(policies, batch, noise_key)
+        if reference is None:
+            reference = self.source.of_reference(policies, batch, noise_key)
         carried = state.loss_state
         if self.pair_scan:
             mean, values = self._scanned(params, batch, reference)

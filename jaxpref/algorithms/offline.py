@@ -11,6 +11,7 @@ from jaxtyping import Array
 from jaxpref.algorithms.base import NONE, Algorithm, Constants, TrainState
 from jaxpref.algorithms.copies import Rule, base, frozen, refreshed, start
 from jaxpref.algorithms.inputs import check_loss, inputs_of, loss_name
+from jaxpref.algorithms.members import average_of, each_member, learner_of, started
 from jaxpref.algorithms.objective import Objective, accumulated_gradient, beta_of, declared_unit
 from jaxpref.algorithms.optimizers import apply_gradient
 from jaxpref.algorithms.quantities import Features
@@ -65,16 +66,17 @@ def offline(
     if pair_scan:
         _check_pair_scan(policy, loss, combine)
     scale = beta_of(loss) if reward_scale is None else reward_scale
+    learning = learner_of(policy)
     objective = Objective(
-        policy, loss, reference, scale, features, outputs_reward, combine is not None, pair_scan
+        learning, loss, reference, scale, features, outputs_reward, combine is not None, pair_scan
     )
-    learner = _Offline(objective, optimizer(), rules, loss_state, combine, microbatches)
+    learner = _Offline(policy, objective, optimizer(), rules, loss_state, combine, microbatches)
     return Algorithm(
         learner.init,
         learner.step,
         learner.evaluate,
         learner.flops,
-        objective.rewards,
+        learner.rewards,
         parts=microbatches,
         recorded_reference=reference == "batch",
     )
@@ -82,7 +84,8 @@ def offline(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Offline:
-    objective: Objective
+    policy: Policy  # whose params are trained
+    objective: Objective  # of that policy or, of an ensemble, of a member
     transform: optax.GradientTransformation
     rules: Mapping[str, Rule]  # of the policies that follow this one
     loss_state: Callable[[], Any] | None
@@ -91,33 +94,53 @@ class _Offline:
 
     def init(self, params: Params, constants: Constants = NONE, key: PRNGKey | None = None) -> TrainState:
         carried = None if self.loss_state is None else self.loss_state()
-        opt_state, members = self.transform.init(params), start(self.rules, params)
-        return TrainState(jnp.int32(0), params, opt_state, members, carried, constants=dict(constants))
+        opt_state, others = started(self.policy, self.transform, params), start(self.rules, params)
+        return TrainState(jnp.int32(0), params, opt_state, others, carried, constants=dict(constants))
 
     def step(self, state: TrainState, batch: Completions, key: PRNGKey) -> tuple[TrainState, Metrics]:
-        def loss(params: Params, part: Completions, key: PRNGKey):
-            return self.objective(with_noise(self.objective.policy, params, key), part, state, key)
+        acting = self._acting(state)
+        # Once for all members, and not in parts: it keeps nothing for a backward pass.
+        anchor = None if self.policy.members is None else self.objective.of_reference(batch, acting, key)
 
-        gradient, (metrics, carried) = accumulated_gradient(
-            loss, state.params, batch, key, microbatches=self.microbatches, combine=self.combine
-        )
-        params, opt_state, more = apply_gradient(self.transform, state.params, state.opt_state, gradient)
+        def loss(params: Params, part: tuple[Completions, Any], key: PRNGKey):
+            noisy = with_noise(self.objective.policy, params, key)
+            return self.objective(noisy, part[0], acting, key, part[1])
+
+        def update(params: Params, opt_state: optax.OptState):
+            gradient, (metrics, carried) = accumulated_gradient(
+                loss, params, (batch, anchor), key, microbatches=self.microbatches, combine=self.combine
+            )
+            params, opt_state, more = apply_gradient(self.transform, params, opt_state, gradient)
+            return params, opt_state, carried, metrics | more
+
+        params, opt_state, carried, metrics = each_member(self.policy, update, state.params, state.opt_state)
         done = state.step + 1
         moved = refreshed(self.rules, state.policies, params, done)
         new = dataclasses.replace(
             state, step=done, params=params, opt_state=opt_state, policies=moved, loss_state=carried
         )
-        return new, metrics | more
+        return new, metrics
 
     def evaluate(self, state: TrainState, batch: Completions, key: PRNGKey) -> Metrics:
-        return self.objective(state.params, batch, state, key)[1][0]
+        acting = self._acting(state)
+        return self.objective(acting.params, batch, acting, key)[1][0]
+
+    def rewards(self, state: TrainState, batch: Completions) -> Array:
+        return self.objective.rewards(self._acting(state), batch)
 
     def flops(self, batch: Completions) -> float:
         live = self.objective.reference in self.rules
         mismatched = any(i.base == "mismatched_logps" for i in self.objective.source.inputs)
-        policy = self.objective.policy
-        passes = 1 + policy.backward + live + (1 + live) * mismatched
-        return passes * policy.flops(batch)
+        learning = 1 if self.policy.members is None else self.policy.members.size
+        passes = learning * (1 + self.policy.backward + mismatched) + live * (1 + mismatched)
+        return passes * self.policy.flops(batch)
+
+    def _acting(self, state: TrainState) -> TrainState:
+        """The state with params of what acts: of an ensemble, the averages."""
+        if self.policy.members is None:
+            return state
+        others = {name: average_of(self.policy, params) for name, params in state.policies.items()}
+        return dataclasses.replace(state, params=average_of(self.policy, state.params), policies=others)
 
 
 def _check(
@@ -133,6 +156,11 @@ def _check(
         raise ValueError(
             f"reference: expected 'initial', 'base', 'batch' or None, or one of `policies`, got "
             f"{reference!r}; there are {sorted(rules)}"
+        )
+    if policy.members is not None and (loss_state is not None or combined):
+        raise ValueError(
+            "loss_state and combine are for one policy; the members of an ensemble have a loss and a "
+            "gradient each: leave them out"
         )
     if "policy" in rules:
         raise ValueError("policies: 'policy' is the trained policy itself; choose another name")

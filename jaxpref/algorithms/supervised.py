@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from jaxpref import losses
 from jaxpref.algorithms.base import NONE, Algorithm, Constants, TrainState, num_tokens
+from jaxpref.algorithms.members import average_of, each_member, learner_of, started
 from jaxpref.algorithms.objective import accumulated_gradient
 from jaxpref.algorithms.optimizers import apply_gradient
 from jaxpref.metrics import Mean, Metrics, weighted_mean
@@ -26,13 +27,13 @@ def sft(
 
     To imitate the chosen responses of pairs, give it records of those alone (`data.chosen_only`).
     """
-    transform = optimizer()
+    transform, learning = optimizer(), learner_of(policy)
 
     def loss(
         params: Params, batch: Completions, key: PRNGKey, constants: Constants
     ) -> tuple[Mean, tuple[Metrics, None]]:
         del key
-        logps = policy.token_logps(whole(params, constants), batch).sum(-1)
+        logps = learning.token_logps(whole(params, constants), batch).sum(-1)
         lengths = batch.lengths.astype(jnp.float32)
         total = weighted_mean(losses.sft(logps.reshape(-1)), batch.response_weights.reshape(-1)).total
         # A mean over tokens: microbatches and hosts with other numbers of tokens weigh as they should.
@@ -46,27 +47,32 @@ def sft(
         return mean, (metrics, None)
 
     def init(params: Params, constants: Constants = NONE, key: PRNGKey | None = None) -> TrainState:
-        return TrainState(jnp.int32(0), params, transform.init(params), constants=dict(constants))
+        return TrainState(jnp.int32(0), params, started(policy, transform, params), constants=dict(constants))
 
     def step(state: TrainState, batch: Completions, key: PRNGKey) -> tuple[TrainState, Metrics]:
         def of_part(params: Params, part: Completions, key: PRNGKey):
-            return loss(with_noise(policy, params, key), part, key, state.constants)
+            return loss(with_noise(learning, params, key), part, key, state.constants)
 
-        gradient, (metrics, _) = accumulated_gradient(
-            of_part, state.params, batch, key, microbatches=microbatches
-        )
-        params, opt_state, more = apply_gradient(transform, state.params, state.opt_state, gradient)
+        def update(params: Params, opt_state: optax.OptState):
+            gradient, (metrics, carried) = accumulated_gradient(
+                of_part, params, batch, key, microbatches=microbatches
+            )
+            params, opt_state, more = apply_gradient(transform, params, opt_state, gradient)
+            return params, opt_state, carried, metrics | more
+
+        params, opt_state, _, metrics = each_member(policy, update, state.params, state.opt_state)
         new = dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state)
-        return new, metrics | more
+        return new, metrics
 
     def evaluate(state: TrainState, batch: Completions, key: PRNGKey) -> Metrics:
-        return loss(state.params, batch, key, state.constants)[1][0]
+        return loss(average_of(policy, state.params), batch, key, state.constants)[1][0]
 
     def rewards(state: TrainState, batch: Completions) -> Float[Array, "b k"]:
         """Log-probs (nats) in place of rewards, which a likelihood does not have."""
         return policy.token_logps(whole(state.params, state.constants), batch).sum(-1)
 
     def flops(batch: Completions) -> float:
-        return (1 + policy.backward) * policy.flops(batch)
+        size = 1 if policy.members is None else policy.members.size
+        return size * (1 + policy.backward) * policy.flops(batch)
 
     return Algorithm(init, step, evaluate, flops, rewards, parts=microbatches)

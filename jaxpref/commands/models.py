@@ -5,13 +5,13 @@ import os
 import pathlib
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 
 from jaxpref.commands.opening import Options, load, say_changes
-from jaxpref.commands.speaking import check_no_run, sources_of
+from jaxpref.commands.speaking import check_no_checkpoint, check_no_run, sources_of
 from jaxpref.data import hf_tokenizer
 from jaxpref.data.text.tokenizers import gguf_tokenizer_files, llama2c_tokenizer_files
 from jaxpref.experiment import Experiment
@@ -19,9 +19,18 @@ from jaxpref.models.architecture import TransformerSizes
 from jaxpref.models.gguf import gguf_config, gguf_sizes, gguf_weights
 from jaxpref.models.hub import hf_sizes, hf_weights, write_folder
 from jaxpref.models.hub.folder import open_folder
+from jaxpref.models.hub.lazy import LazyArray
+from jaxpref.models.hub.peft_config import TENSORS
+from jaxpref.models.hub.safetensors import open_file
 from jaxpref.models.llama2c import llama2c_config, llama2c_sizes, llama2c_weights
 from jaxpref.paths import AnyPath
-from jaxpref.training.export import export_params, exportable, passing_folder
+from jaxpref.training.export import (
+    SHARD_BYTES,
+    export_adapter,
+    export_params,
+    exportable,
+    passing_folder,
+)
 from jaxpref.training.params import trained_params
 from jaxpref.training.run import open_run
 from jaxpref.types import Params
@@ -31,25 +40,37 @@ __all__ = ["convert", "export", "leave_model"]
 
 def export(options: Options) -> int:
     experiment, workdir, _ = load(options)
+    adapter = getattr(options, "adapter", False)
+    for name in ("dtype", "shard_size"):
+        if adapter and getattr(options, name) is not None:
+            raise ValueError(
+                f"--{name.replace('_', '-')} is for whole models; adapters are written as they are, in one "
+                "file: leave it out, or --adapter"
+            )
     _check_free(options.to)
-    run = open_run(experiment, workdir)
+    run = open_run(experiment, workdir, other_base=options.other_base)
     say_changes(run)
     like = options.like or next(iter(sources_of(experiment)), None)
     if like is None:
-        run.files.log("it came from no folder of the hub, so no tokenizer goes with it; --like DIR names one")
-    elif run.tokenizer is not None:
+        lacks = "they do not say which base is theirs" if adapter else "no tokenizer goes with it"
+        run.files.log(f"it came from no folder of the hub, so {lacks}; --like DIR names one")
+    elif run.tokenizer is not None and not adapter:
         _say_other_tokenizer(run.tokenizer, like, run.files.log)
     params = trained_params(run, stage=options.stage, step=options.step)
     started = time.monotonic()
+    if adapter:
+        export_adapter(run, params, options.to, like=like)
+        _say_written(options.to, open_file(pathlib.Path(options.to) / TENSORS), time.monotonic() - started)
+        return 0
     export_params(
         run,
         params,
         options.to,
         like=like,
         dtype=options.dtype,
-        max_shard_bytes=options.shard_size,
+        max_shard_bytes=options.shard_size or SHARD_BYTES,
     )
-    _say_written(options.to, time.monotonic() - started)
+    _say_model_written(options.to, time.monotonic() - started)
     return 0
 
 
@@ -78,9 +99,7 @@ def leave_model(experiment: Experiment, workdir: AnyPath) -> None:
 def convert(options: Options) -> int:
     if options.file.partition(":")[0].endswith(".py"):
         return export(options)
-    for name in ("stage", "step"):
-        if getattr(options, name) is not None:
-            raise ValueError(f"--{name} chooses among the checkpoints of a run; {options.file} is none")
+    check_no_checkpoint(options)
     if options.tokenizer and not (options.file.endswith(".bin") and options.like is None):
         raise ValueError("--tokenizer is the file of a llama2.c checkpoint (.bin), without --like")
     if options.overrides:
@@ -94,9 +113,9 @@ def convert(options: Options) -> int:
             options.to,
             like=model.like,
             dtype=options.dtype,
-            max_shard_bytes=options.shard_size,
+            max_shard_bytes=options.shard_size or SHARD_BYTES,
         )
-    _say_written(options.to, time.monotonic() - started)
+    _say_model_written(options.to, time.monotonic() - started)
     return 0
 
 
@@ -114,7 +133,8 @@ def _model_of(source: pathlib.Path, options: Options) -> Iterator[_Model]:
         check_no_run(options.file)
         if (source / "adapter_config.json").is_file() and not (source / "config.json").is_file():
             raise ValueError(
-                f"{source} holds adapters without their base; `jaxpref export` of their run writes the model"
+                f"{source} holds adapters without their base; `jaxpref export` of their run, without "
+                "--adapter, writes the model"
             )
         yield _Model(hf_sizes(source), hf_weights(source), like or source)
         return
@@ -159,12 +179,16 @@ def _say_other_tokenizer(tokenizer: Any, like: str, say: Callable[[str], None]) 
         )
 
 
-def _say_written(target: str, seconds: float) -> None:
-    tensors = open_folder(target)
+def _say_model_written(target: str, seconds: float) -> None:
+    check = f"; `jaxpref check-model {target}` checks it"
+    _say_written(target, open_folder(target), seconds, check)
+
+
+def _say_written(target: str, tensors: Mapping[str, LazyArray], seconds: float, more: str = "") -> None:
     count, size = (sum(getattr(x, name) for x in tensors.values()) for name in ("size", "nbytes"))
     files = len(list(pathlib.Path(target).glob("*.safetensors")))
     if jax.process_index() == 0:
         print(
             f"wrote {target}: {len(tensors)} tensors, {count:,} parameters, {size / 1e6:,.1f} MB in {files} "
-            f"file{'s' * (files != 1)}, {seconds:.1f} s; `jaxpref check-model {target}` checks it"
+            f"file{'s' * (files != 1)}, {seconds:.1f} s{more}"
         )

@@ -23,7 +23,7 @@ def evaluate(options: Options) -> int:
     distributed.initialize()
     experiment, workdir, own = load(options)
     experiment = ready(experiment, own, options)
-    run = open_run(experiment, workdir)
+    run = open_run(experiment, workdir, other_base=options.other_base)
     say_changes(run)
     stage = next((s for s in experiment.stages if s.name == options.stage), experiment.stages[-1])
     loader = held_out_loader(run, stage)

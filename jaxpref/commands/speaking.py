@@ -27,7 +27,14 @@ from jaxpref.training.params import trained_params
 from jaxpref.training.run import open_run
 from jaxpref.types import Params, PRNGKey, Prompts
 
-__all__ = ["Speaker", "check_no_run", "model_of_folder", "open_speaker", "sources_of"]
+__all__ = [
+    "Speaker",
+    "check_no_checkpoint",
+    "check_no_run",
+    "model_of_folder",
+    "open_speaker",
+    "sources_of",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +140,16 @@ def check_no_run(path: str) -> None:
         raise ValueError(f"{path} is the folder of a run; give its experiment file and workdir={path}")
 
 
+def check_no_checkpoint(options: Options) -> None:
+    """Raises ValueError where what is no run is read as one of its checkpoints."""
+    for name in ("stage", "step", "other_base"):
+        if getattr(options, name, None) not in (None, False):
+            raise ValueError(
+                f"--{name.replace('_', '-')} is for the checkpoints of a run, and {options.file} is none: a "
+                "file or folder of one model"
+            )
+
+
 def sources_of(experiment: Experiment) -> list[str]:
     """Folders of the hub that an experiment reads: of its weights first, of its policy, of its tokenizer."""
     parts = (experiment.weights, experiment.policy, experiment.tokenizer)
@@ -145,7 +162,7 @@ def sources_of(experiment: Experiment) -> list[str]:
 
 def _of_run(options: Options, template: Callable[[], Template] | None) -> Speaker:
     experiment, workdir, _ = load(options)
-    run = open_run(experiment, workdir, log=aside)
+    run = open_run(experiment, workdir, other_base=options.other_base, log=aside)
     say_changes(run)
     params = trained_params(run, stage=options.stage, step=options.step)
     if run.tokenizer is None:
@@ -161,11 +178,7 @@ def _of_run(options: Options, template: Callable[[], Template] | None) -> Speake
 
 def _of_folder(options: Options, template: Callable[[], Template] | None) -> Speaker:
     path = options.file
-    for name in ("stage", "step"):
-        if getattr(options, name, None) is not None:
-            raise ValueError(
-                f"--{name} chooses among the checkpoints of a run, and {path} is a folder of one model"
-            )
+    check_no_checkpoint(options)
     _mesh_shape(options)  # of what is said here first, mistakes are said first
     tokenizer = hf_tokenizer(path)
     source = template or (partial(hf_template, path=path) if has_template(path) else None)

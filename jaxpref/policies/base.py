@@ -12,6 +12,7 @@ from jaxpref.trees import clashes, joined
 from jaxpref.types import Completions, Params, PRNGKey, Prompts, Samples
 
 __all__ = [
+    "Members",
     "Model",
     "Policy",
     "Quantities",
@@ -72,6 +73,14 @@ class Model(NamedTuple):
     axes: Any  # logical axis names, as `Policy.axes()`
 
 
+class Members(NamedTuple):
+    """What a policy is an ensemble of: sets of params, on the first axis, that learn apart and act as one."""
+
+    size: int
+    policy: "Policy"  # what each of them is trained as
+    average: Callable[[Params], Params]  # params of `policy` that do what all of them together do
+
+
 class Policy(NamedTuple):
     """A language model, a controller or a table, as pure functions.
 
@@ -125,6 +134,8 @@ class Policy(NamedTuple):
     noisy: bool = False
     # FLOPs of a backward pass in forward passes: 2 where all weights are trained, 1 below which none are.
     backward: float = 2.0
+    # Set for an ensemble, whose params are those of its members; the functions above act as their average.
+    members: Members | None = None
 
 
 def whole(params: Params, constants: Mapping[str, Params]) -> Params:

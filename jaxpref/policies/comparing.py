@@ -25,6 +25,8 @@ def comparing(*, policy: Callable[[], Policy] | Policy, separator_id: int) -> Po
     inner = policy() if callable(policy) else policy
     if inner.quantities is None or not inner.outputs:
         raise ValueError("comparing: the policy has no head; build it with outputs=1")
+    if inner.members is not None:
+        raise ValueError("comparing: give it one member, and build the ensemble around it")
     if not 0 <= separator_id < inner.vocab_size:
         raise ValueError(
             f"comparing.separator_id: expected an id below {inner.vocab_size}, got {separator_id}"

@@ -2,7 +2,7 @@
 
 import functools
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +15,7 @@ from jaxpref.policies.base import Model
 from jaxpref.training import sharding
 from jaxpref.types import Params
 
-__all__ = ["Loaded", "check_same", "fingerprint", "loaded", "other_scheme"]
+__all__ = ["Loaded", "check_base", "check_same", "fingerprint", "loaded", "other_scheme"]
 
 # What is hashed, and in which order: to be raised where that changes, since fingerprints of two schemes say
 # nothing of one another.
@@ -79,6 +79,39 @@ def check_same(directory: Any, saved: Mapping[str, str], now: Mapping[str, str])
             f"{directory}: the checkpoint was written beside other models of the names {differing} (their "
             "weights differ); give the run the ones it began with, or start in a new workdir"
         )
+
+
+def check_base(
+    directory: Any,
+    saved: Mapping[str, str],
+    now: Mapping[str, str],
+    *,
+    other_base: bool,
+    option: str,
+    say: Callable[[str], None],
+) -> None:
+    """Compares the base that adapters were trained above with the one they are read above, among the
+    fingerprints beside a checkpoint and those of whoever reads it.
+
+    `other_base`: take another one, and say so. `option`: how to ask for that.
+
+    Raises:
+      ValueError: they differ, or (in any case) only one side has one.
+    """
+    before, here = ({n: value for n, value in one.items() if n == "policy"} for one in (saved, now))
+    if other_base and before and here:
+        if before != here:
+            say(
+                f"OTHER BASE: the adapters in {directory} were trained above {before['policy'][:24]}... and "
+                f"are read above {here['policy'][:24]}..., as {option} asks for"
+            )
+        return
+    try:
+        check_same(directory, before, here)
+    except ValueError as error:
+        if not (before and here):
+            raise
+        raise ValueError(f"{error}; {option} reads its adapters above this base all the same") from None
 
 
 def _digests(arrays: Sequence[Any]) -> np.ndarray:

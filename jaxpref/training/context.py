@@ -28,6 +28,7 @@ class RunContext:
     axes: Any  # logical axis names, as `policy.axes()`
     preemption: Preemption
     allow_changes: bool = False  # go on beside other content than the checkpoints were written with
+    other_base: bool = False  # read its adapters above another base than they were trained above
     tables: dict[int, tuple[Source, Any]] = dataclasses.field(default_factory=dict)  # see `table`
 
     def table(self, source: Source) -> Any:

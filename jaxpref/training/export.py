@@ -10,13 +10,22 @@ from typing import Any
 
 import jax
 
-from jaxpref.models.hub import write_folder
+from jaxpref.algorithms.members import average_of
+from jaxpref.models.hub import write_adapter, write_folder
 from jaxpref.models.merging import merged
 from jaxpref.models.transformer import Transformer
 from jaxpref.training.context import RunContext
+from jaxpref.trees import flat
 from jaxpref.types import Params
 
-__all__ = ["SHARD_BYTES", "export_params", "exportable", "passing_folder", "plain_params"]
+__all__ = [
+    "SHARD_BYTES",
+    "export_adapter",
+    "export_params",
+    "exportable",
+    "passing_folder",
+    "plain_params",
+]
 
 SHARD_BYTES = 5_000_000_000  # of tensors in one file, as transformers writes
 
@@ -57,6 +66,39 @@ def export_params(
         )
 
 
+def export_adapter(
+    run: RunContext,
+    params: Params,
+    directory: str | os.PathLike[str],
+    *,
+    like: str | os.PathLike[str] | None = None,
+) -> None:
+    """Writes what a run trained above its base as a folder of PEFT, whole or not at all.
+
+    That are the adapters, the head of a reward model (as a sequence classifier's), and the weights that
+    `adapted(train=)` names; of an ensemble, their average, of all ranks together. `models.hub.peft_adapter`
+    reads them back bit for bit.
+
+    Args:
+      params: of the run's policy, as its checkpoints have them (`training.params.trained_params`).
+      directory: a new or an empty folder.
+      like: the folder of the base; None: the adapter says the name of none.
+
+    Raises:
+      ValueError: the policy is no transformer, or has no adapters; there are several processes; or as
+        `models.hub.write_adapter`.
+    """
+    model = _transformer(run)
+    if model.lora is None:
+        raise ValueError(
+            f"{run.experiment.name} has no adapters, so there is nothing that PEFT could read; leave "
+            "--adapter out, which writes the whole model"
+        )
+    params = average_of(run.policy, params)
+    trained = {name for name in flat(params) if name.rpartition(".")[2] not in run.policy.adds}
+    write_adapter(run.whole(params), model.lora, model.sizes, directory, trained=trained, like=like)
+
+
 def exportable(run: RunContext) -> bool:
     """Whether its policy is a language model, which folders of the hub hold."""
     model = run.policy.model
@@ -84,20 +126,28 @@ def passing_folder(files: Mapping[str, str], config: Mapping[str, Any]) -> Itera
 
 
 def plain_params(run: RunContext, params: Params) -> Params:
-    """With the base that adapters are above, and the adapters folded into it."""
+    """With the base that adapters are above, and the adapters folded into it; of an ensemble, the average."""
     model = _model(run)
+    params = average_of(run.policy, params)
     return run.whole(params) if model.lora is None else merged(run.whole(params), model.lora)
 
 
 def _model(run: RunContext) -> Transformer:
+    """The language model that a run trains."""
+    model = _transformer(run)
+    if model.outputs:
+        raise ValueError(
+            f"{run.experiment.name} is a reward model: folders of the hub have no common form for its head "
+            f"(outputs={model.outputs}), so it is used from its run (`training.models.trained_model`), or "
+            "written with --adapter, where it has adapters"
+        )
+    return model
+
+
+def _transformer(run: RunContext) -> Transformer:
     name, model = run.experiment.name, run.policy.model
     if not isinstance(model, Transformer):
         raise ValueError(f"{name}: its policy is no transformer, and no folder of the hub holds another kind")
-    if model.outputs:
-        raise ValueError(
-            f"{name} is a reward model: folders of the hub have no common form for its head (outputs="
-            f"{model.outputs}), so it is used from its run (`training.models.trained_model`)"
-        )
     if jax.process_count() > 1:
         raise ValueError(
             "export runs as one process: checkpoints of any mesh can be read by one (mesh.data=1 ...)"

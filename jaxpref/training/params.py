@@ -15,9 +15,8 @@ from jaxtyping import Array
 from jaxpref import keys
 from jaxpref.models.hub.lazy import wrapped
 from jaxpref.policies.base import Policy
-from jaxpref.training import sharding
+from jaxpref.training import constants, sharding
 from jaxpref.training.checkpoint import Checkpoints, restore_params, saved_meta
-from jaxpref.training.constants import check_same
 from jaxpref.training.context import RunContext
 from jaxpref.trees import joined
 from jaxpref.types import Params, PRNGKey
@@ -93,10 +92,15 @@ def saved_params(run: RunContext, checkpoints: Checkpoints, step: int) -> Params
 
 
 def check_base(run: RunContext, checkpoints: Checkpoints, step: int) -> None:
-    """Raises ValueError where it was written beside other constants of the policy than those of the run"""
-    saved = saved_meta(checkpoints.directory, step).get("constants", {})
-    own = {name: value for name, value in saved.items() if name == "policy"}
-    check_same(checkpoints.directory, own, run.constants.fingerprints)
+    """Raises ValueError where it was written above another base than the run's, unless that is asked for."""
+    constants.check_base(
+        checkpoints.directory,
+        saved_meta(checkpoints.directory, step).get("constants", {}),
+        run.constants.fingerprints,
+        other_base=run.other_base,
+        option="--other-base (export, chat, sample, evaluate)",
+        say=run.files.log,
+    )
 
 
 def left_by(run: RunContext, stage: str) -> Params:

@@ -107,11 +107,18 @@ def open_run(
     *,
     preemption: Preemption | None = None,
     writers: Sequence[str] = DEFAULT,
+    other_base: bool = False,
     log: Callable[[str], None] = print,
 ) -> RunContext:
-    """Builds mesh, policy and tokenizer, and checks that they fit one another."""
+    """Builds mesh, policy and tokenizer, and checks that they fit one another.
+
+    `other_base`: its checkpoints may be read above another base than they were trained above, for whoever
+    only reads them; `train` never goes on there.
+    """
     mesh = sharding.make_mesh(experiment.mesh)
     policy, tokenizer = experiment.policy(), experiment.tokenizer and experiment.tokenizer()
+    if other_base and policy.constants is None:
+        raise ValueError(f"--other-base: {experiment.name} has no base below what it trains; leave it out")
     if tokenizer is not None and tokenizer.vocab_size > policy.vocab_size:
         raise ValueError(
             f"vocabulary mismatch: the tokenizer has {tokenizer.vocab_size} ids and the model "
@@ -135,6 +142,7 @@ def open_run(
         abstract_params=jax.eval_shape(policy.init, jax.random.key(0)),
         axes=policy.axes(),
         preemption=preemption or Preemption(),
+        other_base=other_base,
     )
 
 

@@ -63,15 +63,19 @@ class Layout:
         started = jax.jit(functools.partial(_started, self.algorithm), out_shardings=self.shardings)
         return started(params, self.constants, key)
 
-    def restore(self, checkpoints: Checkpoints, step: int) -> tuple[Any, dict[str, Any]]:
+    def restore(
+        self, checkpoints: Checkpoints, step: int, *, other_base: bool = False
+    ) -> tuple[Any, dict[str, Any]]:
         """The state without constants and the meta of a checkpoint.
 
         Raises:
-          ValueError: it was written beside other constants.
+          ValueError: it was written beside other constants; with `other_base`, than the policy's own.
         """
         target = sharding.with_shardings(self.abstract, self.shardings)
         state, meta = checkpoints.restore(step, target)
-        check_same(checkpoints.directory, meta.get("constants", {}), self.fingerprints)
+        both = (meta.get("constants", {}), self.fingerprints)
+        left = {"policy"} if other_base else set()
+        check_same(checkpoints.directory, *({n: x for n, x in one.items() if n not in left} for one in both))
         return state, meta
 
 
@@ -87,6 +91,7 @@ def trained_state(run: RunContext, stage: Stage, algorithm: Algorithm, step: int
         with stage_checkpoints(run, stage.name) as checkpoints:
             checkpoint_step = checkpoints.best if step is None else step
             if checkpoint_step is not None:
-                return with_constants(layout.restore(checkpoints, checkpoint_step)[0], layout.constants)
+                state, _ = layout.restore(checkpoints, checkpoint_step, other_base=run.other_base)
+                return with_constants(state, layout.constants)
     key = keys.key(run.experiment.seed, stage.name, "start")
     return with_constants(layout.start(started_from(run, stage.name), key), layout.constants)
