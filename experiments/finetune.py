@@ -5,8 +5,9 @@ DIR` says whether it is read right, `jaxpref convert` makes one of a GGUF file. 
 array or Parquet, as texts or as messages. What it holds is recognised (pairs, labelled responses, lists with
 scores, conversations), and a method that cannot learn from it is refused. Messages are written in the model's
 own chat template. A tenth of the prompts is held out. The model is frozen and adapters are trained (LoRA of
-rank 16 on all projections); `lora_rank=0` trains all weights. The report shows replies before and after, and
-the trained model lies in `WORKDIR/model` at the end, for `transformers` or whatever reads such folders.
+rank 16 on all projections); `lora_rank=0` trains all weights, and `quantize=nf4` (or int4, int8) has the frozen
+ones in fewer bits. The report shows replies before and after, and the trained model lies in `WORKDIR/model` at
+the end, for `transformers` or whatever reads such folders.
 
 Without arguments it runs on a small chat model and pairs that lie beside this file (`tiny_chat.py`).
 
@@ -51,6 +52,7 @@ from jaxpref.data.text.templates.sources import has_template
 from jaxpref.evals import generation
 from jaxpref.experiment import Experiment, Stage
 from jaxpref.models.lora import LoRA
+from jaxpref.models.quantized import Format
 
 
 def experiment(
@@ -64,6 +66,8 @@ def experiment(
     lora_alpha: float = 32.0,
     lora_dropout: float = 0.0,
     train: str | None = None,
+    quantize: Format | None = None,
+    quantize_tile: int | None = None,
     epochs: float = 1.0,
     steps: int | None = None,
     sft_steps: int = 0,
@@ -83,6 +87,8 @@ def experiment(
 
     `compute_dtype`: that of the file's weights if None. `steps`: `epochs` passes over the data if None.
     `train`: weights that are trained beside adapters, by the pattern of their names (`policies.adapted`).
+    `quantize`: projections that are not trained are in int8, int4 or nf4; of 4 bits, `quantize_tile` inputs, else
+    64, share a scale.
     """
     folder, path = str(FOLDER) if model is None else model, data or example_for(method)
     kind = recognised(path)
@@ -101,7 +107,7 @@ def experiment(
     num_steps = passes(path, epochs * (1 - held_out), batch_size) if steps is None else steps
     loss = checked_loss(method, kind, path, beta)
     lora = LoRA(rank=lora_rank, alpha=lora_alpha, dropout=lora_dropout) if lora_rank else None
-    policy, weights = policy_of(folder, loss, lora, train, compute_dtype, remat)
+    policy, weights = policy_of(folder, loss, lora, train, compute_dtype, remat, (quantize, quantize_tile))
     rate = partial(optimizer, learning_rate=learning_rate, adapters=weights is None, toy=model is None)
     stages = Stages(
         parts=(train_records, held_records),
@@ -133,7 +139,9 @@ def experiment(
     if method == "sft":
         last = stages.sft(num_steps, rate("sft", num_steps), microbatches)
     elif method == "online_dpo":
-        scored = partial(scored_policy, model=folder, lora=lora, train=train)
+        scored = partial(
+            scored_policy, model=folder, lora=lora, train=train, quantize=(quantize, quantize_tile)
+        )
         judged = partial(judge_of, policy=scored), partial(reward_model, policy=scored, run=judge)
         last = stages.online(num_steps, loss, rate("dpo", num_steps), *judged, max_tokens, microbatches)
     else:
@@ -145,7 +153,7 @@ def experiment(
         weights=weights,
         stages=(*first, last),
         seed=seed,
-        arxiv=("2106.09685",) if lora_rank else (),
+        arxiv=(("2106.09685",) if lora_rank else ()) + (("2305.14314",) if quantize else ()),
     )
 
 

@@ -128,9 +128,7 @@ def _backward(weight: Quantized, dy: Array) -> tuple[Array, None]:
 _product.defvjp(_forward, _backward)
 
 
-def product(
-    x: Float[Array, "*rows i"], weight: Float[Array, "i o"] | Quantized
-) -> Float[Array, "*rows o"]:
+def product(x: Float[Array, "*rows i"], weight: Float[Array, "i o"] | Quantized) -> Float[Array, "*rows o"]:
     """`x @ weight` in the dtype of `x`.
 
     A quantised weight is dequantised where it is used, and for the backward pass again: were the floats kept

@@ -113,9 +113,7 @@ class _Part(LazyArray):
     def _quantized(self, index: tuple[slice, ...]) -> np.ndarray:
         weight = self._base[index]
         wide = weight.astype(jnp.promote_types(weight.dtype, jnp.float32))
-        return np.asarray(
-            _quantize(jax.device_put(wide, _host()), self._format, self._tile, self._part)
-        )
+        return np.asarray(_quantize(jax.device_put(wide, _host()), self._format, self._tile, self._part))
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))

@@ -79,7 +79,9 @@ def adapted(
 
 def _quantization(kind: Format | None, tile: int | None) -> Quantization | None:
     if kind is None and tile is not None:
-        raise ValueError(f"adapted.quantize_tile: {tile} inputs share a scale in no format; give quantize=, too")
+        raise ValueError(
+            f"adapted.quantize_tile: {tile} inputs share a scale in no format; give quantize=, too"
+        )
     return None if kind is None else Quantization(kind, tile)
 
 

@@ -9,9 +9,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxpref.models.hub import write_folder
 from jaxpref.models.merging import merged
+from jaxpref.models.quantized import floats, formats
 from jaxpref.models.transformer import Transformer
 from jaxpref.training.context import RunContext
 from jaxpref.types import Params
@@ -32,7 +34,7 @@ def export_params(
 ) -> None:
     """Writes params of a run as a folder that transformers reads, whole or not at all.
 
-    Adapters are folded into the weights below them.
+    Adapters are folded into the weights below them: of a quantised base, into the floats that it stands for.
 
     Args:
       params: of the run's policy, as its checkpoints have them (`training.params.trained_params`).
@@ -84,9 +86,16 @@ def passing_folder(files: Mapping[str, str], config: Mapping[str, Any]) -> Itera
 
 
 def plain_params(run: RunContext, params: Params) -> Params:
-    """With the base that adapters are above, and the adapters folded into it."""
-    model = _model(run)
-    return run.whole(params) if model.lora is None else merged(run.whole(params), model.lora)
+    """With the base that adapters are above, and the adapters folded into it.
+
+    Of a quantised base these are the floats that it stands for, since the adapters were trained above those:
+    the policy's own logits, not those of the adapters above the weights that were quantised.
+    """
+    model, every = _model(run), run.whole(params)
+    if kinds := formats(every):
+        run.files.log(f"the base is quantised ({', '.join(kinds)}): what is written are its values as floats")
+        every = floats(every, jnp.dtype(model.param_dtype))
+    return every if model.lora is None else merged(every, model.lora)
 
 
 def _model(run: RunContext) -> Transformer:

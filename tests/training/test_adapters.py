@@ -34,12 +34,14 @@ def base(*, seed=0):
     return jax.device_get(plain().init(jax.random.key(seed)))
 
 
-def policy(*, seed=0, outputs=0, train=None):
+def policy(*, seed=0, outputs=0, train=None, quantize=None):
     return adapted(
         policy=partial(plain, outputs=outputs),
         base=partial(base, seed=seed),
         lora=LoRA(rank=2, dropout=0.1),
         train=train,
+        quantize=quantize,
+        quantize_tile=8 if quantize == "nf4" else None,
     )
 
 
@@ -97,3 +99,24 @@ def test_a_run_goes_on_bit_for_bit(two_stages, one_device, tmp_path):
     again = train(experiment(policy, SFT, DPO), tmp_path, log=quiet)
     jax.tree.map(np.testing.assert_array_equal, again.params, two_stages[1].params)
     assert rows(tmp_path) == rows(two_stages[0])
+
+
+def test_a_quantised_base_goes_on_and_no_other(one_device, tmp_path):
+    """The checkpoint holds adapters alone, what an export writes computes what was trained, and a run with
+    another format of the base is refused by name."""
+    said = []
+    first = train(experiment(partial(policy, quantize="nf4"), DPO), tmp_path, log=quiet)
+    assert rows(tmp_path)[0]["loss"] == np.float32(np.log(2))
+    saved = saved_meta(tmp_path / "checkpoints" / "dpo", 4)["constants"]["policy"]
+    assert saved == fingerprint(policy(quantize="nf4").constants().params)
+    assert saved.endswith(":nf4")
+    shutil.rmtree(tmp_path / "checkpoints" / "dpo" / "4")
+    again = train(experiment(partial(policy, quantize="nf4"), DPO), tmp_path, log=quiet)
+    jax.tree.map(np.testing.assert_array_equal, again.params, first.params)
+    shutil.rmtree(tmp_path / "checkpoints" / "dpo" / "4")
+    for other, kinds in (
+        (policy, "nf4 weights.*unquantised"),
+        (partial(policy, quantize="int8"), "nf4.*int8"),
+    ):
+        with pytest.raises(ValueError, match=f"{kinds} ones; give quantize= as it was"):
+            train(experiment(other, DPO), tmp_path, log=said.append)
