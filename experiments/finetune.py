@@ -5,9 +5,9 @@ DIR` says whether it is read right, `jaxpref convert` makes one of a GGUF file. 
 array or Parquet, as texts or as messages. What it holds is recognised (pairs, labelled responses, lists with
 scores, conversations), and a method that cannot learn from it is refused. Messages are written in the model's
 own chat template. A tenth of the prompts is held out. The model is frozen and adapters are trained (LoRA of
-rank 16 on all projections); `lora_rank=0` trains all weights, and `quantize=nf4` (or int4, int8) has the frozen
-ones in fewer bits. The report shows replies before and after, and the trained model lies in `WORKDIR/model` at
-the end, for `transformers` or whatever reads such folders.
+rank 16 on all projections); `lora_rank=0` trains all weights, and `quantize=nf4` (int4, int8) has the frozen
+ones in fewer bits. The report shows replies before and after, and the trained model lies in `WORKDIR/model`
+at the end, for `transformers` or whatever reads such folders.
 
 Without arguments it runs on a small chat model and pairs that lie beside this file (`tiny_chat.py`).
 
@@ -87,8 +87,8 @@ def experiment(
 
     `compute_dtype`: that of the file's weights if None. `steps`: `epochs` passes over the data if None.
     `train`: weights that are trained beside adapters, by the pattern of their names (`policies.adapted`).
-    `quantize`: projections that are not trained are in int8, int4 or nf4; of 4 bits, `quantize_tile` inputs, else
-    64, share a scale.
+    `quantize`: the format of projections that are not trained; `quantize_tile` inputs (else 64 of 4-bit
+    ones, all of int8) share a scale.
     """
     folder, path = str(FOLDER) if model is None else model, data or example_for(method)
     kind = recognised(path)

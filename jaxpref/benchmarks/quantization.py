@@ -1,4 +1,4 @@
-"""What a quantised base costs: how far its next-token distributions are from those of the model, and its bytes.
+"""What a quantised base costs: how far its next-token distributions are from the model's, and its bytes.
 
 Replies of Anthropic HH that nobody was trained on here, scored by the model of a folder and by the same model
 with its projections quantised; float32.
@@ -60,9 +60,9 @@ def measure(
     """Differences per token and per reply of each variant, and the bytes of its base.
 
     Args:
-      model: a folder of the hub. data_root: a folder that holds hh_rlhf/. variants: formats, such as "nf4", or
-        formats and tiles, such as "nf4:32". replies: how many, of different prompts. rounds: of no effect,
-        nothing is timed.
+      model: a folder of the hub. data_root: a folder that holds hh_rlhf/.
+      variants: formats, such as "nf4", or formats and tiles, such as "nf4:32".
+      replies: how many, of different prompts. rounds: of no effect, since nothing is timed.
     """
     policy = partial(transformer, sizes=partial(hf_sizes, path=model), eos_id=hf_end_ids(model), remat="none")
     records = hh_pairs(
@@ -122,7 +122,8 @@ def table(figures: dict[str, Any]) -> str:
         f"{figures['model']}: {figures['replies']} replies of {figures['tokens']:.0f} tokens, of "
         f"{figures['nats']:.3f} nats each; base of {figures['bytes'] / 2**20:.0f} MiB, "
         f"{figures['projection_bytes'] / 2**20:.0f} in its blocks",
-        f"{'base':10s} {'MiB':>6s} {'blocks':>7s} {'KL per token':>13s} {'|d log-prob|':>13s} {'of a reply':>11s}",
+        f"{'base':10s} {'MiB':>6s} {'blocks':>7s} {'KL per token':>13s} {'|d log-prob|':>13s} "
+        f"{'of a reply':>11s}",
     ]
     lines += [
         f"{name:10s} {v['bytes'] / 2**20:6.0f} {v['projection_bytes'] / 2**20:7.0f} {v['kl']:13.2e} "

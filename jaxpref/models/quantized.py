@@ -1,4 +1,4 @@
-"""Weights of projections in fewer bits: what a layer computes with them, and how they lie in a tree of params.
+"""Weights of projections in fewer bits: what a layer computes with them, and how they lie among params.
 
 In a tree a quantised weight is a dict in the place of the array: its codes, under the name of their format,
 and "scales". Needs qwix, which is an extra, for the table of NF4 only.

@@ -19,13 +19,14 @@ _TILE = 64  # of 4-bit formats: arXiv:2305.14314, section 3
 
 @dataclasses.dataclass(frozen=True)
 class Quantization:
-    """A number format of weights `[layers, inputs, outputs]`, with scales that are the largest of some of them.
+    """A number format of weights `[layers, inputs, outputs]`; a scale is that of the largest under it.
 
-    *int8* and *int4* are symmetric and uniform: codes `round(w / scale)`, half to even, with `scale = max|w| /
-    127.5` or `/ 7.5`, so that the largest weights lie half a step beyond the last code and no weight is off by
-    more. (*Differs from* `max / 127` of bitsandbytes and torchao, in which the largest is exact.) *nf4* has the
-    16 quantiles of a normal distribution in [-1, 1] of arXiv:2305.14314, appendix E, of which the nearest to
-    `w / max|w|` is taken.
+    *int8* and *int4* are symmetric and uniform, as qwix 0.1.8 has them: codes `round(w / scale)`, half to
+    even, of the scale `max|w| / 127.5` or `/ 7.5`. So the largest lie half a step beyond the last code, and
+    none is off by more; what is quantised twice changes twice. (*Differs from* LLM.int8, arXiv:2208.07339,
+    whose `max|w| / 127` keeps the largest.) *nf4* has 16 quantiles of a normal distribution in [-1, 1]
+    (arXiv:2305.14314, appendix E), of which the nearest to `w / max|w|` is taken; its scales are float32 and
+    not quantised again, as that paper's are.
 
     Args:
       tile: inputs that share a scale, which they do for each output apart; None: all of them for int8, 64
@@ -44,7 +45,7 @@ class Quantization:
     def __post_init__(self) -> None:
         if self.format not in get_args(Format):
             raise ValueError(f"quantize: expected one of {get_args(Format)} or None, got {self.format!r}")
-        if self.tile is not None and (self.tile < 1 or self.per_byte == 2 and self.tile % 2):
+        if self.tile is not None and (self.tile < 1 or self.tile % self.per_byte):
             raise ValueError(
                 f"quantize_tile: expected 1 or more inputs, an even number in 4 bits, got {self.tile}"
             )
@@ -63,13 +64,13 @@ class Quantization:
         for name, (_, inputs, _) in shapes.items():
             if inputs % self.inputs(inputs):
                 raise ValueError(
-                    f"quantize_tile: tiles of {self.inputs(inputs)} do not divide the {inputs} inputs of {name}; "
-                    f"give a divisor of all of them"
+                    f"quantize_tile: tiles of {self.inputs(inputs)} do not divide the {inputs} inputs of "
+                    f"{name}; give a divisor of the inputs of all projections"
                 )
 
     def of(self, weight: Any) -> dict[str, LazyArray]:
-        """The fields of `models.quantized.Quantized`, lazy: what is asked for is read and quantised then, about
-        a MiB at a time.
+        """The fields of `models.quantized.Quantized`, lazy: what is asked for is read and quantised then,
+        about a MiB at a time.
 
         Args:
           weight: floats [layers, inputs, outputs], lazy or of the host. It is quantised in float32 or wider.

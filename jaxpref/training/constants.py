@@ -82,8 +82,8 @@ def check_same(directory: Any, saved: Mapping[str, str], now: Mapping[str, str])
         kinds = [_kinds(side[name]) for side in (saved, now) if name in side]
         if len(set(kinds)) > 1:
             raise ValueError(
-                f"{directory}: the checkpoint was written beside a model {name!r} with {kinds[0]} weights, and "
-                f"this run has it with {kinds[1]} ones; give quantize= as it was, or start in a new workdir"
+                f"{directory}: the checkpoint was written beside a model {name!r} with {kinds[0]} weights, "
+                f"and this run has {kinds[1]} ones; give quantize= as it was, or start in a new workdir"
             )
     if differing:
         raise ValueError(

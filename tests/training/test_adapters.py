@@ -3,8 +3,10 @@
 import json
 import shutil
 from functools import partial
+from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import launch
 import numpy as np
 import pytest
@@ -15,12 +17,16 @@ from jaxpref.algorithms.optimizers import adamw, constant
 from jaxpref.data.text.synthetic import arithmetic_demonstrations, arithmetic_pairs, arithmetic_tokenizer
 from jaxpref.experiment import Experiment, MeshShape, Stage
 from jaxpref.models.lora import LoRA
+from jaxpref.models.merging import merged
 from jaxpref.models.sizes import tiny
 from jaxpref.policies.adapted import adapted
+from jaxpref.policies.base import whole
 from jaxpref.policies.transformer import transformer
 from jaxpref.training.checkpoint import saved_meta
 from jaxpref.training.constants import fingerprint
+from jaxpref.training.export import plain_params
 from jaxpref.training.run import train
+from jaxpref.types import Completions
 
 OPTIMIZER = partial(adamw, schedule=partial(constant, value=1e-2))
 plain = partial(transformer, sizes=partial(tiny, vocab=24, embed=32, layers=1, heads=2, mlp=64), eos_id=2)
@@ -120,3 +126,27 @@ def test_a_quantised_base_goes_on_and_no_other(one_device, tmp_path):
     ):
         with pytest.raises(ValueError, match=f"{kinds} ones; give quantize= as it was"):
             train(experiment(other, DPO), tmp_path, log=said.append)
+
+
+def test_an_export_computes_what_was_trained_above_a_quantised_base():
+    """The floats that the codes stand for, with the adapters in them: not the weights that were quantised."""
+    built, said = policy(quantize="nf4"), []
+    constants = {"policy": jax.device_get(built.constants().params)}
+    run = SimpleNamespace(
+        experiment=SimpleNamespace(name="mine"),
+        policy=built,
+        files=SimpleNamespace(log=said.append),
+        whole=lambda params: whole(params, constants),
+    )
+    params = jax.tree.map(lambda x: x + 0.1, built.init(jax.random.key(1)))
+    written = plain_params(run, params)
+    assert {str(x.dtype) for x in jax.tree.leaves(written)} == {"float32"}
+    prompts, responses = (
+        jnp.asarray(np.random.default_rng(0).integers(3, 24, shape)) for shape in ((3, 5), (3, 1, 4))
+    )
+    batch = Completions(prompts, jnp.ones(prompts.shape, bool), responses, jnp.ones(responses.shape, bool))
+    trained = built.token_logps(run.whole(params), batch)
+    np.testing.assert_allclose(plain().token_logps(written, batch), trained, atol=1e-5)
+    other = merged(whole(params, {"policy": policy().constants().params}), built.model.lora)
+    assert np.abs(plain().token_logps(other, batch) - trained).max() > 1e-3
+    assert said == ["the base is quantised (nf4): what is written are its values as floats"]
