@@ -167,10 +167,14 @@ def test_samples_are_those_of_the_merged_weights():
     np.testing.assert_allclose(drawn.token_logps, expected.token_logps, atol=1e-5)
 
 
-QUANTIZED = [("int8", None), ("int4", 8), ("nf4", 8)]
+def formats(*covered):
+    """Some always, the others with -m exhaustive: tests/models/test_quantized.py enumerates all of them."""
+    every = [("int8", None), ("int4", 8), ("nf4", 8)]
+    rest = [pytest.param(*one, marks=pytest.mark.exhaustive) for one in every if one[0] not in covered]
+    return pytest.mark.parametrize(("kind", "tile"), [one for one in every if one[0] in covered] + rest)
 
 
-@pytest.mark.parametrize(("kind", "tile"), QUANTIZED)
+@formats("nf4")
 def test_a_quantised_base(kind, tile):
     """Frozen projections alone are quantised; the policy, its reference and the gradients of its adapters are
     those above the floats that they stand for."""
@@ -201,24 +205,20 @@ def test_a_quantised_base(kind, tile):
     _, metrics = jax.jit(algorithm.step)(jax.tree.map(jnp.asarray, state), batch(), jax.random.key(0))
     assert np.float32(metrics["loss"].value) == np.float32(np.log(2))
 
-    def gradient(constants):
-        moved = jax.tree.map(lambda x: x + 0.1, params)
-        return jax.grad(lambda x: policy.token_logps(whole(x, {"policy": constants}), batch()).sum())(moved)
+    def gradient_and_logps(constants):
+        def total(params):
+            logps = policy.token_logps(whole(params, {"policy": constants}), batch())
+            return logps.sum(), logps
+
+        return jax.grad(total, has_aux=True)(jax.tree.map(lambda x: x + 0.1, params))
 
     below = jax.tree.map(jnp.asarray, model.params)
-    jax.tree.map(
-        partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6),
-        *(jax.jit(gradient)(x) for x in (below, floats(below, jnp.float32))),
+    original = nested({name: x for name, x in named(base()).items() if "mlp.down.weight" not in name})
+    made, expected, other = (
+        jax.jit(gradient_and_logps)(x) for x in (below, floats(below, jnp.float32), original)
     )
-    off, plain_logps = (
-        policy.token_logps(x, batch())
-        for x in (
-            whole(params, {"policy": below}),
-            whole(policy.given(), {"policy": floats(below, jnp.float32)}),
-        )
-    )
-    np.testing.assert_allclose(off, plain_logps, atol=1e-6)
-    assert np.abs(off - plain().token_logps(base(), batch())).max() > 1e-4, "quantising changed something"
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), made, expected)
+    assert np.abs(made[1] - other[1]).max() > 1e-4, "quantising changed something"
 
 
 def test_weights_that_a_format_has_are_the_same_policy():
@@ -247,7 +247,7 @@ def test_weights_that_a_format_has_are_the_same_policy():
     np.testing.assert_array_equal(made, expected)
 
 
-@pytest.mark.parametrize(("kind", "tile"), QUANTIZED)
+@formats("int4")
 def test_a_step_has_the_base_once_and_in_its_small_format(kind, tile):
     """By the bytes of the compiled step: in its arguments, and, where a copy of all layers would show, no
     floats of it among its temporaries."""
