@@ -90,7 +90,7 @@ def measure(
         `models.transformer.Transformer`. quantize: further variants, above bases of these formats.
 
     Raises:
-      AssertionError: the first loss of a variant is not log 2.
+      AssertionError: the first loss of a variant is not log 2 within 1e-5.
     """
     sizes, key = smollm2_135m(), jax.random.key(0)
     batch = _batch(pairs, tokens, sizes.vocab)
@@ -103,7 +103,9 @@ def measure(
         program = compiled(step, state, constants, batch, key, donate_argnums=0)
         state, metrics = program.call(state, constants, batch, key)
         loss = float(metrics["loss"].value)
-        assert np.float32(loss) == np.float32(np.log(2)), f"{name}: the first loss is {loss}"
+        # The policy and its reference are summed by two programs: 700 nats of float32 have steps of 6e-5, of
+        # which beta and the slope of the loss leave a twentieth.
+        assert abs(loss - np.log(2)) < 1e-5, f"{name}: the first loss is {loss}"
         running[name] = (program.call, state, constants)
         variants[name] = {"memory": program.memory, "bytes": _peak(program), "wall": [], "cpu": []}
         variants[name]["moving_bytes"] = sum(x.nbytes for x in jax.tree.leaves(state))
