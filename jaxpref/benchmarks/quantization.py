@@ -36,6 +36,7 @@ def _variant(text: str) -> dict[str, Any]:
 
 def _difference(policy: Policy, changed: Params, model: Params, batch: Completions) -> dict[str, Any]:
     """Sums over the tokens of the replies: of KL(model || changed), and of what their log-probs differ by."""
+    assert policy.quantities is not None
     made = policy.quantities(changed, batch, ("token_logps", "forward_kl"), model, None)
     own = policy.token_logps(model, batch)
     scored = batch.mask
@@ -77,11 +78,11 @@ def measure(
     batches = [_chosen(batch) for batch in loader.evaluation_batches()]
     plain = adapted(policy=policy, base=partial(hf_weights, path=model))
     adapters = jax.jit(plain.init)(jax.random.key(0))
-    original = jax.tree.map(jnp.asarray, plain.constants().params)
+    original = jax.tree.map(jnp.asarray, _base(plain))
     figures = {}
     for variant in variants:
         made = adapted(policy=policy, base=partial(hf_weights, path=model), lora=LoRA(), **_variant(variant))
-        base = jax.tree.map(jnp.asarray, made.constants().params)
+        base = jax.tree.map(jnp.asarray, _base(made))
         params = [whole(adapters, {"policy": x}) for x in (base, original)]
         compare = jax.jit(partial(_difference, made))
         sums = [jax.device_get(compare(*params, batch)) for batch in batches]
@@ -105,6 +106,11 @@ def measure(
         "projection_bytes": _bytes(original["blocks"]),
         "variants": figures,
     }
+
+
+def _base(policy: Policy) -> Params:
+    assert policy.constants is not None
+    return policy.constants().params
 
 
 def _chosen(batch: Completions) -> Completions:

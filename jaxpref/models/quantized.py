@@ -87,6 +87,7 @@ def dequantized(weight: Quantized, dtype: Any) -> Float[Array, "*layers i o"]:
     elif weight.int4 is not None:
         values = (_unpacked(weight.int4) ^ 8).astype(jnp.int8) - 8
     else:
+        assert weight.nf4 is not None
         values = _looked_up(_unpacked(weight.nf4))
     *layers, inputs, outputs = values.shape
     scales = weight.scales
