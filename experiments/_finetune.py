@@ -33,6 +33,7 @@ from jaxpref.kernels.token_logps import KL
 from jaxpref.methods import METHODS, Method
 from jaxpref.models.hub import hf_end_ids, hf_sizes, hf_weights
 from jaxpref.models.lora import LoRA
+from jaxpref.models.quantized import Format
 from jaxpref.policies.adapted import adapted
 from jaxpref.policies.base import Model, Policy
 from jaxpref.policies.transformer import transformer
@@ -42,6 +43,7 @@ from jaxpref.types import Params
 
 Kind = Literal["pairs", "labelled", "lists", "messages"]
 Optimizer = Callable[[], optax.GradientTransformation]
+Quantize = tuple[Format | None, int | None]  # the format, and inputs that share a scale
 
 READERS: dict[Kind, Callable[..., Records]] = {
     "pairs": jsonl_pairs,
@@ -151,6 +153,7 @@ def policy_of(
     train: str | None,
     compute_dtype: str | None,
     remat: Literal["none", "block", "dots"],
+    quantize: Quantize = (None, None),
 ) -> tuple[Callable[[], Policy], Callable[[], Params] | None]:
     """The policy, and the weights that it starts from where all of them are trained."""
     weights, frozen = partial(hf_weights, path=folder), lora is not None or train is not None
@@ -165,7 +168,14 @@ def policy_of(
         outputs=outputs_of(loss),
     )
     if frozen:
-        return partial(adapted, policy=policy, base=weights, lora=lora, train=train), None
+        above = partial(adapted, policy=policy, base=weights, lora=lora, train=train)
+        if any(quantize):
+            above = partial(above, quantize=quantize[0], quantize_tile=quantize[1])
+        return above, None
+    if any(quantize):
+        raise ValueError(
+            f"quantize={quantize[0]}: all weights are trained (lora_rank=0), and none can be quantised"
+        )
     return policy, weights
 
 
@@ -180,9 +190,11 @@ def outputs_of(loss: Callable[..., Any]) -> int:
     return int(any(i.base in ("rewards", "embeddings") for i in inputs_of(loss)))
 
 
-def scored_policy(*, model: str, lora: LoRA | None, train: str | None) -> Policy:
+def scored_policy(
+    *, model: str, lora: LoRA | None, train: str | None, quantize: Quantize = (None, None)
+) -> Policy:
     """The policy of a reward model that this file trains."""
-    return policy_of(model, losses.bradley_terry, lora, train, None, "none")[0]()
+    return policy_of(model, losses.bradley_terry, lora, train, None, "none", quantize)[0]()
 
 
 def judge_of(*, policy: Callable[[], Policy]) -> Judge:

@@ -5,8 +5,9 @@ DIR` says whether it is read right, `jaxpref convert` makes one of a GGUF file. 
 array or Parquet, as texts or as messages. What it holds is recognised (pairs, labelled responses, lists with
 scores, conversations), and a method that cannot learn from it is refused. Messages are written in the model's
 own chat template. A tenth of the prompts is held out. The model is frozen and adapters are trained (LoRA of
-rank 16 on all projections); `lora_rank=0` trains all weights. The report shows replies before and after, and
-the trained model lies in `WORKDIR/model` at the end, for `transformers` or whatever reads such folders.
+rank 16 on all projections); `lora_rank=0` trains all weights, and `quantize=nf4` (int4, int8) has the frozen
+ones in fewer bits. The report shows replies before and after, and the trained model lies in `WORKDIR/model`
+at the end, for `transformers` or whatever reads such folders.
 
 Without arguments it runs on a small chat model and pairs that lie beside this file (`tiny_chat.py`).
 
@@ -53,6 +54,7 @@ from jaxpref.data.prepare import recognised, split
 from jaxpref.data.text.templates.sources import has_template
 from jaxpref.evals import generation
 from jaxpref.experiment import Experiment, Stage
+from jaxpref.models.quantized import Format
 
 
 def experiment(
@@ -68,6 +70,8 @@ def experiment(
     train: str | None = None,
     adapter: str | None = None,
     adapter_other_base: bool = False,
+    quantize: Format | None = None,
+    quantize_tile: int | None = None,
     epochs: float = 1.0,
     steps: int | None = None,
     sft_steps: int = 0,
@@ -90,6 +94,8 @@ def experiment(
     `lora_...`: those of `LoRA` (rank 16, alpha 32, no dropout) if None. `adapter`: a folder of PEFT, or the
     workdir of a run of this file, whose adapters this run starts from, and whose `lora_...` and `train` are
     its own then. Adapters of a run above another model are refused without `adapter_other_base=true`.
+    `quantize`: the format of projections that are not trained; `quantize_tile` inputs (else 64 of 4-bit
+    ones, all of int8) share a scale.
     """
     folder, path = str(FOLDER) if model is None else model, data or example_for(method)
     kind = recognised(path)
@@ -110,7 +116,7 @@ def experiment(
     asked = Asked(lora_rank, lora_alpha, lora_dropout, train)
     begun = start_of(adapter, asked, folder=folder, other_base=adapter_other_base, outputs=outputs_of(loss))
     lora, train = begun.lora, begun.train
-    policy, weights = policy_of(folder, loss, lora, train, compute_dtype, remat)
+    policy, weights = policy_of(folder, loss, lora, train, compute_dtype, remat, (quantize, quantize_tile))
     rate = partial(optimizer, learning_rate=learning_rate, adapters=weights is None, toy=model is None)
     weights = begun.weights(policy) or weights
     stages = Stages(
@@ -143,7 +149,9 @@ def experiment(
     if method == "sft":
         last = stages.sft(num_steps, rate("sft", num_steps), microbatches)
     elif method == "online_dpo":
-        scored = partial(scored_policy, model=folder, lora=lora, train=train)
+        scored = partial(
+            scored_policy, model=folder, lora=lora, train=train, quantize=(quantize, quantize_tile)
+        )
         judged = partial(judge_of, policy=scored), partial(reward_model, policy=scored, run=judge)
         last = stages.online(num_steps, loss, rate("dpo", num_steps), *judged, max_tokens, microbatches)
     else:
@@ -155,7 +163,7 @@ def experiment(
         weights=weights,
         stages=(*first, last),
         seed=seed,
-        arxiv=("2106.09685",) if lora else (),
+        arxiv=(("2106.09685",) if lora else ()) + (("2305.14314",) if quantize else ()),
     )
 
 

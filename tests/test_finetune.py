@@ -37,6 +37,7 @@ def _root(monkeypatch):
         (["method=simp"], "near: simpo"),
         (["method=orpo", "beta=0.3"], "beta: method=orpo has none"),
         (["model=nowhere"], "nowhere"),
+        (["quantize=nf4", "lora_rank=0"], "quantize=nf4: all weights are trained"),
     ],
 )
 def test_what_cannot_be_learned_from_is_refused(overrides, said):

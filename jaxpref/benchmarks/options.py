@@ -40,6 +40,13 @@ def add_benchmarks(names: argparse._SubParsersAction) -> None:
     roads.add_argument(
         "--dense", type=at_least(1), default=4096, help="nodes that the dense solver gets too (default 4096)"
     )
+    quantization = add("quantization", "how far quantised bases are from a model, on replies of HH")
+    quantization.add_argument("--model", required=True, help="folder of the model")
+    quantization.add_argument("--data-root", default="../shared/data", help="folder that holds hh_rlhf/")
+    quantization.add_argument(
+        "--variants", nargs="+", default=("int8", "int4", "nf4"), metavar="FORMAT[:TILE]", help="bases"
+    )
+    quantization.add_argument("--replies", type=at_least(1), default=32, help="how many (default 32)")
     load = add("load", "reading a model folder into shards, beside the disk's own rate, and its memory")
     load.add_argument("--gib", type=at_least(0.0), default=2.0, help="size of the folder (default 2)")
     load.add_argument(
@@ -66,6 +73,13 @@ def _add_model_benchmarks(add: Callable[[str, str], argparse.ArgumentParser]) ->
     )
     adapters.add_argument("--rank", type=at_least(1), default=16, help="of the adapters (default 16)")
     adapters.add_argument("--remat", choices=["none", "block", "dots"], default="none")
+    adapters.add_argument(
+        "--quantize",
+        nargs="+",
+        choices=["int8", "int4", "nf4"],
+        default=(),
+        help="further rows: of bases like that",
+    )
     logprobs = add("logprobs", "time and memory of sequence log-probs, beside other ways to them")
     logprobs.add_argument("--rows", type=at_least(1), default=2048, help="tokens scored (default 2048)")
     logprobs.add_argument(

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from jaxpref.models.architecture import TransformerSizes
 from jaxpref.models.lora import LoRA
 from jaxpref.models.low_rank import low_rank
+from jaxpref.models.quantized import product
 from jaxpref.models.rope import rotate
 from jaxpref.types import PRNGKey
 
@@ -60,7 +61,7 @@ class Linear(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(outputs, dtype), axes=(axes[1],)) if bias else None
 
     def __call__(self, x: Float[Array, "*rows i"]) -> Float[Array, "*rows o"]:
-        y = x @ self.weight[...].astype(x.dtype)
+        y = product(x, self.weight.get_value())
         if self.lora_a is not None and self.lora_b is not None:
             y = y + low_rank(self.lora_scale, self._kept(x), self.lora_a[...], self.lora_b[...])
         if self.bias is None:

@@ -22,6 +22,7 @@ from jaxpref.models.architecture import TransformerSizes
 from jaxpref.models.attention import Keys, attend
 from jaxpref.models.layers import Attend, Block, Norm, add_adapters
 from jaxpref.models.lora import LoRA, has_adapters, with_dropout_keys
+from jaxpref.models.quantized import bound
 from jaxpref.models.rope import rope_tables
 from jaxpref.types import Params, PRNGKey
 
@@ -205,7 +206,7 @@ def run_blocks(
             weights = with_dropout_keys(weights, *key)
         is_local = flag if mixed else flags[0]
         angles = None if tables is None else tables[kind if len(tables) > 1 else 0]
-        return _bind(block, weights)(x, angles, attend_on(is_local, extra))
+        return _bind(block, bound(weights))(x, angles, attend_on(is_local, extra))
 
     if model.remat != "none":
         dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable

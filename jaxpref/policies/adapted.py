@@ -11,6 +11,8 @@ import numpy as np
 
 from jaxpref.models.hub.lazy import wrapped
 from jaxpref.models.lora import LoRA
+from jaxpref.models.quantized import Format
+from jaxpref.models.quantizing import Quantization
 from jaxpref.policies.base import Model, Policy
 from jaxpref.trees import flat, nested
 from jaxpref.types import Params, PRNGKey
@@ -24,6 +26,8 @@ def adapted(
     base: Callable[[], Params],
     lora: LoRA | None = LoRA(),
     train: str | None = None,
+    quantize: Format | None = None,
+    quantize_tile: int | None = None,
 ) -> Policy:
     """`policy` above the weights of `base`; its adapters, its head and what `train` names are trained.
 
@@ -41,9 +45,14 @@ def adapted(
       train: pattern of whole dotted names of weights (`re.fullmatch`) that are trained beside them, from the
         values of the base, such as `final_norm.*|blocks.*norm.*`. Layers lie on one axis, so it is all of
         them or none.
+      quantize: number format of the projections of blocks that are not trained (`models.quantizing`), which
+        are quantised as they are read: "int8", or as in QLoRA (arXiv:2305.14314) "nf4" or "int4"; None: as
+        they are. The policy that adapters begin at, and any reference, is then the quantised base.
+      quantize_tile: inputs that share a scale (`models.quantizing.Quantization`).
 
     Raises:
-      ValueError: nothing is trained, the pattern names nothing, or (when it is loaded) the base does not fit.
+      ValueError: nothing is trained, the pattern names nothing, the tile does not divide the inputs of a
+        projection, or (when it is loaded) the base does not fit.
     """
     inner = policy() if lora is None else policy(lora=lora)
     if inner.constants is not None:
@@ -53,7 +62,10 @@ def adapted(
     trained = added | _matching(train, shapes)
     if not trained:
         raise ValueError("adapted: nothing is trained; give lora=LoRA(), or train= a pattern of names")
-    split = _Split(inner, base, shapes, added, trained)
+    quantization = _quantization(quantize, quantize_tile)
+    split = _Split(inner, base, shapes, added, trained, quantization)
+    if quantization is not None:
+        quantization.check({name: shapes[name].shape for name in split.quantized})
     sizes = {name: math.prod(leaf.shape) for name, leaf in shapes.items()}
     share = sum(sizes[name] for name in trained) / sum(sizes.values())
     return inner._replace(
@@ -63,6 +75,14 @@ def adapted(
         given=split.given,
         backward=1 + (inner.backward - 1) * share,
     )
+
+
+def _quantization(kind: Format | None, tile: int | None) -> Quantization | None:
+    if kind is None and tile is not None:
+        raise ValueError(
+            f"adapted.quantize_tile: {tile} inputs share a scale in no format; give quantize=, too"
+        )
+    return None if kind is None else Quantization(kind, tile)
 
 
 def _matching(pattern: str | None, names: Iterable[str]) -> set[str]:
@@ -86,6 +106,13 @@ class _Split:
     shapes: Mapping[str, jax.ShapeDtypeStruct]
     added: Set[str]  # those that a base need not have
     trained: Set[str]
+    quantization: Quantization | None
+
+    @property
+    def quantized(self) -> list[str]:
+        """The projections of blocks that stay as they are."""
+        names = sorted(self.shapes.keys() - self.trained)
+        return [name for name in names if name.startswith("blocks.") and name.endswith(".weight")]
 
     def init(self, key: PRNGKey) -> Params:
         """Random values of what is trained; the loop puts those of the base (`given`) in their place."""
@@ -96,7 +123,15 @@ class _Split:
 
     def constants(self) -> Model:
         names = self.shapes.keys() - self.trained
-        return Model(nested(self._read(), names), nested(flat(self.inner.axes()), names))
+        base, axes = nested(self._read(), names), nested(flat(self.inner.axes()), names)
+        if self.quantization is None:
+            return Model(base, axes)
+        base, axes = flat(base), flat(axes)
+        for name in self.quantized:
+            made, names_of = self.quantization.of(base.pop(name)), axes.pop(name)
+            for part, array in made.items():
+                base[f"{name}.{part}"], axes[f"{name}.{part}"] = array, names_of
+        return Model(nested(base), nested(axes))
 
     def given(self) -> Params:
         base = self._read()

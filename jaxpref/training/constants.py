@@ -11,6 +11,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxpref.models.hub.lazy import LazyArray, in_order
+from jaxpref.models.quantized import formats
 from jaxpref.policies.base import Model
 from jaxpref.training import sharding
 from jaxpref.types import Params
@@ -38,11 +39,14 @@ def loaded(models: Mapping[str, Model], mesh: jax.sharding.Mesh) -> Loaded:
     its share of all of them for the fingerprint."""
     shardings = {n: sharding.param_shardings(m.params, m.axes, mesh) for n, m in models.items()}
     params = {name: sharding.put_params(model.params, shardings[name]) for name, model in models.items()}
-    return Loaded(params, {name: fingerprint(model.params) for name, model in models.items()})
+    # What is quantised as it is read is small on the devices, and would be quantised again.
+    hashed = {n: params[n] if formats(m.params) else m.params for n, m in models.items()}
+    return Loaded(params, {name: fingerprint(one) for name, one in hashed.items()})
 
 
 def fingerprint(params: Any) -> str:
-    """What tells arrays apart: SHA-256 of the name, type, shape and SHA-256 of the values of each.
+    """What tells arrays apart: SHA-256 of the name, type, shape and SHA-256 of the values of each, and which
+    formats there are if weights are quantised.
 
     It is the same for arrays of numpy, lazy ones and those on devices, however they lie there. All processes
     of a run must call this: each hashes some of the arrays, one after the other, and of lazy ones reads no
@@ -53,7 +57,7 @@ def fingerprint(params: Any) -> str:
     whole = hashlib.sha256()
     for (name, _), array, digest in zip(leaves, arrays, _digests(arrays), strict=True):
         whole.update(f"{name} {array.dtype} {tuple(array.shape)} {digest.tobytes().hex()}\n".encode())
-    return _SCHEME + whole.hexdigest()
+    return ":".join([_SCHEME + whole.hexdigest(), *formats(params)])
 
 
 def other_scheme(saved: object) -> bool:
@@ -74,6 +78,13 @@ def check_same(directory: Any, saved: Mapping[str, str], now: Mapping[str, str])
             f"{directory}: the checkpoint was written by another version of jaxpref, whose fingerprints of "
             f"the models {older} cannot be compared; read it with that version, or start in a new workdir"
         )
+    for name in differing:
+        kinds = [_kinds(side[name]) for side in (saved, now) if name in side]
+        if len(set(kinds)) > 1:
+            raise ValueError(
+                f"{directory}: the checkpoint was written beside a model {name!r} with {kinds[0]} weights, "
+                f"and this run has {kinds[1]} ones; give quantize= as it was, or start in a new workdir"
+            )
     if differing:
         raise ValueError(
             f"{directory}: the checkpoint was written beside other models of the names {differing} (their "
@@ -112,6 +123,10 @@ def check_base(
         if not (before and here):
             raise
         raise ValueError(f"{error}; {option} reads its adapters above this base all the same") from None
+
+
+def _kinds(of: str) -> str:
+    return " and ".join(of.removeprefix(_SCHEME).split(":")[1:]) or "unquantised"
 
 
 def _digests(arrays: Sequence[Any]) -> np.ndarray:

@@ -9,10 +9,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxpref.algorithms.members import average_of
 from jaxpref.models.hub import write_adapter, write_folder
 from jaxpref.models.merging import merged
+from jaxpref.models.quantized import floats, formats
 from jaxpref.models.transformer import Transformer
 from jaxpref.training.context import RunContext
 from jaxpref.trees import flat
@@ -41,7 +43,7 @@ def export_params(
 ) -> None:
     """Writes params of a run as a folder that transformers reads, whole or not at all.
 
-    Adapters are folded into the weights below them.
+    Adapters are folded into the weights below them: of a quantised base, into the floats that it stands for.
 
     Args:
       params: of the run's policy, as its checkpoints have them (`training.params.trained_params`).
@@ -96,7 +98,8 @@ def export_adapter(
         )
     params = average_of(run.policy, params)
     trained = {name for name in flat(params) if name.rpartition(".")[2] not in run.policy.adds}
-    write_adapter(run.whole(params), model.lora, model.sizes, directory, trained=trained, like=like)
+    every = _every(run, params, "the adapters were trained above its values, not above what PEFT loads")
+    write_adapter(every, model.lora, model.sizes, directory, trained=trained, like=like)
 
 
 def exportable(run: RunContext) -> bool:
@@ -126,10 +129,23 @@ def passing_folder(files: Mapping[str, str], config: Mapping[str, Any]) -> Itera
 
 
 def plain_params(run: RunContext, params: Params) -> Params:
-    """With the base that adapters are above, and the adapters folded into it; of an ensemble, the average."""
+    """With the base that adapters are above, and the adapters folded into it; of an ensemble, the average.
+
+    Of a quantised base these are the floats that it stands for, since the adapters were trained above those:
+    the policy's own logits, not those of the adapters above the weights that were quantised.
+    """
     model = _model(run)
-    params = average_of(run.policy, params)
-    return run.whole(params) if model.lora is None else merged(run.whole(params), model.lora)
+    every = _every(run, average_of(run.policy, params), "what is written are its values as floats")
+    return every if model.lora is None else merged(every, model.lora)
+
+
+def _every(run: RunContext, params: Params, quantised: str) -> Params:
+    """The base and what was trained, all as floats. `quantised`: what to say where the base was not."""
+    every = run.whole(params)
+    if kinds := formats(every):
+        run.files.log(f"the base is quantised ({', '.join(kinds)}): {quantised}")
+        every = floats(every, jnp.dtype(_transformer(run).param_dtype))
+    return every
 
 
 def _model(run: RunContext) -> Transformer:

@@ -13,11 +13,13 @@ from jaxpref.algorithms import offline, sft
 from jaxpref.algorithms.optimizers import adamw, constant
 from jaxpref.models.lora import LoRA
 from jaxpref.models.merging import merged
+from jaxpref.models.quantized import floats, nf4_table
 from jaxpref.models.sizes import tiny
 from jaxpref.policies.adapted import adapted
 from jaxpref.policies.base import model_of, whole
 from jaxpref.policies.comparing import comparing
 from jaxpref.policies.transformer import transformer
+from jaxpref.trees import nested
 from jaxpref.types import Completions
 
 SIZES = tiny(vocab=48, embed=16, layers=1, heads=2, mlp=40, tied=False)
@@ -165,11 +167,123 @@ def test_samples_are_those_of_the_merged_weights():
     np.testing.assert_allclose(drawn.token_logps, expected.token_logps, atol=1e-5)
 
 
+def formats(*covered):
+    """Some always, the others with -m exhaustive: tests/models/test_quantized.py enumerates all of them."""
+    every = [("int8", None), ("int4", 8), ("nf4", 8)]
+    rest = [pytest.param(*one, marks=pytest.mark.exhaustive) for one in every if one[0] not in covered]
+    return pytest.mark.parametrize(("kind", "tile"), [one for one in every if one[0] in covered] + rest)
+
+
+@formats("nf4")
+def test_a_quantised_base(kind, tile):
+    """Frozen projections alone are quantised; the policy, its reference and the gradients of its adapters are
+    those above the floats that they stand for."""
+    policy = adapted(
+        policy=plain,
+        base=base,
+        lora=LoRA(rank=2),
+        train="blocks.mlp.down.weight",
+        quantize=kind,
+        quantize_tile=tile,
+    )
+    model = policy.constants()
+    quantized = {f"blocks.{name}" for name in ("attention.query", "attention.key", "attention.value")}
+    quantized |= {f"blocks.{name}" for name in ("attention.output", "mlp.gate", "mlp.up")}
+    made = {name: np.asarray(x) for name, x in named(model.params).items()}
+    assert {name.rpartition(".weight")[0] for name in made if "weight." in name} == quantized
+    assert policy.given()["blocks"]["mlp"]["down"]["weight"].dtype == np.float32
+    for name, x in named(base()).items():
+        if name in made:
+            np.testing.assert_array_equal(made[name], x)
+    axes = named(model.axes)
+    assert axes.keys() == made.keys()
+    assert axes[f"blocks.mlp.up.weight.{kind}"] == axes["blocks.mlp.up.weight.scales"]
+    assert axes["blocks.mlp.up.weight.scales"] == ("layers", "embed", "mlp")
+
+    algorithm = offline(policy, loss=losses.dpo, optimizer=OPTIMIZER)
+    params, state = started(policy, algorithm)
+    _, metrics = jax.jit(algorithm.step)(jax.tree.map(jnp.asarray, state), batch(), jax.random.key(0))
+    assert np.float32(metrics["loss"].value) == np.float32(np.log(2))
+
+    def gradient_and_logps(constants):
+        def total(params):
+            logps = policy.token_logps(whole(params, {"policy": constants}), batch())
+            return logps.sum(), logps
+
+        return jax.grad(total, has_aux=True)(jax.tree.map(lambda x: x + 0.1, params))
+
+    below = jax.tree.map(jnp.asarray, model.params)
+    original = nested({name: x for name, x in named(base()).items() if "mlp.down.weight" not in name})
+    made, expected, other = (
+        jax.jit(gradient_and_logps)(x) for x in (below, floats(below, jnp.float32), original)
+    )
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), made, expected)
+    assert np.abs(made[1] - other[1]).max() > 1e-4, "quantising changed something"
+
+
+def test_weights_that_a_format_has_are_the_same_policy():
+    """NF4's values at powers of two: quantising changes no logit."""
+
+    def on_the_grid():
+        rng = np.random.default_rng(0)
+
+        def drawn(x):
+            codes = rng.integers(0, 16, x.shape)
+            codes[:, ::8] = 15  # the largest of each tile
+            return nf4_table()[codes] * np.float32(0.25)
+
+        weights = {n: drawn(x) if n.endswith(".weight") else x for n, x in named(base()).items()}
+        return nested(weights)
+
+    exact, narrow = (
+        adapted(policy=plain, base=on_the_grid, lora=LoRA(rank=2), **options)
+        for options in ({}, {"quantize": "nf4", "quantize_tile": 8})
+    )
+    params = jax.tree.map(lambda x: x + 0.1, exact.init(jax.random.key(1)))
+    made, expected = (
+        jax.jit(p.token_logps)(whole(params, {"policy": jax.device_get(p.constants().params)}), batch())
+        for p in (narrow, exact)
+    )
+    np.testing.assert_array_equal(made, expected)
+
+
+@formats("int4")
+def test_a_step_has_the_base_once_and_in_its_small_format(kind, tile):
+    """By the bytes of the compiled step: in its arguments, and, where a copy of all layers would show, no
+    floats of it among its temporaries."""
+
+    def memory(**options):
+        policy = adapted(policy=deep, base=lambda: weights, lora=LoRA(rank=1), **options)
+        algorithm = offline(policy, loss=losses.dpo, optimizer=OPTIMIZER)
+        _, state = started(policy, algorithm)
+        state = jax.tree.map(jnp.asarray, state)
+        lowered = jax.jit(algorithm.step).lower(state, batch(1, 2, 1, 1), jax.random.key(0))
+        below = sum(np.asarray(x).nbytes for x in jax.tree.leaves(policy.constants().params["blocks"]))
+        return lowered.compile().memory_analysis(), below
+
+    deep = partial(plain, sizes=dataclasses.replace(SIZES, layers=12))
+    weights = jax.device_get(deep().init(jax.random.key(0)))
+    (plainly, floats_of), (narrowly, codes_of) = memory(), memory(quantize=kind, quantize_tile=tile)
+    saved = plainly.argument_size_in_bytes - narrowly.argument_size_in_bytes
+    assert saved == floats_of - codes_of
+    count = 12 * (4 * 16 * 16 + 3 * 16 * 40)
+    scales = 12 * (4 * 16 + 2 * 40 + 16 if kind == "int8" else (4 * 16 * 16 + 3 * 16 * 40) // 8)
+    assert saved == 4 * count - (count if kind == "int8" else count // 2) - 4 * scales
+    layer = 4 * count // 12
+    assert narrowly.temp_size_in_bytes <= plainly.temp_size_in_bytes + layer
+
+
 def test_mistakes():
     with pytest.raises(ValueError, match="nothing is trained; give lora="):
         adapted(policy=plain, base=base, lora=None)
     with pytest.raises(ValueError, match=r"'norm' matches no weight; there are .*final_norm.scale"):
         adapted(policy=plain, base=base, train="norm")
+    with pytest.raises(ValueError, match="tiles of 64 do not divide the 16 inputs of blocks"):
+        adapted(policy=plain, base=base, quantize="nf4")
+    with pytest.raises(
+        ValueError, match="quantize_tile: 8 inputs share a scale in no format; give quantize="
+    ):
+        adapted(policy=plain, base=base, quantize_tile=8)
     with pytest.raises(ValueError, match="is no pattern"):
         adapted(policy=plain, base=base, train="(")
     policy = adapted(policy=plain, base=base)
