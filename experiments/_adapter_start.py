@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 from jaxpref.models.hub import peft_adapter, peft_weights
 from jaxpref.models.hub.config import read_json
 from jaxpref.models.lora import LoRA
+from jaxpref.models.quantized import Format
 from jaxpref.policies.base import Policy
 from jaxpref.training.models import run_params
 from jaxpref.types import Params
 
 _logger = logging.getLogger("jaxpref.models")
 _PEFT = "adapter_config.json"
+Quantize = tuple[Format | None, int | None]  # and inputs that share a scale
 
 
 class Asked(NamedTuple):
@@ -49,6 +51,9 @@ def start_of(path: str | None, asked: Asked, *, folder: str, other_base: bool, o
         if other_base:
             raise ValueError("adapter_other_base is for adapter=RUN; leave it out")
         rank, alpha, dropout, train = asked
+        for name, value in (("lora_alpha", alpha), ("lora_dropout", dropout)):
+            if rank == 0 and value is not None:
+                raise ValueError(f"{name}={value}: lora_rank=0 has no adapters; leave one of the two out")
         given = {"rank": rank, "alpha": alpha, "dropout": dropout}
         more: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         lora = None if rank == 0 else LoRA(**more)
@@ -81,18 +86,41 @@ def _of_run(path: str, folder: str, other_base: bool, outputs: int) -> Start:
             f"adapter={path}: neither a folder of PEFT ({_PEFT}) nor the workdir of a run of finetune.py "
             "(experiment.json)"
         )
-    recorded = read_json(pathlib.Path(path) / "experiment.json")["config"]
-    policy, stage = recorded["policy"], recorded["stages"][-1]["name"]
-    if not policy.get("lora"):
+    had = trained_as(path)
+    if had.lora is None:
         raise ValueError(f"adapter={path}: that run trained no adapters; give what it left as model=")
-    had = policy["policy"]["outputs"]
-    _check_head(path, had, outputs)
-    lora = LoRA(**{name: _hashable(value) for name, value in policy["lora"].items()})
-    load = partial(run_params, workdir=path, stage=stage, other_base=other_base)
+    _check_head(path, had.outputs, outputs)
+    load = partial(run_params, workdir=path, stage=had.stage, other_base=other_base)
     return Start(
-        lora,
-        policy["train"],
-        lambda above: partial(load, policy=partial(with_outputs, policy=above, outputs=had)),
+        had.lora,
+        had.train,
+        lambda above: partial(load, policy=partial(with_outputs, policy=above, outputs=had.outputs)),
+    )
+
+
+class Trained(NamedTuple):
+    """What a run of finetune.py trained, as its experiment.json has it."""
+
+    lora: LoRA | None
+    train: str | None
+    quantize: Quantize
+    outputs: int
+    stage: str  # the last one
+
+
+def trained_as(path: str) -> Trained:
+    """Raises ValueError where `path` is no workdir of such a run."""
+    if not (pathlib.Path(path) / "experiment.json").is_file():
+        raise ValueError(f"{path}: not the workdir of a run of finetune.py (it has no experiment.json)")
+    recorded = read_json(pathlib.Path(path) / "experiment.json")["config"]
+    above, stage = recorded["policy"], recorded["stages"][-1]["name"]
+    inner, lora = above.get("policy", above), above.get("lora")
+    return Trained(
+        None if lora is None else LoRA(**{name: _hashable(value) for name, value in lora.items()}),
+        above.get("train"),
+        (above.get("quantize"), above.get("quantize_tile")),
+        inner["outputs"],
+        stage,
     )
 
 

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
+import jax.numpy as jnp
 import numpy as np
 import optax
+from _adapter_start import Quantize, trained_as
 from _rates import ADAPTER_FACTOR, rate_of
 from tiny_chat import FOLDER
 
@@ -33,17 +35,16 @@ from jaxpref.kernels.token_logps import KL
 from jaxpref.methods import METHODS, Method
 from jaxpref.models.hub import hf_end_ids, hf_sizes, hf_weights
 from jaxpref.models.lora import LoRA
-from jaxpref.models.quantized import Format
 from jaxpref.policies.adapted import adapted
 from jaxpref.policies.base import Model, Policy
 from jaxpref.policies.transformer import transformer
 from jaxpref.selection import two_samples
 from jaxpref.training.models import trained_model
+from jaxpref.trees import flat
 from jaxpref.types import Params
 
 Kind = Literal["pairs", "labelled", "lists", "messages"]
 Optimizer = Callable[[], optax.GradientTransformation]
-Quantize = tuple[Format | None, int | None]  # the format, and inputs that share a scale
 
 READERS: dict[Kind, Callable[..., Records]] = {
     "pairs": jsonl_pairs,
@@ -157,13 +158,14 @@ def policy_of(
 ) -> tuple[Callable[[], Policy], Callable[[], Params] | None]:
     """The policy, and the weights that it starts from where all of them are trained."""
     weights, frozen = partial(hf_weights, path=folder), lora is not None or train is not None
-    dtype = str(weights()["embedding"].dtype)
+    dtype = str(jnp.result_type(*{leaf.dtype for leaf in flat(weights()).values()}))
     policy = partial(
         transformer,
         sizes=partial(hf_sizes, path=folder),
         eos_id=hf_end_ids(folder, _reply_end(folder)),
         param_dtype=dtype if frozen else "float32",
-        compute_dtype=compute_dtype or dtype,
+        # Gradients of float16 would need a scale of the loss, which is not here.
+        compute_dtype=compute_dtype or ("float32" if dtype == "float16" else dtype),
         remat=remat,
         outputs=outputs_of(loss),
     )
@@ -190,25 +192,36 @@ def outputs_of(loss: Callable[..., Any]) -> int:
     return int(any(i.base in ("rewards", "embeddings") for i in inputs_of(loss)))
 
 
-def scored_policy(
-    *, model: str, lora: LoRA | None, train: str | None, quantize: Quantize = (None, None)
-) -> Policy:
-    """The policy of a reward model that this file trains."""
-    return policy_of(model, losses.bradley_terry, lora, train, None, "none", quantize)[0]()
+def scored_policy(*, model: str, run: str) -> Policy:
+    """The policy of a reward model that this file has trained, in `run`."""
+    had = trained_as(run)
+    if not had.outputs:
+        raise ValueError(f"judge={run}: that run trained no reward model; give one of method=bradley_terry")
+    return policy_of(model, losses.bradley_terry, had.lora, had.train, None, "none", had.quantize)[0]()
 
 
 def judge_of(*, policy: Callable[[], Policy]) -> Judge:
     return reward_judge(policy())
 
 
-def reward_model(*, policy: Callable[[], Policy], run: str | None) -> Model:
+def reward_model(*, policy: Callable[[], Policy], run: str) -> Model:
     """The reward model of a run of this file with method=bradley_terry."""
-    if run is None:
+    return trained_model(policy=policy, workdir=run, stage=trained_as(run).stage)
+
+
+def check_asked(method: str, sft_steps: int, judge: str | None) -> None:
+    """Raises ValueError for what the method would not use, and for a judge that it lacks."""
+    if method == "sft" and sft_steps:
+        raise ValueError(
+            f"sft_steps={sft_steps} is for a stage before another method; of method=sft say steps="
+        )
+    if judge is not None and method != "online_dpo":
+        raise ValueError(f"judge={judge}: method={method} asks no judge; method=online_dpo does")
+    if judge is None and method == "online_dpo":
         raise ValueError(
             "method=online_dpo needs judge=RUN: train one first, `jaxpref train experiments/finetune.py ... "
             "method=bradley_terry workdir=RUN`"
         )
-    return trained_model(policy=policy, workdir=run, stage="bradley_terry")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,7 +253,6 @@ class Stages:
         entry, inputs = method_named(method), inputs_of(loss)
         train, held_out = self.parts
         evaluators = () if any(i.base in ("rewards", "embeddings") for i in inputs) else (self.answers,)
-        compared = {"pairs": reward_accuracy, "lists": list_agreement}.get(self.kind)
         return self.stage(
             name=method,
             algorithm=partial(
@@ -253,7 +265,7 @@ class Stages:
             ),
             train=train,
             evaluation=held_out,
-            evaluators=evaluators if compared is None else (*evaluators, partial(compared, records=held_out)),
+            evaluators=(*evaluators, *self._compared(held_out)),
             num_steps=num_steps,
         )
 
@@ -284,9 +296,14 @@ class Stages:
             ),
             train=train,
             evaluation=held_out,
-            evaluators=(self.answers, partial(reward_accuracy, records=held_out)),
+            evaluators=(self.answers, *self._compared(held_out)),
             num_steps=num_steps,
         )
+
+    def _compared(self, held_out: Callable[[], Records]) -> tuple[Callable[..., Any], ...]:
+        """What looks at the order of held-out responses, where there are several."""
+        compared = {"pairs": reward_accuracy, "lists": list_agreement}.get(self.kind)
+        return () if compared is None else (partial(compared, records=held_out),)
 
 
 def desirable(*, records: Callable[[], Records]) -> Records:
@@ -312,7 +329,9 @@ def optimizer(
 
 def passes(path: str, epochs: float, batch_size: int) -> int:
     rows = count_rows(path)
-    return max(1, round((rows or 1) * epochs / batch_size))
+    if rows is None:  # an array of JSON, or a file that says what is wrong with it as it is read
+        rows = sum(1 for _ in read_rows(path))
+    return max(1, round(rows * epochs / batch_size))
 
 
 def buckets(length: int) -> tuple[int, ...]:

@@ -37,6 +37,7 @@ from _finetune import (
     READERS,
     Stages,
     buckets,
+    check_asked,
     checked_loss,
     example_for,
     judge_of,
@@ -98,6 +99,7 @@ def experiment(
     ones, all of int8) share a scale.
     """
     folder, path = str(FOLDER) if model is None else model, data or example_for(method)
+    toy = model is None and data is None
     kind = recognised(path)
     records = partial(
         READERS[kind],
@@ -112,12 +114,13 @@ def experiment(
     train_records = partial(split, records=records, part="train", held_out=held_out)
     held_records = partial(split, records=records, part="held_out", held_out=held_out)
     num_steps = passes(path, epochs * (1 - held_out), batch_size) if steps is None else steps
+    check_asked(method, sft_steps, judge)
     loss = checked_loss(method, kind, path, beta)
     asked = Asked(lora_rank, lora_alpha, lora_dropout, train)
     begun = start_of(adapter, asked, folder=folder, other_base=adapter_other_base, outputs=outputs_of(loss))
     lora, train = begun.lora, begun.train
     policy, weights = policy_of(folder, loss, lora, train, compute_dtype, remat, (quantize, quantize_tile))
-    rate = partial(optimizer, learning_rate=learning_rate, adapters=weights is None, toy=model is None)
+    rate = partial(optimizer, learning_rate=learning_rate, adapters=lora is not None, toy=toy)
     weights = begun.weights(policy) or weights
     stages = Stages(
         parts=(train_records, held_records),
@@ -134,10 +137,10 @@ def experiment(
             generation,
             records=held_records,
             max_tokens=max_tokens,
-            num_prompts=40 if model is None else 12,
+            num_prompts=40 if toy else 12,
             batch_size=min(batch_size, 16),
-            checker=right if model is None else None,
-            temperature=1.0 if model is None else 0.0,
+            checker=right if toy else None,
+            temperature=1.0 if toy else 0.0,
             name="replies",
         ),
     )
@@ -148,10 +151,8 @@ def experiment(
     )
     if method == "sft":
         last = stages.sft(num_steps, rate("sft", num_steps), microbatches)
-    elif method == "online_dpo":
-        scored = partial(
-            scored_policy, model=folder, lora=lora, train=train, quantize=(quantize, quantize_tile)
-        )
+    elif method == "online_dpo" and judge is not None:
+        scored = partial(scored_policy, model=folder, run=judge)
         judged = partial(judge_of, policy=scored), partial(reward_model, policy=scored, run=judge)
         last = stages.online(num_steps, loss, rate("dpo", num_steps), *judged, max_tokens, microbatches)
     else:

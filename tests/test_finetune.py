@@ -6,6 +6,8 @@ import pathlib
 import shutil
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hub_folders import cases, folder
 from launch import here
@@ -37,12 +39,34 @@ def _root(monkeypatch):
         (["method=simp"], "near: simpo"),
         (["method=orpo", "beta=0.3"], "beta: method=orpo has none"),
         (["model=nowhere"], "nowhere"),
+        (["method=sft", "sft_steps=7"], "of method=sft say steps="),
+        (["judge=runs/rm"], "method=dpo asks no judge"),
+        (["method=online_dpo"], "needs judge=RUN"),
+        (["lora_rank=0", "lora_alpha=64"], "lora_rank=0 has no adapters"),
         (["quantize=nf4", "lora_rank=0"], "quantize=nf4: all weights are trained"),
     ],
 )
 def test_what_cannot_be_learned_from_is_refused(overrides, said):
     with pytest.raises(ValueError, match=said):
         config.load(FILE, overrides)
+
+
+def test_an_epoch_is_as_long_in_every_form_of_a_file(tmp_path):
+    rows = [json.loads(line) for line in (FOLDER / "labelled.jsonl").read_text().splitlines()]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    for path in (FOLDER / "labelled.jsonl", tmp_path / "rows.json", tmp_path / "rows.parquet"):
+        experiment = config.load(FILE, ["method=kto", f"data={path}", "epochs=2"])
+        assert experiment.stages[-1].num_steps == round(200 * 2 * 0.9 / 16)
+
+
+def test_a_rate_of_adapters_is_for_adapters():
+    rates = {
+        words: config.load(FILE, [f"model={FOLDER}", *words]).stages[-1].algorithm.keywords["optimizer"]
+        for words in ((), ("lora_rank=0",), ("lora_rank=0", "train=final_norm.*"))
+    }
+    peaks = [one.keywords["schedule"].keywords["peak"] for one in rates.values()]
+    assert peaks == [pytest.approx(5e-6), 5e-7, 5e-7]
 
 
 def test_the_end_of_a_turn_ends_replies_where_no_file_says_so(tmp_path):

@@ -21,6 +21,7 @@ from jaxpref.models.lora import LoRA
 from jaxpref.models.quantized import Format
 from jaxpref.models.sizes import smollm2_135m
 from jaxpref.policies.adapted import adapted
+from jaxpref.policies.base import Policy
 from jaxpref.policies.transformer import transformer
 from jaxpref.training.state import moving, with_constants
 from jaxpref.types import Completions, Params
@@ -59,11 +60,16 @@ def _variants(
             f"{ADAPTERS}, {kind}": (
                 dpo(one),
                 adapters,
-                {"policy": jax.tree.map(jnp.asarray, one.constants().params)},
+                {"policy": _base_of(one)},
             )
             for kind, one in narrow.items()
         },
     }
+
+
+def _base_of(policy: Policy) -> Params:
+    assert policy.constants is not None
+    return jax.tree.map(jnp.asarray, policy.constants().params)
 
 
 def _step(algorithm: Algorithm, state: Any, constants: Any, batch: Completions, key: Any) -> Any:

@@ -1,6 +1,7 @@
 """Commands that write folders of the hub: of runs, and of files in other formats."""
 
 import contextlib
+import json
 import os
 import pathlib
 import shutil
@@ -35,7 +36,9 @@ from jaxpref.training.params import trained_params
 from jaxpref.training.run import open_run
 from jaxpref.types import Params
 
-__all__ = ["convert", "export", "leave_model"]
+__all__ = ["check_leaves_model", "convert", "export", "leave_model"]
+
+_MARK = "jaxpref.json"  # in a folder that a run has left
 
 
 def export(options: Options) -> int:
@@ -77,8 +80,8 @@ def export(options: Options) -> int:
 def leave_model(experiment: Experiment, workdir: AnyPath) -> None:
     """Writes what a run that started from a folder of the hub has trained as such a folder, `WORKDIR/model`.
 
-    A reward model, a store other than this machine's disk and several processes leave none, and the last two
-    are said. What an earlier end of the same run left there is replaced.
+    A reward model, a store other than this machine's disk and several processes leave none, which is said.
+    What an earlier end of the same run left there is replaced once the new one is whole; nothing else is.
     """
     source = next(iter(sources_of(experiment)), None)
     if source is None or jax.process_index() > 0:
@@ -88,12 +91,38 @@ def leave_model(experiment: Experiment, workdir: AnyPath) -> None:
         return
     run = open_run(experiment, workdir, log=lambda _: None)
     if not exportable(run):
+        print(
+            "model: none, since it is a reward model; `jaxpref export --adapter` writes its adapters and head"
+        )
         return
-    target = workdir / "model"
+    target, made, old = (workdir / name for name in ("model", ".model.jaxpref-new", ".model.jaxpref-old"))
+    if os.path.lexists(target) and not (target / _MARK).is_file():
+        print(f"model: {target} is there and not of a run; `jaxpref export --to` writes it elsewhere")
+        return
+    for left in (made, old):  # of an end that was killed
+        if left.exists():
+            shutil.rmtree(left)
+    export_params(run, trained_params(run), made, like=source)
+    (made / _MARK).write_text(json.dumps({"experiment": experiment.name}) + "\n", encoding="utf-8")
     if target.exists():
-        shutil.rmtree(target)  # its params are in the checkpoints
-    export_params(run, trained_params(run), target, like=source)
+        target.rename(old)
+    made.rename(target)
+    if old.exists():
+        shutil.rmtree(old)
     print(f"model: {target}")
+
+
+def check_leaves_model(experiment: Experiment, workdir: AnyPath) -> None:
+    """Raises ValueError, before anything is trained, where the model would lie on what it is made of."""
+    if not isinstance(workdir, pathlib.Path):
+        return
+    target = (workdir / "model").resolve()
+    for source in sources_of(experiment):
+        if target in (pathlib.Path(source).resolve(), *pathlib.Path(source).resolve().parents):
+            raise ValueError(
+                f"this run starts from the model in {source}, where the trained one would be written; give "
+                "another workdir=, or --no-export"
+            )
 
 
 def convert(options: Options) -> int:

@@ -26,11 +26,14 @@ def train(options: Options) -> int:
     experiment, workdir, own = load(options)
     _begin_trial_anew(options, workdir, own)
     experiment = ready(experiment, own, options)
-    _train(experiment, workdir, options)
-    if not options.no_export:
-        from jaxpref.commands.models import leave_model  # with layers, which take half a second to import
+    if options.no_export:
+        _train(experiment, workdir, options)
+        return 0
+    from jaxpref.commands import models  # with layers, which take half a second to import
 
-        leave_model(experiment, workdir)
+    models.check_leaves_model(experiment, workdir)
+    _train(experiment, workdir, options)
+    models.leave_model(experiment, workdir)
     return 0
 
 

@@ -62,7 +62,9 @@ def count_rows(path: str | Path) -> int | None:
     try:
         with opened(path, "rb") as file:
             head = file.read(1 << 10)
-            if start == b"PAR1" or head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"[":
+            if start == b"PAR1":
+                return _parquet_rows(path)
+            if head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"[":
                 return None
             rows, last = head.count(b"\n"), head[-1:]
             for chunk in iter(lambda: file.read(1 << 20), b""):
@@ -165,6 +167,19 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_once)
+
+
+def _parquet_rows(path: str | Path) -> int | None:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        return None
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            return file.metadata.num_rows
+    except (pyarrow.ArrowException, OSError):
+        return None
 
 
 def _parquet(path: str | Path, name: str | Path) -> Iterator[Row]:

@@ -63,7 +63,8 @@ class Linear(nnx.Module):
     def __call__(self, x: Float[Array, "*rows i"]) -> Float[Array, "*rows o"]:
         y = product(x, self.weight.get_value())
         if self.lora_a is not None and self.lora_b is not None:
-            y = y + low_rank(self.lora_scale, self._kept(x), self.lora_a[...], self.lora_b[...])
+            change: Any = low_rank(self.lora_scale, self._kept(x), self.lora_a[...], self.lora_b[...])
+            y = y + change
         if self.bias is None:
             return y
         return y + self.bias[...].astype(x.dtype).reshape((1,) * (y.ndim - 1) + (-1,))

@@ -135,9 +135,8 @@ def product(x: Float[Array, "*rows i"], weight: Float[Array, "i o"] | Quantized)
     A quantised weight is dequantised where it is used, and for the backward pass again: were the floats kept
     from one to the other, a scan over layers would stack them all. It has no gradient.
     """
-    if isinstance(weight, Quantized):
-        return _product(x, weight)
-    return x @ weight.astype(x.dtype)
+    y: Any = _product(x, weight) if isinstance(weight, Quantized) else x @ weight.astype(x.dtype)
+    return y
 
 
 def _is_quantized(node: Any) -> bool:

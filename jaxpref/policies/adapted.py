@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxpref.models.hub.lazy import wrapped
@@ -44,7 +45,7 @@ def adapted(
       lora: the adapters; None: none.
       train: pattern of whole dotted names of weights (`re.fullmatch`) that are trained beside them, from the
         values of the base, such as `final_norm.*|blocks.*norm.*`. Layers lie on one axis, so it is all of
-        them or none.
+        them or none. What is trained is float32 or wider.
       quantize: number format of the projections of blocks that are not trained (`models.quantizing`), which
         are quantised as they are read: "int8", or as in QLoRA (arXiv:2305.14314) "nf4" or "int4"; None: as
         they are. The policy that adapters begin at, and any reference, is then the quantised base.
@@ -62,6 +63,7 @@ def adapted(
     trained = added | _matching(train, shapes)
     if not trained:
         raise ValueError("adapted: nothing is trained; give lora=LoRA(), or train= a pattern of names")
+    shapes |= {name: _wide(shapes[name]) for name in trained}
     quantization = _quantization(quantize, quantize_tile)
     split = _Split(inner, base, shapes, added, trained, quantization)
     if quantization is not None:
@@ -83,6 +85,11 @@ def _quantization(kind: Format | None, tile: int | None) -> Quantization | None:
             f"adapted.quantize_tile: {tile} inputs share a scale in no format; give quantize=, too"
         )
     return None if kind is None else Quantization(kind, tile)
+
+
+def _wide(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    """In float32 or wider: most steps of an optimizer are less than half a unit of a bfloat16 weight."""
+    return jax.ShapeDtypeStruct(leaf.shape, jnp.promote_types(leaf.dtype, jnp.float32))
 
 
 def _matching(pattern: str | None, names: Iterable[str]) -> set[str]:
@@ -116,7 +123,8 @@ class _Split:
 
     def init(self, key: PRNGKey) -> Params:
         """Random values of what is trained; the loop puts those of the base (`given`) in their place."""
-        return nested(flat(self.inner.init(key)), self.trained)
+        drawn = flat(self.inner.init(key))
+        return nested({name: drawn[name].astype(self.shapes[name].dtype) for name in self.trained})
 
     def axes(self) -> Any:
         return nested(flat(self.inner.axes()), self.trained)

@@ -12,11 +12,20 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxpref.models.hub.lazy import LazyArray, in_order
 from jaxpref.models.quantized import formats
-from jaxpref.policies.base import Model
+from jaxpref.policies.base import Model, Policy
 from jaxpref.training import sharding
 from jaxpref.types import Params
 
-__all__ = ["Loaded", "check_base", "check_same", "fingerprint", "loaded", "other_scheme"]
+__all__ = [
+    "Loaded",
+    "adapters_of",
+    "check_adapters",
+    "check_base",
+    "check_same",
+    "fingerprint",
+    "loaded",
+    "other_scheme",
+]
 
 # What is hashed, and in which order: to be raised where that changes, since fingerprints of two schemes say
 # nothing of one another.
@@ -90,6 +99,33 @@ def check_same(directory: Any, saved: Mapping[str, str], now: Mapping[str, str])
             f"{directory}: the checkpoint was written beside other models of the names {differing} (their "
             "weights differ); give the run the ones it began with, or start in a new workdir"
         )
+
+
+def adapters_of(policy: Policy) -> dict[str, Any] | None:
+    """How strong the adapters of a policy are, which no array says; None: there are none."""
+    lora = getattr(policy.model, "lora", None)
+    if lora is None:
+        return None
+    alphas = [list(pair) for pair in lora.alphas]  # as JSON has it
+    return {"alpha": lora.alpha, "rank_stabilised": lora.rank_stabilised, "alphas": alphas}
+
+
+def check_adapters(directory: Any, meta: Mapping[str, Any], policy: Policy) -> None:
+    """Compares the scale of adapters beside a checkpoint with that of the policy that reads it.
+
+    Raises:
+      ValueError: they differ: the adapters would change the base by another amount than they were trained to.
+    """
+    saved, now = meta.get("adapters"), adapters_of(policy)
+    if saved is None or now is None or saved == now:  # without arrays of adapters, shapes tell
+        return
+    differing = [
+        f"{name}={saved.get(name)}, and {now[name]} here" for name in now if saved.get(name) != now[name]
+    ]
+    raise ValueError(
+        f"{directory}: the adapters were trained with {'; '.join(differing)}; give those of LoRA as they "
+        "were (finetune.py: lora_alpha=)"
+    )
 
 
 def check_base(

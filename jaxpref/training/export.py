@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpref.algorithms.members import average_of
-from jaxpref.models.hub import write_adapter, write_folder
+from jaxpref.models.hub import hf_end_ids, write_adapter, write_folder
 from jaxpref.models.merging import merged
 from jaxpref.models.quantized import floats, formats
 from jaxpref.models.transformer import Transformer
@@ -49,7 +49,7 @@ def export_params(
       params: of the run's policy, as its checkpoints have them (`training.params.trained_params`).
       directory: a new or an empty folder.
       like: the folder that the run started from, whose tokenizer, template and settings go with the weights;
-        None: what ends a response is all that does.
+        None: what ends a response is all that does. That is always what ended the run's own.
       dtype: what floats are cast to; None keeps theirs.
 
     Raises:
@@ -63,9 +63,17 @@ def export_params(
             model.sizes,
             directory,
             like=like or said,
+            end_ids=() if like is None or _end_ids(like) == set(ends) else ends,
             dtype=dtype,
             max_shard_bytes=max_shard_bytes,
         )
+
+
+def _end_ids(folder: str | os.PathLike[str]) -> set[int]:
+    try:
+        return set(hf_end_ids(folder))
+    except ValueError:  # it says none
+        return set()
 
 
 def export_adapter(
@@ -136,7 +144,10 @@ def plain_params(run: RunContext, params: Params) -> Params:
     """
     model = _model(run)
     every = _every(run, average_of(run.policy, params), "what is written are its values as floats")
-    return every if model.lora is None else merged(every, model.lora)
+    plain = every if model.lora is None else merged(every, model.lora)
+    # Weights that were trained beside adapters are wider than those of the base.
+    dtype = jnp.dtype(model.param_dtype)
+    return jax.tree.map(lambda x: x if x.dtype == dtype else x.astype(dtype), plain)
 
 
 def _every(run: RunContext, params: Params, quantised: str) -> Params:

@@ -19,7 +19,7 @@ from jaxpref.policies.base import check_records
 from jaxpref.training import sharding
 from jaxpref.training.checkpoint import Checkpoints
 from jaxpref.training.collect import collecting, compiled_evaluation
-from jaxpref.training.constants import fingerprint, other_scheme
+from jaxpref.training.constants import adapters_of, fingerprint, other_scheme
 from jaxpref.training.context import RunContext
 from jaxpref.training.evaluation import (
     evaluate_stage,
@@ -108,6 +108,7 @@ class StageRun:
         self.meta = {
             "data": self.loader.description,
             "constants": layout.fingerprints,
+            "adapters": adapters_of(run.policy),
             "held_out": self.held_out and content_of(self.held_out.records),
             "started_from": _start_of(run, stage, params),
         }

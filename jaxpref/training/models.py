@@ -10,7 +10,7 @@ from jaxpref import keys
 from jaxpref.paths import as_path
 from jaxpref.policies.base import Model, Policy, model_of
 from jaxpref.training.checkpoint import Checkpoints, restore_params, saved_meta
-from jaxpref.training.constants import check_base, fingerprint
+from jaxpref.training.constants import check_adapters, check_base, fingerprint
 from jaxpref.types import Params
 
 __all__ = ["random_model", "run_params", "trained_model"]
@@ -77,9 +77,11 @@ def _read(
     if checkpoint_step is None or not (directory / str(checkpoint_step)).is_dir():
         raise ValueError(f"{caller}: {directory} has no checkpoint{'' if step is None else f' {step}'}")
     base = None if built.constants is None else built.constants()
+    meta = saved_meta(directory, checkpoint_step)
+    check_adapters(directory, meta, built)
     check_base(
         directory,
-        saved_meta(directory, checkpoint_step).get("constants", {}),
+        meta.get("constants", {}),
         {} if base is None else {"policy": fingerprint(base.params)},
         other_base=other_base,
         option="other_base=True",

@@ -92,10 +92,13 @@ def saved_params(run: RunContext, checkpoints: Checkpoints, step: int) -> Params
 
 
 def check_base(run: RunContext, checkpoints: Checkpoints, step: int) -> None:
-    """Raises ValueError where it was written above another base than the run's, unless that is asked for."""
+    """Raises ValueError where it was written above another base than the run's, unless that is asked for, or
+    with adapters of another scale."""
+    meta = saved_meta(checkpoints.directory, step)
+    constants.check_adapters(checkpoints.directory, meta, run.policy)
     constants.check_base(
         checkpoints.directory,
-        saved_meta(checkpoints.directory, step).get("constants", {}),
+        meta.get("constants", {}),
         run.constants.fingerprints,
         other_base=run.other_base,
         option="--other-base (export, chat, sample, evaluate)",

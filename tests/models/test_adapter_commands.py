@@ -5,6 +5,7 @@ import io
 import json
 import pathlib
 import re
+import shutil
 import sys
 from functools import partial
 
@@ -15,7 +16,7 @@ from launch import TINY, devices, here
 from model_folder import SIZES, beside, model_folder, params
 
 from jaxpref import config
-from jaxpref.models.hub import hf_weights, peft_adapter, write_folder
+from jaxpref.models.hub import hf_end_ids, hf_weights, peft_adapter, write_folder
 from jaxpref.models.lora import LoRA
 from jaxpref.models.merging import merged
 from jaxpref.policies.ensemble import ensemble
@@ -163,6 +164,52 @@ def test_what_has_no_base_has_no_other(folder):
         "sample", str(folder), "--other-base", "--prompt", "h", expect=2
     )
     assert "tiny has no base" in here("export", TINY, "--other-base", "--to", "nowhere", expect=2)
+
+
+def test_adapters_of_another_scale_are_refused(trained, tmp_path):
+    """Neither shapes nor arrays say it: half the scale is half of what was trained."""
+    words = (*trained[:-1], "policy.lora.alpha=16.0", trained[-1])
+    for command in (("export", *words, "--to", str(tmp_path / "model")), ("sample", *words, "--prompt", "h")):
+        assert "alpha=32.0, and 16.0 here" in here(*command, expect=2)
+    policy = config.load(FILE, words[1:-1]).policy
+    given = {"policy": policy, "workdir": trained[-1].partition("=")[2], "stage": "tuned"}
+    with pytest.raises(ValueError, match=r"alpha=32\.0, and 16\.0 here"):
+        trained_model(**given)
+
+
+class TestLeaves:
+    """`WORKDIR/model`, which a run leaves."""
+
+    def test_its_own_is_replaced_and_no_other(self, folder, trained):
+        workdir = pathlib.Path(trained[-1].partition("=")[2])
+        target = workdir / "model"
+        (workdir / ".model.jaxpref-new").mkdir()  # of an end that was killed
+        assert f"model: {target}" in here("train", *trained, "--no-report")
+        (target / "config.json").unlink()
+        here("train", *trained, "--no-report")
+        assert (target / "config.json").is_file()
+        assert not [path for path in workdir.iterdir() if path.name.startswith(".model")]
+        (target / "jaxpref.json").unlink()
+        (target / "mine").write_text("kept")
+        assert "not of a run" in here("train", *trained, "--no-report")
+        assert (target / "mine").read_text() == "kept"
+
+    def test_never_over_what_it_is_made_of(self, folder, tmp_path):
+        model = shutil.copytree(folder, tmp_path / "model")
+        words = (FILE, f"model={model}", f"workdir={tmp_path}", "--no-report")
+        assert "this run starts from the model in" in here("train", *words, expect=2)
+        assert {f.name for f in model.iterdir()} == {f.name for f in folder.iterdir()}
+
+
+def test_what_ended_the_replies_of_a_run_goes_with_its_model(folder, trained, tmp_path, one_device):
+    """Also where the folder that it came from does not say so."""
+    like = shutil.copytree(folder, tmp_path / "like")
+    (like / "generation_config.json").write_text('{"eos_token_id": 258, "top_k": 3}')
+    run = open_run(config.load(FILE, trained[1:3]), tmp_path / "run", log=lambda _: None)
+    drawn = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), run.abstract_params)
+    export_params(run, drawn, tmp_path / "model", like=like)
+    assert hf_end_ids(tmp_path / "model") == run.policy.end_ids != hf_end_ids(like)
+    assert json.loads((tmp_path / "model" / "generation_config.json").read_text())["top_k"] == 3
 
 
 class TestModels:

@@ -54,6 +54,23 @@ def started(policy, algorithm):
     return params, algorithm.init(params, constants)
 
 
+def test_what_is_trained_beside_adapters_is_wide():
+    """Of a bfloat16 base: a step of 1e-5 is less than half a unit of a norm's scale, and would be lost."""
+    policy = adapted(
+        policy=partial(plain, param_dtype="bfloat16", compute_dtype="bfloat16", outputs=1),
+        base=partial(base, param_dtype="bfloat16"),
+        train="final_norm.*",
+        lora=LoRA(rank=2),
+    )
+    params, given = policy.init(jax.random.key(1)), policy.given()
+    assert {x.dtype for x in jax.tree.leaves((params, jax.eval_shape(policy.init, jax.random.key(0))))} == {
+        jnp.dtype("float32")
+    }
+    assert given["final_norm"]["scale"].dtype == jnp.float32
+    kept = {x.dtype for x in jax.tree.leaves(policy.constants().params)}
+    assert kept == {jnp.dtype("bfloat16")}
+
+
 def inner_equations(jaxpr):
     for equation in jaxpr.eqns:
         yield equation
