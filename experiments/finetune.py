@@ -4,10 +4,11 @@
 DIR` says whether it is read right, `jaxpref convert` makes one of a GGUF file. `data` is JSON lines, a JSON
 array or Parquet, as texts or as messages. What it holds is recognised (pairs, labelled responses, lists with
 scores, conversations), and a method that cannot learn from it is refused. Messages are written in the model's
-own chat template. A tenth of the prompts is held out. The model is frozen and adapters are trained (LoRA of
-rank 16 on all projections); `lora_rank=0` trains all weights, and `quantize=nf4` (int4, int8) has the frozen
-ones in fewer bits. The report shows replies before and after, and the trained model lies in `WORKDIR/model`
-at the end, for `transformers` or whatever reads such folders.
+own chat template, or behind "Human:" and "Assistant:" where it has none. A tenth of the prompts is held out.
+The model is frozen and adapters are trained (LoRA of rank 16 on all projections); `lora_rank=0` trains all
+weights, and `quantize=nf4` (int4, int8) has the frozen ones in fewer bits. The report shows replies before
+and after, and the trained model lies in `WORKDIR/model` at the end, for `transformers` or whatever reads such
+folders; a reward model is used from its run, or written by `jaxpref export --adapter`.
 
 Without arguments it runs on a small chat model and pairs that lie beside this file (`tiny_chat.py`).
 
