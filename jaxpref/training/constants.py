@@ -38,19 +38,43 @@ class Loaded(NamedTuple):
 
     params: dict[str, Params]
     fingerprints: dict[str, str]
+    arrays: dict[Any, jax.Array]  # all of the params, by values and layout
 
     def __or__(self, other: "Loaded") -> "Loaded":
-        return Loaded(self.params | other.params, self.fingerprints | other.fingerprints)
+        return Loaded(
+            self.params | other.params, self.fingerprints | other.fingerprints, self.arrays | other.arrays
+        )
 
 
-def loaded(models: Mapping[str, Model], mesh: jax.sharding.Mesh) -> Loaded:
+def loaded(models: Mapping[str, Model], mesh: jax.sharding.Mesh, arrays: Mapping[Any, jax.Array]) -> Loaded:
     """Models on the mesh, each as its axes say. Of lazy arrays, a process reads what its devices hold, and
-    its share of all of them for the fingerprint."""
-    shardings = {n: sharding.param_shardings(m.params, m.axes, mesh) for n, m in models.items()}
-    params = {name: sharding.put_params(model.params, shardings[name]) for name, model in models.items()}
+    its share of all of them for the fingerprint.
+
+    What has the values of one of `arrays` or of an earlier model, such as the base of a judge that is the
+    policy's own, is that array.
+    """
+    made = Loaded({}, {}, {})
+    for name, model in models.items():
+        made |= _loaded(name, model, mesh, {**arrays, **made.arrays})
+    return made
+
+
+def _loaded(name: str, model: Model, mesh: jax.sharding.Mesh, arrays: Mapping[Any, jax.Array]) -> Loaded:
+    shardings = sharding.param_shardings(model.params, model.axes, mesh)
     # What is quantised as it is read is small on the devices, and would be quantised again.
-    hashed = {n: params[n] if formats(m.params) else m.params for n, m in models.items()}
-    return Loaded(params, {name: fingerprint(one) for name, one in hashed.items()})
+    put = sharding.put_params(model.params, shardings) if formats(model.params) else None
+    params = model.params if put is None else put
+    leaves, tree = jax.tree.flatten(params)
+    hashed = _hashed(params)
+    layouts = jax.tree.leaves(shardings)
+    keys = [(x.digest, x.dtype, x.shape, layout) for x, layout in zip(hashed, layouts, strict=True)]
+    fresh = {key: leaf for key, leaf in zip(keys, leaves, strict=True) if key not in arrays}
+    values: list[Any] = [*fresh.values()]
+    if put is None:
+        values = sharding.put_params(values, [key[-1] for key in fresh])
+    known = {**arrays, **dict(zip(fresh, values, strict=True))}
+    found = jax.tree.unflatten(tree, [known[key] for key in keys])
+    return Loaded({name: found}, {name: _fingerprint(hashed, params)}, {key: known[key] for key in keys})
 
 
 def fingerprint(params: Any) -> str:
@@ -61,11 +85,29 @@ def fingerprint(params: Any) -> str:
     of a run must call this: each hashes some of the arrays, one after the other, and of lazy ones reads no
     others, some rows (of a stack: layers) at a time.
     """
+    return _fingerprint(_hashed(params), params)
+
+
+class _Hashed(NamedTuple):
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    digest: str
+
+
+def _hashed(params: Any) -> list[_Hashed]:
     leaves = [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree.leaves_with_path(params)]
     arrays = [leaf if hasattr(leaf, "dtype") else np.asarray(leaf) for _, leaf in leaves]
+    return [
+        _Hashed(name, str(array.dtype), tuple(array.shape), digest.tobytes().hex())
+        for (name, _), array, digest in zip(leaves, arrays, _digests(arrays), strict=True)
+    ]
+
+
+def _fingerprint(hashed: Sequence[_Hashed], params: Any) -> str:
     whole = hashlib.sha256()
-    for (name, _), array, digest in zip(leaves, arrays, _digests(arrays), strict=True):
-        whole.update(f"{name} {array.dtype} {tuple(array.shape)} {digest.tobytes().hex()}\n".encode())
+    for x in hashed:
+        whole.update(f"{x.name} {x.dtype} {x.shape} {x.digest}\n".encode())
     return ":".join([_SCHEME + whole.hexdigest(), *formats(params)])
 
 

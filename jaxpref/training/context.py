@@ -42,7 +42,7 @@ class RunContext:
     def constants(self) -> Loaded:
         """The policy's own constants, under the name "policy"."""
         own = self.policy.constants
-        return loaded({} if own is None else {"policy": own()}, self.mesh)
+        return loaded({} if own is None else {"policy": own()}, self.mesh, {})
 
     def whole(self, params: Params) -> Params:
         """`params` with the policy's constants, as its functions take them."""

@@ -50,7 +50,7 @@ class Layout:
         """Loads the constants of policy and algorithm, and lays everything out."""
         constants = run.constants
         if algorithm.constants is not None:
-            constants |= loaded(algorithm.constants(), run.mesh)
+            constants |= loaded(algorithm.constants(), run.mesh, constants.arrays)
         given = run.abstract_params
         start = functools.partial(_started, algorithm)
         abstract = jax.eval_shape(start, given, constants.params, jax.random.key(0))

@@ -305,3 +305,22 @@ def test_an_array_is_trained_or_constant():
     side_by_side = whole({"block": {"w": 1}, "head": 3}, {"policy": {"block": {"b": 2}}})
     assert side_by_side == {"block": {"w": 1, "b": 2}, "head": 3}
     assert whole({"x": 1}, {"judge": {"x": 2}}) == {"x": 1}
+
+
+def test_what_two_models_share_is_on_the_mesh_once(one_device):
+    """By values and layout: a judge above the policy's base is its head alone."""
+    mesh = sharding.make_mesh(MeshShape(1, 1, 1))
+    table, head = np.arange(12.0, dtype=np.float32).reshape(4, 3), np.ones(3, np.float32)
+    axes = {"table": ("vocab", None), "head": (None,)}
+    own = constants.loaded({"policy": Model({"table": table}, {"table": axes["table"]})}, mesh, {})
+    judge = {"table": wrapped(table.copy()), "head": head}
+    others = {"judge": Model(judge, axes), "same": Model({"again": head}, {"again": (None,)})}
+    both = own | constants.loaded(others, mesh, own.arrays)
+    assert both.params["judge"]["table"] is own.params["policy"]["table"]
+    assert both.params["same"]["again"] is both.params["judge"]["head"]
+    np.testing.assert_array_equal(both.params["judge"]["head"], head)
+    assert both.fingerprints["judge"] == fingerprint(judge)
+    moved = constants.loaded(
+        {"judge": Model({"table": table + 1}, {"table": axes["table"]})}, mesh, own.arrays
+    )
+    assert moved.params["judge"]["table"] is not own.params["policy"]["table"]
