@@ -161,6 +161,7 @@ def test_bench_prints_tokens_per_second(tmp_path):
     assert figures["variants"]["precomputed reference"]["tokens_per_second"] > 0
 
 
+@pytest.mark.exhaustive
 def test_bench_decode_compares_with_the_floors(tmp_path):
     sizes = ["--batch", "4", "--tokens", "3", "--embed", "64", "--vocab", "64", "--rounds", "1"]
     out = str(tmp_path / "decode.json")

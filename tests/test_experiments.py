@@ -80,6 +80,7 @@ def test_cycles_smoke(tmp_path, function):
     assert "all pairs: reward accuracy" in _smoke(f"gpm_cycles.py:{function}", tmp_path)
 
 
+@pytest.mark.exhaustive
 def test_own_pairs_smoke(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     printed = _smoke("own_data.py", tmp_path)

@@ -116,7 +116,7 @@ class TestHh:
         assert done.stdout.split() == [str(len(hh)), "set()"]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_reward_model_learns_from_the_real_pairs(seqio, tmp_path, repository, few_pairs):
     """The experiment's smoke run: from the public files to a held-out accuracy."""
     printed = smoke_run(
