@@ -177,7 +177,7 @@ def test_fields_that_are_refused(changes, message, folders, tmp_path):
             {"base_model.model.model.layers.0.self_attn.o_proj.lora_A.weight": (4, 16)},
             "has only one of lora_A",
         ),
-        ({"base_model.model.model.embed_tokens.weight": (30, 16)}, "is [30, 16] and in the base [29, 16]"),
+        ({"base_model.model.model.norm.weight": (17,)}, "is [17] and in the base [16]"),
         ({"model.norm.weight": (16,)}, "names of an adapter of a causal model begin base_model.model."),
     ],
 )
@@ -208,3 +208,51 @@ def test_what_is_missing_or_taken(folders, tmp_path):
     with pytest.raises(ValueError, match="q_proj has an adapter, and its weight was trained, too"):
         write_adapter(whole, adapter.lora, hf_sizes(base), tmp_path / "new", trained=trained, like=base)
     assert not (tmp_path / "new").exists()
+
+
+def test_an_embedding_that_is_the_head_too_is_saved_as_both(folders, tmp_path):
+    """PEFT 0.21.2 keeps the old head where the file has none, and fails on it with `ensure_weight_tying`."""
+    base, folder = folders("patterns")
+    adapter, sizes = peft_adapter(folder, base=base), hf_sizes(base)
+    assert sizes.tied
+    whole = joined(base_params(base), adapter.weights)
+    whole |= {"embedding": whole["embedding"] + 1}
+    write_adapter(whole, adapter.lora, sizes, tmp_path / "out", trained=["embedding"], like=base)
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert (config["ensure_weight_tying"], config["modules_to_save"]) == (True, ["model.embed_tokens"])
+    again = peft_adapter(tmp_path / "out", base=base)
+    assert (again.train, again.outputs) == ("embedding", 0)
+    np.testing.assert_array_equal(again.weights["embedding"], whole["embedding"])
+    written = dict(open_file(tmp_path / "out" / "adapter_model.safetensors"))
+    table, head = "base_model.model.model.embed_tokens.weight", "base_model.model.lm_head.weight"
+    np.testing.assert_array_equal(written[table], written[head])
+    for name, changed in {
+        "no head": {head: None},
+        "no table": {table: None},
+        "another": {head: np.asarray(written[head]) + 1},
+        "of a classifier": {"base_model.model.score.weight": np.ones((1, 16), np.float32)},
+    }.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter_config.json").write_text(json.dumps(config))
+        tensors = {n: x for n, x in (written | changed).items() if x is not None}
+        write_file(tmp_path / name / "adapter_model.safetensors", tensors)
+        with pytest.raises(ValueError, match="one matrix in the base, and this adapter replaces one"):
+            peft_adapter(tmp_path / name, base=base)
+
+
+def test_an_embedding_of_a_classifier_is_no_head(folders, tmp_path):
+    base, folder = folders("patterns")
+    adapter, sizes = peft_adapter(folder, base=base), hf_sizes(base)
+    whole = joined(base_params(base), adapter.weights) | {"head": np.ones((16, 1), np.float32)}
+    write_adapter(whole, adapter.lora, sizes, tmp_path / "out", trained=["embedding"], like=base)
+    assert "ensure_weight_tying" not in json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    again = peft_adapter(tmp_path / "out", base=base)
+    assert (again.train, again.outputs) == ("embedding", 1)
+
+
+def test_an_embedding_that_peft_would_part_from_its_head_is_not_written(folders, tmp_path):
+    base, folder = folders("transposed")
+    adapter = peft_adapter(folder, base=base)
+    whole = joined(base_params(base), adapter.weights)
+    with pytest.raises(ValueError, match="transformer.wte.weight was trained and is the head, too"):
+        write_adapter(whole, adapter.lora, hf_sizes(base), tmp_path / "out", trained=["embedding"], like=base)

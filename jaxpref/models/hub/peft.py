@@ -50,7 +50,8 @@ def peft_adapter(
     zeros in the place of what others lack, and one scale, for which `lora_b` makes up where theirs is
     another. An adapter of a fused projection becomes one of each part, with the same `lora_a`. Weights that
     were trained whole (`modules_to_save`, biases) are params that `train` names, and the head of a sequence
-    classifier, `score`, is the head of a policy with as many `outputs`.
+    classifier, `score`, is the head of a policy with as many `outputs`. An embedding that was saved whole
+    above a base that is tied must come with the same head (`ensure_weight_tying` of PEFT saves both).
 
     Args:
       base: folder of the model below: its configuration, and its weights, where the adapter replaces one
@@ -59,7 +60,7 @@ def peft_adapter(
 
     Raises:
       ValueError: another kind of adapter (DoRA and others, by the field that says so), one of embedding or
-        head, tensors that are missing, unknown or of other shapes than the model's.
+        head, one that unties these two, tensors that are missing, unknown or of other shapes than the model's.
     """
     folder = pathlib.Path(path)
     if not (folder / CONFIG).is_file():
@@ -83,7 +84,7 @@ class _Reading(NamedTuple):
         modules = self._modules()
         factors, replaced = self._sorted(modules)
         lora, leaves = self._lora(factors)
-        whole = self._replaced(replaced)
+        whole = self._replaced(self._tied(replaced))
         head = whole.get("head")
         trained = sorted(re.escape(name) for name in whole if name != "head")
         weights = nested(leaves | whole)
@@ -111,7 +112,7 @@ class _Reading(NamedTuple):
                 factors.setdefault(match[1], {})[match[2]] = array
                 continue
             inner = inner.replace(".base_layer.", ".")
-            if inner not in modules:
+            if inner not in modules and inner != self.base.family.head:
                 raise ValueError(
                     f"{self.where}: {name} is no tensor of this {self.base.family.model_type} and no "
                     "factor of a LoRA on a projection; if PEFT reads it on this base, merge it there "
@@ -130,6 +131,23 @@ class _Reading(NamedTuple):
         if not factors:
             raise ValueError(f"{self.where}: no factors of a LoRA")
         return factors, replaced
+
+    def _tied(self, replaced: dict[str, LazyArray]) -> dict[str, LazyArray]:
+        """Without a head that is the embedding once more, as PEFT saves it for `ensure_weight_tying`.
+
+        Of a base whose embedding is its head, PEFT keeps the old one of the two that was not saved whole.
+        """
+        table, head = self.base.family.name_of("embedding"), self.base.family.head
+        no_head = self.base.outputs or SCORE.name in replaced  # nothing but the embedding then
+        if not self.base.sizes.tied or (head not in replaced and (no_head or table not in replaced)):
+            return replaced
+        if no_head or not {table, head} <= replaced.keys() or not _equal(replaced[table], replaced[head]):
+            raise ValueError(
+                f"{self.where}: {table} and {head} are one matrix in the base, and this adapter replaces one "
+                "of them, or both by different ones; train it with ensure_weight_tying=True of PEFT, or merge "
+                "it there (merge_and_unload)"
+            )
+        return {name: x for name, x in replaced.items() if name != head}
 
     def _lora(self, factors: Mapping[str, Any]) -> tuple[LoRA, dict[str, np.ndarray]]:
         """The settings, and `lora_a` and `lora_b` of each projection by name."""
@@ -199,6 +217,10 @@ class _Reading(NamedTuple):
                 "without weights"
             )
         return self.base.tensors[name]
+
+
+def _equal(first: LazyArray, second: LazyArray) -> bool:
+    return first.shape == second.shape and np.array_equal(np.asarray(first), np.asarray(second))
 
 
 def projection(leaf: str) -> str:

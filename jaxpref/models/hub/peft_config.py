@@ -42,7 +42,7 @@ _WITHOUT_EFFECT = {
     "base_model_name_or_path",
     "bias",
     "corda_config",
-    "ensure_weight_tying",
+    "ensure_weight_tying",  # the file has the head beside the embedding then
     "eva_config",
     "exclude_modules",
     "fan_in_fan_out",  # how the base keeps its matrices, not the adapter

@@ -28,6 +28,8 @@ from jaxpref.types import Params
 
 __all__ = ["write_adapter"]
 
+_TIED = "embed_tokens"  # of `EMBEDDING_LAYER_NAMES` in PEFT 0.21.2, what `ensure_weight_tying` looks for
+
 
 def write_adapter(
     params: Params,
@@ -55,7 +57,7 @@ def write_adapter(
 
     Raises:
       ValueError: no family computes what `sizes` describe; a projection has an adapter and trained weights;
-        the directory is taken.
+        the embedding was trained, is the head, too, and PEFT would part them (GPT-2); the directory is taken.
     """
     source = {} if like is None else read_json(pathlib.Path(like) / MODEL_CONFIG)
     writing = _Writing(flat(params), lora, sizes, family_of(sizes, source, family))
@@ -85,6 +87,7 @@ class _Saved(NamedTuple):
     whole: dict[str, Any]  # of modules that are saved whole, and the head
     modules: set[str]  # their names, without what is before the layer's number
     bias: str  # the field that says which biases
+    tied: bool  # whether an embedding is saved that is the head, too
 
 
 class _Writing(NamedTuple):
@@ -160,7 +163,21 @@ class _Writing(NamedTuple):
         }
         names = {rows[name].name if name in rows else name for name in whole}
         short = {name.rpartition(".")[0].partition("{}.")[2] or name.rpartition(".")[0] for name in names}
-        return _Saved(biases, whole, short, "none" if not alone else "all" if every else "lora_only")
+        tied = self.sizes.tied and "embedding" in trained and "head" not in self.leaves
+        if tied:
+            whole[self.family.head] = whole[self._table()]
+        return _Saved(biases, whole, short, "none" if not alone else "all" if every else "lora_only", tied)
+
+    def _table(self) -> str:
+        """The tensor of an embedding that PEFT knows to be the head, too."""
+        name = self.family.name_of("embedding")
+        if not name.endswith(f".{_TIED}.weight"):
+            raise ValueError(
+                f"write_adapter: {name} was trained and is the head, too; PEFT keeps an embedding and its head "
+                f"the same only where it is called {_TIED}, and would load the old head; write it merged "
+                "(`merged`, `write_folder`)"
+            )
+        return name
 
 
 def _config(modules: Sequence[_Module], lora: LoRA, family: Family, saved: _Saved) -> dict[str, Any]:
@@ -186,7 +203,7 @@ def _config(modules: Sequence[_Module], lora: LoRA, family: Family, saved: _Save
         "fan_in_fan_out": any(row.outputs_last and ".h.{}." in row.name for row in family.tensors),
         "init_lora_weights": True,
         "inference_mode": True,
-    }
+    } | ({"ensure_weight_tying": True} if saved.tied else {})
 
 
 def _plain(number: float) -> float:
