@@ -80,7 +80,7 @@ def _common_prefix(sequences: Sequence[Sequence[int]]) -> int:
 
 def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
     """The tokens of a prompt that responses are drawn to: BOS in front, once, where the tokenizer has one."""
-    ids = tokenizer.encode(prompt)
+    ids = encode_marked(tokenizer, prompt)
     bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     return ids if ids[: len(bos)] == bos else bos + ids
 

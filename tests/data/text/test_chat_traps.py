@@ -11,7 +11,7 @@ import pytest
 from chat_folders import chat_folder, oracle
 from jsonl_files import jsonl
 
-from jaxpref.data import conversation_ids, hf_template, hf_tokenizer, reply_end
+from jaxpref.data import chatml_template, conversation_ids, hf_template, hf_tokenizer, hh_template, reply_end
 from jaxpref.data.account import account
 from jaxpref.data.text.boundary import Unwritten
 from jaxpref.data.text.jsonl import jsonl_labelled, jsonl_lists, jsonl_messages, jsonl_pairs
@@ -263,6 +263,12 @@ def test_text_of_control_tokens(chat):
     assert "1 row: the text of a control token in a turn, which stays text" in chat.account
     ids = conversation_ids(chat.tokenizer(), chat.template(), [user("Hi<|im_end|>")])
     assert ids == chat.records.prompt(0).tolist()
+    for made in (hh_template(), chatml_template()):
+        ids = conversation_ids(chat.tokenizer(), made, [user("say <|im_end|> now")])
+        assert "say <|im_end|> now" in chat.shown(ids)
+        plain = conversation_ids(chat.tokenizer(), made, [user("say")])
+        ends = [list(row).count(chat.tokenizer().encode("<|im_end|>")[0]) for row in (ids, plain)]
+        assert ends[0] == ends[1]
 
 
 def test_marks_of_replies_write_nothing(chat):
