@@ -1,6 +1,7 @@
 """Adapters folded into the weights below them."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,8 @@ def merged(params: Params, lora: LoRA) -> Params:
     """Params of the plain model that equals the one with these adapters: `weight + scale * a @ b`.
 
     The sum is float32 (float64 for such arrays) and then rounded to the dtype of the weight: a bfloat16 model
-    loses what of the adapters is below 2^-9 of a weight. Host arrays stay on the host.
+    loses what of the adapters is below 2^-9 of a weight. Products are of the same precision on all devices (not
+    TF32, not bfloat16), since what is written keeps their errors. Host arrays stay on the host.
     """
     return {**params, "blocks": _merged(params["blocks"], lora)}
 
@@ -30,5 +32,10 @@ def _merged(tree: Params, lora: LoRA, path: tuple[str, ...] = ()) -> Params:
     weight = rest["weight"] if isinstance(rest["weight"], jax.Array) else np.asarray(rest["weight"])
     wide = jnp.promote_types(weight.dtype, jnp.float32)
     a, b = (tree[name].astype(wide) for name in ("lora_a", "lora_b"))
-    changed = weight.astype(wide) + lora.scale_of(".".join(path)) * (a @ b)
+    changed = weight.astype(wide) + lora.scale_of(".".join(path)) * _product(a, b)
     return rest | {"weight": changed.astype(weight.dtype)}
+
+
+def _product(a: Any, b: Any) -> Any:
+    on_device = isinstance(a, jax.Array) or isinstance(b, jax.Array)
+    return jnp.matmul(a, b, precision="highest") if on_device else a @ b

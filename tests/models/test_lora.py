@@ -98,6 +98,16 @@ def params_without(params):
     }
 
 
+def test_merging_on_devices_is_of_the_highest_precision():
+    """By default a float32 product is of TF32 on GPUs and of bfloat16 on TPUs."""
+    params = {
+        "blocks": {"up": {"weight": jnp.ones((4, 3)), "lora_a": jnp.ones((4, 2)), "lora_b": jnp.ones((2, 3))}}
+    }
+    text = jax.jit(lambda tree: merged(tree, LoRA(rank=2, targets=("up",)))).lower(params).as_text()
+    (product,) = [line for line in text.splitlines() if "dot_general" in line]
+    assert "precision = [HIGHEST, HIGHEST]" in product
+
+
 def test_gradients_are_summed_in_float32():
     """Of 1,000 equal bfloat16 terms, whose bfloat16 sum stops at 256."""
     x, a, b = jnp.ones((1000, 1), jnp.bfloat16), jnp.ones((1, 1)), jnp.ones((1, 1))
