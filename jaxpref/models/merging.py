@@ -17,8 +17,8 @@ def merged(params: Params, lora: LoRA) -> Params:
     """Params of the plain model that equals the one with these adapters: `weight + scale * a @ b`.
 
     The sum is float32 (float64 for such arrays) and then rounded to the dtype of the weight: a bfloat16 model
-    loses what of the adapters is below 2^-9 of a weight. Products are of the same precision on all devices (not
-    TF32, not bfloat16), since what is written keeps their errors. Host arrays stay on the host.
+    loses what of the adapters is below 2^-9 of a weight. Products are of the highest precision on all devices
+    (not TF32, not bfloat16), since what is written keeps their errors. Host arrays stay on the host.
     """
     return {**params, "blocks": _merged(params["blocks"], lora)}
 

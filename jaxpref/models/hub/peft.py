@@ -50,8 +50,8 @@ def peft_adapter(
     zeros in the place of what others lack, and one scale, for which `lora_b` makes up where theirs is
     another. An adapter of a fused projection becomes one of each part, with the same `lora_a`. Weights that
     were trained whole (`modules_to_save`, biases) are params that `train` names, and the head of a sequence
-    classifier, `score`, is the head of a policy with as many `outputs`. An embedding that was saved whole
-    above a base that is tied must come with the same head (`ensure_weight_tying` of PEFT saves both).
+    classifier, `score`, is the head of a policy with as many `outputs`. An embedding that was saved
+    whole above a tied base must come with the same head (`ensure_weight_tying` of PEFT saves both).
 
     Args:
       base: folder of the model below: its configuration, and its weights, where the adapter replaces one
@@ -143,8 +143,8 @@ class _Reading(NamedTuple):
             return replaced
         if no_head or not {table, head} <= replaced.keys() or not _equal(replaced[table], replaced[head]):
             raise ValueError(
-                f"{self.where}: {table} and {head} are one matrix in the base, and this adapter replaces one "
-                "of them, or both by different ones; train it with ensure_weight_tying=True of PEFT, or merge "
+                f"{self.where}: {table} and {head} are one matrix in the base, and this adapter replaces "
+                "one of them, or both by different ones; train it with ensure_weight_tying=True of PEFT, or merge "
                 "it there (merge_and_unload)"
             )
         return {name: x for name, x in replaced.items() if name != head}
