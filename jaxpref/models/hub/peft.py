@@ -59,8 +59,8 @@ def peft_adapter(
       ignore: fields of the configuration that are not known here and, as you know, change nothing.
 
     Raises:
-      ValueError: another kind of adapter (DoRA and others, by the field that says so), one of embedding or
-        head, one that unties these two, tensors that are missing, unknown or of other shapes than the model's.
+      ValueError: another kind of adapter (DoRA and others, by the field that says so), one of
+        embedding or head, one that unties these two, tensors that are missing, unknown or of other shapes than the model's.
     """
     folder = pathlib.Path(path)
     if not (folder / CONFIG).is_file():
@@ -144,8 +144,8 @@ class _Reading(NamedTuple):
         if no_head or not {table, head} <= replaced.keys() or not _equal(replaced[table], replaced[head]):
             raise ValueError(
                 f"{self.where}: {table} and {head} are one matrix in the base, and this adapter replaces "
-                "one of them, or both by different ones; train it with ensure_weight_tying=True of PEFT, or merge "
-                "it there (merge_and_unload)"
+                "one of them, or both by different ones; train it with ensure_weight_tying=True of PEFT, "
+                "or merge it there (merge_and_unload)"
             )
         return {name: x for name, x in replaced.items() if name != head}
 

@@ -174,8 +174,8 @@ class _Writing(NamedTuple):
         if not name.endswith(f".{_TIED}.weight"):
             raise ValueError(
                 f"write_adapter: {name} was trained and is the head, too; PEFT keeps an embedding and its "
-                f"head the same only where it is called {_TIED}, and would load the old head; write it merged "
-                "(`merged`, `write_folder`)"
+                f"head the same only where it is called {_TIED}, and would load the old head; write it "
+                "merged (`merged`, `write_folder`)"
             )
         return name
 
