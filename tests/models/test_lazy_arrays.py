@@ -121,3 +121,11 @@ def test_what_is_no_index(stored):
         stacked([])
     with pytest.raises(ValueError, match="without a copy"):
         np.array(x, copy=False)
+
+
+def test_a_cast_to_its_own_dtype_is_the_array():
+    given = np.arange(3, dtype=np.float32)
+    assert lazy.cast(given, np.float32) is given
+    half = lazy.cast(given, np.float16)
+    assert isinstance(half, lazy.LazyArray)
+    np.testing.assert_array_equal(half[...], given.astype(np.float16))

@@ -17,10 +17,10 @@ from jaxpref.models.hub.families import FAMILIES
 from jaxpref.models.hub.family import Family
 from jaxpref.models.hub.fields import Fields
 from jaxpref.models.hub.folder import INDEX
-from jaxpref.models.hub.tensors import flat
 from jaxpref.models.hub.weights import file_tensors
-from jaxpref.models.hub.writing import whole_folder, write_tensors
+from jaxpref.models.hub.writing import SHARD_BYTES, whole_folder, write_tensors
 from jaxpref.models.weights import check_shapes
+from jaxpref.trees import flat
 from jaxpref.types import Params
 
 __all__ = ["family_of", "write_folder"]
@@ -52,7 +52,7 @@ def write_folder(
     family: str | None = None,
     dtype: str | None = None,
     end_ids: Sequence[int] = (),
-    max_shard_bytes: int = 5_000_000_000,
+    max_shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Writes weights and `config.json`, in the forms of transformers 4 and 5 at once; whole or not at all.
 

@@ -23,6 +23,7 @@ __all__ = [
     "Piece",
     "aligned_empty",
     "blocks",
+    "cast",
     "in_order",
     "stacked",
     "within",
@@ -126,6 +127,11 @@ def stacked(arrays: Sequence[Any]) -> LazyArray:
 def wrapped(array: Any) -> LazyArray:
     """A numpy or jax array as a lazy one, which shares its memory; a lazy one as it is."""
     return array if isinstance(array, LazyArray) else _Wrapped(array)
+
+
+def cast(array: Any, dtype: Any) -> Any:
+    """The array itself where it has the dtype, else a lazy one that is cast as it is read."""
+    return array if array.dtype == dtype else wrapped(array).astype(dtype)
 
 
 def in_order(array: LazyArray) -> Iterator[np.ndarray]:

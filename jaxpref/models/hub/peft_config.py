@@ -99,16 +99,7 @@ def peft_config(fields: Mapping[str, Any], where: str, ignore: Sequence[str] = (
             f"{where}: init_lora_weights={start!r} changed the base as training began, and this is an "
             "adapter of the changed one; save it with path_initial_model_for_weight_conversion= of PEFT"
         )
-    read = {
-        "r",
-        "lora_alpha",
-        "lora_dropout",
-        "use_rslora",
-        "rank_pattern",
-        "alpha_pattern",
-        "init_lora_weights",
-    }
-    known = read | _MUST_BE.keys() | _WITHOUT_EFFECT | set(ignore)
+    known = _READ | _MUST_BE.keys() | _WITHOUT_EFFECT | set(ignore)
     if unknown := sorted(fields.keys() - known):
         raise ValueError(
             f"{where}: the field {unknown[0]}={fields[unknown[0]]!r} is not known here; if it changes "

@@ -8,13 +8,12 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxpref.models.architecture import TransformerSizes
 from jaxpref.models.hub.lazy import Bounds, LazyArray, Piece, wrapped
 
-__all__ = ["Rows", "Tensor", "concatenated", "embedding", "flat", "fused", "leaf", "linear", "norm"]
+__all__ = ["Rows", "Tensor", "concatenated", "embedding", "fused", "leaf", "linear", "norm"]
 
 # Of each projection in a fused tensor, the numbers of its output rows there.
 Rows = Callable[[TransformerSizes], tuple[np.ndarray, ...]]
@@ -137,9 +136,3 @@ class _Concatenated(LazyArray):
                 for (rows, *others), read in array.pieces(((begin, end), *rest)):
                     yield (slice(rows.start + offset, rows.stop + offset), *others), read
             first += len(array)
-
-
-def flat(params: Any) -> dict[str, Any]:
-    """Arrays by dotted names."""
-    leaves = jax.tree_util.tree_flatten_with_path(params, is_leaf=lambda x: isinstance(x, LazyArray))[0]
-    return {".".join(str(key.key) for key in path): x for path, x in leaves}

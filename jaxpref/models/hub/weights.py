@@ -11,8 +11,9 @@ from jaxpref.models.architecture import TransformerSizes
 from jaxpref.models.hub.config import Described, described, sized
 from jaxpref.models.hub.family import SCORE, Family
 from jaxpref.models.hub.lazy import LazyArray, stacked, wrapped
-from jaxpref.models.hub.tensors import Tensor, flat, leaf
+from jaxpref.models.hub.tensors import Tensor, leaf
 from jaxpref.models.weights import check_shapes, shapes
+from jaxpref.trees import flat, nested
 from jaxpref.types import Params
 
 __all__ = ["file_tensors", "halves", "hf_weights", "leaf_shapes", "rows_of"]
@@ -57,11 +58,11 @@ def hf_weights(
         for i, target in enumerate(tensor.leaves):
             leaves[target] = _stacked([part[i] for part in parts], target) if tensor.stacked else parts[0][i]
     if dtype is not None:
-        leaves = {name: _cast(x, dtype) for name, x in leaves.items()}
+        leaves = {name: x.astype(jnp.dtype(dtype)) for name, x in leaves.items()}
     if vocab is not None:
         tables = {"embedding", "unembedding"} & leaves.keys()
         leaves |= {name: _resized(leaves[name], vocab) for name in tables}
-    params = _tree(leaves)
+    params = nested(leaves)
     check_shapes(params, sized(folder.sizes, vocab), path, folder.outputs)
     return params
 
@@ -134,10 +135,6 @@ def _stacked(layers: list[LazyArray], target: str) -> LazyArray:
     return stacked(layers)
 
 
-def _cast(x: Any, dtype: str) -> Any:
-    return x.astype(jnp.dtype(dtype))
-
-
 def _resized(table: LazyArray, vocab: int) -> Any:
     if vocab <= len(table):
         return table.rows(slice(0, vocab))
@@ -158,14 +155,3 @@ def halves(array: Any, sizes: TransformerSizes) -> LazyArray:
     heads = np.arange(0, array.shape[-1], width)
     columns = (heads[:, None] + order).reshape(-1)
     return stacked([leaf(array, i).T.rows(columns).T for i in range(sizes.layers)])
-
-
-def _tree(leaves: Mapping[str, Any]) -> Params:
-    params: dict[str, Any] = {}
-    for name, array in leaves.items():
-        *parents, last = name.split(".")
-        at = params
-        for parent in parents:
-            at = at.setdefault(parent, {})
-        at[last] = array
-    return params

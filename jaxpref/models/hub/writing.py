@@ -13,14 +13,16 @@ from jaxpref.models.hub.folder import INDEX, WHOLE
 from jaxpref.models.hub.lazy import LazyArray, wrapped
 from jaxpref.models.hub.safetensors import write_file
 
-__all__ = ["whole_folder", "write_tensors"]
+__all__ = ["SHARD_BYTES", "whole_folder", "write_tensors"]
+
+SHARD_BYTES = 5_000_000_000  # of tensors in one file, as transformers writes
 
 
 def write_tensors(
     directory: str | os.PathLike[str],
     tensors: Iterable[tuple[str, Any]],
     *,
-    max_shard_bytes: int = 5_000_000_000,
+    max_shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Writes `model.safetensors`, or shards of at most `max_shard_bytes` with their index.
 
