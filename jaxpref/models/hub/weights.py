@@ -46,7 +46,8 @@ def hf_weights(
       ValueError: as `hf_sizes`; a tensor is missing, unknown or of another shape than the configuration says.
 
     Example:
-      `initial_params=partial(hf_weights, "SmolLM2-135M")` beside `sizes=hf_sizes("SmolLM2-135M")`.
+      `Experiment(weights=partial(hf_weights, path="SmolLM2-135M"), ...)`, whose policy has
+      `sizes=partial(hf_sizes, path="SmolLM2-135M")`.
     """
     if dtype is not None and dtype not in _FLOATS:
         raise ValueError(f"hf_weights.dtype: expected one of {_FLOATS} or None, got {dtype!r}")
