@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy_decoder import next_token_log_probs
 
-from jaxpref.models.hub import hf_sizes, hf_weights, peft_adapter, write_adapter
+from jaxpref.models.hub import hf_sizes, hf_weights, peft_adapter, peft_writing, write_adapter
 from jaxpref.models.hub.safetensors import open_file, write_file
 from jaxpref.models.lora import LoRA
 from jaxpref.models.merging import merged
@@ -256,3 +256,16 @@ def test_an_embedding_that_peft_would_part_from_its_head_is_not_written(folders,
     whole = joined(base_params(base), adapter.weights)
     with pytest.raises(ValueError, match=r"transformer\.wte\.weight was trained and is the head, too"):
         write_adapter(whole, adapter.lora, hf_sizes(base), tmp_path / "out", trained=["embedding"], like=base)
+
+
+def test_how_a_family_keeps_its_matrices_is_not_read_from_names(folders, tmp_path, monkeypatch):
+    """A family like GPT-2 whose layers have another name."""
+    base, folder = folders("transposed")
+    adapter, sizes = peft_adapter(folder, base=base), hf_sizes(base)
+    known = peft_writing.family_of(sizes, {}, "gpt2")
+    rows = [dataclasses.replace(row, name=row.name.replace(".h.", ".block.")) for row in known.tensors]
+    renamed = dataclasses.replace(known, tensors=rows)
+    monkeypatch.setattr(peft_writing, "family_of", lambda *_: renamed)
+    whole = joined(base_params(base), adapter.weights)
+    write_adapter(whole, adapter.lora, sizes, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["fan_in_fan_out"] is True

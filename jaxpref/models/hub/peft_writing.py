@@ -200,10 +200,14 @@ def _config(modules: Sequence[_Module], lora: LoRA, family: Family, saved: _Save
         "target_modules": sorted(ranks),
         "modules_to_save": sorted(saved.modules) or None,
         "bias": saved.bias,
-        "fan_in_fan_out": any(row.outputs_last and ".h.{}." in row.name for row in family.tensors),
+        "fan_in_fan_out": any(row.outputs_last and _is_projection(row) for row in family.tensors),
         "init_lora_weights": True,
         "inference_mode": True,
     } | ({"ensure_weight_tying": True} if saved.tied else {})
+
+
+def _is_projection(row: Tensor) -> bool:
+    return row.stacked and row.leaves[0].endswith(".weight")  # of norms it is a `scale`
 
 
 def _plain(number: float) -> float:
