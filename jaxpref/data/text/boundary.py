@@ -53,7 +53,7 @@ class Written:
       contents: What each response says by itself: responses that say nothing, or the same, are of no use.
       ended: For each response, whether a control token that a template wrote ends it, so that no EOS follows.
       bos: The text of BOS that a template wrote in front ("": it wrote none, and none is added); None: BOS is
-        the tokenizer's.
+        the tokenizer's. One that comes at each turn is BOS if it is the tokenizer's (Llama 2).
       notes: What is to be said of it.
     """
 
@@ -162,6 +162,8 @@ def encode_written(
         bos = [tokenizer.bos_id] if add_bos and tokenizer.bos_id is not None else []
     else:
         bos = encode_marked(tokenizer, written.bos)
+        if written.prompt.count(written.bos) > 1 and bos != [tokenizer.bos_id]:
+            bos = []  # what opens each turn, and is only called BOS (SmolLM2's `<|im_start|>`)
     _check(prompt_length, response_length, truncate_prompt, truncate_response, len(bos))
     tokens = _split_at_boundary(tokenizer, written)
     if isinstance(tokens, Drop):
@@ -170,7 +172,7 @@ def encode_written(
     if bos and head[: len(bos)] == bos:
         head = head[len(bos) :]
         notes += [BOS_IN_TEXT] if written.bos is None else []
-    elif not written.bos and written.bos is not None and add_bos and tokenizer.bos_id is not None:
+    elif not bos and written.bos is not None and add_bos and tokenizer.bos_id is not None:
         notes.append(NO_BOS)
     room = prompt_length - len(bos)
     if len(head) > room and truncate_prompt == "drop":

@@ -16,7 +16,7 @@ from jaxpref.functions import code_of, name_of
 
 __all__ = ["RULES", "Encoding", "encode_texts", "fingerprint"]
 
-RULES = 3  # version of boundary, prompts, pairs and dialogue.py: raise it when their output changes
+RULES = 4  # version of boundary, prompts, pairs and dialogue.py: raise it when their output changes
 CONTROL_TEXT = "the text of a control token in a turn, which stays text"
 
 

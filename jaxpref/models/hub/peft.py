@@ -60,7 +60,8 @@ def peft_adapter(
 
     Raises:
       ValueError: another kind of adapter (DoRA and others, by the field that says so), one of
-        embedding or head, one that unties these two, tensors that are missing, unknown or of other shapes than the model's.
+        embedding or head, one that unties these two, tensors that are missing, unknown or of other shapes
+        than the model's.
     """
     folder = pathlib.Path(path)
     if not (folder / CONFIG).is_file():

@@ -4,6 +4,8 @@ The templates are small ones of ours (`third_party/transformers/chat_templates.p
 models' templates do the same.
 """
 
+import json
+import pathlib
 import re
 from functools import partial
 
@@ -127,6 +129,30 @@ def test_bos_comes_once(chat):
     (row,) = chat("plain", pair(user("a long question " * 5)), prompt_length=20)
     assert row[0].startswith("<|bos|>")
     assert row[0].count("<|bos|>") == 1
+
+
+def test_bos_at_each_turn(chat):
+    """The first one stays if it is the tokenizer's, and not if it opens turns and is only called BOS."""
+    folder = pathlib.Path(chat_folder(chat.root, "plain"))
+    (folder / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ bos_token + '[' + m.content + ']' + eos_token }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ bos_token + '[' }}{% endif %}"
+    )
+    talk = pair(user("a long question " * 5), assistant("one"), user("two"))
+    ((prompt, *_),) = chat("plain", talk, prompt_length=20)
+    assert prompt.startswith("<|bos|>")
+    assert prompt.endswith("[one]<|endoftext|><|bos|>[two]<|endoftext|><|bos|>[")
+    assert not any("BOS" in line for line in chat.account)
+    ((prompt, *_),) = chat("plain", talk)
+    assert prompt.startswith("<|bos|>[a long question ")
+    for file, changes in {
+        "tokenizer.json": {"post_processor": None},
+        "tokenizer_config.json": {"bos_token": "<|im_start|>"},
+    }.items():
+        (folder / file).write_text(json.dumps(json.loads((folder / file).read_text()) | changes))
+    ((prompt, *_),) = chat("plain", talk, prompt_length=20)
+    assert not prompt.startswith("<|im_start|>")
+    assert prompt.endswith("[one]<|endoftext|><|im_start|>[two]<|endoftext|><|im_start|>[")
 
 
 def test_a_template_that_writes_no_bos(chat):

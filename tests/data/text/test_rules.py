@@ -17,9 +17,9 @@ from jaxpref.data.text.tokenizers.base import digest
 
 TURN = "\n\nHuman: What is {}?\n\nAssistant: It is"
 # version of the rules -> start of the content's SHA-256. A line changes together with its version alone.
-HH = {3: "b4d39179d3234318"}
+HH = {4: "b4d39179d3234318"}
 TEMPLATES = {1: "c45f8cd34c982111"}
-LINES = {(3, 2): "0a70f8860ae1d95f"}
+LINES = {(4, 2): "0a70f8860ae1d95f"}
 
 
 def hh_records() -> Records:

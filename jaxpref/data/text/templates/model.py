@@ -76,8 +76,9 @@ class ModelTemplate:
         before, begun = rules.prefill(messages)
         text = self._around(before, begun)[0] if begun else self.render(messages, generation=True)
         bos = self.given.get("bos_token") or ""
-        once = text.startswith(bos) and text.count(bos) == 1  # SmolLM2 calls `<|im_start|>` BOS
-        return Written(text, bos=bos if once else "", notes=tuple(rules.left_out(messages, text)))
+        return Written(
+            text, bos=bos if text.startswith(bos) else "", notes=tuple(rules.left_out(messages, text))
+        )
 
     def written(
         self, messages: Sequence[Message], replies: Sequence[Message], added: Sequence[str], *, end: bool
