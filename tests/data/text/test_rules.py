@@ -18,7 +18,7 @@ from jaxpref.data.text.tokenizers.base import digest
 TURN = "\n\nHuman: What is {}?\n\nAssistant: It is"
 # version of the rules -> start of the content's SHA-256. A line changes together with its version alone.
 HH = {4: "b4d39179d3234318"}
-TEMPLATES = {1: "c45f8cd34c982111"}
+TEMPLATES = {2: "b5a46b59a654150e"}
 LINES = {(4, 2): "0a70f8860ae1d95f"}
 
 
