@@ -16,6 +16,7 @@ from jaxpref import keys
 from jaxpref.commands.opening import Options
 from jaxpref.commands.outside import check_transformers, transformers_ids, transformers_logits
 from jaxpref.commands.speaking import Speaker, check_no_run, model_of_folder, open_speaker
+from jaxpref.data import hf_tokenizer
 from jaxpref.data.text.boundary import prompt_ids
 from jaxpref.kernels.token_logps import linear_logits
 from jaxpref.models.hub.config import Described, described
@@ -54,6 +55,11 @@ def check_model(options: Options) -> int:
     if options.against_transformers:
         check_transformers()
     folder = described(path)
+    if folder.outputs and options.against_transformers:
+        raise ValueError(
+            f"--against-transformers compares logits of language models, and {path} is a reward model; leave "
+            "the option out"
+        )
     failed = False
     for line in _lines(options, folder):
         print(f"{'' if line.right else 'WRONG '}{line.what:20s} {line.found}", flush=True)
@@ -65,6 +71,9 @@ def check_model(options: Options) -> int:
 def _lines(options: Options, folder: Described) -> Iterator[_Line]:
     yield from _written(folder)
     yield _round_trip(options.file, folder)
+    if folder.outputs:
+        yield from _scores(options, folder)
+        return
     if options.against_transformers and options.dtype is None:
         options.dtype = "float32"
     has_tokenizer = (pathlib.Path(options.file) / "tokenizer.json").is_file()
@@ -102,7 +111,10 @@ def _written(folder: Described) -> Iterator[_Line]:
         f"{sizes.layers} of width {sizes.embed}, {sizes.heads} heads of {sizes.head_dim} "
         f"({sizes.kv_heads} of keys)",
     )
-    yield _Line("unembedding", "the embedding (tied)" if sizes.tied else "a matrix of its own")
+    if folder.outputs:
+        yield _Line("head", f"scores, {folder.outputs} of the last token; no unembedding")
+    else:
+        yield _Line("unembedding", "the embedding (tied)" if sizes.tied else "a matrix of its own")
 
 
 def _round_trip(path: str, folder: Described) -> _Line:
@@ -163,6 +175,25 @@ def _spoken_of(speaker: Speaker, folder: Described) -> Iterator[_Line]:
         yield _Line("template", f"a first turn is {len(ids)} tokens")
     except ValueError as error:
         yield _Line("template", f"none: {' '.join(str(error).split())}")
+
+
+def _scores(options: Options, folder: Described) -> Iterator[_Line]:
+    """A reward model: what its head gives is finite."""
+    policy, params, mesh = model_of_folder(options)
+    if (pathlib.Path(options.file) / "tokenizer.json").is_file():
+        ids = prompt_ids(hf_tokenizer(options.file), _TEXT)
+    else:
+        ids = np.random.default_rng(0).integers(0, folder.sizes.vocab, 64).tolist()
+
+    def head(params: Params, batch: Completions) -> jax.Array:
+        assert policy.quantities is not None
+        return policy.quantities(params, batch, ("embeddings",), None, None)["embeddings"]
+
+    batch = _row(np.asarray([ids[: folder.sizes.longest]]))
+    scores = np.asarray(sharding.on_mesh(head, mesh)(params, batch))[0, 0]
+    found = f"{', '.join(f'{score:.4f}' for score in scores)} at the end of a text"
+    yield _Line("scores", found, bool(np.isfinite(scores).all()))
+    yield _Line("text", "not looked at (template, ends, log-prob, greedy): a reward model writes none")
 
 
 def _likelihood(

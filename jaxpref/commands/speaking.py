@@ -18,7 +18,7 @@ from jaxpref.data.text.dialogue import Message, Template
 from jaxpref.data.text.templates.sources import has_template
 from jaxpref.data.text.tokenizers.incremental import IncrementalText
 from jaxpref.experiment import Experiment, MeshShape
-from jaxpref.models.hub import hf_end_ids, hf_sizes, hf_weights
+from jaxpref.models.hub import hf_end_ids, hf_outputs, hf_sizes, hf_weights
 from jaxpref.paths import as_path
 from jaxpref.policies.base import Policy
 from jaxpref.policies.transformer import transformer
@@ -125,7 +125,7 @@ def open_speaker(options: Options) -> Speaker:
     """The model of a folder, or of an experiment and its run.
 
     Raises:
-      ValueError: there is none, it reads no text, or the options do not fit it.
+      ValueError: there is none, it reads no text or writes none, or the options do not fit it.
     """
     template = None if options.template is None else partial(hf_template, path=options.template)
     if not as_path(options.file).is_dir():
@@ -180,6 +180,11 @@ def _of_folder(options: Options, template: Callable[[], Template] | None) -> Spe
     path = options.file
     check_no_checkpoint(options)
     _mesh_shape(options)  # of what is said here first, mistakes are said first
+    if outputs := hf_outputs(path):
+        raise ValueError(
+            f"{path} is a reward model ({outputs} score{'s' * (outputs > 1)}) and writes no text; give the "
+            "folder of a language model"
+        )
     tokenizer = hf_tokenizer(path)
     source = template or (partial(hf_template, path=path) if has_template(path) else None)
     ends = () if source is None else (reply_end(tokenizer, source()),)
@@ -209,6 +214,7 @@ def model_of_folder(
         sizes=hf_sizes(path),
         param_dtype=computed,
         compute_dtype=computed,
+        outputs=hf_outputs(path),
         eos_id=hf_end_ids(path, *ends),
         pad_id=pad_id,
     )

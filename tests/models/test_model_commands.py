@@ -25,6 +25,7 @@ from jaxpref.models.hub.config import described
 from jaxpref.models.hub.folder import open_folder
 from jaxpref.models.hub.lazy import wrapped
 from jaxpref.models.lora import LoRA
+from jaxpref.models.scoring import quantities
 from jaxpref.models.transformer import Transformer
 from jaxpref.models.weights import shapes
 from jaxpref.policies.adapted import adapted
@@ -243,6 +244,32 @@ class TestCheck:
         output = here("check-model", str(tmp_path / "broken"), expect=1)
         assert "WRONG mean log-prob" in output
         assert "NOT right" in output
+
+    def test_a_reward_model(self, folder, tmp_path, capsys):
+        """Its head is looked at, and what writes text says that it does not."""
+        head = np.random.default_rng(0).normal(size=(16, 2)).astype(np.float32)
+        path = str(tmp_path / "rm")
+        write_folder(params() | {"head": head}, SIZES, path, like=folder)
+        output = here("check-model", path)
+        for words in (
+            "scores, 2 of the last token",
+            "the same",
+            "a reward model writes none",
+            f"{path}: right",
+        ):
+            assert words in output, output
+        ids = np.array(hf_tokenizer(path).encode(checking._TEXT))[: hf_sizes(path).longest]
+        model = Transformer(hf_sizes(path), outputs=2)
+        batch = checking._row(ids[None])
+        expected = quantities(model, params() | {"head": head}, batch, ("embeddings",))["embeddings"][0, 0]
+        found = re.search(r"scores +(\S+), (\S+) at the end", output)
+        np.testing.assert_allclose([float(found[1]), float(found[2])], expected, atol=1e-3)
+        for command in (["chat", path], ["sample", path, "--prompt", "h"]):
+            assert cli.main(command) == 2
+            assert "is a reward model (2 scores) and writes no text" in capsys.readouterr().err
+        broken = np.full_like(head, np.inf)
+        write_folder(params() | {"head": broken}, SIZES, tmp_path / "broken", like=folder)
+        assert "WRONG scores" in here("check-model", str(tmp_path / "broken"), expect=1)
 
     def test_against_another_library(self, folder, monkeypatch):
         """Which gives what we give for the text, and other logits for random ids."""
