@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpref.models.hub.lazy import wrapped
+from jaxpref.models.hub.lazy import cast
 from jaxpref.models.lora import LoRA
 from jaxpref.models.quantized import Format
 from jaxpref.models.quantizing import Quantization
@@ -156,9 +156,4 @@ class _Split:
                     f"adapted.base: {name} is {found} in the base and {wanted} in the policy; give weights "
                     "of the policy's sizes, without adapters"
                 )
-        return {name: _cast(x, self.shapes[name].dtype) for name, x in base.items()}
-
-
-def _cast(x: Any, dtype: Any) -> Any:
-    """The same array, or a lazy one that is cast as it is read."""
-    return x if x.dtype == dtype else wrapped(x).astype(dtype)
+        return {name: cast(x, self.shapes[name].dtype) for name, x in base.items()}

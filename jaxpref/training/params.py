@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxpref import keys
-from jaxpref.models.hub.lazy import wrapped
+from jaxpref.models.hub.lazy import cast
 from jaxpref.policies.base import Policy
 from jaxpref.training import constants, sharding
 from jaxpref.training.checkpoint import Checkpoints, restore_params, saved_meta
@@ -165,17 +165,13 @@ def initial_params(run: RunContext) -> Params:
     draw = jax.jit(init, out_shardings={name: laid_out[name] for name in drawn})
     made = draw(keys.key(experiment.seed, None, "init"))
     # Cast as they are read, so that there is no second copy of the model.
-    read = {name: _cast(x, wanted[name].dtype) for name, x in given.items()}
+    read = {name: cast(x, wanted[name].dtype) for name, x in given.items()}
     made |= sharding.put_params(read, {name: laid_out[name] for name in read})
     return jax.tree.map_with_path(lambda path, _: made[jax.tree_util.keystr(path)], run.abstract_params)
 
 
 def _by_name(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
-
-
-def _cast(x: Any, dtype: Any) -> Any:
-    return x if x.dtype == dtype else wrapped(x).astype(dtype)
 
 
 def _added(policy: Policy, name: str) -> bool:
