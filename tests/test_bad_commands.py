@@ -301,7 +301,7 @@ ROWS = [
     ("a model that is not there", ("check-model", "nothing"), "nothing: no such folder"),
     ("a model folder without a model", ("check-model", "empty"), "empty: no config.json"),
     ("an experiment to check", ("check-model", TINY), "no such folder.*config.json"),
-    ("sample of an empty folder", ("sample", "empty", "--prompt", "x"), "empty.*tokenizer.json"),
+    ("sample of an empty folder", ("sample", "empty", "--prompt", "x"), "empty.*config.json"),
     (
         "a stage of a model",
         ("sample", "empty", "--stage", "dpo", "--prompt", "x"),
@@ -314,7 +314,7 @@ ROWS = [
     ("a conversation without a template", (*SAMPLE, "--chat"), "tiny has no chat template.*--template"),
     ("a template that is not there", (*SAMPLE, "--chat", "--template", "nothing"), "nothing does not exist"),
     ("a system turn of no conversation", (*SAMPLE, "--system", "x"), "--system.*--chat"),
-    ("chat of an empty folder", ("chat", "empty"), "empty.*tokenizer.json"),
+    ("chat of an empty folder", ("chat", "empty"), "empty.*config.json"),
     ("chat without a template", ("chat", TINY, *SHORT, "workdir=run"), "tiny has no chat template"),
     ("a dtype of a run", ("chat", TINY, *SHORT, "workdir=run", "--dtype", "bfloat16"), "compute_dtype"),
 ]
