@@ -139,16 +139,16 @@ def test_bandits_smoke(tmp_path, file):
 @pytest.mark.parametrize(
     ("file", "stage"),
     [
-        ("mce_irl_gridworld.py", "irl"),
+        pytest.param("mce_irl_gridworld.py", "irl", marks=pytest.mark.exhaustive),
         ("adversarial_irl_gridworld.py:airl", "imitation"),
-        pytest.param("trex_gridworld.py:bayesian", "ranking", marks=pytest.mark.slow),
+        pytest.param("trex_gridworld.py:bayesian", "ranking", marks=pytest.mark.exhaustive),
     ],
 )
 def test_grids_smoke(tmp_path, file, stage):
     assert f"{stage}  3/3 recovery:" in _smoke(file, tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_routes_smoke(tmp_path, data_root):
     """The real roads of Liechtenstein, a region on each device; the map is in the page."""
     knobs = (f"data_root={data_root}", "trips=40", "horizon=2", "regions=8")
