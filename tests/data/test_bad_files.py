@@ -127,6 +127,8 @@ OTHERS = [
 )
 def test_one_line_says_what_where_and_how(tmp_path, monkeypatch, kind, name, content, message):
     monkeypatch.setenv("JAXPREF_CACHE", str(tmp_path / "cache"))
+    # Drawing params takes most of a second of each test, and the readers come before they are needed.
+    monkeypatch.setattr("jaxpref.training.run.initial_params", lambda run: {})
     file = tmp_path / "data" / f"{name}.jsonl"
     file.parent.mkdir()
     file.write_bytes(content)
