@@ -25,12 +25,13 @@ def at_least(low: float) -> Callable[[str], Any]:
 def add_benchmarks(names: argparse._SubParsersAction) -> None:
     """Options of a benchmark are the parameters of its `measure`."""
 
-    def add(name: str, summary: str) -> argparse.ArgumentParser:
+    def add(name: str, summary: str, *, timed: bool = True) -> argparse.ArgumentParser:
         sub = names.add_parser(name, help=summary, description=summary)
         sub.add_argument("--out", help="JSON file to write the figures to")
-        sub.add_argument(
-            "--rounds", type=at_least(1), default=5, help="turns that the variants take (default 5)"
-        )
+        if timed:
+            sub.add_argument(
+                "--rounds", type=at_least(1), default=5, help="turns that the variants take (default 5)"
+            )
         return sub
 
     _add_model_benchmarks(add)
@@ -40,7 +41,9 @@ def add_benchmarks(names: argparse._SubParsersAction) -> None:
     roads.add_argument(
         "--dense", type=at_least(1), default=4096, help="nodes that the dense solver gets too (default 4096)"
     )
-    quantization = add("quantization", "how far quantised bases are from a model, on replies of HH")
+    quantization = add(
+        "quantization", "how far quantised bases are from a model, on replies of HH", timed=False
+    )
     quantization.add_argument("--model", required=True, help="folder of the model")
     quantization.add_argument("--data-root", default="../shared/data", help="folder that holds hh_rlhf/")
     quantization.add_argument(

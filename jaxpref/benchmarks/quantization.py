@@ -56,14 +56,13 @@ def measure(
     data_root: str = "../shared/data",
     variants: Sequence[str] = ("int8", "int4", "nf4"),
     replies: int = 32,
-    rounds: int = 1,
 ) -> dict[str, Any]:
     """Differences per token and per reply of each variant, and the bytes of its base.
 
     Args:
       model: a folder of the hub. data_root: a folder that holds hh_rlhf/.
       variants: formats, such as "nf4", or formats and tiles, such as "nf4:32".
-      replies: how many, of different prompts. rounds: of no effect, since nothing is timed.
+      replies: how many, of different prompts.
     """
     policy = partial(transformer, sizes=partial(hf_sizes, path=model), eos_id=hf_end_ids(model), remat="none")
     records = hh_pairs(
