@@ -8,6 +8,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from jaxpref import shapes
 from jaxpref.data.text.tokenizers import Tokenizer
 from jaxpref.judges.base import Policies, Scorer
 from jaxpref.packing import real
@@ -42,6 +43,8 @@ def rows_on_host(function: Callable[[Completions], np.ndarray], completions: Com
       [[6 7]]
     """
     leaves = jax.tree.leaves(completions)
+    if shapes.are_enough():
+        return jax.numpy.zeros(completions.response_tokens.shape[:2])
     if any(isinstance(leaf, Tracer) for leaf in leaves):
         raise ValueError("rows_on_host: got traced arrays; call it outside jit, it reads values on the host")
     b = completions.prompt_tokens.shape[0]

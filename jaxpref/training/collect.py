@@ -1,7 +1,6 @@
 """`collect` and `evaluate` of an algorithm, as the loop calls them."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -12,7 +11,7 @@ from jaxpref.algorithms import Algorithm
 from jaxpref.metrics import Metrics
 from jaxpref.training.sharding import OnMesh, on_mesh
 
-__all__ = ["collecting", "compiled_evaluation"]
+__all__ = ["collecting", "compiled_evaluation", "evaluation_program"]
 
 Collect = Callable[[Any, Any, int], tuple[Any, Metrics]]
 
@@ -30,6 +29,16 @@ def collecting(algorithm: Algorithm, mesh: Mesh, *, seed: int, stage: str) -> Co
     return lambda state, batch, index: collected(state, batch, key_of(index))
 
 
+def evaluation_program(algorithm: Algorithm, mesh: Mesh, *, seed: int, stage: str) -> OnMesh:
+    """`(state, record, step, index) -> metrics`, replicated, of a record that nothing has to be drawn for."""
+
+    def evaluate(state, record, step, index):
+        key = keys.key(seed, stage, "evaluation", step, index, "loss")
+        return algorithm.evaluate(state, record, key)
+
+    return on_mesh(evaluate, mesh, out_shardings=NamedSharding(mesh, PartitionSpec()))
+
+
 Evaluate = Callable[[Any, Any, int, int], Metrics]
 
 
@@ -40,16 +49,11 @@ def compiled_evaluation(algorithm: Algorithm, mesh: Mesh, *, seed: int, stage: s
     prompts of `batch`, from (seed, stage, step, index) alone.
     """
 
-    def key_of(step, index, part: str):
-        return keys.key(seed, stage, "evaluation", step, index, part)
-
-    def evaluate(state, batch, step, index):
-        return algorithm.evaluate(state, batch, key_of(step, index, "loss"))
-
-    compiled = on_mesh(evaluate, mesh, out_shardings=NamedSharding(mesh, PartitionSpec()))
+    compiled = evaluation_program(algorithm, mesh, seed=seed, stage=stage)
     if algorithm.collect is None:
         return compiled
-    collect, draw_key = OnMesh(algorithm.collect, mesh), jax.jit(partial(key_of, part="collect"))
+    collect = OnMesh(algorithm.collect, mesh)
+    draw_key = jax.jit(lambda step, index: keys.key(seed, stage, "evaluation", step, index, "collect"))
 
     def evaluated(state: Any, batch: Any, step: int, index: int) -> Metrics:
         batch, drawn = collect(state, batch, draw_key(step, index))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from jaxpref import keys
+from jaxpref import keys, shapes
 from jaxpref.paths import as_path
 from jaxpref.policies.base import Model, Policy, model_of
 from jaxpref.training.checkpoint import Checkpoints, restore_params, saved_meta
@@ -16,6 +16,9 @@ from jaxpref.types import Params
 __all__ = ["random_model", "run_params", "trained_model"]
 
 logger = logging.getLogger("jaxpref.models")
+
+def _shapes(policy: Policy) -> Model:
+    return model_of(policy, jax.eval_shape(policy.init, jax.random.key(0)))
 
 
 def trained_model(
@@ -40,6 +43,8 @@ def trained_model(
       ValueError: there is no such run, stage or checkpoint, or its shapes are not those of `policy`; its
         adapters were trained above another base.
     """
+    if shapes.are_enough():
+        return _shapes(policy())
     return _read(policy(), "trained_model", workdir, stage, step, other_base)[1]
 
 
@@ -101,6 +106,8 @@ def _read(
 def random_model(*, policy: Callable[[], Policy], seed: int = 0) -> Model:
     """An untrained model, `policy.init`, for a dry run of memory and speed; logs that it is one."""
     built = policy()
+    if shapes.are_enough():
+        return _shapes(built)
     params = jax.jit(built.init)(keys.key(seed, None, "model"))
     logger.info("random_model: RANDOM weights, for a dry run; what a judge of them says means nothing")
     return model_of(built, jax.tree.map(np.asarray, params))

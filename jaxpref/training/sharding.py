@@ -223,6 +223,11 @@ class OnMesh:
         with jax.set_mesh(self.mesh):
             return self.compiled(*args, **options)
 
+    def trace(self, *args: Any, **options: Any) -> Any:
+        """`jax.stages.Traced` for such arguments, to be lowered and compiled ahead of time."""
+        with jax.set_mesh(self.mesh):
+            return self.compiled.trace(*args, **options)
+
     @property
     def programs(self) -> int:
         """Programs compiled so far: one for each shape."""

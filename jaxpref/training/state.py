@@ -22,7 +22,7 @@ from jaxpref.training.context import RunContext
 from jaxpref.training.params import has_checkpoints, stage_checkpoints, started_from
 from jaxpref.types import Params
 
-__all__ = ["Layout", "moving", "trained_state", "with_constants"]
+__all__ = ["Layout", "abstract_state", "moving", "trained_state", "with_constants"]
 
 
 def moving(state: Any) -> Any:
@@ -51,10 +51,9 @@ class Layout:
         constants = run.constants
         if algorithm.constants is not None:
             constants |= loaded(algorithm.constants(), run.mesh, constants.arrays)
-        given = run.abstract_params
-        start = functools.partial(_started, algorithm)
-        abstract = jax.eval_shape(start, given, constants.params, jax.random.key(0))
-        shardings = sharding.state_shardings(abstract, given, run.axes, run.mesh)
+        abstract, shardings = abstract_state(
+            algorithm, run.abstract_params, constants.params, run.axes, run.mesh
+        )
         return cls(algorithm, constants.params, constants.fingerprints, abstract, shardings)
 
     def start(self, params: Params, key: Any) -> Any:
@@ -77,6 +76,15 @@ class Layout:
         left = {"policy"} if other_base else set()
         check_same(checkpoints.directory, *({n: x for n, x in one.items() if n not in left} for one in both))
         return state, meta
+
+
+def abstract_state(
+    algorithm: Algorithm, params: Params, constants: Mapping[str, Params], axes: Any, mesh: jax.sharding.Mesh
+) -> tuple[Any, Any]:
+    """Shapes of the state without constants, and its shardings. `params` and `constants` may be shapes, too."""
+    start = functools.partial(_started, algorithm)
+    abstract = jax.eval_shape(start, params, constants, jax.random.key(0))
+    return abstract, sharding.state_shardings(abstract, params, axes, mesh)
 
 
 def _started(algorithm: Algorithm, params: Params, constants: Mapping[str, Params], key: Any) -> Any:
