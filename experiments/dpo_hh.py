@@ -9,6 +9,7 @@ Run       tpu_scripts/run.sh -- jaxpref train experiments/dpo_hh.py gguf=/path/m
           gguf= takes any Llama-architecture GGUF file (weights, sizes and tokenizer come from it). Without
           it the model has Pythia-2.8B's shape and RANDOM weights, with tokenizer_json= for the ids: a dry
           run of memory and speed, whose results mean nothing.
+Plan      jaxpref plan experiments/dpo_hh.py --topology v5e:4x4 (model=llama3_1_8b for another size)
 Change    beta=0.3 policy.remat=dots stages.dpo.num_steps=1000
 Ablation  jaxpref sweep experiments/dpo_hh.py:sweep_beta gguf=/path/model.gguf
 Cost      not measured: no pod has run it yet.
@@ -26,17 +27,20 @@ from jaxpref.algorithms.optimizers import rmsprop, warmup_constant
 from jaxpref.data import gguf_tokenizer, hf_tokenizer
 from jaxpref.data.prepare import hh_pairs
 from jaxpref.experiment import Experiment, MeshShape
+from jaxpref.models import sizes
 from jaxpref.models.gguf import gguf_sizes, gguf_weights
-from jaxpref.models.sizes import pythia_2_8b
 from jaxpref.policies.transformer import transformer
 
 
 def experiment(
     *,
     gguf: str | None = None,
+    model: str = "pythia_2_8b",
     tokenizer_json: str = "tokenizer.json",
     eos_id: int = 0,
     data_root: str | None = None,
+    prompt_length: int = 256,
+    response_length: int = 256,
     beta: float = 0.1,
     sft_steps: int = 1_400,
     dpo_steps: int = 1_400,
@@ -46,17 +50,24 @@ def experiment(
     tensor: int = 1,
     seed: int = 0,
 ) -> Experiment:
-    """`eos_id` must be that of the tokenizer (0 is Pythia's)."""
+    """`model`: sizes where no gguf= says them, a function of `jaxpref.models.sizes`. `eos_id` must be that of
+    the tokenizer (0 is Pythia's)."""
+    if model not in sizes.__all__:
+        raise ValueError(f"model={model}: no such sizes; there are {', '.join(sizes.__all__[2:])}")
     tokenizer = partial(gguf_tokenizer, path=gguf) if gguf else partial(hf_tokenizer, path=tokenizer_json)
     pairs = partial(
-        hh_pairs, data_root=data_root, tokenizer=tokenizer, prompt_length=256, response_length=256
+        hh_pairs,
+        data_root=data_root,
+        tokenizer=tokenizer,
+        prompt_length=prompt_length,
+        response_length=response_length,
     )
     optimizer = partial(rmsprop, schedule=partial(warmup_constant, peak=1e-6, warmup_steps=150))
     return sft_then_dpo(
         name="dpo_hh",
         policy=partial(
             transformer,
-            sizes=partial(gguf_sizes, path=gguf) if gguf else pythia_2_8b,
+            sizes=partial(gguf_sizes, path=gguf) if gguf else getattr(sizes, model),
             compute_dtype="bfloat16",
             remat="block",
             eos_id=eos_id,

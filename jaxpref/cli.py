@@ -134,6 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_training(commands)
+    _add_plan(commands)
     _add_results(commands)
     _add_models(commands)
     _add_others(commands)
@@ -188,6 +189,50 @@ def _add_training(commands: argparse._SubParsersAction) -> None:
         action="store_true",
         help="add log-probs of what each stage with reference=batch starts from (of workdir=, or initial)",
     )
+
+
+def _add_plan(commands: argparse._SubParsersAction) -> None:
+    plan = _adder(commands)(
+        "plan",
+        "what an experiment needs of a TPU or GPU that is not here: does it fit, how fast, at what price",
+        lambda c, o: c.plan(o),
+    )
+    plan.add_argument(
+        "--topology",
+        required=True,
+        metavar="NAME",
+        help="v5e:4x4, v5p:4x4x4, ... (chips along each side), v5litepod-16, v6e-16, v5p-128, h100:8, h200:8",
+    )
+    plan.add_argument("--mesh", metavar="fsdp=N,tensor=N,data=N", help="in place of the experiment's mesh")
+    plan.add_argument("--stage", action="append", metavar="NAME", help="plan this one; may be repeated")
+    plan.add_argument(
+        "--only",
+        action="append",
+        choices=["collect", "step", "evaluation"],
+        help="plan these programs; may be repeated (default: all of them)",
+    )
+    plan.add_argument(
+        "--lengths", metavar="PROMPT+RESPONSE", help="tokens of a row, as 2048+2048 (default: found out)"
+    )
+    plan.add_argument(
+        "--responses", type=at_least(1), help="recorded responses of a row (default: found out)"
+    )
+    plan.add_argument(
+        "--search",
+        type=at_least(1),
+        nargs="?",
+        const=6,
+        metavar="N",
+        help="compile the N (default 6) most promising meshes, remat policies and microbatches, and take the "
+        "cheapest",
+    )
+    plan.add_argument(
+        "--quick",
+        action="store_true",
+        help="compile with less optimisation: a fifth of the time, a few per cent more memory",
+    )
+    plan.add_argument("--price", type=at_least(0.0), help="US dollars of a chip-hour")
+    plan.add_argument("--picture", metavar="FILE", help="draw the memory of each program: a .png or .svg")
 
 
 def _add_results(commands: argparse._SubParsersAction) -> None:

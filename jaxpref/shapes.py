@@ -14,7 +14,7 @@ _enough: ContextVar[bool] = ContextVar("shapes_are_enough", default=False)
 
 @contextlib.contextmanager
 def only() -> Iterator[None]:
-    """Within it shapes are enough: models are `jax.ShapeDtypeStruct`s, and what the host computes is zeros."""
+    """Within it models are `jax.ShapeDtypeStruct`s, and what the host would compute is zeros."""
     token = _enough.set(True)
     try:
         yield

@@ -14,7 +14,7 @@ from jaxpref.data.loader import Loader
 from jaxpref.experiment import Stage
 from jaxpref.types import Completions
 
-__all__ = ["Lengths", "Shaped", "shaped_batch"]
+__all__ = ["NOTHING", "Lengths", "Shaped", "shaped_batch"]
 
 _MOST_RESPONSES = 4  # that are tried where nothing says how many a row has
 
@@ -27,13 +27,16 @@ class Lengths(NamedTuple):
     responses: int | None = None  # recorded ones of a prompt
 
 
+NOTHING = Lengths()
+
+
 class Shaped(NamedTuple):
     batch: Any  # of jax.ShapeDtypeStruct
     said: str  # in words, and where it comes from
 
 
 def shaped_batch(
-    stage: Stage, algorithm: Algorithm, traces: Callable[[Any], Any], lengths: Lengths = Lengths()
+    stage: Stage, algorithm: Algorithm, traces: Callable[[Any], Any], lengths: Lengths = NOTHING
 ) -> Shaped:
     """The largest batch that the stage learns from.
 
@@ -110,8 +113,8 @@ def _recorded(stage: Stage, why: Exception | None) -> Shaped:
         reason = "" if why is None else f" (and with shapes alone: {str(why).splitlines()[0][:200]})"
         raise ValueError(
             f"stage {stage.name}: the shape of its batches is not known without its records{reason}, and "
-            f"these cannot be read: {error}; prepare them and give records=DIR, or give --lengths PROMPT+RESPONSE "
-            "and --responses K"
+            f"these cannot be read: {error}; prepare them and give records=DIR, or give "
+            "--lengths PROMPT+RESPONSE and --responses K"
         ) from error
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), np.asarray(x).dtype), batch)
     return Shaped(shapes, f"{stage.batch_size} rows of {p} + {records.k} x {r} (the records')")

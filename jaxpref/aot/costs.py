@@ -67,9 +67,8 @@ def _dot(eqn: Any) -> float:
 def _bound(condition: Any) -> float:
     """The largest integer that a loop's condition compares something with."""
     jaxpr = getattr(condition, "jaxpr", condition)
-    literals = [
-        var.val for eqn in jaxpr.eqns for var in eqn.invars if isinstance(var, core.Literal) and eqn.primitive.name in ("lt", "le")
-    ]
+    compared = [eqn for eqn in jaxpr.eqns if eqn.primitive.name in ("lt", "le")]
+    literals = [var.val for eqn in compared for var in eqn.invars if isinstance(var, core.Literal)]
     numbers = [float(value) for value in literals if getattr(value, "ndim", 0) == 0]
     return max([n for n in numbers if math.isfinite(n)], default=1.0) or 1.0
 
@@ -98,9 +97,7 @@ class Roofline:
         return max(named, key=lambda name: named[name])
 
     def __add__(self, other: "Roofline") -> "Roofline":
-        return Roofline(
-            self.compute + other.compute, self.memory + other.memory, self.links + other.links
-        )
+        return Roofline(self.compute + other.compute, self.memory + other.memory, self.links + other.links)
 
 
 def roofline(

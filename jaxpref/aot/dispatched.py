@@ -1,7 +1,7 @@
-"""What a function that is not compiled as a whole dispatches: its compiled parts, with their layouts.
+"""What a function that is not compiled as a whole dispatches: its parts, with their layouts.
 
-A collector runs its programs one after the other from Python (`algorithms.collector`). Traced, each of them is
-one equation; what lies between (a slice, a sum) goes into the program behind it.
+A collector runs its programs one after the other from Python (`algorithms.collector`). Traced, each of them
+is one equation; what lies between (a slice, a sum) goes into the program behind it.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,7 +18,8 @@ __all__ = ["Dispatch", "dispatched"]
 
 
 class Dispatch:
-    """Iterates over (name, traced, operations) of the programs; after each, `told` must be given its executable."""
+    """Iterates over (name, traced, operations, arguments) of the programs. Each one's executable must be given
+    to `told` before the next is asked for."""
 
     def __init__(self, closed: Any, structure: Any, mesh: Mesh, arguments: list[Any]) -> None:
         self._closed, self._structure, self._mesh = closed, structure, mesh
@@ -30,7 +31,7 @@ class Dispatch:
         )
         self._waiting: list[Any] | None = None
 
-    def __iter__(self) -> Iterator[tuple[str, Any, float]]:
+    def __iter__(self) -> Iterator[tuple[str, Any, float, list[Any]]]:
         eqns = self._closed.jaxpr.eqns
         part: list[Any] = []
         for index, eqn in enumerate(eqns):
@@ -38,8 +39,10 @@ class Dispatch:
             last = index == len(eqns) - 1
             if not last and not _is_program(eqn):
                 continue
-            traced, count = self._traced(part, eqns[index + 1 :])
-            yield (_name(eqn) if _is_program(eqn) else "rest", traced, count)
+            yield (
+                _name(eqn) if _is_program(eqn) else "collect: rest",
+                *self._traced(part, eqns[index + 1 :]),
+            )
             part = []
 
     def told(self, executable: Any) -> None:
@@ -61,7 +64,7 @@ class Dispatch:
 
         return jax.tree.unflatten(self._structure, [found(v) for v in self._closed.jaxpr.outvars])
 
-    def _traced(self, eqns: list[Any], later: list[Any]) -> tuple[Any, float]:
+    def _traced(self, eqns: list[Any], later: list[Any]) -> tuple[Any, float, list[Any]]:
         made = [v for eqn in eqns for v in eqn.outvars]
         own = set(made)
         used = dict.fromkeys(
@@ -70,15 +73,14 @@ class Dispatch:
         wanted = {v for eqn in later for v in eqn.invars if not isinstance(v, core.Literal)}
         wanted |= {v for v in self._closed.jaxpr.outvars if not isinstance(v, core.Literal)}
         given = [v for v in made if v in wanted]
-        effects = core.Jaxpr([], [], [], []).effects
-        for eqn in eqns:
-            effects = effects | eqn.effects
+        effects = frozenset().union(*(eqn.effects for eqn in eqns))
         jaxpr = core.Jaxpr([], list(used), given, eqns, effects)
         closed = core.ClosedJaxpr(jaxpr, [])
         self._waiting = given
+        arguments = [self._known[v] for v in used]
         with jax.set_mesh(self._mesh):
-            traced = jax.jit(core.jaxpr_as_fun(closed)).trace(*(self._known[v] for v in used))
-        return traced, operations(closed)
+            traced = jax.jit(core.jaxpr_as_fun(closed)).trace(*arguments)
+        return traced, operations(closed), arguments
 
 
 def dispatched(function: Callable[..., Any], mesh: Mesh, *arguments: Any) -> Dispatch:

@@ -101,7 +101,7 @@ class Module:
         self._tables = tables
 
     def run(self) -> Iterator[tuple[Instruction, int]]:
-        """Instructions of the entry, of loops and of branches (all of them), not what is inside of fusions."""
+        """Instructions of the entry, of loops and of all branches, not what is inside of fusions."""
         todo = [(self.entry, 1)]
         while todo:
             name, times = todo.pop()
@@ -114,7 +114,7 @@ class Module:
 
     def trips(self, loop: Instruction) -> int:
         """How often a loop runs at most: what its condition compares a counter from 0 with."""
-        known = re.search(r'known_trip_count[^\d]*(\d+)', loop.attributes)
+        known = re.search(r"known_trip_count[^\d]*(\d+)", loop.attributes)
         if known:
             return int(known[1])
         constants = [
@@ -129,7 +129,7 @@ class Module:
         return next((x for x in self.computations.get(computation, []) if x.root), None)
 
     def line(self, one: Instruction) -> str:
-        """`jaxpref/models/attention.py:52`: the innermost line of code that is not a library's; "" if unknown."""
+        """`jaxpref/models/attention.py:52`: the innermost line that is not a library's; "" if unknown."""
         direct = _LINE.search(one.attributes)
         if direct:
             return f"{_short(direct[1])}:{direct[2]}"

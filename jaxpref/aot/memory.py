@@ -1,26 +1,11 @@
-"""What lies on one device, by kind: what stays there while a stage runs, and what a program needs beside it."""
+"""What lies on one device, by kind: what stays there while a stage runs, and a program's own."""
 
 import dataclasses
-import math
-from typing import Any
-
-import jax
 
 from jaxpref.aot.programs import Compiled, Laid
+from jaxpref.aot.sizes import bytes_on_device
 
-__all__ = ["Memory", "bytes_on_device", "memory_of", "resident"]
-
-
-def bytes_on_device(tree: Any) -> int:
-    """Bytes on one device of arrays with shardings, without the filling of tiles."""
-    return sum(
-        math.prod(x.sharding.shard_shape(x.shape)) * _width(x.dtype)
-        for x in jax.tree.leaves(tree)
-    )
-
-
-def _width(dtype: Any) -> int:
-    return 4 if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key) else dtype.itemsize
+__all__ = ["Memory", "memory_of", "resident"]
 
 
 def resident(laid: Laid) -> dict[str, int]:
@@ -62,7 +47,8 @@ class Memory:
 
 
 def memory_of(laid: Laid, program: Compiled, limit: float) -> Memory:
-    """The residents and a program's own: temporaries (activations, gradients, collectives' buffers, results
-    that replace nothing), and what tiles fill up of its arguments."""
-    kinds = resident(laid)
-    return Memory(kinds | {"temporaries": program.temporaries}, limit)
+    """The residents, what fills up the tiles of a program's arguments, and its temporaries (activations,
+    gradients, collectives' buffers, results that replace nothing)."""
+    filling = max(program.arguments - program.given, 0)
+    own = {"filled tiles": filling, "temporaries": program.temporaries}
+    return Memory(resident(laid) | own, limit)

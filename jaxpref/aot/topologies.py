@@ -88,7 +88,8 @@ def known() -> str:
     """What `described` takes, for messages and help."""
     return (
         "v5e:4x4, v6e:2x4, v5p:4x4x4, v4:2x2x2, tpu7x:2x2x1 (chips along each side), an accelerator type of "
-        "Google Cloud such as v5litepod-16, v6e-16 or v5p-128 (v4 and v5p count cores, two a chip), h100:8, h200:8"
+        "Google Cloud such as v5litepod-16, v6e-16 or v5p-128 (v4 and v5p count cores, two a chip), h100:8, "
+        "h200:8"
     )
 
 
@@ -155,8 +156,10 @@ def _why(name: str, kind: str, error: Exception) -> str:
         packages, extra = "jax-cuda13-plugin and jax-cuda13-pjrt of jax's own version", "cuda"
     else:
         packages, extra = "libtpu", "tpu"
-    missing = any(word in first for word in ("not found", "Unknown backend", "No module", "no plugin", "not known"))
-    if missing or isinstance(error, ImportError | RuntimeError) and "opology" not in first:
+    missing = any(
+        word in first for word in ("not found", "Unknown backend", "No module", "no plugin", "not known")
+    )
+    if missing or (isinstance(error, ImportError | RuntimeError) and "opology" not in first):
         return (
             f"--topology {name}: what compiles for it is not installed ({first}); install {packages}: "
             f"pip install -c constraints.txt -e '.[{extra}]'"

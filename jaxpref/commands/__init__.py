@@ -21,6 +21,7 @@ _LATER = {
     "check_model": "checking",
     "convert": "models",
     "export": "models",
+    "plan": "planning",
 }
 
 

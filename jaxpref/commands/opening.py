@@ -29,6 +29,7 @@ OWN = {
     "export": ("workdir",),
     "convert": ("workdir",),
     "describe": (),
+    "plan": ("records",),
 }
 
 

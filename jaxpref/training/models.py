@@ -17,6 +17,7 @@ __all__ = ["random_model", "run_params", "trained_model"]
 
 logger = logging.getLogger("jaxpref.models")
 
+
 def _shapes(policy: Policy) -> Model:
     return model_of(policy, jax.eval_shape(policy.init, jax.random.key(0)))
 

@@ -81,7 +81,7 @@ class Layout:
 def abstract_state(
     algorithm: Algorithm, params: Params, constants: Mapping[str, Params], axes: Any, mesh: jax.sharding.Mesh
 ) -> tuple[Any, Any]:
-    """Shapes of the state without constants, and its shardings. `params` and `constants` may be shapes, too."""
+    """Shapes of the state without constants, and its shardings; `params`, `constants` may be shapes, too."""
     start = functools.partial(_started, algorithm)
     abstract = jax.eval_shape(start, params, constants, jax.random.key(0))
     return abstract, sharding.state_shardings(abstract, params, axes, mesh)
