@@ -85,7 +85,7 @@ def _readers(source: Any) -> Iterator[Callable[..., Any]]:
 
 
 def _completions(b: int, k: int, p: int, r: int, reference: bool) -> Completions:
-    shape = jax.ShapeDtypeStruct
+    shape: Any = jax.ShapeDtypeStruct
     return Completions(
         shape((b, p), jnp.int32),
         shape((b, p), jnp.bool_),

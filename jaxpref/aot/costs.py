@@ -46,7 +46,7 @@ def _products(jaxpr: Any, times: float) -> Iterator[tuple[float, float]]:
         elif name == "while":
             yield from _products(params["body_jaxpr"], times * _bound(params["cond_jaxpr"]))
         elif name == "cond":
-            arms = [list(_products(arm, times, devices)) for arm in params["branches"]]
+            arms = [list(_products(arm, times)) for arm in params["branches"]]
             yield from max(arms, key=lambda arm: sum(n * count for n, count in arm))
         elif name == "shard_map":  # written for one device
             shards = math.prod(params["mesh"].shape[axis] for axis in _manual(params))

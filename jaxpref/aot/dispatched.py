@@ -18,8 +18,8 @@ __all__ = ["Dispatch", "dispatched"]
 
 
 class Dispatch:
-    """Iterates over (name, traced, operations, arguments) of the programs. Each one's executable must be given
-    to `told` before the next is asked for."""
+    """Iterates over (name, traced, operations, arguments) of the programs. The executable of each must be
+    given to `told` before the next one is asked for."""
 
     def __init__(self, closed: Any, structure: Any, mesh: Mesh, arguments: list[Any]) -> None:
         self._closed, self._structure, self._mesh = closed, structure, mesh
@@ -50,7 +50,7 @@ class Dispatch:
         outputs, self._waiting = self._waiting or [], None
         layouts = jax.tree.leaves(executable.output_shardings) if executable is not None else []
         for var, layout in zip(outputs, layouts, strict=False):
-            self._known[var] = jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype, sharding=layout)
+            self._known[var] = _shape(var, layout)
 
     @property
     def result(self) -> Any:
@@ -59,7 +59,7 @@ class Dispatch:
 
         def found(var: Any) -> Any:
             if isinstance(var, core.Literal):
-                return jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype, sharding=everywhere)
+                return _shape(var, everywhere)
             return self._known[var]
 
         return jax.tree.unflatten(self._structure, [found(v) for v in self._closed.jaxpr.outvars])
@@ -73,14 +73,21 @@ class Dispatch:
         wanted = {v for eqn in later for v in eqn.invars if not isinstance(v, core.Literal)}
         wanted |= {v for v in self._closed.jaxpr.outvars if not isinstance(v, core.Literal)}
         given = [v for v in made if v in wanted]
-        effects = frozenset().union(*(eqn.effects for eqn in eqns))
-        jaxpr = core.Jaxpr([], list(used), given, eqns, effects)
-        closed = core.ClosedJaxpr(jaxpr, [])
         self._waiting = given
         arguments = [self._known[v] for v in used]
+        effects = frozenset().union(*(eqn.effects for eqn in eqns))
+        jaxpr = self._closed.jaxpr
+        part = jaxpr.replace(
+            constvars=[],
+            invars=list(used),
+            outvars=given,
+            eqns=eqns,
+            effects=effects,
+            debug_info=jaxpr.debug_info.with_unknown_names(),
+        )
         with jax.set_mesh(self._mesh):
-            traced = jax.jit(core.jaxpr_as_fun(closed)).trace(*arguments)
-        return traced, operations(closed), arguments
+            traced = jax.jit(core.jaxpr_as_fun(core.ClosedJaxpr(part, []))).trace(*arguments)
+        return traced, operations(traced.jaxpr), arguments
 
 
 def dispatched(function: Callable[..., Any], mesh: Mesh, *arguments: Any) -> Dispatch:
@@ -97,6 +104,10 @@ def dispatched(function: Callable[..., Any], mesh: Mesh, *arguments: Any) -> Dis
             "what is drawn is judged on the host, by values: its programs cannot be told without a run"
         ) from error
     return Dispatch(closed, jax.tree.structure(out), mesh, jax.tree.leaves(arguments))
+
+
+def _shape(var: Any, layout: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype, sharding=layout)
 
 
 def _is_program(eqn: Any) -> bool:

@@ -131,7 +131,8 @@ def _changed(experiment: Experiment, candidate: Candidate, name: str) -> Experim
     def stage(one: Stage) -> Stage:
         if candidate.microbatches is None or one.name != name:
             return one
-        return dataclasses.replace(one, algorithm=partial(one.algorithm, microbatches=candidate.microbatches))
+        algorithm: Any = one.algorithm
+        return dataclasses.replace(one, algorithm=partial(algorithm, microbatches=candidate.microbatches))
 
     policy = experiment.policy if candidate.remat is None else _with(experiment.policy, candidate.remat)
     return dataclasses.replace(

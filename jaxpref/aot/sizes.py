@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 __all__ = ["bytes_on_device"]
 
@@ -15,4 +16,4 @@ def bytes_on_device(tree: Any) -> int:
 
 def _width(dtype: Any) -> int:
     # A key of the default generator is two words.
-    return 8 if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key) else dtype.itemsize
+    return 8 if jnp.issubdtype(dtype, jax.dtypes.prng_key) else dtype.itemsize
