@@ -71,6 +71,7 @@ def test_dry_run_prints_and_runs_nothing(pod, script):
 
 def test_dry_run_output_is_what_a_real_run_executes(pod):
     command = ["--env", "NOTE=it's", "--", "echo", "two words", 'a "quoted" $HOME', "line\nbreak"]
+    command = ["--workers", "2", *command]
     printed = pod("run", *command, DRY_RUN="1", RUN_ID="one").stdout
     assert pod("run", *command, RUN_ID="one").returncode == 0
     words = shlex.split(printed)
@@ -142,7 +143,8 @@ def test_run_gives_every_worker_the_same_command_with_its_quoting(pod):
     assert pod.job("status") == ["0\n", "0\n"]
     assert pod.job("log") == [f"{awkward} it's $5\n"] * 2
     assert pod.job("command")[0].startswith("python3 -c ")
-    assert all("--worker=all" in call for call in pod.calls)
+    assert [call[4] for call in pod.calls] == ["describe", "ssh", "ssh"]
+    assert all("--worker=all" in call for call in pod.calls[1:])
 
 
 def test_run_refuses_a_second_command_until_the_first_is_stopped(pod):
@@ -166,16 +168,16 @@ def test_run_started_twice_under_one_id_starts_once(pod):
     (pod.workers[0] / "jaxpref-job").mkdir()
     (pod.workers[0] / "jaxpref-job" / "id").write_text("same\n")
     done = pod("run", "--", "echo", "hello", RUN_ID="same")
-    assert done.stdout.count("already started") == 1
-    assert done.stdout.count(": started") == 1
+    assert done.stdout.count("started already") == 1
+    assert done.stdout.count(": started\n") == 1
 
 
 def test_flaky_ssh_is_tried_again_and_then_reported(pod):
     (pod.root / "failures").write_text("2")
-    assert pod("run", "--", "echo", "hello").returncode == 0
+    assert pod("run", "--workers", "2", "--", "echo", "hello").returncode == 0
     assert pod.job("log") == ["hello\n"] * 2
     (pod.root / "failures").write_text("99")
-    done = pod("run", "--", "echo", "again", RETRIES="3")
+    done = pod("run", "--workers", "2", "--", "echo", "again", RETRIES="3")
     assert done.returncode == 2
     assert "nothing was started" in done.stderr
     assert int((pod.root / "failures").read_text()) == 96
@@ -200,14 +202,14 @@ def test_setup_copies_the_commit_to_all_workers(pod):
             "install --quiet -c constraints.txt -e .[tpu,hf]"
         ) == 2
         assert not list(worker.glob("*.tar.gz"))
-    assert [call[4] for call in pod.calls] == ["scp", "ssh"] * 2
+    assert [call[4] for call in pod.calls] == ["scp", "ssh", "describe"] * 2
 
 
 def test_logs_follow_one_worker_or_print_all(pod):
     pod("run", "--", "seq", "5")
     pod.job("status")
-    done = pod("logs", "--worker", "all", "--lines", "2")
-    assert [line.split(": ")[1] for line in done.stdout.splitlines()] == ["4", "5"] * 2
+    done = pod("logs", "--worker", "all", "--lines", "2", "--no-follow")
+    assert sorted(done.stdout.splitlines()) == [f"worker{w}: {n}" for w in (0, 1) for n in (4, 5)]
     printed = pod("logs", "--worker", "1", DRY_RUN="1").stdout
     assert "--worker=1" in printed
     assert "tail -n 100 -F" in printed
