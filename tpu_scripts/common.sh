@@ -121,24 +121,35 @@ build_describe() {
   build_command tpu-vm describe "$1" '--format=value(state,networkEndpoints.len(),networkConfigs.len())'
 }
 
-# count_workers: how many the pod has, over all slices. Fails, with a note, where a slice is not READY.
+readonly TAKEN=3
+
+# workers_of_node NAME: how many one slice has. Fails, with a note, where it is not READY; with status TAKEN
+# where it has been taken away.
+workers_of_node() {
+  local answer state endpoints networks
+  build_describe "$1"
+  answer=$("${COMMAND[@]}") || {
+    note "could not ask for '$1'; a pod of several slices needs SLICES (now $SLICES)"
+    return 1
+  }
+  read -r state endpoints networks <<<"$answer"
+  [[ ${networks:-0} =~ ^[1-9][0-9]*$ ]] || networks=1
+  if [[ $state != READY || ! ${endpoints:-0} =~ ^[1-9][0-9]*$ ]]; then
+    note "'$1' is ${state:-in no state}"
+    [[ $state != PREEMPTED && $state != TERMINATED ]] || return "$TAKEN"
+    return 1
+  fi
+  echo $((endpoints / networks))
+}
+
+# count_workers: how many the pod has, over all slices. Fails as workers_of_node does.
 count_workers() {
-  local node answer state endpoints networks total=0
+  local node workers total=0
   while read -r node; do
-    build_describe "$node"
-    answer=$("${COMMAND[@]}") || {
-      note "could not ask for '$node'; a pod of several slices needs SLICES (now $SLICES)"
-      return 1
-    }
-    read -r state endpoints networks <<<"$answer"
-    [[ ${networks:-0} =~ ^[1-9][0-9]*$ ]] || networks=1
-    if [[ $state != READY || ! ${endpoints:-0} =~ ^[1-9][0-9]*$ ]]; then
-      note "'$node' is ${state:-in no state}"
-      return 1
-    fi
-    total=$((total + endpoints / networks))
+    workers=$(workers_of_node "$node") || return $?
+    total=$((total + workers))
   done < <(node_names)
-  printf '%s' "$total"
+  echo "$total"
 }
 
 # build_on_workers WORKER SCRIPT [SLICE]: runs a shell script on worker N or on all, of one slice or of all.
