@@ -14,8 +14,8 @@ SETTINGS = {"TPU_NAME": "pod", "ZONE": "us-east5-b", "PROJECT": "some-project"}
 
 # argv goes to a JSON-lines log; `ssh --command` runs in the home folder of every addressed worker, of all at
 # once. Files in the root say how it differs from a healthy pod: `failures` (calls that fail from now on),
-# `requests` (what `list` prints), `state` (of the nodes), `deaf` ("worker1 2": it is passed over without an
-# error from its second call on, as gcloud does where it cannot prepare one of several nodes).
+# `requests` (what `list` prints), `state` (of the nodes), `deaf` (a line "worker1 2": it is passed over
+# without an error from the second call on, as gcloud does where it cannot prepare one of several nodes).
 FAKE_GCLOUD = r"""#!/usr/bin/env python3
 import json, os, pathlib, shutil, subprocess, sys
 root = pathlib.Path(os.environ["FAKE_ROOT"])
@@ -24,7 +24,8 @@ options = dict(w[2:].split("=", 1) for w in words if w.startswith("--") and "=" 
 slices = int(os.environ.get("FAKE_SLICES", "1"))
 everyone = sorted(root.glob("worker*"))
 per_slice = len(everyone) // slices
-nodes = {"pod" if slices == 1 else f"pod-{i}": everyone[i * per_slice : (i + 1) * per_slice] for i in range(slices)}
+names = ["pod"] if slices == 1 else [f"pod-{i}" for i in range(slices)]
+nodes = {name: everyone[i * per_slice : (i + 1) * per_slice] for i, name in enumerate(names)}
 with open(root / "calls", "a") as log:
     log.write(json.dumps(words) + "\n")
 
@@ -50,14 +51,9 @@ def addressed():
         chosen = chosen if options["node"] == "all" else [chosen[int(options["node"])]]
     if options["worker"] != "all":
         chosen = [[node[int(options["worker"])]] for node in chosen]
-    heard = []
-    deaf = text("deaf").split()
-    for home in (home for node in chosen for home in node):
-        if deaf and home.name == deaf[0]:
-            (root / "deaf").write_text(f"{deaf[0]} {max(int(deaf[1]) - 1, 0)}")
-            if int(deaf[1]) <= 1:
-                continue
-        heard.append(home)
+    deaf = dict(line.split() for line in text("deaf").splitlines())
+    (root / "deaf").write_text("".join(f"{name} {int(calls) - 1}\n" for name, calls in deaf.items()))
+    heard = [home for node in chosen for home in node if int(deaf.get(home.name, 2)) > 1]
     return heard
 
 
@@ -108,7 +104,7 @@ class Pod:
     """Workers as folders, and a PATH on which `gcloud` is the fake one."""
 
     def __init__(self, root: pathlib.Path, workers: int = 2):
-        self.root = root
+        self.root, self.scripts = root, SCRIPTS
         self.workers = [root / f"worker{i}" for i in range(workers)]
         for worker in self.workers:
             worker.mkdir(parents=True)
@@ -138,7 +134,7 @@ class Pod:
     def __call__(self, script: str, *words: str, answer: str = "", **environment: str | None):
         merged = {k: v for k, v in {**self.environment, **environment}.items() if v is not None}
         return subprocess.run(
-            [str(SCRIPTS / f"{script}.sh"), *words],
+            [str(self.scripts / f"{script}.sh"), *words],
             env=merged,
             input=answer,
             capture_output=True,
