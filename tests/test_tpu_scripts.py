@@ -129,13 +129,12 @@ def test_wrong_arguments_stop_before_any_call(pod, script, words, message):
     assert not pod.calls
 
 
-def test_the_lines_of_the_readme_run(pod):
-    """Each as it stands there, on the fake pod; what is trained is an experiment with its tokenizer, whose
-    extra is installed."""
-    text = (SCRIPTS / "README.md").read_text()
-    block = text.split("```bash\n")[1].split("```")[0]
+SEQUENCES = re.findall(r"```bash\n(.*?)```", (SCRIPTS / "README.md").read_text(), re.DOTALL)
+
+
+def dry(pod, lines: str) -> str:
     done = subprocess.run(
-        ["bash", "-euc", block],
+        ["bash", "-euc", lines],
         cwd=SCRIPTS.parent,
         env=pod.environment | {"DRY_RUN": "1"},
         capture_output=True,
@@ -144,15 +143,34 @@ def test_the_lines_of_the_readme_run(pod):
     )
     assert done.returncode == 0, done.stderr
     assert not pod.calls
-    (install,) = re.findall(r"pip install .* -e '\\''\.\[(.*?)\]", done.stdout)
-    (command,) = re.findall(r"tpu_scripts/run.sh -- (jaxpref train .*)", block)
+    return done.stdout
+
+
+@pytest.mark.parametrize("sequence", SEQUENCES[1:], ids=["v5e", "keep", "slices", "gke", "gpu", "slurm"])
+def test_the_sequences_of_the_readme_run(pod, sequence):
+    """Each as it stands there, on the fake pod, with the settings of the first; what is no script is a fake."""
+    for name in ("jaxpref", "sbatch"):
+        (pod.root / "bin" / name).write_text(f'#!/bin/sh\necho {name} "$@"\n')
+        (pod.root / "bin" / name).chmod(0o755)
+    assert sequence.startswith("jaxpref plan FILE --topology ")
+    printed = dry(pod, SEQUENCES[0].splitlines()[0] + "\n" + sequence)
+    assert "jaxpref train FILE" in printed
+    if "SLICES" in sequence:
+        assert printed.count("--node-count=2 --node-prefix=my-pod") == 1
+
+
+def test_the_first_sequence_of_the_readme_trains_what_it_installs(pod):
+    block = SEQUENCES[0]
+    printed = dry(pod, block)
+    (install,) = re.findall(r"pip install .* -e '\\''\.\[(.*?)\]", printed)
+    (command,) = re.findall(r"tpu_scripts/run.sh .*-- (jaxpref train .*)", block)
     settings = dict(re.findall(r"(\w+)=(\S+)", block.splitlines()[0]))
     words = shlex.split(string.Template(command).substitute(settings))
     experiment = config.load(words[2], [w for w in words[3:] if not w.startswith("workdir=")])
     functions = {f.__name__ for f in config.functions(experiment.tokenizer)}
     assert functions == {"gguf_tokenizer"}
     assert {"tpu", "gguf"} == set(install.split(","))
-    assert f"workdir={settings['BUCKET']}" in done.stdout
+    assert f"workdir={settings['BUCKET']}" in printed
 
 
 def test_setup_copies_the_commit_to_all_workers(pod):

@@ -15,7 +15,7 @@
 #   --accelerator TYPE   accelerator type, e.g. v5litepod-16, v5p-64, v6e-16 (or ACCELERATOR_TYPE)
 #   --slices N           slices of this type (1)
 #   --base-image IMAGE   image with Python to build upon (python:3.12)
-#   --extras LIST        extras to install, default tpu; tpu,gcs is what a workdir in a bucket needs
+#   --extras LIST        extras to install, default tpu; e.g. tpu,gguf
 #   --image IMAGE        an image to run as it is instead
 #   --env NAME=VALUE     set a variable; may be repeated
 #   --spot | --on-demand | --reservation NAME   the capacity, on clusters that provision nodes by themselves
