@@ -92,6 +92,21 @@ def test_hours_that_are_over_stop_the_command_and_delete_the_pod(pod):
     assert pod.verbs[-1] == "delete"
 
 
+def test_hours_are_counted_over_all_pods(pod):
+    """Each takes 50 minutes by the clock; 80 are over in the second, whose command would be done soon after."""
+    clock = pod.root / "bin" / "date"
+    clock.write_text('#!/bin/sh\ntest "$1" = +%s && exec cat $FAKE_ROOT/clock\nexec /bin/date "$@"\n')
+    clock.chmod(0o755)
+    (pod.root / "clock").write_text("1000")
+    lost = r"printf 'pod\tSUSPENDED\n' > $FAKE_ROOT/requests; sleep 60"
+    passes = "echo $(($(cat $FAKE_ROOT/clock) + 3000)) > $FAKE_ROOT/clock"
+    first = f"if ! test -e $FAKE_ROOT/seen; then touch $FAKE_ROOT/seen; {passes}; {lost}; fi"
+    done = pod("keep", *KEEP, "--max-hours", "1.34", "--", "bash", "-c", f"{first}; {passes}; sleep 20")
+    assert done.returncode == 124, done.stderr
+    assert pod.verbs.count("create") == 2
+    assert "1.7 hours of 'pod' in all" in done.stderr
+
+
 def test_ctrl_c_says_what_still_costs_and_the_same_line_takes_over(pod):
     command = [str(pod.scripts / "keep.sh"), *KEEP, "--leave", "--", "bash", "-c"]
     command.append("until test -e $FAKE_ROOT/enough; do sleep 0.05; done")

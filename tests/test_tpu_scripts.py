@@ -148,7 +148,7 @@ def dry(pod, lines: str) -> str:
 
 @pytest.mark.parametrize("sequence", SEQUENCES[1:], ids=["v5e", "keep", "slices", "gke", "gpu", "slurm"])
 def test_the_sequences_of_the_readme_run(pod, sequence):
-    """Each as it stands there, on the fake pod, with the settings of the first; what is no script is a fake."""
+    """Each as it stands there, with the settings of the first; what is no script is a fake."""
     for name in ("jaxpref", "sbatch"):
         (pod.root / "bin" / name).write_text(f'#!/bin/sh\necho {name} "$@"\n')
         (pod.root / "bin" / name).chmod(0o755)
@@ -211,7 +211,7 @@ def test_logs_of_all_workers_follow_side_by_side(pod):
         'echo first; until [ "$(cat $FAKE_ROOT/worker*/jaxpref-job/log | wc -l)" = 2 ]; do sleep 0.1; done; '
     )
     pod("run", "--", "bash", "-c", both + "sleep 0.5; echo second")
-    command = [str(SCRIPTS / "logs.sh"), "--worker", "all"]
+    command = ["timeout", "20", str(SCRIPTS / "logs.sh"), "--worker", "all"]
     with subprocess.Popen(
         command, env=pod.environment, stdout=subprocess.PIPE, text=True, start_new_session=True
     ) as follower:

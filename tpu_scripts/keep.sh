@@ -134,11 +134,13 @@ interrupted() {
 
 # A failure of its own, not of the capacity. $1: what it was, by which it is counted; $2: how it is said.
 count_failure() {
+  local count
   if ((started_at && $(date +%s) - started_at > 3600)); then failures=(); fi
   started_at=0
-  failures[$1]=$((${failures[$1]:-0} + 1))
-  note "$2 (${failures[$1]} of $max_failures)"
-  ((failures[$1] < max_failures)) || finish 1 "giving up: $2, $max_failures times"
+  count=$((${failures[$1]:-0} + 1))
+  failures[$1]=$count
+  note "$2 ($count of $max_failures)"
+  ((count < max_failures)) || finish 1 "giving up: $2, $max_failures times"
 }
 
 still_active() { [[ $(request_state || echo ACTIVE) == ACTIVE ]]; }
