@@ -93,7 +93,7 @@ def test_hours_that_are_over_stop_the_command_and_delete_the_pod(pod):
 
 
 def test_hours_are_counted_over_all_pods(pod):
-    """Each takes 50 minutes by the clock; 80 are over in the second, whose command would be done soon after."""
+    """Each takes 50 minutes by the clock; 80 are over in the second, whose command would be done soon."""
     clock = pod.root / "bin" / "date"
     clock.write_text('#!/bin/sh\ntest "$1" = +%s && exec cat $FAKE_ROOT/clock\nexec /bin/date "$@"\n')
     clock.chmod(0o755)
