@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import string
 import subprocess
 
@@ -13,7 +14,7 @@ from fake_pod import SCRIPTS, running
 
 from jaxpref import config
 
-NAMES = ["create", "setup", "run", "status", "logs", "delete"]
+NAMES = ["create", "setup", "run", "status", "logs", "delete", "keep", "profile"]
 
 
 pytestmark = pytest.mark.skipif(
@@ -28,7 +29,9 @@ def pod(tmp_path):
 
 
 def arguments(script: str) -> list[str]:
-    return {"create": ["--accelerator", "v6e-16"], "run": ["--", "echo", "hello"]}.get(script, [])
+    accelerator, command = ["--accelerator", "v6e-16"], ["--", "echo", "hello"]
+    needed = {"create": accelerator, "run": command, "keep": accelerator + command, "profile": ["/mnt/run"]}
+    return needed.get(script, [])
 
 
 @pytest.mark.parametrize("script", NAMES)
@@ -71,6 +74,7 @@ def test_dry_run_prints_and_runs_nothing(pod, script):
 
 def test_dry_run_output_is_what_a_real_run_executes(pod):
     command = ["--env", "NOTE=it's", "--", "echo", "two words", 'a "quoted" $HOME', "line\nbreak"]
+    command = ["--workers", "2", *command]
     printed = pod("run", *command, DRY_RUN="1", RUN_ID="one").stdout
     assert pod("run", *command, RUN_ID="one").returncode == 0
     words = shlex.split(printed)
@@ -92,12 +96,29 @@ def test_dry_run_output_is_what_a_real_run_executes(pod):
             "expected projects/P/zones/Z/disks/NAME",
         ),
         ("create", ["--accelerator", "v6e-8", "--data-disk", "projects/p/zones/z/disks/d,rw"], "got 'rw'"),
+        ("create", ["--accelerator", "v6e-8", "--slices", "2"], "--slices only goes with --queued"),
+        ("create", ["--accelerator", "v6e-8", "--queued", "--slices", "two"], "got 'two'"),
         ("setup", ["--extras", "tpu]; rm"], "--extras: expected names"),
         ("run", [], "no command"),
         ("run", ["--env"], "--env needs a value"),
         ("run", ["--env", "no-equals", "--", "echo"], "--env: expected NAME=VALUE"),
         ("run", ["--wrong", "--", "echo"], "unknown option '--wrong'"),
+        ("run", ["--max-hours", "soon", "--", "echo"], "--max-hours: expected hours"),
+        ("run", ["--max-hours", "0.0", "--", "echo"], "--max-hours: expected hours"),
+        ("run", ["--workers", "0", "--", "echo"], "--workers: expected how many"),
         ("logs", ["--worker", "first"], "--worker: expected a number"),
+        ("logs", ["--slice", "1"], "--slice: expected 0 to 0, got '1'"),
+        ("profile", [], "no WORKDIR"),
+        ("profile", ["/mnt/a run"], "expected a path of letters"),
+        ("profile", ["/mnt/a", "/mnt/b"], "expected one WORKDIR"),
+        ("keep", ["--accelerator", "v6e-16"], "no command"),
+        ("keep", ["--", "echo"], "no accelerator type"),
+        (
+            "keep",
+            ["--accelerator", "v6e-16", "--max-failures", "0", "--", "echo"],
+            "--max-failures: expected",
+        ),
+        ("keep", ["--accelerator", "v6e-16", "--poll", "1m", "--", "echo"], "--poll: expected seconds"),
         ("delete", ["pod"], "unknown option 'pod'"),
     ],
 )
@@ -108,13 +129,12 @@ def test_wrong_arguments_stop_before_any_call(pod, script, words, message):
     assert not pod.calls
 
 
-def test_the_lines_of_the_readme_run(pod):
-    """Each as it stands there, on the fake pod; what is trained is an experiment with its tokenizer, whose
-    extra is installed."""
-    text = (SCRIPTS / "README.md").read_text()
-    block = text.split("```bash\n")[1].split("```")[0]
+SEQUENCES = re.findall(r"```bash\n(.*?)```", (SCRIPTS / "README.md").read_text(), re.DOTALL)
+
+
+def dry(pod, lines: str) -> str:
     done = subprocess.run(
-        ["bash", "-euc", block],
+        ["bash", "-euc", lines],
         cwd=SCRIPTS.parent,
         env=pod.environment | {"DRY_RUN": "1"},
         capture_output=True,
@@ -123,62 +143,34 @@ def test_the_lines_of_the_readme_run(pod):
     )
     assert done.returncode == 0, done.stderr
     assert not pod.calls
-    (install,) = re.findall(r"pip install .* -e '\\''\.\[(.*?)\]", done.stdout)
-    (command,) = re.findall(r"tpu_scripts/run.sh -- (jaxpref train .*)", block)
+    return done.stdout
+
+
+@pytest.mark.parametrize("sequence", SEQUENCES[1:], ids=["v5e", "keep", "slices", "gke", "gpu", "slurm"])
+def test_the_sequences_of_the_readme_run(pod, sequence):
+    """Each as it stands there, with the settings of the first; what is no script is a fake."""
+    for name in ("jaxpref", "sbatch"):
+        (pod.root / "bin" / name).write_text(f'#!/bin/sh\necho {name} "$@"\n')
+        (pod.root / "bin" / name).chmod(0o755)
+    assert sequence.startswith("jaxpref plan FILE --topology ")
+    printed = dry(pod, SEQUENCES[0].splitlines()[0] + "\n" + sequence)
+    assert "jaxpref train FILE" in printed
+    if "SLICES" in sequence:
+        assert printed.count("--node-count=2 --node-prefix=my-pod") == 1
+
+
+def test_the_first_sequence_of_the_readme_trains_what_it_installs(pod):
+    block = SEQUENCES[0]
+    printed = dry(pod, block)
+    (install,) = re.findall(r"pip install .* -e '\\''\.\[(.*?)\]", printed)
+    (command,) = re.findall(r"tpu_scripts/run.sh .*-- (jaxpref train .*)", block)
     settings = dict(re.findall(r"(\w+)=(\S+)", block.splitlines()[0]))
     words = shlex.split(string.Template(command).substitute(settings))
     experiment = config.load(words[2], [w for w in words[3:] if not w.startswith("workdir=")])
     functions = {f.__name__ for f in config.functions(experiment.tokenizer)}
     assert functions == {"gguf_tokenizer"}
     assert {"tpu", "gguf"} == set(install.split(","))
-    assert f"workdir={settings['BUCKET']}" in done.stdout
-
-
-def test_run_gives_every_worker_the_same_command_with_its_quoting(pod):
-    printer = "import os, sys; print(sys.argv[1:], os.environ['NOTE'])"
-    awkward = ["two words", "it's", '"$HOME" `date` $(date)', "line\nbreak", "*", ""]
-    done = pod("run", "--env", "NOTE=it's $5", "--", "python3", "-c", printer, *awkward)
-    assert done.returncode == 0, done.stderr
-    assert pod.job("status") == ["0\n", "0\n"]
-    assert pod.job("log") == [f"{awkward} it's $5\n"] * 2
-    assert pod.job("command")[0].startswith("python3 -c ")
-    assert all("--worker=all" in call for call in pod.calls)
-
-
-def test_run_refuses_a_second_command_until_the_first_is_stopped(pod):
-    assert pod("run", "--", "sleep", "60").returncode == 0
-    second = pod("run", "--", "echo", "second")
-    assert second.returncode == 2
-    assert "still running" in second.stderr
-    assert "sleep 60" in second.stderr
-    assert "running" in pod("status").stdout
-
-    assert pod("run", "--stop").returncode == 0
-    assert pod.job("status") == ["143\n", "143\n"]
-    assert "exited with 143" in pod("status").stdout
-    assert pod("run", "--", "echo", "second").returncode == 0
-    assert pod.job("log") == ["second\n"] * 2
-    assert all(len(list((worker / "jaxpref-job" / "old").iterdir())) == 1 for worker in pod.workers)
-
-
-def test_run_started_twice_under_one_id_starts_once(pod):
-    """What a retry does to the workers that the first attempt did reach."""
-    (pod.workers[0] / "jaxpref-job").mkdir()
-    (pod.workers[0] / "jaxpref-job" / "id").write_text("same\n")
-    done = pod("run", "--", "echo", "hello", RUN_ID="same")
-    assert done.stdout.count("already started") == 1
-    assert done.stdout.count(": started") == 1
-
-
-def test_flaky_ssh_is_tried_again_and_then_reported(pod):
-    (pod.root / "failures").write_text("2")
-    assert pod("run", "--", "echo", "hello").returncode == 0
-    assert pod.job("log") == ["hello\n"] * 2
-    (pod.root / "failures").write_text("99")
-    done = pod("run", "--", "echo", "again", RETRIES="3")
-    assert done.returncode == 2
-    assert "nothing was started" in done.stderr
-    assert int((pod.root / "failures").read_text()) == 96
+    assert f"workdir={settings['BUCKET']}" in printed
 
 
 def test_setup_copies_the_commit_to_all_workers(pod):
@@ -200,17 +192,82 @@ def test_setup_copies_the_commit_to_all_workers(pod):
             "install --quiet -c constraints.txt -e .[tpu,hf]"
         ) == 2
         assert not list(worker.glob("*.tar.gz"))
-    assert [call[4] for call in pod.calls] == ["scp", "ssh"] * 2
+    assert [call[4] for call in pod.calls] == ["scp", "ssh", "describe"] * 2
 
 
 def test_logs_follow_one_worker_or_print_all(pod):
     pod("run", "--", "seq", "5")
     pod.job("status")
-    done = pod("logs", "--worker", "all", "--lines", "2")
-    assert [line.split(": ")[1] for line in done.stdout.splitlines()] == ["4", "5"] * 2
+    done = pod("logs", "--worker", "all", "--lines", "2", "--no-follow")
+    assert sorted(done.stdout.splitlines()) == [f"worker{w}: {n}" for w in (0, 1) for n in (4, 5)]
     printed = pod("logs", "--worker", "1", DRY_RUN="1").stdout
     assert "--worker=1" in printed
     assert "tail -n 100 -F" in printed
+
+
+def test_logs_of_all_workers_follow_side_by_side(pod):
+    """The second line of each comes after the first of both: no worker waits for the end of another."""
+    both = (
+        'echo first; until [ "$(cat $FAKE_ROOT/worker*/jaxpref-job/log | wc -l)" = 2 ]; do sleep 0.1; done; '
+    )
+    pod("run", "--", "bash", "-c", both + "sleep 0.5; echo second")
+    command = ["timeout", "20", str(SCRIPTS / "logs.sh"), "--worker", "all"]
+    with subprocess.Popen(
+        command, env=pod.environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as follower:
+        assert follower.stdout
+        try:
+            lines = [follower.stdout.readline().strip() for _ in range(4)]
+        finally:
+            os.killpg(follower.pid, signal.SIGKILL)
+    assert sorted(lines) == [f"worker{w}: {word}" for w in (0, 1) for word in ("first", "second")]
+
+
+@pytest.mark.parametrize("script", NAMES)
+def test_several_slices_are_all_addressed(pod, script):
+    """Through their queued request, or each by its name; never the one node that a pod of one slice is."""
+    words = arguments(script) + (["--queued"] if script in ("create", "status") else [])
+    done = pod(script, *words, SLICES="2", DRY_RUN="1")
+    assert done.returncode == 0, done.stderr
+    calls = done.stdout.split("gcloud ")[1:]
+    assert not any(re.search(r"tpu-vm \w+ pod[ :]", call) for call in calls)
+    alone = script == "logs"  # one worker, of the first slice
+    for call in calls:
+        if "ssh" in call or "queued-resources scp" in call:
+            assert ("--node=0" if alone else "--node=all --worker=all") in call
+    if script in ("create", "keep"):
+        assert any("--node-count=2 --node-prefix=pod" in call for call in calls)
+    elif script in ("status", "run", "profile"):
+        assert {"pod-0", "pod-1"} <= set(re.findall(r"tpu-vm (?:describe|scp) (pod-\d)", done.stdout))
+
+
+def test_profiles_of_all_workers_come_into_one_folder(pod, tmp_path):
+    """A relative workdir is one of the folder where run.sh runs."""
+    for number, worker in enumerate(pod.workers):
+        trace = worker / "jaxpref-code" / "run" / "profile" / "step-100" / f"process-{number}"
+        trace.mkdir(parents=True)
+        (trace / "trace").write_text(str(number))
+    into = tmp_path / "into"
+    done = pod("profile", "run", "--into", str(into))
+    assert done.returncode == 0, done.stderr
+    found = sorted(str(path.relative_to(into)) for path in into.rglob("trace"))
+    assert found == [f"profile/step-100/process-{n}/trace" for n in (0, 1)]
+    assert f"xprof --logdir {into}/profile/step-FIRST/process-0" in done.stderr
+    assert " pod:/mnt/run/profile ." in pod("profile", "/mnt/run", DRY_RUN="1").stdout
+
+
+def test_a_worker_without_traces_is_named(pod, tmp_path):
+    (pod.workers[0] / "jaxpref-code" / "run" / "profile").mkdir(parents=True)
+    done = pod("profile", "run", "--into", str(tmp_path / "into"), RETRIES="1")
+    assert done.returncode == 2
+    assert "nothing from worker 1 of pod" in done.stderr
+    assert "1 of 2 workers had traces in jaxpref-code/run/profile" in done.stderr
+
+
+def test_profiles_in_a_bucket_need_no_pod(pod, tmp_path):
+    done = pod("profile", "gs://b/run/", "--into", str(tmp_path), TPU_NAME=None, ZONE=None)
+    assert done.returncode == 0, done.stderr
+    assert pod.calls == [["storage", "rsync", "--recursive", "gs://b/run/profile", f"{tmp_path}/profile"]]
 
 
 def test_delete_asks_unless_told_not_to(pod):
@@ -231,7 +288,7 @@ def test_delete_asks_unless_told_not_to(pod):
     shutil.which("shellcheck") is None and not os.environ.get("CI"), reason="shellcheck is not on PATH"
 )
 def test_shellcheck_is_silent():
-    files = sorted(str(file) for file in SCRIPTS.glob("*.sh"))
+    files = [*sorted(str(file) for file in SCRIPTS.glob("*.sh")), str(SCRIPTS / "slurm.sbatch")]
     done = subprocess.run(["shellcheck", "-x", *files], cwd=SCRIPTS.parent, capture_output=True, text=True)
     assert done.stdout == ""
     assert done.returncode == 0

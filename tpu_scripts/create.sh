@@ -11,6 +11,8 @@
 #   --reserved               capacity of a reservation of your project
 #   --queued                 a queued resource: waits for capacity instead of failing. A request of this name
 #                            that has ended (SUSPENDED or FAILED) is deleted first, since its name stays taken
+#   --slices N               with --queued: N slices of this type in one job (multislice), named NAME-0 and so on;
+#                            then also export SLICES=N for the other scripts (or SLICES)
 #   --valid-until D          with --queued: give up after this long, e.g. 6h
 #   --network NAME           network (or NETWORK); default: the project's network called default
 #   --subnetwork NAME        subnetwork (or SUBNETWORK)
@@ -28,13 +30,14 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 accelerator=${ACCELERATOR_TYPE:-} runtime=${RUNTIME_VERSION:-}
-network=${NETWORK:-} subnetwork=${SUBNETWORK:-} account=${SERVICE_ACCOUNT:-} yes=${YES:-0}
+network=${NETWORK:-} subnetwork=${SUBNETWORK:-} account=${SERVICE_ACCOUNT:-}
 spot=0 reserved=0 queued=0 internal=0 valid_until=
 disks=()
 while (($#)); do
   case $1 in
     --accelerator) accelerator=$(option_value "$1" $# "${2-}"); shift ;;
     --runtime) runtime=$(option_value "$1" $# "${2-}"); shift ;;
+    --slices) SLICES=$(option_value "$1" $# "${2-}"); shift ;;
     --valid-until) valid_until=$(option_value "$1" $# "${2-}"); shift ;;
     --network) network=$(option_value "$1" $# "${2-}"); shift ;;
     --subnetwork) subnetwork=$(option_value "$1" $# "${2-}"); shift ;;
@@ -44,7 +47,7 @@ while (($#)); do
     --reserved) reserved=1 ;;
     --queued) queued=1 ;;
     --internal-ips) internal=1 ;;
-    -y | --yes) yes=1 ;;
+    -y | --yes) YES=1 ;;
     -h | --help) show_help; exit 0 ;;
     *) die "unknown option '$1' (see --help)" ;;
   esac
@@ -62,6 +65,7 @@ if [[ -z $runtime ]]; then
   esac
 fi
 [[ -z $valid_until || $queued == 1 ]] || die "--valid-until only goes with --queued"
+((SLICES == 1 || queued)) || die "--slices only goes with --queued"
 ((spot + reserved < 2)) || die "--spot and --reserved exclude one another"
 
 flags=("--accelerator-type=$accelerator")
@@ -83,31 +87,27 @@ done
 capacity='on demand'
 ((spot)) && capacity=spot
 ((reserved)) && capacity=reserved
-summary="$accelerator '$TPU_NAME' in $ZONE of project $PROJECT, $capacity, runtime $runtime"
+kind=$accelerator
+((SLICES == 1)) || kind="$SLICES slices of $accelerator"
+summary="$kind '$TPU_NAME' in $ZONE of project $PROJECT, $capacity, runtime $runtime"
 ((queued)) && summary+=", when there is capacity${valid_until:+ within $valid_until}"
 if dry_run; then
   note "would create $summary"
 else
   note "$summary"
   note "It is billed by the chip-hour until you delete it; prices: https://cloud.google.com/tpu/pricing"
-  if [[ ! $yes =~ ^(1|y|yes|true)$ ]]; then
-    [[ -t 0 ]] || die "nothing was created: there is no terminal to ask on; -y or YES=1 says yes"
-    printf 'Create it? [y/N] ' >&2
-    read -r answer || answer=
-    [[ $answer == [yY] || $answer == [yY][eE][sS] ]] || die "nothing was created"
-  fi
 fi
+confirm 'Create it?' 'nothing was created'
 
 # A request that has ended keeps its name, and creating one of the same name fails.
 remove_ended_request() {
   local state
-  build_command queued-resources list "--filter=name:$TPU_NAME" '--format=value(name.basename(),state.state)'
   if dry_run; then
+    build_request_list
     execute "${COMMAND[@]}"
     return
   fi
-  state=$("${COMMAND[@]}" | awk -v name="$TPU_NAME" '$1 == name { print $2 }') ||
-    die "could not ask for the queued requests of $ZONE; nothing was created"
+  state=$(request_state) || die "could not ask for the queued requests of $ZONE; nothing was created"
   case $state in
     '') ;;
     SUSPENDED | FAILED)
@@ -122,9 +122,12 @@ remove_ended_request() {
 if ((queued)); then
   remove_ended_request
   [[ -n $valid_until ]] && flags+=("--valid-until-duration=$valid_until")
-  build_command queued-resources create "$TPU_NAME" "--node-id=$TPU_NAME" "${flags[@]}" "--runtime-version=$runtime"
+  nodes=("--node-id=$TPU_NAME")
+  ((SLICES == 1)) || nodes=("--node-count=$SLICES" "--node-prefix=$TPU_NAME")
+  build_command queued-resources create "$TPU_NAME" "${nodes[@]}" "${flags[@]}" "--runtime-version=$runtime"
 else
   build_command tpu-vm create "$TPU_NAME" "${flags[@]}" "--version=$runtime"
 fi
 execute "${COMMAND[@]}"
+if ((SLICES > 1)); then note "for the other scripts: export SLICES=$SLICES"; fi
 if ((queued)) && ! dry_run; then note "queued; 'tpu_scripts/status.sh --queued' says when it is ACTIVE"; fi

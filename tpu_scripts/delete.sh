@@ -5,10 +5,11 @@
 #
 # Options
 #   --yes        do not ask
-#   --queued     it was made with create.sh --queued: delete the request together with the pod
+#   --queued     it was made with create.sh --queued: delete the request together with the pod; a pod of several
+#                slices (SLICES) always was
 #   -h, --help   this text
 # Environment
-#   TPU_NAME ZONE PROJECT   required
+#   TPU_NAME ZONE PROJECT   required; SLICES where there are several
 #   DRY_RUN=1               print the commands instead of running them
 set -euo pipefail
 # shellcheck source=tpu_scripts/common.sh
@@ -31,7 +32,7 @@ if ! ((yes)) && ! dry_run; then
   read -r answer || answer=
   [[ $answer == "$TPU_NAME" ]] || die "not deleted"
 fi
-if ((queued)); then
+if ((queued || SLICES > 1)); then
   build_command queued-resources delete "$TPU_NAME" --force
 else
   build_command tpu-vm delete "$TPU_NAME"

@@ -11,7 +11,7 @@
 #   --python V       Python version, default 3.12. Where the image has none, uv fetches it.
 #   -h, --help       this text
 # Environment
-#   TPU_NAME ZONE PROJECT   required
+#   TPU_NAME ZONE PROJECT   required; SLICES where there are several
 #   SSH_FLAGS               extra flags of gcloud ssh and scp, e.g. --internal-ip
 #   RETRIES, RETRY_PAUSE    attempts (4) and seconds between them (10, growing)
 #   DRY_RUN=1               print the commands instead of running them
@@ -45,7 +45,10 @@ trap 'dry_run || rm -rf "$folder"' EXIT
 execute git -C "$root" archive --format=tar.gz "--output=$folder/$archive" HEAD
 
 read -r -a ssh_flags <<<"${SSH_FLAGS:-}"
-build_command tpu-vm scp "$folder/$archive" "$TPU_NAME:$archive" --worker=all ${ssh_flags[@]+"${ssh_flags[@]}"}
+kind=(tpu-vm) nodes=()
+((SLICES == 1)) || kind=(queued-resources) nodes=(--node=all)
+build_command "${kind[@]}" scp "$folder/$archive" "$TPU_NAME:$archive" ${nodes[@]+"${nodes[@]}"} --worker=all \
+  ${ssh_flags[@]+"${ssh_flags[@]}"}
 execute_retrying "${COMMAND[@]}"
 
 # Every step may be repeated: a retry reaches the workers where the first attempt succeeded, too.
@@ -72,5 +75,13 @@ cd $REMOTE_CODE
 ../$REMOTE_VENV/bin/pip install --quiet -c constraints.txt -e '.[$extras]'
 ../$REMOTE_VENV/bin/python -c 'import jaxpref'
 echo \"\$(hostname): jaxpref $commit installed\""
-build_on_workers all "$worker_script"
-execute_retrying "${COMMAND[@]}"
+if dry_run; then
+  build_on_workers all "$worker_script"
+  execute "${COMMAND[@]}"
+  exit
+fi
+ask_workers "$worker_script" || { printf '%s\n' "$ANSWER"; die "some workers could not install it; see above"; }
+printf '%s\n' "$ANSWER"
+workers=$(count_workers) || die "installed, but on how many of the workers is not known"
+installed=$(count_lines "$(hosts_that "jaxpref $commit installed")")
+((installed == workers)) || die "installed on $installed of $workers workers; try again"

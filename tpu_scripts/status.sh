@@ -7,7 +7,7 @@
 #   --queued     also show the queued resource; enough while it waits for capacity
 #   -h, --help   this text
 # Environment
-#   TPU_NAME ZONE PROJECT   required
+#   TPU_NAME ZONE PROJECT   required; SLICES where there are several
 #   SSH_FLAGS               extra flags of gcloud ssh, e.g. --internal-ip
 #   DRY_RUN=1               print the commands instead of running them
 set -euo pipefail
@@ -29,16 +29,23 @@ if ((queued)); then
   build_command queued-resources describe "$TPU_NAME" '--format=value(state.state)'
   execute "${COMMAND[@]}"
 fi
-build_command tpu-vm describe "$TPU_NAME" '--format=value(state,health,acceleratorType)'
-if ! execute "${COMMAND[@]}"; then
+absent=0
+while read -r node; do
+  build_command tpu-vm describe "$node" '--format=value(name.basename(),state,health,acceleratorType)'
+  execute "${COMMAND[@]}" || absent=1
+done < <(node_names)
+if ((absent)); then
   if ((queued)); then exit 0; fi
-  die "no TPU '$TPU_NAME' in $ZONE of project $PROJECT"
+  die "no TPU '$TPU_NAME' of $SLICES slice(s) in $ZONE of project $PROJECT"
 fi
 
-worker_script="cd $REMOTE_JOB 2>/dev/null || { echo \"\$(hostname): no command yet\"; exit 0; }
-if test -f status; then state=\"exited with \$(cat status)\"
-elif kill -0 -- -\$(cat pid) 2>/dev/null; then state=running
-else state='killed'; fi
+worker_script="$JOB_STATE
+if test \"\$state\" = none; then echo \"\$(hostname): no command yet\"; exit 0; fi
+case \$state in
+  'exited 124') state='exited with 124: its --max-hours were over' ;;
+  'exited '*) state=\"exited with \${state#* }\" ;;
+  'stopped '*) state=\"exited with \${state#* } after SIGTERM\" ;;
+esac
 echo \"\$(hostname): \$state, started \$(cat id): \$(head -c 200 command)\"
 tail -n 1 log | cut -c 1-200"
 build_on_workers all "$worker_script"
