@@ -71,9 +71,9 @@ def test_only_training_names_meshes(repository):
     pattern = re.compile(r"\b(NamedSharding|PartitionSpec|make_mesh|process_index\(\)|process_count\(\))")
     for path in SOURCES.rglob("*.py"):
         inside = path.relative_to(SOURCES).parts
-        # `commands` asks which process prints; a kernel with a loop says what each device does in it; and
-        # `bench load` measures what `training` does with a mesh.
-        if inside[0] in ("training", "commands", "kernels") or inside == ("benchmarks", "load.py"):
+        # `commands` asks which process prints; a kernel with a loop says what each device does in it; `aot`
+        # lays out shapes as `training` does arrays; and `bench load` measures what that does with a mesh.
+        if inside[0] in ("training", "commands", "kernels", "aot") or inside == ("benchmarks", "load.py"):
             continue
         assert not pattern.search(path.read_text()), path
 

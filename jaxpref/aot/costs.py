@@ -112,9 +112,7 @@ def roofline(
     chip, links = topology.chip, 0.0
     for one in collectives:
         along = tuple(slice(None) if name in one.axes else 0 for name in mesh.axis_names)
-        dimensions = topology.spanned(list(mesh.devices[along].ravel()))
-        directions = 2 if chip.dimensions else 1
-        links += one.moved / (chip.link * directions * dimensions)
+        links += one.moved / topology.rate(list(mesh.devices[along].ravel()))
     return Roofline(operations / mesh.size / chip.flops, memory / chip.bandwidth, links)
 
 

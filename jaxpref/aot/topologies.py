@@ -29,17 +29,17 @@ class Chip:
     bandwidth: float  # bytes of main memory a second
     link: float  # bytes a second over one link, in one direction
     dimensions: int  # of the torus; 0: a switch, whose one link is a device's own
-    per_host: int = 4
+    network: float  # bytes a second to other slices (data center network), in one direction
 
 
 CHIPS = {
-    "v4": Chip("TPU v4, half a chip", 15.25 * _GIB, 275e12 / 2, 1228e9 / 2, 50e9, 3, 8),
-    "v5e": Chip("TPU v5e", 15.75 * _GIB, 197e12, 819e9, 50e9, 2),
-    "v5p": Chip("TPU v5p", 95.73 * _GIB, 459e12, 2765e9, 100e9, 3),
-    "v6e": Chip("TPU v6e", 31.24 * _GIB, 918e12, 1640e9, 100e9, 2),
-    "tpu7x": Chip("TPU7x, half a chip", 94.74 * _GIB, 2307e12 / 2, 7380e9 / 2, 100e9, 3, 8),
-    "h100": Chip("H100 SXM", 0.92 * 80e9, 989e12, 3352e9, 450e9, 0, 8),
-    "h200": Chip("H200", 0.92 * 141e9, 989e12, 4800e9, 450e9, 0, 8),
+    "v4": Chip("TPU v4, half a chip", 15.25 * _GIB, 275e12 / 2, 1228e9 / 2, 50e9, 3, 1.5e9),
+    "v5e": Chip("TPU v5e", 15.75 * _GIB, 197e12, 819e9, 50e9, 2, 3.1e9),
+    "v5p": Chip("TPU v5p", 95.73 * _GIB, 459e12, 2765e9, 100e9, 3, 6.25e9),
+    "v6e": Chip("TPU v6e", 31.24 * _GIB, 918e12, 1640e9, 100e9, 2, 12.5e9),
+    "tpu7x": Chip("TPU7x, half a chip", 94.74 * _GIB, 2307e12 / 2, 7380e9 / 2, 100e9, 3, 6.25e9),
+    "h100": Chip("H100 SXM", 0.92 * 80e9, 989e12, 3352e9, 450e9, 0, 50e9),
+    "h200": Chip("H200", 0.92 * 141e9, 989e12, 4800e9, 450e9, 0, 50e9),
 }
 # Accelerator types of Google Cloud, whose number counts chips or, for v4 and v5p, cores (two a chip).
 _CUBES = {8: "2x2x1", 16: "2x2x2", 32: "2x2x4", 64: "2x4x4", 128: "4x4x4", 256: "4x4x8", 512: "4x8x8"}
@@ -76,6 +76,13 @@ class Topology:
     chip: Chip
     devices: list[Any]
 
+    def rate(self, members: list[Any]) -> float:
+        """Bytes a second that a device sends in a ring of these ones: over both directions of each side of
+        the torus along which they differ, its one link to a switch, or the network between slices."""
+        if len({getattr(device, "slice_index", 0) for device in members}) > 1:
+            return self.chip.network
+        return self.chip.link * (2 * self.spanned(members) if self.chip.dimensions else 1)
+
     def spanned(self, members: list[Any]) -> int:
         """Dimensions of the torus along which these devices differ; 1 behind a switch."""
         if not self.chip.dimensions:
@@ -87,9 +94,9 @@ class Topology:
 def known() -> str:
     """What `described` takes, for messages and help."""
     return (
-        "v5e:4x4, v6e:2x4, v5p:4x4x4, v4:2x2x2, tpu7x:2x2x1 (chips along each side), an accelerator type of "
-        "Google Cloud such as v5litepod-16, v6e-16 or v5p-128 (v4 and v5p count cores, two a chip), h100:8, "
-        "h200:8"
+        "v5e:4x4, v6e:2x4, v5p:4x4x4, v4:2x2x2, tpu7x:2x2x1 (chips along each side; 2*v5p:4x4x4 are two "
+        "slices), h100:8, h200:8, or an accelerator type of Google Cloud such as v5litepod-16, v6e-16 or v5p-128 (v4 and "
+        "v5p count cores, two a chip)"
     )
 
 
@@ -99,7 +106,7 @@ def described(name: str) -> Topology:
     Raises:
       ValueError: nobody knows the name, or what compiles for it is not installed.
     """
-    kind, size = _split(name)
+    slices, kind, size = _split(name)
     chip = CHIPS[kind]
     os.environ.update({k: v for k, v in _ENVIRONMENT.items() if k not in os.environ})
     # Programs for other machines are written to the cache and refused when they are read.
@@ -108,18 +115,22 @@ def described(name: str) -> Topology:
         if kind in _GPUS:
             devices = _gpus(kind, int(size))
         else:
-            one = {"chips_per_host_bounds": (1, 1, 1)} if size == "1x1" else {}
+            more: dict[str, Any] = {"chips_per_host_bounds": (1, 1, 1)} if size == "1x1" else {}
+            more |= {"num_slices": slices} if slices > 1 else {}
             devices = jax_topologies.get_topology_desc(
-                platform="tpu", topology_name=f"{kind}:{size}", **one
+                platform="tpu", topology_name=f"{kind}:{size}", **more
             ).devices
     except Exception as error:
         raise ValueError(_why(name, kind, error)) from error
-    return Topology(f"{kind}:{size}", chip, list(devices))
+    times = f"{slices}*" if slices > 1 else ""
+    return Topology(f"{times}{kind}:{size}", chip, list(devices))
 
 
-def _split(name: str) -> tuple[str, str]:
-    """Kind of chip and sides (or, of GPUs, their number)."""
-    kind, colon, size = name.lower().replace("v5litepod", "v5e").replace("v5lite", "v5e").partition(":")
+def _split(name: str) -> tuple[int, str, str]:
+    """Slices, kind of chip, and sides (or, of GPUs, their number)."""
+    counted = re.fullmatch(r"(\d+)\*(.+)", name)
+    slices, one = (int(counted[1]), counted[2]) if counted else (1, name)
+    kind, colon, size = one.lower().replace("v5litepod", "v5e").replace("v5lite", "v5e").partition(":")
     if not colon and (typed := re.fullmatch(r"(\w+)-(\d+)", kind)) and typed[1] in _SLICES:
         kind, count = typed[1], int(typed[2])
         size = _SLICES[kind].get(count, "")
@@ -129,7 +140,7 @@ def _split(name: str) -> tuple[str, str]:
                 f"these, or the sides, such as {kind}:{_SLICES[kind][8]}"
             )
     wanted = r"\d+" if kind in _GPUS else r"\d+(x\d+){1,2}"
-    if kind not in CHIPS or not re.fullmatch(wanted, size):
+    if kind not in CHIPS or not re.fullmatch(wanted, size) or slices < 1 or (slices > 1 and kind in _GPUS):
         raise ValueError(f"--topology {name}: unknown; there are {known()}")
     sides = [int(n) for n in size.split("x")]
     if min(sides) < 1 or (kind not in _GPUS and len(sides) != CHIPS[kind].dimensions):
@@ -139,7 +150,7 @@ def _split(name: str) -> tuple[str, str]:
         )
     if kind in _GPUS and math.prod(sides) > 8:
         raise ValueError(f"--topology {name}: one node of up to 8 GPUs is described; several are not")
-    return kind, size
+    return slices, kind, size
 
 
 def _gpus(kind: str, count: int) -> list[Any]:
@@ -157,7 +168,8 @@ def _why(name: str, kind: str, error: Exception) -> str:
     else:
         packages, extra = "libtpu", "tpu"
     missing = any(
-        word in first for word in ("not found", "Unknown backend", "No module", "no plugin", "not known")
+        word in first
+        for word in ("not found", "Unknown backend", "No module", "no plugin", "not implemented")
     )
     if missing or (isinstance(error, ImportError | RuntimeError) and "opology" not in first):
         return (

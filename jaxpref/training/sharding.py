@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxpref.experiment import MeshShape
@@ -73,7 +73,24 @@ def make_mesh(shape: MeshShape, devices: Sequence[Any] | None = None) -> Mesh:
     for i in free:
         sizes[i] = len(devices) // known
     # make_mesh's default axis type changed between versions, and Explicit axes break vocabulary gathers.
-    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    types = (AxisType.Auto,) * len(AXES)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        return jax.make_mesh(tuple(sizes), AXES, axis_types=types, devices=devices)
+    return Mesh(_over_slices(sizes, slices, devices, described), AXES, axis_types=types)
+
+
+def _over_slices(sizes: Sequence[int], slices: int, devices: Sequence[Any], described: str) -> np.ndarray:
+    """Devices of several slices (or GPU nodes), between which only the axis `data` goes: it has the least to
+    say. (`jax.make_mesh` refuses them.)"""
+    data, *inner = sizes
+    if data % slices:
+        raise ValueError(
+            f"mesh {described} on {slices} slices (or nodes): only data goes between slices, so mesh.data "
+            f"must be a multiple of {slices}; for example mesh.data={slices} mesh.fsdp=-1"
+        )
+    between = (slices, *(1 for _ in inner))
+    return mesh_utils.create_hybrid_device_mesh((data // slices, *inner), between, list(devices))
 
 
 def _spec(shape: tuple[int, ...], logical: tuple[str | None, ...], mesh: Mesh) -> PartitionSpec:

@@ -71,6 +71,12 @@ def test_bytes_of_types(type_, size):
     assert nbytes(type_) == size
 
 
+def _in_a_program(instruction):
+    lines = ["ENTRY %main (x: f32[4]) -> f32[4] {", "  %x = f32[4]{0} parameter(0)"]
+    text = "\n".join([*lines, f"  ROOT %y = f32[4]{{0}} {instruction}", "}"])
+    return collectives(Module(text), {"data": 2, "tensor": 4})
+
+
 @pytest.mark.parametrize(
     ("attribute", "axes", "devices"),
     [
@@ -84,15 +90,13 @@ def test_bytes_of_types(type_, size):
     ],
 )
 def test_groups_say_their_axes(attribute, axes, devices):
-    text = f"ENTRY %main (x: f32[4]) -> f32[4] {{\n  %x = f32[4]{{0}} parameter(0)\n  ROOT %y = f32[4]{{0}} all-reduce(%x), {attribute}, to_apply=%add\n}}\n"
-    (one,) = collectives(Module(text), {"data": 2, "tensor": 4})
+    (one,) = _in_a_program(f"all-reduce(%x), {attribute}, to_apply=%add")
     assert (one.axes, one.devices, one.bytes) == (axes, devices, 16)
 
 
 def test_a_permutation_goes_over_its_ring():
     pairs = "source_target_pairs={{0,1},{1,2},{2,3},{3,0},{4,5},{5,6},{6,7},{7,4}}"
-    text = f"ENTRY %main (x: f32[4]) -> f32[4] {{\n  %x = f32[4]{{0}} parameter(0)\n  ROOT %y = f32[4]{{0}} collective-permute(%x), {pairs}\n}}\n"
-    (one,) = collectives(Module(text), {"data": 2, "tensor": 4})
+    (one,) = _in_a_program(f"collective-permute(%x), {pairs}")
     assert (one.axes, one.devices, one.moved) == (("tensor",), 4, 16)
 
 

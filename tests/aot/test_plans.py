@@ -97,7 +97,7 @@ def test_an_online_step_is_told_with_what_it_draws():
     assert names[0] == "collect: decode"
     assert "step" in names
     drawn, learnt = stage.programs[0], next(p for p in stage.programs if p.compiled.name == "step")
-    # Two policies read the prompt and draw: 2 * params * tokens each; the optimizer's state is there meanwhile.
+    # Each policy draws: 2 * params * tokens. The optimizer's state is there meanwhile.
     params = sum(x.size for x in jax.tree.leaves(stage.laid.state.params))
     tokens = 64 * 2 * 12
     assert drawn.compiled.operations > 2 * params * tokens
@@ -105,7 +105,7 @@ def test_an_online_step_is_told_with_what_it_draws():
 
 
 def test_lengths_without_records():
-    """A file whose data are not at hand is planned by its settings, with as many responses as its loss reads."""
+    """Without its data a file is planned by its settings, with as many responses as its loss reads."""
     experiment = config.load("experiments/dpo_hh.py", ["batch_size=8"])
     small = config.load(TINY).policy
     experiment = dataclasses.replace(experiment, policy=small)

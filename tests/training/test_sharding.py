@@ -3,6 +3,7 @@
 import json
 import re
 from functools import partial
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from tiny import experiment
 
 from jaxpref.data.loader import Loader
 from jaxpref.experiment import MeshShape
+from jaxpref.training import sharding
 from jaxpref.training.loop import compiled_step
 from jaxpref.training.sharding import (
     check_batch_size,
@@ -125,3 +127,22 @@ def test_nothing_is_gathered_whole_to_be_split_anew(tmp_path):
         for workdir in (one, eight)
     )
     np.testing.assert_allclose(first, second, rtol=1e-6)
+
+
+def test_only_data_goes_between_slices():
+    """Devices of two slices, as a multislice pod (or two GPU nodes) has them."""
+
+    def device(index: int):
+        return mock.Mock(
+            id=index, slice_index=index // 4, platform="gpu", device_kind="some", process_index=index // 4
+        )
+
+    devices = [device(index) for index in (0, 4, 1, 5, 2, 6, 3, 7)]
+    mesh = sharding.make_mesh(MeshShape(data=-1, fsdp=2, tensor=1), devices)
+    assert dict(mesh.shape) == {"data": 4, "fsdp": 2, "tensor": 1}
+    slices = [[d.slice_index for d in row] for row in mesh.devices[:, :, 0]]
+    assert slices == [[0, 0], [0, 0], [1, 1], [1, 1]]
+    with pytest.raises(
+        ValueError, match=re.escape("only data goes between slices, so mesh.data must be a multiple of 2")
+    ):
+        sharding.make_mesh(MeshShape(data=1, fsdp=8), devices)
