@@ -17,7 +17,8 @@ three overlap; "at most": none does. Host, input and evaluation come on top."""
 
 
 def gib(size: float) -> str:
-    return f"{size / _GIB:.2f}"
+    """GiB, to a hundredth or, of less than one, to two digits."""
+    return f"{size / _GIB:.2f}" if size >= _GIB or not size else f"{size / _GIB:.2g}"
 
 
 def plan_text(plan: Plan, *, price: float | None = None) -> str:
@@ -56,8 +57,8 @@ def _stage(stage: StagePlan, plan: Plan, price: float | None) -> Iterator[str]:
                         c.kind,
                         f"over {' x '.join(c.axes) or 'all'} ({c.devices})",
                         f"{c.count} times",
-                        f"{c.bytes / 1e9:.2f} GB of results",
-                        f"{c.moved / 1e9:.2f} GB over links",
+                        f"{c.bytes / 1e9:.3g} GB of results",
+                        f"{c.moved / 1e9:.3g} GB over links",
                     )
                     for c in program.collectives[:6]
                 ]
@@ -91,8 +92,8 @@ def _work(program: ProgramPlan, stage: StagePlan, plan: Plan) -> str:
     time = program.time
     assert time is not None
     line = (
-        f"{program.compiled.name}: {program.compiled.operations / 1e12:,.1f} TFLOP on all devices, "
-        f"{program.traffic / 1e9:,.0f} GB through main memory on one; at least {seconds(time.seconds)} "
+        f"{program.compiled.name}: {_figure(program.compiled.operations / 1e12)} TFLOP on all devices, "
+        f"{_figure(program.traffic / 1e9)} GB through main memory on one; at least {seconds(time.seconds)} "
         f"({time.bound}: compute {seconds(time.compute)}, main memory {seconds(time.memory)}, interconnect "
         f"{seconds(time.links)}), at most {seconds(time.serial)}"
     )
@@ -124,6 +125,10 @@ def seconds(value: float) -> str:
         if value >= size:
             return f"{value / size:.3g} {unit}"
     return f"{value / 1e-6:.2g} us"
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _ending(label: str) -> str:

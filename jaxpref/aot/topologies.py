@@ -95,8 +95,8 @@ def known() -> str:
     """What `described` takes, for messages and help."""
     return (
         "v5e:4x4, v6e:2x4, v5p:4x4x4, v4:2x2x2, tpu7x:2x2x1 (chips along each side; 2*v5p:4x4x4 are two "
-        "slices), h100:8, h200:8, or an accelerator type of Google Cloud such as v5litepod-16, v6e-16 or v5p-128 (v4 and "
-        "v5p count cores, two a chip)"
+        "slices), h100:8, h200:8, or an accelerator type of Google Cloud such as v5litepod-16, v6e-16 or "
+        "v5p-128 (v4 and v5p count cores, two a chip)"
     )
 
 
