@@ -3,6 +3,8 @@
 They are module-level functions, so that experiment files can name them.
 """
 
+import dataclasses
+
 from jaxpref.models.architecture import RopeScaling, TransformerSizes
 
 __all__ = [
@@ -12,6 +14,7 @@ __all__ = [
     "gemma3_1b",
     "gemma_2b",
     "gpt2_small",
+    "llama3_1_70b",
     "llama3_1_8b",
     "llama3_2_1b",
     "mistral_7b",
@@ -111,6 +114,11 @@ def llama3_1_8b() -> TransformerSizes:
         rope_base=500_000.0,
         rope_scaling=RopeScaling("llama3", factor=8.0),
     )
+
+
+def llama3_1_70b() -> TransformerSizes:
+    """Llama-3.1-70B (arXiv:2407.21783 Table 3)."""
+    return dataclasses.replace(llama3_1_8b(), embed=8192, layers=80, heads=64, mlp=28_672)
 
 
 def llama3_2_1b() -> TransformerSizes:

@@ -2,8 +2,10 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
@@ -42,8 +44,9 @@ def comparing(*, policy: Callable[[], Policy] | Policy, separator_id: int) -> Po
         rest = tuple(n for n in names if n != "embeddings")
         return outputs | read(params, batch, rest, *more) if rest else outputs
 
+    pairs = partial(ordered_pairs, separator_id=separator_id)
     return inner._replace(
-        quantities=quantities, flops=lambda batch: inner.flops(ordered_pairs(batch, separator_id))
+        quantities=quantities, flops=lambda batch: inner.flops(jax.eval_shape(pairs, batch))
     )
 
 
