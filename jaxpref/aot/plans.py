@@ -12,10 +12,10 @@ from jaxpref.aot.memory import Memory, memory_of
 from jaxpref.aot.programs import Compiled, Laid, compiled, laid_out, programs_of
 from jaxpref.aot.topologies import Topology
 from jaxpref.aot.traffic import Buffer, Collective, collectives, largest_buffers, memory_bytes
-from jaxpref.experiment import Experiment, MeshShape
+from jaxpref.experiment import Experiment
 from jaxpref.training import sharding
 
-__all__ = ["Asked", "Plan", "ProgramPlan", "StagePlan", "mesh_over", "planned", "stage_planned"]
+__all__ = ["Asked", "Plan", "ProgramPlan", "StagePlan", "planned", "stage_planned"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,22 +74,6 @@ class Plan:
         return all(stage.fits for stage in self.stages)
 
 
-def mesh_over(topology: Topology, shape: MeshShape) -> Any:
-    """The mesh that a run would make there.
-
-    Raises:
-      ValueError: the sizes do not multiply to the number of devices, or the torus cannot hold the shape.
-    """
-    try:
-        return sharding.make_mesh(shape, topology.devices)
-    except NotImplementedError as error:
-        sides = topology.name.partition(":")[2]
-        raise ValueError(
-            f"mesh {shape.data} x {shape.fsdp} x {shape.tensor}: its axes are no products of the sides of "
-            f"the torus {sides}; choose sizes that are, such as {' or '.join(sides.split('x'))}"
-        ) from error
-
-
 def planned(
     experiment: Experiment,
     topology: Topology,
@@ -105,7 +89,7 @@ def planned(
     unknown = [name for name in asked.stages if name not in names]
     if unknown:
         raise ValueError(f"--stage {unknown[0]}: this experiment has {', '.join(names)}")
-    mesh, policy = mesh_over(topology, experiment.mesh), experiment.policy()
+    mesh, policy = sharding.make_mesh(experiment.mesh, topology.devices), experiment.policy()
     stages = []
     for stage in experiment.stages:
         if not asked.stages or stage.name in asked.stages:

@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxpref.aot.memory import resident
-from jaxpref.aot.plans import Asked, StagePlan, mesh_over, stage_planned
+from jaxpref.aot.plans import Asked, StagePlan, stage_planned
 from jaxpref.aot.programs import Laid, laid_out, programs_of
 from jaxpref.aot.tables import gib, rows, seconds
 from jaxpref.aot.topologies import Topology
 from jaxpref.experiment import Experiment, MeshShape, Stage
+from jaxpref.training import sharding
 
 __all__ = ["Candidate", "Found", "candidates", "searched"]
 
@@ -79,7 +80,7 @@ def searched(
         changed = _changed(experiment, candidate, name)
         stage = next(s for s in changed.stages if s.name == name)
         try:
-            mesh = mesh_over(topology, candidate.mesh)
+            mesh = sharding.make_mesh(candidate.mesh, topology.devices)
             laid = laid_out(changed, stage, changed.policy(), mesh, asked.lengths)
         except ValueError:  # the batch does not divide, or the torus has no such shape
             continue

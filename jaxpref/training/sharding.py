@@ -75,9 +75,16 @@ def make_mesh(shape: MeshShape, devices: Sequence[Any] | None = None) -> Mesh:
     # make_mesh's default axis type changed between versions, and Explicit axes break vocabulary gathers.
     types = (AxisType.Auto,) * len(AXES)
     slices = len({getattr(device, "slice_index", 0) for device in devices})
-    if slices == 1:
-        return jax.make_mesh(tuple(sizes), AXES, axis_types=types, devices=devices)
-    return Mesh(_over_slices(sizes, slices, devices, described), AXES, axis_types=types)
+    try:
+        if slices == 1:
+            return jax.make_mesh(tuple(sizes), AXES, axis_types=types, devices=devices)
+        return Mesh(_over_slices(sizes, slices, devices, described), AXES, axis_types=types)
+    except NotImplementedError as error:
+        sides = [max(along) + 1 for along in zip(*(device.coords for device in devices), strict=True)]
+        raise ValueError(
+            f"mesh {described}: a torus of {' x '.join(map(str, sides))} cannot hold it; axes are products of "
+            f"whole sides, each side in one axis; for example mesh.fsdp={len(devices)}"
+        ) from error
 
 
 def _over_slices(sizes: Sequence[int], slices: int, devices: Sequence[Any], described: str) -> np.ndarray:
@@ -90,7 +97,8 @@ def _over_slices(sizes: Sequence[int], slices: int, devices: Sequence[Any], desc
             f"must be a multiple of {slices}; for example mesh.data={slices} mesh.fsdp=-1"
         )
     between = (slices, *(1 for _ in inner))
-    return mesh_utils.create_hybrid_device_mesh((data // slices, *inner), between, list(devices))
+    within = (data // slices, *inner)
+    return mesh_utils.create_hybrid_device_mesh(within, between, devices, allow_split_physical_axes=True)
 
 
 def _spec(shape: tuple[int, ...], logical: tuple[str | None, ...], mesh: Mesh) -> PartitionSpec:

@@ -146,3 +146,12 @@ def test_only_data_goes_between_slices():
         ValueError, match=re.escape("only data goes between slices, so mesh.data must be a multiple of 2")
     ):
         sharding.make_mesh(MeshShape(data=1, fsdp=8), devices)
+
+
+def test_a_torus_that_cannot_hold_a_mesh():
+    devices = [mock.Mock(id=i, slice_index=0, coords=[i % 4, i // 4, 0]) for i in range(16)]
+    with (
+        mock.patch.object(jax, "make_mesh", side_effect=NotImplementedError("physical axes")),
+        pytest.raises(ValueError, match="fsdp=8, tensor=2: a torus of 4 x 4 x 1 cannot hold it"),
+    ):
+        sharding.make_mesh(MeshShape(data=1, fsdp=8, tensor=2), devices)
