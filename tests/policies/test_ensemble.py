@@ -96,6 +96,7 @@ BPO = partial(
 )
 
 
+@pytest.mark.exhaustive  # what they share has cheaper tests
 def test_an_ensemble_of_one_is_the_policy():
     params = drawn(1)
     alone, said = trained(BPO(one()), member(params, 0))
@@ -123,6 +124,7 @@ def test_members_learn_as_if_alone():
     assert abs(apart[0][0]["loss"] - apart[1][0]["loss"]) > 0.05, "they differ, and one mean hides it"
 
 
+@pytest.mark.exhaustive  # what they share has cheaper tests
 def test_imitation_of_members_that_learn_apart():
     params, policy = drawn(2), ensemble(policy=one, members=2)
     algorithm = sft(policy, optimizer=OPTIMIZER)
@@ -149,6 +151,7 @@ def test_a_phase_begins_at_log_two_only_for_equal_members():
         assert held_out == np.float32(np.log(2)), "the average is its own anchor"
 
 
+@pytest.mark.exhaustive  # what they share has cheaper tests
 def test_responses_are_drawn_by_the_average():
     params, policy = drawn(2), ensemble(policy=one, members=2)
     prompts, how = batch().prompts, {"num_samples": 2, "max_tokens": 4}
@@ -177,6 +180,7 @@ def first_token_wins():
     return judge
 
 
+@pytest.mark.exhaustive  # what they share has cheaper tests
 def test_bpo_draws_from_the_average_and_is_held_to_it():
     policy = ensemble(policy=one, members=2)
     algorithm = online(
