@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from jaxpref.benchmarks.options import add_benchmarks, at_least
+from jaxpref.training.job import current
+from jaxpref.training.preemption import Stopped, listening, said
 
 __all__ = ["main"]
 
@@ -54,37 +56,51 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit status. Mistakes of the user are one line on stderr, status 2."""
+    """Runs one command; returns the exit status.
+
+    0: done. 2: a mistake of the user, in one line on stderr. 3: a loss or gradient was not finite. 4: another
+    process of the job is missing. 128 + the signal (143, 130): stopped by SIGTERM or Ctrl-C, and what there
+    was to save is saved; not 0, since whoever starts a job again (Kubernetes, a script under Slurm) takes 0
+    for a run that is done.
+    """
     _use_huge_pages()
     try:
-        options = _parsed(arguments)
-        from jaxpref import commands
-    except ValueError as error:
-        return _mistake(error)
-    from jaxpref.training.loop import Interrupted
-    from jaxpref.training.progress import NonFiniteError
-
-    try:
-        return options.run(commands, options)
-    except Interrupted as reason:
-        print(f"jaxpref: {reason}", file=sys.stderr)
-        return reason.status
-    except NonFiniteError as error:
-        print(f"jaxpref: not finite: {error}", file=sys.stderr)
-        return 3
-    except (ValueError, ImportError, OSError) as error:
-        return _mistake(error)
-    except KeyboardInterrupt:
-        again = "; nothing after the last checkpoint is saved, and the same command goes on from there"
-        print(f"jaxpref: stopped at once{again if options.trains else ''}", file=sys.stderr)
+        with listening():
+            status, message = _run(arguments)
+            current().ended(status, message) if status else None
+            if message:
+                print(f"jaxpref: {message}", file=sys.stderr, flush=True)
+            current().leave(status) if status else None
+            return status
+    except (Stopped, KeyboardInterrupt):  # while it was leaving
         return 130
 
 
-def _mistake(error: Exception) -> int:
-    if os.environ.get("JAXPREF_TRACEBACK"):
-        raise error
-    print(f"jaxpref: error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
-    return 2
+def _run(arguments: Sequence[str] | None) -> tuple[int, str]:
+    """The exit status of a command, and what is said of how it ended."""
+    trains = False
+    try:
+        options = _parsed(arguments)
+        trains = options.trains
+        from jaxpref import commands
+        from jaxpref.training.loop import Interrupted
+        from jaxpref.training.progress import NonFiniteError
+
+        try:
+            return options.run(commands, options), ""
+        except Interrupted as reason:
+            return reason.status, str(reason)
+        except NonFiniteError as error:
+            return 3, f"not finite: {error}"
+    except (ValueError, ImportError, OSError) as error:
+        if os.environ.get("JAXPREF_TRACEBACK"):
+            raise
+        return 2, f"error: {' '.join(str(error).split()) or type(error).__name__}"
+    except Stopped as stop:
+        return 128 + stop.number, said(stop.number)
+    except KeyboardInterrupt:
+        again = "; nothing after the last checkpoint is saved, and the same command goes on from there"
+        return 130, f"stopped at once{again if trains else ''}"
 
 
 def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -20,7 +20,11 @@ from jaxpref.training.context import RunContext
 from jaxpref.training.params import left_by, started_from
 from jaxpref.types import Params
 
-__all__ = ["context_of", "evaluate_stage", "evaluations", "held_out_loader", "held_out_pass", "summary"]
+__all__ = ["CutShort", "context_of", "evaluate_stage", "evaluations", "held_out_loader", "held_out_pass", "summary"]
+
+
+class CutShort(Exception):
+    """An evaluation was asked to stop between two of its parts."""
 
 
 def held_out_loader(run: RunContext, stage: Stage) -> Loader | None:
@@ -39,10 +43,18 @@ def held_out_pass(
     loader: Loader,
     mesh: jax.sharding.Mesh,
     step: int,
+    *,
+    stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, float]:
-    """The algorithm's metrics over all held-out records, after `step` steps, and how many those are."""
+    """The algorithm's metrics over all held-out records, after `step` steps, and how many those are.
+
+    Raises:
+      CutShort: `stop()`, which is asked between batches, said so.
+    """
     parts, running = [], None
     for index in range(loader.evaluation_steps()):
+        if index and stop():
+            raise CutShort
         batch = sharding.put_batch(partial(loader.evaluation_batch, index), loader.batch_size, mesh)
         begun = evaluate(state, batch, step, index)
         # Read one batch late: with many programs of several devices in flight, XLA's collectives on CPU can
@@ -56,9 +68,17 @@ def held_out_pass(
 def evaluations(
     run: RunContext, stage: Stage, step: int, algorithm: Algorithm, state: Any
 ) -> list[Evaluation]:
-    """Runs the stage's evaluators."""
+    """Runs the stage's evaluators.
+
+    Raises:
+      CutShort: a signal asked for an end, and there is something to save (`Preemption.reached`).
+    """
     context = context_of(run, state.params, stage=stage, step=step, state=state, rewards=algorithm.rewards)
-    made = [evaluator(context) for evaluator in stage.evaluators]
+    made = []
+    for evaluator in stage.evaluators:
+        if run.preemption.reached():
+            raise CutShort
+        made.append(evaluator(context))
     names = [evaluation.name for evaluation in made]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

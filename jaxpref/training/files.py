@@ -127,15 +127,19 @@ class RunFiles:
         path = self._spool.current(name)
         return writers.read_rows(path) if path.exists() else []
 
-    def forget_after(self, stages: list[str], stage: str, step: int) -> None:
-        """Removes entries that a resumed run will write again: later stages, and this stage past `step`."""
+    def forget_after(self, stages: list[str], stage: str, step: int, evaluated: int | None = None) -> None:
+        """Removes entries that a resumed run will write again: later stages, and this stage past `step`.
+
+        evaluated: the last step whose evaluations are kept; default: `step`.
+        """
         if not self._active:
             return
         done = stages[: stages.index(stage)]
+        last = step if evaluated is None else evaluated
 
         def kept(of: str, split: str, at: int) -> bool:
             # A train entry describes the update that starts at its step; others describe the step itself.
-            return of in done or (of == stage and at <= (step - 1 if split == "train" else step))
+            return of in done or (of == stage and at <= (step - 1 if split == "train" else last))
 
         with self._writing():
             rows = [writers.JsonLines(self._spool.local / name) for name in _ROWS]

@@ -19,9 +19,11 @@ from jaxpref.policies.base import check_records
 from jaxpref.training import sharding
 from jaxpref.training.checkpoint import Checkpoints
 from jaxpref.training.collect import collecting, compiled_evaluation
+from jaxpref.training.batches import check_batch
 from jaxpref.training.constants import adapters_of, fingerprint, other_scheme
 from jaxpref.training.context import RunContext
 from jaxpref.training.evaluation import (
+    CutShort,
     evaluate_stage,
     held_out_loader,
     held_out_pass,
@@ -114,11 +116,14 @@ class StageRun:
         }
         self.start = checkpoints.latest or 0
         fresh = checkpoints.latest is None
+        self.cut = False  # the evaluation at the step that it goes on from was cut short
         place = {"seed": experiment.seed, "stage": stage.name}
         key = keys.key(experiment.seed, stage.name, "start")
         self.state: Any = layout.start(params, key) if fresh else self._restored(layout)
-        done = -1 if fresh else self.start
-        self.forget = partial(run.files.forget_after, [s.name for s in experiment.stages], stage.name, done)
+        done = -1 if fresh else self.start - self.cut
+        self.forget = partial(
+            run.files.forget_after, [s.name for s in experiment.stages], stage.name, self.start, done
+        )
         self.alive = jax.device_put(jnp.bool_(True), NamedSharding(mesh, PartitionSpec()))
         self.train_step = compiled_step(
             self.algorithm,
@@ -141,9 +146,12 @@ class StageRun:
         """Returns the params and the number of programs compiled for a step."""
         self.forget()
         self.note_data()
+        check_batch(self.stage.name, self.loader, self.start, self.run.mesh)
         if self.start == 0:
             self.run_evaluators(0)
             self.run_held_out(0)
+        elif self.cut:
+            self.evaluate(self._due(self.start), self.start)
         with ThreadPoolExecutor(1) as pool:  # the next batch is put together while the device works
             upcoming = pool.submit(self.batch, self.start)
             for index in range(self.start, self.stage.num_steps):
@@ -152,6 +160,7 @@ class StageRun:
                 batch, metrics = self.step(batch, index)
                 self.after(batch, metrics, index + 1)
         self.checkpoints.wait()
+        self.run.preemption.unsaved = False
         return self.state.params, self.train_step.programs
 
     def note_data(self) -> None:
@@ -176,7 +185,8 @@ class StageRun:
 
     def after(self, batch: Any, metrics: Metrics, done: int) -> None:
         """Logs a step, and does what is due after it."""
-        due = self._due(done)
+        self.run.preemption.unsaved = True
+        due, meta = self._due(done), self.meta
         try:
             self.log.push(done - 1, metrics, self.algorithm.flops(batch))
             if due.anything:
@@ -185,13 +195,13 @@ class StageRun:
             raise self._saved(error) from None
         if not due.anything:
             return
-        watched = due.look or (due.keep and self.run.experiment.best_metric is not None)
-        values = self.run_held_out(done) if watched else None
-        if due.probe:
-            self.run_evaluators(done)
+        try:
+            values = self.evaluate(due, done)
+        except CutShort:  # whoever goes on from here makes that evaluation first
+            due, values, meta = due._replace(last=False, stop=True, keep=True), None, meta | {"cut": True}
         if due.keep:
             self.run.files.flush()
-            self.checkpoints.save(done, self.state, self.meta, values)
+            self.checkpoints.save(done, self.state, meta, values)
         if due.stop and not due.last:
             self.checkpoints.wait()
             raise Interrupted(
@@ -202,7 +212,7 @@ class StageRun:
 
     def _due(self, done: int) -> _Due:
         stage = self.stage
-        last, stop = done == stage.num_steps, self.run.preemption.reached(done)
+        last, stop = done == stage.num_steps, self.run.preemption.reached()
         probe = stage.evaluators_every is not None and done % stage.evaluators_every == 0
         return _Due(
             last,
@@ -212,12 +222,21 @@ class StageRun:
             keep=last or stop or done % stage.checkpoint_every == 0,
         )
 
+    def evaluate(self, due: _Due, step: int) -> dict[str, float] | None:
+        """The evaluations that are due; returns the means of the held-out pass, if there was one."""
+        watched = due.look or (due.keep and self.run.experiment.best_metric is not None)
+        values = self.run_held_out(step) if watched else None
+        if due.probe:
+            self.run_evaluators(step)
+        return values
+
     def run_held_out(self, step: int) -> dict[str, float] | None:
         """One pass over the held-out records."""
         if self.held_out is None:
             return None
         stage, files = self.stage, self.run.files
-        values = held_out_pass(self.evaluation, self.whole, self.held_out, self.run.mesh, step)
+        stop = self.run.preemption.reached
+        values = held_out_pass(self.evaluation, self.whole, self.held_out, self.run.mesh, step, stop=stop)
         files.write(stage.name, "eval", step, values)
         shown = "  ".join(f"{k} {values[k]:.4g}" for k in ("loss", "rewards/accuracies") if k in values)
         files.log(f"{stage.name}  {step}/{stage.num_steps} held out: {shown}  (n={values['num_rows']:.0f})")
@@ -249,6 +268,7 @@ class StageRun:
                 "resume with the same data and batch settings, or start in a new workdir"
             )
         self._check_content(meta)
+        self.cut = meta.get("cut", False)
         self.run.files.log(f"{self.stage.name}: resumed at step {self.start}")
         return state
 

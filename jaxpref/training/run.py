@@ -13,6 +13,7 @@ from jaxpref.experiment import Experiment, Stage
 from jaxpref.paths import AnyPath, as_folder, reachable
 from jaxpref.training import sharding
 from jaxpref.training.best import check_best_metric
+from jaxpref.training.checkpoint import saved_meta
 from jaxpref.training.context import RunContext
 from jaxpref.training.files import RunFiles, show_choices
 from jaxpref.training.loop import StageRun
@@ -23,7 +24,7 @@ from jaxpref.training.params import (
     saved_params,
     stage_checkpoints,
 )
-from jaxpref.training.preemption import Preemption
+from jaxpref.training.preemption import Preemption, entered, listening
 from jaxpref.training.provenance import devices
 from jaxpref.training.record import checked_record
 from jaxpref.training.references import check_reference
@@ -63,7 +64,7 @@ def train(
       ValueError: the mesh, batch size, data, weights or checkpoint do not fit; the message says how to fix.
         A run that has not made a step yet leaves no file then.
     """
-    with Preemption() as preemption:
+    with listening() as preemption:
         run = open_run(experiment, workdir, preemption=preemption, writers=writers, log=log)
         run = dataclasses.replace(run, allow_changes=allow_changes)
         files = run.files
@@ -141,7 +142,7 @@ def open_run(
         tokenizer=tokenizer,
         abstract_params=jax.eval_shape(policy.init, jax.random.key(0)),
         axes=policy.axes(),
-        preemption=preemption or Preemption(),
+        preemption=preemption or entered(),
         other_base=other_base,
     )
 
@@ -167,7 +168,8 @@ def _run_stages(run: RunContext, record: Callable[[], None]) -> Result:
     for stage, algorithm in zip(stages, algorithms, strict=True):
         with stage_checkpoints(run, stage.name) as checkpoints:
             latest = checkpoints.latest
-            if latest is not None and latest >= stage.num_steps and stage is not stages[-1]:
+            done = latest is not None and latest >= stage.num_steps and stage is not stages[-1]
+            if done and not saved_meta(checkpoints.directory, latest).get("cut"):
                 run.files.log(f"{stage.name}: done at step {latest}")
                 params = saved_params(run, checkpoints, latest)
                 continue

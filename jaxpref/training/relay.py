@@ -1,0 +1,147 @@
+"""Carries messages between the processes of a job: through the first one, to all, in one order.
+
+Each process holds one TCP connection to the first one, opened before jax is joined, on the address that jax
+will use. A message is a JSON object on a line. Whoever sends one gets it back as all others do, so that all
+processes see the same messages in the same order and may decide alone what they all decide.
+"""
+
+import json
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["BEAT", "Line", "Relay", "now"]
+
+BEAT = 2.0  # seconds between signs of life
+_LONGEST = 1 << 22  # bytes of a message
+
+
+def now() -> str:
+    """The time of day, as messages say it."""
+    return time.strftime("%H:%M:%S %Z")
+
+
+class Line:
+    """One end of a connection: JSON objects, a line each."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.socket = connection
+        self._received = b""
+        self._unread: list[dict[str, Any]] = []
+        self._sending = threading.Lock()
+        if connection.family != socket.AF_UNIX:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def send(self, message: Mapping[str, Any]) -> bool:
+        """Whether it went out; where it did not, the other end is gone or does not read."""
+        data = json.dumps(message).encode() + b"\n"
+        try:
+            with self._sending:
+                self.socket.sendall(data)
+        except OSError:
+            return False
+        return True
+
+    def receive(self) -> list[dict[str, Any]] | None:
+        """What has come, after waiting as long as the socket's timeout; None once the other end is gone.
+
+        Raises:
+          ValueError: what comes is no message of ours.
+        """
+        if self._unread:
+            messages, self._unread = self._unread, []
+            return messages
+        try:
+            data = self.socket.recv(1 << 16)
+        except (TimeoutError, BlockingIOError, InterruptedError):
+            return []
+        except OSError:
+            return None
+        if not data:
+            return None
+        *lines, self._received = (self._received + data).split(b"\n")
+        if len(self._received) > _LONGEST:
+            raise ValueError("a message without an end")
+        messages = [json.loads(line) for line in lines]
+        if not all(isinstance(message, dict) for message in messages):
+            raise ValueError("not an object")
+        return messages
+
+    def unread(self, messages: list[dict[str, Any]]) -> None:
+        """Gives back what somebody else will receive."""
+        self._unread = messages + self._unread
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+class Relay(threading.Thread):
+    """In the first process: passes on to all what one sends, with the sender in `from`, and says who is gone.
+
+    A process that breaks off, or is silent for longer than `patience` seconds, without having said that it
+    leaves (`bye`) is `gone`: number, host, since when and why.
+    """
+
+    def __init__(self, lines: Mapping[int, Line], hosts: Mapping[int, str], patience: float) -> None:
+        super().__init__(name="jaxpref-relay", daemon=True)
+        self._lines, self._hosts, self._patience = dict(lines), hosts, patience
+        self._heard = dict.fromkeys(lines, time.monotonic())
+        self._left: set[int] = set()  # have said that they leave
+        self._selector = selectors.DefaultSelector()
+        for process, line in self._lines.items():
+            line.socket.settimeout(10)
+            self._selector.register(line.socket, selectors.EVENT_READ, process)
+
+    def run(self) -> None:
+        beat = time.monotonic()
+        while self._lines:
+            for key, _ in self._selector.select(timeout=BEAT / 4):
+                self._hear(key.data)
+            if time.monotonic() - beat >= BEAT:
+                beat = time.monotonic()
+                self._tell({"beat": True})
+                self._look_for_the_silent(beat)
+        self._selector.close()
+
+    def others(self) -> int:
+        """Processes beside this one that are still connected."""
+        return len(self._lines.keys() - {0})
+
+    def _hear(self, process: int) -> None:
+        line = self._lines.get(process)
+        if line is None:
+            return
+        try:
+            messages = line.receive()
+        except ValueError:
+            messages = None
+        if messages is None:
+            self._drop(process, f"its connection broke at {now()}")
+            return
+        self._heard[process] = time.monotonic()
+        for message in messages:
+            if "bye" in message:
+                self._left.add(process)
+            if "beat" not in message:
+                self._tell({**message, "from": process})
+
+    def _look_for_the_silent(self, at: float) -> None:
+        for process in list(self._lines):
+            silent = at - self._heard[process]
+            if silent > self._patience:
+                since = time.strftime("%H:%M:%S %Z", time.localtime(time.time() - silent))
+                self._drop(process, f"there is no sign of life since {since} ({silent:.0f} s)")
+
+    def _drop(self, process: int, why: str) -> None:
+        line = self._lines.pop(process)
+        self._selector.unregister(line.socket)
+        line.close()
+        if process not in self._left:
+            self._tell({"gone": process, "host": self._hosts[process], "why": why, "from": 0})
+
+    def _tell(self, message: Mapping[str, Any]) -> None:
+        for line in list(self._lines.values()):
+            line.send(message)  # one that cannot be told is seen as gone when it is read from
