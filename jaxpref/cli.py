@@ -5,6 +5,7 @@ import os
 import platform
 import re
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -67,13 +68,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with listening():
             status, message = _run(arguments)
-            current().ended(status, message) if status else None
-            if message:
-                print(f"jaxpref: {message}", file=sys.stderr, flush=True)
-            current().leave(status) if status else None
+            if status:
+                _end(status, message)
             return status
     except (Stopped, KeyboardInterrupt):  # while it was leaving
         return 130
+
+
+def _end(status: int, message: str) -> None:
+    """Says how a command ended, to the other processes of the job too, with which it leaves."""
+    current().ended(status, message)
+    if message:
+        print(f"jaxpref: {message}", file=sys.stderr, flush=True)
+    current().leave(status)
 
 
 def _run(arguments: Sequence[str] | None) -> tuple[int, str]:
@@ -96,6 +103,10 @@ def _run(arguments: Sequence[str] | None) -> tuple[int, str]:
         if os.environ.get("JAXPREF_TRACEBACK"):
             raise
         return 2, f"error: {' '.join(str(error).split()) or type(error).__name__}"
+    except Exception as error:  # a defect: the traceback is wanted
+        if current().count == 1:
+            raise
+        return 1, f"{traceback.format_exc()}{type(error).__name__}: {error}"
     except Stopped as stop:
         return 128 + stop.number, said(stop.number)
     except KeyboardInterrupt:

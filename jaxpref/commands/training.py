@@ -12,6 +12,7 @@ from jaxpref.experiment import Experiment, Tournament, smoke_tournament
 from jaxpref.labels import labels
 from jaxpref.paths import AnyPath
 from jaxpref.training import distributed
+from jaxpref.training.lock import check_free
 from jaxpref.training.prepared import prepare_experiment
 from jaxpref.training.run import run_folder
 from jaxpref.training.run import train as run_training
@@ -40,6 +41,7 @@ def train(options: Options) -> int:
 def _begin_trial_anew(options: Options, folder: AnyPath, own: dict[str, str]) -> None:
     """Going on with the last trial would skip what was changed since. A folder that was named is kept."""
     if options.smoke and "workdir" not in own and jax.process_count() == 1 and folder.exists():
+        check_free(folder)
         shutil.rmtree(folder)
 
 
@@ -127,7 +129,7 @@ def _labels(experiments: list[Experiment]) -> list[str]:
 
 
 def prepare(options: Options) -> int:
-    distributed.initialize()
+    distributed.initialize(one_of_many=not options.reference)
     experiment, workdir, own = load(options)
     if "records" not in own:
         raise ValueError("say where to write: records=DIR")

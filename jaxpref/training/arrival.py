@@ -21,7 +21,9 @@ _HELLO = "jaxpref 1"  # the version of what is said here
 
 class Met(NamedTuple):
     line: Line  # to the first process
-    facts: list[dict[str, Any]]  # of all processes, in their order; `ahead`: of the first one's clock, seconds
+    facts: list[
+        dict[str, Any]
+    ]  # of all processes, in their order; `ahead`: of the first one's clock, seconds
     relay: Relay | None  # in the first process
 
 

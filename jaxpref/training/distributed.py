@@ -2,7 +2,6 @@
 
 import atexit
 import os
-import socket
 from typing import NamedTuple
 
 import jax
@@ -10,7 +9,7 @@ from jax._src import clusters  # no public name says what jax would find
 
 from jaxpref.training import preemption
 from jaxpref.training.arrival import meet
-from jaxpref.training.job import Job, current, enter
+from jaxpref.training.job import Job, enter
 from jaxpref.training.start import check_alone, check_count, check_devices, check_facts, facts
 
 __all__ = ["first", "initialize", "seconds"]

@@ -20,7 +20,15 @@ from jaxpref.training.context import RunContext
 from jaxpref.training.params import left_by, started_from
 from jaxpref.types import Params
 
-__all__ = ["CutShort", "context_of", "evaluate_stage", "evaluations", "held_out_loader", "held_out_pass", "summary"]
+__all__ = [
+    "CutShort",
+    "context_of",
+    "evaluate_stage",
+    "evaluations",
+    "held_out_loader",
+    "held_out_pass",
+    "summary",
+]
 
 
 class CutShort(Exception):

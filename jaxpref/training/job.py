@@ -72,6 +72,11 @@ class Job:
         """What is done before this process ends at once, where no `finally` would run."""
         self._at_end.append(cleanup)
 
+    def at_end_no_more(self, cleanup: Callable[[], None]) -> None:
+        """Takes back `at_end`."""
+        if cleanup in self._at_end:
+            self._at_end.remove(cleanup)
+
     def send(self, message: Mapping[str, Any]) -> None:
         """To all processes, this one too."""
         if self._met is None:
@@ -207,7 +212,7 @@ class Job:
         self._end_now(MISSING)
 
     def _end_now(self, status: int) -> None:
-        for cleanup in self._at_end:
+        for cleanup in list(self._at_end):
             try:
                 cleanup()
             except Exception as error:  # whatever it is, the process ends

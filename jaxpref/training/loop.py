@@ -17,9 +17,9 @@ from jaxpref.experiment import Stage
 from jaxpref.metrics import Mean, Metrics
 from jaxpref.policies.base import check_records
 from jaxpref.training import sharding
+from jaxpref.training.batches import check_batch
 from jaxpref.training.checkpoint import Checkpoints
 from jaxpref.training.collect import collecting, compiled_evaluation
-from jaxpref.training.batches import check_batch
 from jaxpref.training.constants import adapters_of, fingerprint, other_scheme
 from jaxpref.training.context import RunContext
 from jaxpref.training.evaluation import (

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import jax
 
 from jaxpref.algorithms import Algorithm
+from jaxpref.config import describe, leaves
 from jaxpref.experiment import Experiment, Stage
 from jaxpref.paths import AnyPath, as_folder, reachable
 from jaxpref.training import sharding
@@ -16,7 +17,10 @@ from jaxpref.training.best import check_best_metric
 from jaxpref.training.checkpoint import saved_meta
 from jaxpref.training.context import RunContext
 from jaxpref.training.files import RunFiles, show_choices
+from jaxpref.training.job import current
+from jaxpref.training.lock import locked
 from jaxpref.training.loop import StageRun
+from jaxpref.training.maintenance import watched
 from jaxpref.training.params import (
     check_base,
     has_checkpoints,
@@ -28,6 +32,7 @@ from jaxpref.training.preemption import Preemption, entered, listening
 from jaxpref.training.provenance import devices
 from jaxpref.training.record import checked_record
 from jaxpref.training.references import check_reference
+from jaxpref.training.start import check_same_run
 from jaxpref.training.writers import DEFAULT
 from jaxpref.types import Params
 
@@ -64,11 +69,11 @@ def train(
       ValueError: the mesh, batch size, data, weights or checkpoint do not fit; the message says how to fix.
         A run that has not made a step yet leaves no file then.
     """
-    with listening() as preemption:
+    with listening() as preemption, _noticing(preemption, log):
         run = open_run(experiment, workdir, preemption=preemption, writers=writers, log=log)
         run = dataclasses.replace(run, allow_changes=allow_changes)
         files = run.files
-        with files.discarded_if_nothing_ran():
+        with files.discarded_if_nothing_ran(), locked(files.directory, current(), files.log):
             mesh = sharding.describe_mesh(run.mesh)
             _check_bases(run)
             write = checked_record(
@@ -85,6 +90,17 @@ def train(
                 f"{experiment.name}: {parameters:,} parameters, mesh {mesh} on {devices()}, in {workdir}"
             )
             return _run_stages(run, write)
+
+
+@contextlib.contextmanager
+def _noticing(preemption: Preemption, log: Callable[[str], None]) -> Iterator[None]:
+    """With an eye on what announces that the machine will be taken away."""
+    end = watched(preemption.ask, log)
+    try:
+        yield
+    finally:
+        end()
+        preemption.unsaved = False
 
 
 def run_folder(workdir: str | os.PathLike[str]) -> AnyPath:
@@ -116,6 +132,7 @@ def open_run(
     `other_base`: its checkpoints may be read above another base than they were trained above, for whoever
     only reads them; `train` never goes on there.
     """
+    check_same_run(current(), lambda: {"workdir": str(workdir), **leaves(describe(experiment))})
     mesh = sharding.make_mesh(experiment.mesh)
     policy, tokenizer = experiment.policy(), experiment.tokenizer and experiment.tokenizer()
     if other_base and policy.constants is None:

@@ -4,18 +4,17 @@ import collections
 import functools
 import hashlib
 import importlib.metadata
-import importlib.util
 import json
 import os
 import pathlib
 import platform
 import socket
-import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jaxpref
 from jaxpref.training.job import Job
+from jaxpref.training.maintenance import metadata, on_tpu_vm
 
 __all__ = ["check_alone", "check_count", "check_devices", "check_facts", "check_same_run", "facts"]
 
@@ -117,37 +116,18 @@ def _workers() -> Sequence[str | None]:
     return said
 
 
-def on_tpu_vm() -> bool:
-    """Whether this machine is a TPU VM, whose metadata can be asked."""
-    there = any(pathlib.Path(path).exists() for path in ("/dev/accel0", "/dev/vfio/0"))
-    return there and importlib.util.find_spec("libtpu") is not None and "TPU_SKIP_MDS_QUERY" not in os.environ
-
-
-def metadata(name: str, timeout: float = 2) -> str | None:
-    """What the machine's metadata server says of its instance; None where there is none."""
-    host = os.environ.get("GCE_METADATA_HOST") or os.environ.get("GCE_METADATA_IP", "metadata.google.internal")
-    url = f"http://{host}/computeMetadata/v1/instance/{name}"
-    request = urllib.request.Request(url, headers={"Metadata-Flavor": "Google"})
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(request, timeout=timeout) as answer:
-            return answer.read().decode()
-    except OSError:
-        return None
-
-
-def check_same_run(job: Job, run: Mapping[str, Any]) -> None:
+def check_same_run(job: Job, run: Callable[[], Mapping[str, Any]]) -> None:
     """Compares what the processes are about to do.
 
     Args:
-      run: plain values by name, of which all must be equal.
+      run: gives plain values by name, of which all must be equal.
 
     Raises:
       ValueError: they are not; it names the first that differ.
     """
     if job.count == 1:
         return
-    texts = {name: json.dumps(value, sort_keys=True, default=str) for name, value in run.items()}
+    texts = {name: json.dumps(value, sort_keys=True, default=str) for name, value in run().items()}
     digest = hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()
     if len(set(job.gather("experiment", digest))) == 1:
         return

@@ -28,9 +28,7 @@ def test_the_first_signal_asks(number, status, capfd):
     assert {n: signal.getsignal(n) for n in before} == before
 
 
-@pytest.mark.parametrize(
-    ("number", "kind"), [(signal.SIGTERM, Stopped), (signal.SIGINT, KeyboardInterrupt)]
-)
+@pytest.mark.parametrize(("number", "kind"), [(signal.SIGTERM, Stopped), (signal.SIGINT, KeyboardInterrupt)])
 def test_with_nothing_to_save_a_signal_ends_what_runs(number, kind):
     with Preemption() as preemption:
         with pytest.raises(kind) as raised:
