@@ -21,9 +21,7 @@ _HELLO = "jaxpref 1"  # the version of what is said here
 
 class Met(NamedTuple):
     line: Line  # to the first process
-    facts: list[
-        dict[str, Any]
-    ]  # of all processes, in their order; `ahead`: of the first one's clock, seconds
+    facts: list[dict[str, Any]]  # of all, in their order; `ahead`: of the first one's clock, seconds
     relay: Relay | None  # in the first process
 
 
@@ -70,11 +68,12 @@ def _numbers(processes: Any) -> str:
     return ", ".join(map(str, sorted(processes)))
 
 
-def _lacking(count: int, here: set[int], timeout: float) -> str:
-    missing = set(range(count)) - here
+def _lacking(count: int, came: set[int], timeout: float, left: int = 0) -> str:
+    missing = set(range(count)) - came
+    gone = f"; {left} of them have ended since" if left else ""
     return (
-        f"{len(here)} of {count} workers have arrived; missing: {_numbers(missing)} (waited {timeout:.0f} s, "
-        "JAXPREF_JOIN_TIMEOUT). See in their logs whether they started, and start the same command on all"
+        f"{len(came)} of {count} workers have arrived; missing: {_numbers(missing)}{gone} (waited "
+        f"{timeout:.0f} s, JAXPREF_JOIN_TIMEOUT). See in their logs whether they started, and start the same command on all"
     )
 
 
@@ -99,14 +98,15 @@ def _awaited(
 ) -> tuple[dict[int, Line], list[dict[str, Any]]]:
     """The lines of the others, and the facts of all."""
     count, lines, facts = hello["count"], dict[int, Line](), {0: hello["facts"] | {"ahead": 0.0}}
-    told = time.monotonic()
+    told, came = time.monotonic(), {0}
     while len(facts) < count:
         left = until - time.monotonic()
         if left <= 0:
-            raise _refused(lines, _lacking(count, set(facts), timeout))
+            raise _refused(lines, _lacking(count, came, timeout, len(came) - len(facts)))
         listener.settimeout(min(left, 1))
         with contextlib.suppress(TimeoutError):
             _let_in(Line(listener.accept()[0]), count, lines, facts)
+        came |= facts.keys()
         for process in [p for p, line in lines.items() if _hung_up(line)]:
             lines.pop(process).close()
             del facts[process]
@@ -130,8 +130,8 @@ def _let_in(line: Line, count: int, lines: dict[int, Line], facts: dict[int, Any
         return
     host = hello["facts"].get("host")
     if hello["count"] != count or not 0 < process < count:
-        why = f"process {process} on {host} says that there are {hello['count']} processes, and process 0 {count}"
-        raise _refused({**lines, process: line}, f"{why}; start all with the same number")
+        why = f"process {process} on {host} is one of {hello['count']}, and process 0 one of {count}"
+        raise _refused({**lines, process: line}, f"{why}; start all with the same number of processes")
     if process in lines and not _hung_up(lines[process]):
         other = facts[process].get("host")
         why = f"two processes say that they are process {process}, on {other} and on {host}"
@@ -187,19 +187,20 @@ def _called(
             time.sleep(0.2)
             told = _said(told, {process}, count, left)
             continue
+        every = None
         try:
             line.send(hello | {"clock": time.time()})
             every = _answered(line, until, here)
         except _Unknown as error:
             why = str(error)
-            line.close()
             time.sleep(1)
             continue
-        if every is not None:
-            return line, every
-        line.send({"hello": "leaving"})
-        line.close()
-        raise ValueError(_lacking(count, here, timeout))
+        finally:
+            if every is None:
+                line.close()
+        if every is None:
+            raise ValueError(_lacking(count, here, timeout))
+        return line, every
     raise ValueError(
         f"process 0, which process {process} of {count} looks for at {host}:{port}, has not arrived within "
         f"{timeout:.0f} s (JAXPREF_JOIN_TIMEOUT){f': {why}' if why else ''}. Missing: 0 at least; see in its "

@@ -13,12 +13,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jaxpref.training.arrival import Met
-from jaxpref.training.relay import BEAT, now
+from jaxpref.training.relay import BEAT, broken, silent
 
 __all__ = ["MISSING", "Job", "current", "enter"]
 
 MISSING = 4  # exit status where another process of the job is missing
 _GRACE = 15.0  # seconds in which the others may end by themselves after one has
+_LAST = 5.0  # seconds by which the first one stays: jax ends the others by SIGABRT once it is gone
 
 Handler = Callable[[int, dict[str, Any]], None]
 
@@ -94,6 +95,9 @@ class Job:
             return [value]
         self._asked[what] += 1
         key = f"{what} {self._asked[what]}"
+        with self._changed:
+            if self.process in self._ended:  # so had all; this is another command
+                self._ended.clear()
         self.send({"gather": key, "value": value})
         begun = time.monotonic()
         with self._changed:
@@ -124,9 +128,11 @@ class Job:
         return value
 
     def ended(self, status: int, why: str) -> None:
-        """Tells the others that the command of this process has ended by a mistake or a stop, and waits a
-        moment: where another one is missing, that is what is said."""
+        """Tells the others that this process's command has ended by a mistake or a stop, and waits a moment:
+        where another one is missing, that is what is said."""
         if self.count > 1:
+            with self._changed:
+                self._ended[self.process] = (status, why)
             self.send({"ended": status, "why": why[:2000]})
             self._wait(self._all_ended, 2)
 
@@ -165,10 +171,10 @@ class Job:
                 messages = None
             at = time.monotonic()
             if messages is None:
-                return self._lose(0, f"its connection broke at {now()}")
+                return self._lose(0, broken())
             heard = at if messages else heard
             if at - heard > self._patience:
-                return self._lose(0, f"there is no sign of life since {at - heard:.0f} s")
+                return self._lose(0, silent(at - heard))
             if at - beat >= BEAT:
                 beat = at
                 line.send({"beat": True})
@@ -181,11 +187,10 @@ class Job:
             self._lose(message["gone"], message["why"])
             return
         with self._changed:
-            if "ended" in message:
+            if "ended" in message and sender != self.process:
                 self._ended[sender] = (message["ended"], message["why"])
-                if sender != self.process:
-                    threading.Thread(target=self._follow, args=(sender,), daemon=True).start()
-            elif "bye" not in message:
+                threading.Thread(target=self._follow, args=(sender,), daemon=True).start()
+            elif "bye" not in message and sender != self.process:
                 self._ended.pop(sender, None)  # it goes on with another command
             if "gather" in message:
                 self._values[message["gather"]][sender] = message["value"]
@@ -219,7 +224,7 @@ class Job:
                 _say(f"{type(error).__name__}: {error}")
         self.bye()
         relay = None if self._met is None else self._met.relay
-        patience = time.monotonic() + 5  # jax ends the others by SIGABRT once the first one is gone
+        patience = time.monotonic() + _LAST
         while relay is not None and relay.others() and time.monotonic() < patience:
             time.sleep(0.05)
         for stream in (sys.stdout, sys.stderr):

@@ -24,9 +24,8 @@ def metadata(name: str, timeout: float = 2) -> str | None:
     GCE_METADATA_HOST names another server. The paths are those of
     https://cloud.google.com/compute/docs/metadata/predefined-metadata-keys.
     """
-    host = os.environ.get("GCE_METADATA_HOST") or os.environ.get(
-        "GCE_METADATA_IP", "metadata.google.internal"
-    )
+    given = os.environ.get("GCE_METADATA_HOST") or os.environ.get("GCE_METADATA_IP")
+    host = given or "metadata.google.internal"
     url = f"http://{host}/computeMetadata/v1/instance/{name}"
     request = urllib.request.Request(url, headers={"Metadata-Flavor": "Google"})
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))

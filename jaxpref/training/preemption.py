@@ -33,8 +33,8 @@ class Stopped(SystemExit):
 
 class Preemption:
     """While entered, SIGTERM and Ctrl-C end what runs: after a step where there is something to save
-    (`unsaved`), which asks `reached`; else at once, by `Stopped` (by KeyboardInterrupt for Ctrl-C in a process
-    alone). A second Ctrl-C is a KeyboardInterrupt in any case.
+    (`unsaved`), which asks `reached`; else at once, by `Stopped` (by KeyboardInterrupt for Ctrl-C in a
+    process alone). A second Ctrl-C is a KeyboardInterrupt in any case.
 
     A thread hears of signals too, since Python's handlers wait for the end of a compilation; where there is
     nothing to save it ends the process.

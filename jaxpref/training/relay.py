@@ -13,15 +13,21 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["BEAT", "Line", "Relay", "now"]
+__all__ = ["BEAT", "Line", "Relay", "broken", "silent"]
 
 BEAT = 2.0  # seconds between signs of life
 _LONGEST = 1 << 22  # bytes of a message
 
 
-def now() -> str:
-    """The time of day, as messages say it."""
-    return time.strftime("%H:%M:%S %Z")
+def broken() -> str:
+    """Why a process is missing, whose connection has just broken."""
+    return f"its connection broke at {time.strftime('%H:%M:%S %Z')}"
+
+
+def silent(seconds: float) -> str:
+    """Why a process is missing that was last heard of so many seconds ago."""
+    since = time.strftime("%H:%M:%S %Z", time.localtime(time.time() - seconds))
+    return f"there is no sign of life since {since} ({seconds:.0f} s)"
 
 
 class Line:
@@ -119,7 +125,7 @@ class Relay(threading.Thread):
         except ValueError:
             messages = None
         if messages is None:
-            self._drop(process, f"its connection broke at {now()}")
+            self._drop(process, broken())
             return
         self._heard[process] = time.monotonic()
         for message in messages:
@@ -130,10 +136,9 @@ class Relay(threading.Thread):
 
     def _look_for_the_silent(self, at: float) -> None:
         for process in list(self._lines):
-            silent = at - self._heard[process]
-            if silent > self._patience:
-                since = time.strftime("%H:%M:%S %Z", time.localtime(time.time() - silent))
-                self._drop(process, f"there is no sign of life since {since} ({silent:.0f} s)")
+            quiet = at - self._heard[process]
+            if quiet > self._patience:
+                self._drop(process, silent(quiet))
 
     def _drop(self, process: int, why: str) -> None:
         line = self._lines.pop(process)
