@@ -91,5 +91,7 @@ def _sum(array: Any, numpy: Any) -> Any:
     else:
         values = jax.lax.bitcast_convert_type(array, bits)
     values = values.reshape(-1).astype(np.uint32) + np.uint32(1)
-    weights = numpy.arange(values.size, dtype=np.uint32) * np.uint32(2654435762) + np.uint32(1)
+    # Mixed, since evenly spaced ones would take two rows of the same sum for one another.
+    weights = numpy.arange(1, values.size + 1, dtype=np.uint32) * np.uint32(2654435761)
+    weights = (weights ^ (weights >> np.uint32(15))) * np.uint32(2246822519) | np.uint32(1)
     return (values * weights).sum(dtype=np.uint32)
