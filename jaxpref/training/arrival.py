@@ -73,7 +73,8 @@ def _lacking(count: int, came: set[int], timeout: float, left: int = 0) -> str:
     gone = f"; {left} of them have ended since" if left else ""
     return (
         f"{len(came)} of {count} workers have arrived; missing: {_numbers(missing)}{gone} (waited "
-        f"{timeout:.0f} s, JAXPREF_JOIN_TIMEOUT). See in their logs whether they started, and start the same command on all"
+        f"{timeout:.0f} s, JAXPREF_JOIN_TIMEOUT). See in their logs whether they started, and start the same "
+        "command on all"
     )
 
 

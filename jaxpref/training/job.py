@@ -113,7 +113,7 @@ class Job:
         return [got[i] for i in range(self.count)]
 
     def of_first(self, what: str, act: Callable[[], Any]) -> Any:
-        """What `act()` returns in the first process, in all of them; so with the ValueError that it raises."""
+        """What `act()` returns in the first process, in all of them; so a ValueError that it raises."""
         value, failed = None, None
         if self.process == 0:
             try:

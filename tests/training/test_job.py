@@ -51,7 +51,10 @@ def test_one_that_has_left_before_all_had_come_is_missing():
 
 @pytest.mark.parametrize(
     ("second", "said"),
-    [((1, 3), "process 1 on h1 is one of 3, and process 0 one of 2"), ((5, 2), "process 5 on h5 is one of 2")],
+    [
+        ((1, 3), "process 1 on h1 is one of 3, and process 0 one of 2"),
+        ((5, 2), "process 5 on h5 is one of 2"),
+    ],
 )
 def test_processes_agree_on_how_many_they_are(second, said):
     port = free_port()
@@ -86,9 +89,9 @@ def test_a_stranger_at_the_door_changes_nothing():
 
 
 def test_a_port_in_use_is_said():
-    with socket.create_server(("", 0)) as taken:
-        with pytest.raises(ValueError, match="cannot listen on port .* An earlier command may still be"):
-            _meet(0, 2, taken.getsockname()[1])
+    said = r"cannot listen on port .* An earlier command may still be"
+    with socket.create_server(("", 0)) as taken, pytest.raises(ValueError, match=said):
+        _meet(0, 2, taken.getsockname()[1])
 
 
 def test_what_is_gathered_comes_in_the_order_of_processes_each_time():

@@ -68,7 +68,7 @@ def test_the_lock_of_a_process_that_is_gone_is_taken_over(tmp_path):
 
 def test_the_lock_of_another_machine_ends_with_its_signs_of_life(tmp_path):
     _left(tmp_path, host="elsewhere", alive=time.time() - lock.STALE + 60)
-    with pytest.raises(ValueError, match="in use by a run on elsewhere, .* last seen alive 12. s ago"):
+    with pytest.raises(ValueError, match=r"in use by a run on elsewhere, .* last seen alive 12. s ago"):
         _hold(tmp_path).__enter__()
     _left(tmp_path / "other", host="elsewhere", alive=time.time() - lock.STALE - 1)
     said = []
@@ -131,7 +131,7 @@ def test_a_store_has_locks_too(tmp_path, monkeypatch):
 
 def test_all_processes_see_the_folder_or_are_told(tmp_path, monkeypatch):
     monkeypatch.setattr(lock._sees, "__defaults__", (0.2,))
-    with together(3) as (jobs, ends):
+    with together(3) as (jobs, _):
 
         def hold(i, folder):
             with _hold(folder, job=jobs[i]):

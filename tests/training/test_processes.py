@@ -5,10 +5,11 @@ import pathlib
 import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
-from launch import TINY, environment, here
+from launch import TINY, environment, here, start
 
 from jaxpref.data import load_records
 from jaxpref.training.constants import fingerprint
@@ -61,6 +62,29 @@ print(json.dumps([x.asked for x in (*layers, table)]))
 print(json.dumps(fingerprint(tree)))
 print(json.dumps([len(x.asked) for x in (*layers, table)]))
 print(json.dumps([fingerprint(placed), fingerprint({k: np.asarray(x) for k, x in tree.items()})]))
+from jaxpref.training import job
+from jaxpref.training.batches import check_batch
+from jaxpref.training.start import check_same_run
+class Loader:
+    batch_size, own = 8, 0
+    def batch(self, step, rows=None):
+        return whole + self.own if rows is None else whole[rows]
+def said(act, *arguments):
+    try:
+        return act(*arguments)
+    except ValueError as error:
+        return str(error)
+put, loader, own = sharding.put_batch, Loader(), jax.process_index()
+found = [said(check_batch, "dpo", loader, 1, mesh)]
+loader.own = own
+found.append(said(check_batch, "dpo", loader, 1, mesh))
+loader.own = 0
+# Each process takes its share of the rows, whatever the mesh: here all rows are everyone's.
+tensor = Mesh(np.array(jax.devices()).reshape(1, 1, 4), sharding.AXES, axis_types=(AxisType.Auto,) * 3)
+sharding.put_batch = lambda read, size, mesh: put(lambda rows: read((rows + 4 * own) % 8), size, mesh)
+found.append(said(check_batch, "dpo", loader, 1, tensor))
+found.append(said(check_same_run, job.current(), lambda: {"workdir": "a", "seed": own}))
+print(json.dumps({"refused": found}))
 """
 )
 
@@ -98,7 +122,8 @@ def _assert_same_metrics(one: pathlib.Path, two: pathlib.Path) -> None:
     for a, b in zip(rows(one, "metrics.jsonl"), rows(two, "metrics.jsonl"), strict=True):
         for key in a.keys() - {"time", "tokens_per_second", "mfu", "stage", "split"}:
             assert a[key] == pytest.approx(b[key], rel=1e-4, abs=1e-5), (a["stage"], a["step"], key)
-    assert len(rows(two, "samples.jsonl")) == len(rows(one, "samples.jsonl"))
+    if (one / "samples.jsonl").exists():
+        assert len(rows(two, "samples.jsonl")) == len(rows(one, "samples.jsonl"))
 
 
 @pytest.mark.slow
@@ -151,9 +176,8 @@ def test_commands_of_two_processes_that_share_every_row(tmp_path):
 @pytest.mark.slow
 def test_a_process_reads_the_rows_and_weights_of_its_devices():
     # On a busy machine jax warns of slow peers in between.
-    printed = [
-        [x for x in output.splitlines() if x[:1] in ("[", '"')] for output in _joined(WEIGHTS, count=2)
-    ]
+    outputs = _joined(WEIGHTS, count=2)
+    printed = [[x for x in output.splitlines() if x[:1] in ("[", '"')] for output in outputs]
     both = [[json.loads(line) for line in lines] for lines in printed]
     (*first, asked, told, hashed, same), (*second, asked_of_second, told_too, hashed_too, same_too) = both
     assert asked == [[[[0, 1], [0, 6]], [[1, 2], [0, 6]]]] * 2 + [[[[0, 8], [0, 5]]]]
@@ -165,3 +189,71 @@ def test_a_process_reads_the_rows_and_weights_of_its_devices():
     whole = list(range(8))
     assert first == [[whole[:4]], [[0, 1, 4, 5]], [whole], [whole[:4]], [whole]]
     assert second == [[whole[4:]], [[2, 3, 6, 7]], [whole], [whole[4:]], [whole]]
+    refused = [json.loads(output.splitlines()[-1])["refused"] for output in outputs]
+    assert refused[0] == refused[1], "all say the same"
+    nothing, another, elsewhere, setting = refused[0]
+    assert nothing is None
+    assert "reads another batch 1 than process 0" in another
+    assert "batch 1 on the devices is not the one that the processes read" in elsewhere
+    assert "seed: 1 in process 1" in setting
+
+
+def _begun(*arguments: str, devices: tuple[int, ...] = (1, 1), **more: str) -> list[subprocess.Popen[str]]:
+    """Processes of one job that run one command."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    return [
+        start(
+            *arguments,
+            count=count,
+            JAXPREF_COORDINATOR=f"localhost:{port}",
+            JAXPREF_NUM_PROCESSES=str(len(devices)),
+            JAXPREF_PROCESS_ID=str(i),
+            PYTHONUNBUFFERED="1",
+            **more,
+        )
+        for i, count in enumerate(devices)
+    ]
+
+
+def _ended(processes: list[subprocess.Popen[str]]) -> tuple[list[int], list[str]]:
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    return [process.returncode for process in processes], outputs
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
+def test_what_one_of_two_processes_meets_both_end_with(tmp_path):
+    """Killed, stopped, and begun with other devices; then the run goes on to where one process takes it."""
+    steps = ["train", TINY, "steps=60", "data=2", "evaluators=False", "checkpoint_every=5", "--no-report"]
+    common = [*steps, f"workdir={tmp_path / 'two'}"]
+
+    def reached(processes: list[subprocess.Popen[str]], text: str) -> None:
+        assert processes[0].stdout is not None
+        assert any(text in line for line in processes[0].stdout), text
+
+    statuses, outputs = _ended(_begun(*common, devices=(1, 2)))
+    assert statuses == [2, 2]
+    assert all("devices of a process: 2 in process 1" in output for output in outputs), outputs
+    for victim, stage in ((1, "sft"), (0, "dpo")):
+        both = _begun(*common)
+        reached(both, f"{stage}  20/60")
+        both[victim].kill()
+        begun = time.monotonic()
+        statuses, outputs = _ended(both)
+        assert time.monotonic() - begun < 30
+        assert statuses[1 - victim] == 4, outputs
+        assert "of 2 is missing: its connection broke at" in outputs[1 - victim]
+    both = _begun(*common)
+    reached(both, "dpo: resumed at step")
+    reached(both, "dpo  30/60")
+    both[1].terminate()
+    statuses, outputs = _ended(both)
+    assert statuses == [143, 143], outputs
+    assert all("dpo: interrupted and saved at step" in output for output in outputs)
+    assert "taken over" not in outputs[0]
+    statuses, outputs = _ended(_begun(*common))
+    assert statuses == [0, 0], outputs
+    here(*steps, f"workdir={tmp_path / 'one'}", count=2)
+    _assert_same_metrics(tmp_path / "one", tmp_path / "two")
