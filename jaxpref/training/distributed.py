@@ -2,17 +2,21 @@
 
 import atexit
 import os
+import socket
 from typing import NamedTuple
 
 import jax
+import numpy as np
 from jax._src import clusters  # no public name says what jax would find
+from jax._src.distributed import global_state as jax_state
+from jax.experimental import multihost_utils
 
 from jaxpref.training import preemption
 from jaxpref.training.arrival import meet
-from jaxpref.training.job import Job, enter
+from jaxpref.training.job import Job, current, enter
 from jaxpref.training.start import check_alone, check_count, check_devices, check_facts, facts
 
-__all__ = ["first", "initialize", "seconds"]
+__all__ = ["first", "initialize", "joined", "seconds"]
 
 # Environment variable -> seconds where it is not set.
 _SECONDS = {"JAXPREF_JOIN_TIMEOUT": 300, "JAXPREF_PEER_TIMEOUT": 90, "JAXPREF_LEAVE_TIMEOUT": 300}
@@ -54,29 +58,41 @@ def initialize(*, one_of_many: bool = False) -> None:
         if not one_of_many:
             check_alone()
         return
-    patience = seconds("JAXPREF_PEER_TIMEOUT")
-    met = meet(
-        place.address,
-        place.count,
-        place.process,
-        facts(),
-        timeout=seconds("JAXPREF_JOIN_TIMEOUT"),
-        patience=patience,
-    )
-    job = enter(Job(place.process, place.count, met, patience=patience))
-    check_facts(job)
+    job = _enter(place)
     # jax would take SIGTERM below Python, where no handler of ours would hear of it.
     jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(
         *place,
         cluster_detection_method="deactivate",
         initialization_timeout=seconds("JAXPREF_JOIN_TIMEOUT"),
-        heartbeat_timeout_seconds=2 * patience + 60,  # the job sees it first, and says who it is
+        heartbeat_timeout_seconds=2 * seconds("JAXPREF_PEER_TIMEOUT") + 60,  # the job says it first
         shutdown_timeout_seconds=seconds("JAXPREF_LEAVE_TIMEOUT"),
     )
-    atexit.register(job.bye)  # runs before jax's own, which waits for the others
-    preemption.attach(job)
     check_devices(job, jax.local_device_count())
+
+
+def _enter(place: _Place) -> Job:
+    """Meets the other processes, and compares what must not differ."""
+    patience, timeout = seconds("JAXPREF_PEER_TIMEOUT"), seconds("JAXPREF_JOIN_TIMEOUT")
+    met = meet(place.address, place.count, place.process, facts(), timeout=timeout, patience=patience)
+    job = enter(Job(place.process, place.count, met, patience=patience))
+    atexit.register(job.bye)  # runs before jax's own end, which waits for the others
+    preemption.attach(job)
+    check_facts(job)
+    return job
+
+
+def joined() -> Job:
+    """The job of this process; that of processes which somebody has joined through jax alone is made here."""
+    job, count = current(), jax.process_count()
+    if job.count == count:
+        return job
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port = np.asarray([probe.getsockname()[1]], np.int32)
+    port = int(multihost_utils.process_allgather(port).reshape(-1)[0])
+    host = jax_state.coordinator_address.rpartition(":")[0]
+    return _enter(_Place(f"{host}:{port}", count, jax.process_index(), None))
 
 
 def seconds(variable: str) -> int:

@@ -16,6 +16,7 @@ from jaxpref.training import sharding
 from jaxpref.training.best import check_best_metric
 from jaxpref.training.checkpoint import saved_meta
 from jaxpref.training.context import RunContext
+from jaxpref.training.distributed import joined
 from jaxpref.training.files import RunFiles, show_choices
 from jaxpref.training.job import current
 from jaxpref.training.lock import locked
@@ -132,7 +133,7 @@ def open_run(
     `other_base`: its checkpoints may be read above another base than they were trained above, for whoever
     only reads them; `train` never goes on there.
     """
-    check_same_run(current(), lambda: {"workdir": str(workdir), **leaves(describe(experiment))})
+    check_same_run(joined(), lambda: {"workdir": str(workdir), **leaves(describe(experiment))})
     mesh = sharding.make_mesh(experiment.mesh)
     policy, tokenizer = experiment.policy(), experiment.tokenizer and experiment.tokenizer()
     if other_base and policy.constants is None:
