@@ -24,6 +24,13 @@ writers=NAME,... (csv, tensorboard, package.module:function; default tensorboard
 beside metrics.jsonl."""
 
 
+# Not 0 for what was stopped, although it was saved: whoever starts a job again (Kubernetes, a script under
+# Slurm) takes 0 for a run that is done.
+STATUS = """\
+exit status: 0 done; 2 a mistake, said in one line; 3 a loss or gradient was not finite; 4 another process
+of the job is missing; 143 or 130 stopped by SIGTERM or Ctrl-C, with what there was to save saved (the same
+command goes on). After 4, 130 and 143 start the same command again."""
+
 # What a command works on.
 FILES = {
     "FILE": "experiment file, or FILE.py:function",
@@ -57,13 +64,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit status.
-
-    0: done. 2: a mistake of the user, in one line on stderr. 3: a loss or gradient was not finite. 4: another
-    process of the job is missing. 128 + the signal (143, 130): stopped by SIGTERM or Ctrl-C, and what there
-    was to save is saved; not 0, since whoever starts a job again (Kubernetes, a script under Slurm) takes 0
-    for a run that is done.
-    """
+    """Runs one command; returns the exit status, as `STATUS` says."""
     _use_huge_pages()
     try:
         with listening():
@@ -157,7 +158,10 @@ def _use_huge_pages() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="jaxpref", description="Preference learning in JAX: train, evaluate and report experiments."
+        prog="jaxpref",
+        description="Preference learning in JAX: train, evaluate and report experiments.",
+        epilog=STATUS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_training(commands)
