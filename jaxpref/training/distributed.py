@@ -91,7 +91,7 @@ def joined() -> Job:
         probe.bind(("", 0))
         port = np.asarray([probe.getsockname()[1]], np.int32)
     port = int(multihost_utils.process_allgather(port).reshape(-1)[0])
-    host = jax_state.coordinator_address.rpartition(":")[0]
+    host = (jax_state.coordinator_address or "localhost").rpartition(":")[0]
     return _enter(_Place(f"{host}:{port}", count, jax.process_index(), None))
 
 
@@ -125,10 +125,14 @@ def _place() -> _Place | None:
     numbers: list[int | None] = [None, None]
     if named:
         numbers = [_number(n) for n in ("JAXPREF_NUM_PROCESSES", "JAXPREF_PROCESS_ID")]
-    given = (named or os.environ.get("JAX_COORDINATOR_ADDRESS"), *numbers, None, None)
-    wait = seconds("JAXPREF_JOIN_TIMEOUT")
-    found = clusters.ClusterEnv.auto_detect_unset_distributed_params(*given, wait)
-    address, count, process, local = found
+    address, count, process, local = clusters.ClusterEnv.auto_detect_unset_distributed_params(
+        named or os.environ.get("JAX_COORDINATOR_ADDRESS"),
+        numbers[0],
+        numbers[1],
+        None,
+        None,
+        seconds("JAXPREF_JOIN_TIMEOUT"),
+    )
     if address is None or count is None or process is None:
         raise ValueError(
             "JAXPREF_DISTRIBUTED=1, but jax finds no workers here (it knows Cloud TPU, Slurm, Open MPI and "

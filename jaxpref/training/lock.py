@@ -79,6 +79,7 @@ class _Lock:
             "started": time.time(),
         }
         self._held = False
+        self._writing = threading.Lock()
 
     def take(self) -> str:
         """Returns the token."""
@@ -116,9 +117,12 @@ class _Lock:
             return
         self._held = False
         self._job.at_end_no_more(self.release)
-        with contextlib.suppress(Exception):  # of a store: whatever it is, the run has ended
+        own = self._writing.acquire(timeout=10)  # a store may hang
+        with contextlib.suppress(Exception):  # whatever it is, the run has ended
             if (_read(self._path) or {}).get("token") == self._mine["token"]:
                 self._path.unlink()
+        if own:
+            self._writing.release()
         for folder in reversed(self._made):
             with contextlib.suppress(OSError):
                 folder.rmdir()
@@ -157,8 +161,9 @@ class _Lock:
                 owner = _read(self._path)
                 if owner is not None and owner.get("token") != self._mine["token"]:
                     return self._lost(owner)
-                if not self._done.is_set():
-                    self._write()
+                with self._writing:
+                    if not self._done.is_set():
+                        self._write()
             except Exception as error:  # a store that does not answer for a while, a full disk
                 self._log(f"{self._path}: not written: {error}")
 

@@ -88,9 +88,13 @@ class Preemption:
 
     def reached(self) -> bool:
         """Whether to save and leave here; the same answer on every process. All processes call this at the
-        same places: after each step, and between the parts of an evaluation."""
+        same places: after each step, between the parts of an evaluation and in front of each stage.
+
+        Raises:
+          Stopped: to leave here, with nothing to save.
+        """
         stop = self._agreement.reached()
-        if self._agreement.leaving:
+        if stop and not self.unsaved:
             self._leave()
         return stop
 
@@ -142,7 +146,7 @@ class Preemption:
         threading.Thread(target=wait, daemon=True).start()
 
     def _end_if_busy(self, number: int, at: float) -> None:
-        if self._handled < at - 1 and not self.unsaved:
+        if self._handled < at - _PATIENCE and not self.unsaved:  # the thread may have read it late
             self._end(number)
 
     def _end(self, number: int) -> None:
@@ -152,7 +156,7 @@ class Preemption:
 
 def said(number: int) -> str:
     """What is said of a command that a signal has ended before there was anything to save."""
-    return f"stopped by {signal.Signals(number).name}; there was nothing to save"
+    return f"stopped by {signal.Signals(number).name}; nothing is left to save"
 
 
 _entered: Preemption | None = None

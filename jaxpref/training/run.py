@@ -14,7 +14,7 @@ from jaxpref.experiment import Experiment, Stage
 from jaxpref.paths import AnyPath, as_folder, reachable
 from jaxpref.training import sharding
 from jaxpref.training.best import check_best_metric
-from jaxpref.training.checkpoint import saved_meta
+from jaxpref.training.checkpoint import Checkpoints, saved_meta
 from jaxpref.training.context import RunContext
 from jaxpref.training.distributed import joined
 from jaxpref.training.files import RunFiles, show_choices
@@ -184,10 +184,10 @@ def _run_stages(run: RunContext, record: Callable[[], None]) -> Result:
     for stage, algorithm in zip(stages, algorithms, strict=True):
         check_reference(run, stage, algorithm)
     for stage, algorithm in zip(stages, algorithms, strict=True):
+        run.preemption.reached()
         with stage_checkpoints(run, stage.name) as checkpoints:
             latest = checkpoints.latest
-            done = latest is not None and latest >= stage.num_steps and stage is not stages[-1]
-            if done and not saved_meta(checkpoints.directory, latest).get("cut"):
+            if latest is not None and stage is not stages[-1] and _done(checkpoints, latest, stage):
                 run.files.log(f"{stage.name}: done at step {latest}")
                 params = saved_params(run, checkpoints, latest)
                 continue
@@ -200,6 +200,11 @@ def _run_stages(run: RunContext, record: Callable[[], None]) -> Result:
             with _named(stage.name):
                 params, compiles[stage.name] = started.train()
     return Result(params, run.files.directory, compiles)
+
+
+def _done(checkpoints: Checkpoints, latest: int, stage: Stage) -> bool:
+    """Whether a stage has ended, with its last evaluation."""
+    return latest >= stage.num_steps and not saved_meta(checkpoints.directory, latest).get("cut")
 
 
 @contextlib.contextmanager

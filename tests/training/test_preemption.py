@@ -132,6 +132,28 @@ def test_an_evaluation_that_is_cut_short_is_made_when_the_run_goes_on(tmp_path, 
     assert evaluated() == [("dpo", 0), ("dpo", 1)]
 
 
+BUSY = """
+import hashlib, os, signal, threading
+from jaxpref.training import preemption
+preemption._PATIENCE = 0.3
+with preemption.Preemption() as entered:
+    threading.Timer(1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 1 << 30)  # in C for minutes, as a compilation may be
+"""
+
+
+def test_where_the_main_thread_hears_nothing_a_signal_ends_the_process():
+    process = subprocess.Popen(
+        [sys.executable, "-c", BUSY],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    output, _ = process.communicate(timeout=60)
+    assert (process.returncode, output) == (143, "jaxpref: stopped by SIGTERM; nothing is left to save\n")
+
+
 SLOW_IMPORT = """
 import sys, time, signal
 class Slow:  # in front of all others: what is imported first of the commands takes long
@@ -149,7 +171,7 @@ sys.exit(cli.main(["train", "none.py"]))
     ("number", "status", "said"),
     [
         (signal.SIGINT, 130, "jaxpref: stopped at once; nothing after the last checkpoint is saved, and the"),
-        (signal.SIGTERM, 143, "jaxpref: stopped by SIGTERM; there was nothing to save"),
+        (signal.SIGTERM, 143, "jaxpref: stopped by SIGTERM; nothing is left to save"),
     ],
 )
 def test_while_it_still_imports_a_signal_is_one_line(number, status, said):
