@@ -87,7 +87,10 @@ def test_training(moment, number, trained, tmp_path, capsys):
 
 OTHERS = {
     "evaluate": (["evaluate", TINY], "jaxpref.commands.results:held_out_pass"),
-    "sample": (["sample", TINY, "--prompt", "1+1="], "jaxpref.commands.speaking:Speaker.sample"),
+    "sample": (
+        ["sample", TINY, "--prompt", "1+1=", "--num-samples", "2"],
+        "jaxpref.commands.speaking:Speaker.sample",
+    ),
     "prepare": (["prepare", TINY, "records=RECORDS"], "jaxpref.training.prepared:write_records_to"),
     "restoring": (["train", TINY], "jaxpref.training.checkpoint:Checkpoints.restore"),
 }

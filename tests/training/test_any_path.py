@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import sys
 from unittest import mock
 
 import numpy as np
@@ -62,7 +63,7 @@ class Stopping(Preemption):
     asked = 0
 
     def reached(self) -> bool:
-        type(self).asked += 1
+        type(self).asked += sys._getframe(1).f_code.co_name == "_due"  # after a step
         return type(self).asked == 10 or super().reached()
 
 

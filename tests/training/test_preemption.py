@@ -49,7 +49,7 @@ class Impatient(Preemption):
     asked = 0
 
     def reached(self) -> bool:
-        type(self).asked += 1
+        type(self).asked += sys._getframe(1).f_code.co_name == "_due"  # after a step
         if type(self).asked == 3:
             for _ in range(self.times):
                 os.kill(os.getpid(), signal.SIGINT)
