@@ -5,13 +5,11 @@ import os
 import platform
 import re
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from jaxpref.benchmarks.options import add_benchmarks, at_least
-from jaxpref.training.job import current
-from jaxpref.training.preemption import Stopped, listening, said
+from jaxpref.training.outcome import STATUS, ended
 
 __all__ = ["main"]
 
@@ -23,13 +21,6 @@ records=DIR reads data that `jaxpref prepare` wrote there; both may be of an obj
 writers=NAME,... (csv, tensorboard, package.module:function; default tensorboard) says where metrics go
 beside metrics.jsonl."""
 
-
-# Not 0 for what was stopped, although it was saved: whoever starts a job again (Kubernetes, a script under
-# Slurm) takes 0 for a run that is done.
-STATUS = """\
-exit status: 0 done; 2 a mistake, said in one line; 3 a loss or gradient was not finite; 4 another process
-of the job is missing; 143 or 130 stopped by SIGTERM or Ctrl-C, with what there was to save saved (the same
-command goes on). After 4, 130 and 143 start the same command again."""
 
 # What a command works on.
 FILES = {
@@ -64,55 +55,19 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit status, as `STATUS` says."""
+    """Runs one command; returns the exit status. Mistakes of the user are one line on stderr, status 2."""
     _use_huge_pages()
-    try:
-        with listening():
-            status, message = _run(arguments)
-            if status:
-                _end(status, message)
-            return status
-    except (Stopped, KeyboardInterrupt):  # while it was leaving
-        return 130
-
-
-def _end(status: int, message: str) -> None:
-    """Says how a command ended, to the other processes of the job too, with which it leaves."""
-    current().ended(status, message)
-    if message:
-        print(f"jaxpref: {message}", file=sys.stderr, flush=True)
-    current().leave(status)
-
-
-def _run(arguments: Sequence[str] | None) -> tuple[int, str]:
-    """The exit status of a command, and what is said of how it ended."""
     trains = False
-    try:
+
+    def run() -> int:
+        nonlocal trains
         options = _parsed(arguments)
         trains = options.trains
         from jaxpref import commands
-        from jaxpref.training.loop import Interrupted
-        from jaxpref.training.progress import NonFiniteError
 
-        try:
-            return options.run(commands, options), ""
-        except Interrupted as reason:
-            return reason.status, str(reason)
-        except NonFiniteError as error:
-            return 3, f"not finite: {error}"
-    except (ValueError, ImportError, OSError) as error:
-        if os.environ.get("JAXPREF_TRACEBACK"):
-            raise
-        return 2, f"error: {' '.join(str(error).split()) or type(error).__name__}"
-    except Exception as error:  # a defect: the traceback is wanted
-        if current().count == 1:
-            raise
-        return 1, f"{traceback.format_exc()}{type(error).__name__}: {error}"
-    except Stopped as stop:
-        return 128 + stop.number, said(stop.number)
-    except KeyboardInterrupt:
-        again = "; nothing after the last checkpoint is saved, and the same command goes on from there"
-        return 130, f"stopped at once{again if trains else ''}"
+        return options.run(commands, options)
+
+    return ended(run, trains=lambda: trains)
 
 
 def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -12,7 +12,8 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from jaxpref.training.relay import Line, Relay
+from jaxpref.training.line import Line
+from jaxpref.training.relay import Relay
 
 __all__ = ["Met", "meet"]
 

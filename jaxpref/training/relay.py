@@ -5,18 +5,17 @@ will use. A message is a JSON object on a line. Whoever sends one gets it back a
 processes see the same messages in the same order and may decide alone what they all decide.
 """
 
-import json
 import selectors
-import socket
 import threading
 import time
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["BEAT", "Line", "Relay", "broken", "silent"]
+from jaxpref.training.line import Line
+
+__all__ = ["BEAT", "Relay", "broken", "silent"]
 
 BEAT = 2.0  # seconds between signs of life
-_LONGEST = 1 << 22  # bytes of a message
 
 
 def broken() -> str:
@@ -28,60 +27,6 @@ def silent(seconds: float) -> str:
     """Why a process is missing that was last heard of so many seconds ago."""
     since = time.strftime("%H:%M:%S %Z", time.localtime(time.time() - seconds))
     return f"there is no sign of life since {since} ({seconds:.0f} s)"
-
-
-class Line:
-    """One end of a connection: JSON objects, a line each."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self.socket = connection
-        self._received = b""
-        self._unread: list[dict[str, Any]] = []
-        self._sending = threading.Lock()
-        if connection.family != socket.AF_UNIX:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-    def send(self, message: Mapping[str, Any]) -> bool:
-        """Whether it went out; where it did not, the other end is gone or does not read."""
-        data = json.dumps(message).encode() + b"\n"
-        try:
-            with self._sending:
-                self.socket.sendall(data)
-        except OSError:
-            return False
-        return True
-
-    def receive(self) -> list[dict[str, Any]] | None:
-        """What has come, after waiting as long as the socket's timeout; None once the other end is gone.
-
-        Raises:
-          ValueError: what comes is no message of ours.
-        """
-        if self._unread:
-            messages, self._unread = self._unread, []
-            return messages
-        try:
-            data = self.socket.recv(1 << 16)
-        except (TimeoutError, BlockingIOError, InterruptedError):
-            return []
-        except OSError:
-            return None
-        if not data:
-            return None
-        *lines, self._received = (self._received + data).split(b"\n")
-        if len(self._received) > _LONGEST:
-            raise ValueError("a message without an end")
-        messages = [json.loads(line) for line in lines]
-        if not all(isinstance(message, dict) for message in messages):
-            raise ValueError("not an object")
-        return messages
-
-    def unread(self, messages: list[dict[str, Any]]) -> None:
-        """Gives back what somebody else will receive."""
-        self._unread = messages + self._unread
-
-    def close(self) -> None:
-        self.socket.close()
 
 
 class Relay(threading.Thread):

@@ -12,7 +12,7 @@ from etils import epath
 from jobs import each, together
 from launch import TINY, here
 
-from jaxpref.training import lock
+from jaxpref.training import lock, lock_file
 from jaxpref.training.job import Job
 
 
@@ -67,10 +67,10 @@ def test_the_lock_of_a_process_that_is_gone_is_taken_over(tmp_path):
 
 
 def test_the_lock_of_another_machine_ends_with_its_signs_of_life(tmp_path):
-    _left(tmp_path, host="elsewhere", alive=time.time() - lock.STALE + 60)
+    _left(tmp_path, host="elsewhere", alive=time.time() - lock_file.STALE + 60)
     with pytest.raises(ValueError, match=r"in use by a run on elsewhere, .* last seen alive 12. s ago"):
         _hold(tmp_path).__enter__()
-    _left(tmp_path / "other", host="elsewhere", alive=time.time() - lock.STALE - 1)
+    _left(tmp_path / "other", host="elsewhere", alive=time.time() - lock_file.STALE - 1)
     said = []
     with _hold(tmp_path / "other", said=said):
         assert "no sign of life for 18" in said[0]
