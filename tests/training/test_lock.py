@@ -97,11 +97,18 @@ def test_it_is_written_again_while_it_is_held_and_no_longer(tmp_path, monkeypatc
 
 
 def test_a_run_whose_folder_was_taken_over_meanwhile_ends(tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(lock, "BEAT", 0.02)
-    ends = []
-    with _hold(tmp_path, job=Job(end=ends.append)):
-        path = tmp_path / "lock.json"
+    ends, path = [], tmp_path / "lock.json"
+
+    def take_over() -> None:
         path.write_text(json.dumps(json.loads(path.read_text()) | {"token": "another", "host": "b"}))
+
+    with _hold(tmp_path):  # it ends before it has looked
+        take_over()
+    assert json.loads(path.read_text())["host"] == "b"
+    path.unlink()
+    monkeypatch.setattr(lock, "BEAT", 0.02)
+    with _hold(tmp_path, job=Job(end=ends.append)):
+        take_over()
         end = time.monotonic() + 10
         while not ends and time.monotonic() < end:
             time.sleep(0.01)
