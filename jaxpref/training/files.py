@@ -84,6 +84,22 @@ class RunFiles:
                     self.directory.mkdir(parents=True, exist_ok=True)
                 write_whole(self.directory / name, json.dumps(value, indent=2) + "\n")
 
+    def cut_short(self, stage: str, step: int | None) -> None:
+        """Notes that the evaluation after a step was not made, until it is (None)."""
+        if step is not None:
+            self.write_json("cut.json", {"stage": stage, "step": step})
+        elif self._active:
+            with self._writing():
+                (self.directory / "cut.json").unlink(missing_ok=True)
+
+    def was_cut_short(self, stage: str, step: int | None) -> bool:
+        """Whether that evaluation is still to be made; of any process."""
+        path = self.directory / "cut.json"
+        try:
+            return json.loads(read_text(path)) == {"stage": stage, "step": step}
+        except (OSError, ValueError):
+            return False
+
     def note(self, name: str, key: str, value: Any) -> None:
         """Sets one entry of a JSON object in the run's directory, beside those of before."""
         if self._active:

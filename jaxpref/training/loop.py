@@ -116,7 +116,8 @@ class StageRun:
         }
         self.start = checkpoints.latest or 0
         fresh = checkpoints.latest is None
-        self.cut = False  # the evaluation at the step that it goes on from was cut short
+        # The evaluation at the step that it goes on from was cut short.
+        self.cut = run.files.was_cut_short(stage.name, checkpoints.latest)
         place = {"seed": experiment.seed, "stage": stage.name}
         key = keys.key(experiment.seed, stage.name, "start")
         self.state: Any = layout.start(params, key) if fresh else self._restored(layout)
@@ -152,6 +153,7 @@ class StageRun:
             self.run_held_out(0)
         elif self.cut:
             self.evaluate(self._due(self.start), self.start)
+            self.run.files.cut_short(self.stage.name, None)
         with ThreadPoolExecutor(1) as pool:  # the next batch is put together while the device works
             upcoming = pool.submit(self.batch, self.start)
             for index in range(self.start, self.stage.num_steps):
@@ -186,7 +188,7 @@ class StageRun:
     def after(self, batch: Any, metrics: Metrics, done: int) -> None:
         """Logs a step, and does what is due after it."""
         self.run.preemption.unsaved = True
-        due, meta = self._due(done), self.meta
+        due = self._due(done)
         try:
             self.log.push(done - 1, metrics, self.algorithm.flops(batch))
             if due.anything:
@@ -198,10 +200,11 @@ class StageRun:
         try:
             values = self.evaluate(due, done)
         except CutShort:  # whoever goes on from here makes that evaluation first
-            due, values, meta = due._replace(last=False, stop=True, keep=True), None, meta | {"cut": True}
+            due, values = due._replace(last=False, stop=True, keep=True), None
+            self.run.files.cut_short(self.stage.name, done)
         if due.keep:
             self.run.files.flush()
-            self.checkpoints.save(done, self.state, meta, values)
+            self.checkpoints.save(done, self.state, self.meta, values)
         if due.stop and not due.last:
             self.checkpoints.wait()
             raise Interrupted(
@@ -268,7 +271,6 @@ class StageRun:
                 "resume with the same data and batch settings, or start in a new workdir"
             )
         self._check_content(meta)
-        self.cut = meta.get("cut", False)
         self.run.files.log(f"{self.stage.name}: resumed at step {self.start}")
         return state
 

@@ -14,7 +14,6 @@ from jaxpref.experiment import Experiment, Stage
 from jaxpref.paths import AnyPath, as_folder, reachable
 from jaxpref.training import sharding
 from jaxpref.training.best import check_best_metric
-from jaxpref.training.checkpoint import Checkpoints, saved_meta
 from jaxpref.training.context import RunContext
 from jaxpref.training.distributed import joined
 from jaxpref.training.files import RunFiles, show_choices
@@ -187,7 +186,7 @@ def _run_stages(run: RunContext, record: Callable[[], None]) -> Result:
         run.preemption.reached()
         with stage_checkpoints(run, stage.name) as checkpoints:
             latest = checkpoints.latest
-            if latest is not None and stage is not stages[-1] and _done(checkpoints, latest, stage):
+            if latest is not None and stage is not stages[-1] and _done(run, stage, latest):
                 run.files.log(f"{stage.name}: done at step {latest}")
                 params = saved_params(run, checkpoints, latest)
                 continue
@@ -202,9 +201,9 @@ def _run_stages(run: RunContext, record: Callable[[], None]) -> Result:
     return Result(params, run.files.directory, compiles)
 
 
-def _done(checkpoints: Checkpoints, latest: int, stage: Stage) -> bool:
+def _done(run: RunContext, stage: Stage, latest: int) -> bool:
     """Whether a stage has ended, with its last evaluation."""
-    return latest >= stage.num_steps and not saved_meta(checkpoints.directory, latest).get("cut")
+    return latest >= stage.num_steps and not run.files.was_cut_short(stage.name, latest)
 
 
 @contextlib.contextmanager

@@ -128,8 +128,10 @@ def test_an_evaluation_that_is_cut_short_is_made_when_the_run_goes_on(tmp_path, 
     with mock.patch("jaxpref.training.preemption.Preemption", Cut):
         assert "dpo: interrupted and saved at step 1" in here(*common, expect=143)
     assert evaluated() == [("dpo", 0)]
+    assert (tmp_path / "cut.json").exists()
     here(*common)
     assert evaluated() == [("dpo", 0), ("dpo", 1)]
+    assert not (tmp_path / "cut.json").exists(), "it is made once"
 
 
 BUSY = """
