@@ -82,8 +82,8 @@ def make_mesh(shape: MeshShape, devices: Sequence[Any] | None = None) -> Mesh:
     except NotImplementedError as error:
         sides = [max(along) + 1 for along in zip(*(device.coords for device in devices), strict=True)]
         raise ValueError(
-            f"mesh {described}: a torus of {' x '.join(map(str, sides))} cannot hold it; axes are products of "
-            f"whole sides, each side in one axis; for example mesh.fsdp={len(devices)}"
+            f"mesh {described}: a torus of {' x '.join(map(str, sides))} cannot hold it; axes are products "
+            f"of whole sides, each side in one axis; for example mesh.fsdp={len(devices)}"
         ) from error
 
 
