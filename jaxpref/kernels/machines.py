@@ -33,6 +33,12 @@ class Machine:
         optimizer state and activations."""
         return self.memory / 16
 
+    @property
+    def scores_budget(self) -> float:
+        """Bytes of scores of attention that one layer may make: a sixty-fourth of the memory, since there are
+        four such arrays in a backward pass."""
+        return self.memory / 64
+
 
 MACHINES = {
     m.kind: m

@@ -27,6 +27,7 @@ __all__ = [
     "kernels_are_placed",
     "looked_up",
     "partition_of",
+    "places_kernels",
 ]
 
 # Mesh axes that a kernel has to know; `training.sharding` maps logical axes of weights to the same names.
@@ -80,6 +81,23 @@ def kernels_are_placed() -> bool:
       True
     """
     return bool(jax.sharding.get_abstract_mesh().axis_names) or jax.device_count() == 1
+
+
+def places_kernels(partition: Partition) -> bool:
+    """Whether every device of the mesh in context has a part of its own, so that a kernel computes it once.
+
+    Returns:
+      True also on a single device without a mesh.
+
+    Example:
+      >>> from jax.sharding import AbstractMesh, AxisType, use_abstract_mesh
+      >>> from jaxpref.kernels.partition import partition_of, places_kernels
+      >>> with use_abstract_mesh(AbstractMesh((2, 4), ("data", "tensor"), (AxisType.Auto,) * 2)):
+      ...     print([places_kernels(partition_of(6, heads, 1)) for heads in (8, 2)])  # 4 does not divide 2
+      [True, False]
+    """
+    devices = math.prod(jax.sharding.get_abstract_mesh().axis_sizes)
+    return kernels_are_placed() and partition.row_shards * partition.vocab_shards == devices
 
 
 def partition_of(rows: int, vocab: int, embed: int) -> Partition:

@@ -16,6 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxpref import keys
+from jaxpref.kernels import attention
 from jaxpref.kernels.partition import looked_up
 from jaxpref.kernels.token_logps import IMPLEMENTATIONS
 from jaxpref.models.architecture import TransformerSizes
@@ -35,6 +36,7 @@ __all__ = [
     "heads",
     "last_of_prompt",
     "run_blocks",
+    "score_scale",
     "unembedding",
     "unstacked",
 ]
@@ -57,6 +59,8 @@ class Transformer:
     preference model); 0 for none.
     `lora`: adapters of the projections (`models.lora`). Params without any are those of the model with its
     adapters off. With an entry "noise", a key, the adapters drop inputs.
+    `attention`: implementation of attention where all tokens of a row are computed at once
+    (`kernels.attention.IMPLEMENTATIONS`); None decides from shapes and machine.
     """
 
     sizes: TransformerSizes
@@ -67,6 +71,7 @@ class Transformer:
     head: str | None = None
     outputs: int = 0
     lora: LoRA | None = None
+    attention: str | None = None
 
     def __post_init__(self) -> None:
         if self.remat not in ("none", "block", "dots"):
@@ -76,6 +81,10 @@ class Transformer:
                 raise ValueError(f"{name}: expected one of {_DTYPES}, got {getattr(self, name)!r}")
         if self.head not in (None, *IMPLEMENTATIONS):
             raise ValueError(f"head: expected one of {IMPLEMENTATIONS} or None, got {self.head!r}")
+        if self.attention not in (None, *attention.IMPLEMENTATIONS):
+            raise ValueError(
+                f"attention: expected one of {attention.IMPLEMENTATIONS} or None, got {self.attention!r}"
+            )
         if self.outputs < 0:
             raise ValueError(f"outputs: expected 0 (no head) or more, got {self.outputs}")
         if self.unroll is not None and self.unroll < 1:
@@ -268,8 +277,12 @@ def causal(sizes: TransformerSizes, length: int) -> Window:
 def heads(model: Transformer, queries: Array, parts: list[Keys]) -> Array:
     """`attend` with the scale and the cap of the model."""
     sizes = model.sizes
-    scale = sizes.head_dim**-0.5 if sizes.query_scale is None else sizes.query_scale
-    return attend(queries, parts, scale=scale, soft_cap=sizes.attention_soft_cap)
+    return attend(queries, parts, scale=score_scale(sizes), soft_cap=sizes.attention_soft_cap)
+
+
+def score_scale(sizes: TransformerSizes) -> float:
+    """What products of queries and keys are multiplied by."""
+    return sizes.head_dim**-0.5 if sizes.query_scale is None else sizes.query_scale
 
 
 def last_of_prompt(x: Float[Array, "b p d"], lengths: Int[Array, " b"]) -> Float[Array, "b d"]:
