@@ -6,16 +6,13 @@ compiled function; with no mesh in context they see one device.
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Int
 
 __all__ = [
     "EMBED",
@@ -25,7 +22,6 @@ __all__ = [
     "Partition",
     "each_region",
     "kernels_are_placed",
-    "looked_up",
     "partition_of",
     "places_kernels",
 ]
@@ -132,48 +128,6 @@ def partition_of(rows: int, vocab: int, embed: int) -> Partition:
         math.prod(sizes[axis] for axis in by_row),
         sizes[VOCAB] if by_word else 1,
     )
-
-
-def looked_up(table: Float[Array, "v d"], tokens: Int[Array, "b t"]) -> Float[Array, "b t d"]:
-    """`table[tokens]`, rows over the batch axes of the mesh in context; its gradient is summed in float32.
-
-    An axis that splits rows may split the width of the table too. Left to XLA the result is split like the
-    table and then gathered whole to be split by rows, and so is its gradient; here the table's width is
-    gathered first, as for any product with weights. A loop over layers keeps the layout that it begins with.
-
-    Returns:
-      `[b, t, d]`, float as the table.
-
-    Example:
-      >>> from jaxpref.kernels.partition import looked_up
-      >>> print(looked_up(jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([[1, 0]])))
-      [[[3. 4.]
-        [1. 2.]]]
-    """
-    partition = partition_of(len(tokens), *table.shape)
-    if partition.embed is not None:
-        table = jax.lax.with_sharding_constraint(table, partition.by_word)
-    rows: Array = _rows(len(table), table, tokens)  # pyright: ignore[reportAssignmentType]
-    return jax.lax.with_sharding_constraint(rows, partition.by_row) if partition.rows else rows
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _rows(vocab: int, table: Array, tokens: Array) -> Array:
-    return table[tokens]
-
-
-def _rows_forward(vocab: int, table: Array, tokens: Array) -> tuple[Array, Array]:
-    return table[tokens], tokens
-
-
-def _rows_backward(vocab: int, tokens: Array, upstream: Array) -> tuple[Array, None]:
-    # Gradients of a frequent token are many: a bfloat16 sum of ones stops at 256.
-    wide = jnp.promote_types(upstream.dtype, jnp.float32)
-    total = jnp.zeros((vocab, upstream.shape[-1]), wide).at[tokens].add(upstream.astype(wide))
-    return total.astype(upstream.dtype), None
-
-
-_rows.defvjp(_rows_forward, _rows_backward)
 
 
 def each_region(function: Callable[..., Any], params: Any, *rows: Any) -> Any:

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxpref import keys
 from jaxpref.kernels import attention
-from jaxpref.kernels.partition import looked_up
+from jaxpref.kernels.lookup import looked_up
 from jaxpref.kernels.token_logps import IMPLEMENTATIONS
 from jaxpref.models.architecture import TransformerSizes
 from jaxpref.models.attention import Keys, attend
@@ -200,11 +200,11 @@ def run_blocks(
     sizes, dtype = model.sizes, jnp.dtype(model.compute_dtype)
     lora, noise = model.lora if has_adapters(params["blocks"]) else None, params.get("noise")
     block, _ = _abstract_modules(sizes, lora, lora is not None and noise is not None)
-    x = looked_up(params["embedding"], tokens).astype(dtype)
+    x = looked_up(params["embedding"], tokens, dtype)
     if sizes.scale_embedding:
         x = x * jnp.asarray(sizes.embed**0.5, dtype)
     if sizes.learned_positions:
-        x = x + looked_up(params["positions"], positions).astype(dtype)
+        x = x + looked_up(params["positions"], positions, dtype)
     flags = sizes.local_layers
     mixed = any(flags) and not all(flags)
     tables, kinds = rope_tables(sizes, positions, dtype)

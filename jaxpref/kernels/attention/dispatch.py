@@ -89,10 +89,11 @@ def choice(shape: Shape, machine: Machine, implementation: str | None = None) ->
 def _check_splash(shape: Shape, machine: Machine) -> None:
     if machine.platform != "tpu":
         raise ValueError(
-            f"attention='splash' is a kernel for TPUs, and this is a {machine.platform}; use 'blockwise', or None to choose"
+            f"attention='splash' is a kernel for TPUs, and this is a {machine.platform}; use 'blockwise', or "
+            "None to choose"
         )
     if not shape.plain:
         raise ValueError(
-            f"attention='splash' has no sliding windows over prompts, and wants key heads and rows that the mesh "
-            f"divides ({shape}); use 'blockwise', or None to choose"
+            "attention='splash' has no sliding windows over prompts, and wants rows and key heads that the "
+            f"mesh divides ({shape}); use 'blockwise', or None to choose"
         )

@@ -1,8 +1,8 @@
-"""Attention over rows by JAX's own Pallas kernel for TPUs, splash attention, on each device's rows and heads.
+"""Attention over rows by JAX's Pallas kernel for TPUs, splash attention, on each device's rows and heads.
 
-A row is one sequence to the kernel. What shapes say of who reads whom is its mask, block by block: empty blocks
-are skipped, full ones are not masked. Padding of a prompt is a segment of its own: it reads itself, and
-nothing else reads it. A sliding window over a prompt depends on its length, which the kernel cannot say.
+A row is one sequence to the kernel. What shapes say of who reads whom is its mask, block by block: empty
+blocks are skipped, full ones are not masked. Padding of a prompt is a segment of its own: it reads itself,
+and nothing else reads it. A sliding window over a prompt depends on its length, which the kernel cannot say.
 """
 
 from typing import Any
