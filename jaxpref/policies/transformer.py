@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal
 
 from jaxpref.kernels.token_logps import STATISTICS
 from jaxpref.models.decoding import decode_step, prefill
@@ -22,7 +21,7 @@ def transformer(
     sizes: Callable[[], TransformerSizes] | TransformerSizes,
     param_dtype: str = "float32",
     compute_dtype: str = "float32",
-    remat: Literal["none", "block", "dots"] = "none",
+    remat: str = "none",
     unroll: int | None = None,
     head: str | None = None,
     outputs: int = 0,

@@ -94,8 +94,8 @@ def test_a_batch_that_does_not_divide_is_not_read():
 
 @pytest.mark.parametrize(("shape", "microbatches"), [((2, 2, 2), 1), ((1, 4, 2), 2)])
 def test_activations_stay_where_their_rows_are(shape, microbatches):
-    """Weights are gathered and gradients summed; no activation goes from one layout to another, but for what
-    is looked up where the columns of the table are."""
+    """Weights are gathered, gradients summed, and tokens of a row both around a layer. An activation goes
+    from one layout to another only in a look-up, and where rows are cut into prompt and responses."""
     mesh = make_mesh(MeshShape(*shape))
     stage = experiment(batch_size=16, microbatches=microbatches, evaluators=False).stages[1]
     policy = partial(experiment().policy, unroll=1)()  # a loop over layers, as in large models
@@ -108,10 +108,13 @@ def test_activations_stay_where_their_rows_are(shape, microbatches):
     with jax.set_mesh(mesh):
         lowered = step.lower(with_shardings(state, shardings), jax.ShapeDtypeStruct((), bool), {}, batch, 0)
     text = lowered.compile().as_text()
-    moved = re.findall(r" (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)\(.*", text)
-    assert set(moved) - {"reduce-scatter"} == {"all-gather", "all-reduce", "all-to-all"}
-    looked_up = [line for line in text.splitlines() if " all-to-all(" in line]
-    assert all("shard_map/all_to_all" in line for line in looked_up), looked_up
+    lines = [line for line in text.splitlines() if re.search(r" (all-to-all|collective-permute)\(", line)]
+    looked_up = [line for line in lines if "shard_map/all_to_all" in line]
+    assert looked_up
+    assert [
+        line for line in lines if line not in looked_up and not re.search(r'["/](slice|pad)"', line)
+    ] == []
+    assert len(lines) - len(looked_up) <= 3
 
 
 @pytest.mark.exhaustive  # what it takes of the gate; the parts have tests of their own
