@@ -54,8 +54,7 @@ def looked_up(
 def _rows(call: _Call, table: Array, tokens: Array) -> Array:
     partition = call.partition
     if partition.embed is None:
-        rows = table[tokens].astype(call.result)
-        return jax.lax.with_sharding_constraint(rows, partition.by_row) if partition.rows else rows
+        return table[tokens].astype(call.result)
     return partition.run(
         functools.partial(_found, call), (_by_table(partition), partition.by_row), partition.by_row
     )(table, tokens)
