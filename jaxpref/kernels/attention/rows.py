@@ -34,7 +34,18 @@ def part_of(x: Array, begin: Array | int, size: int, axis: int) -> Array:
 
 def reads(queries: Marks, keys: Marks) -> Bool[Array, "b q s"]:
     """Which keys each query reads: those before it in its own segment, itself, and what is real of the
-    prompt, within the window."""
+    prompt, within the window.
+
+    Returns:
+      `[b, q, s]`, True where it is read.
+
+    Example:
+      >>> from jaxpref.kernels.attention.rows import Marks, reads
+      >>> real = jnp.array([[True, False, True]])
+      >>> marks = Marks(jnp.array([[0, 0, 1]]), jnp.array([[0, 1, 1]]), real, None)
+      >>> print(reads(marks, marks)[0].astype(int).tolist())  # the response does not read padding
+      [[1, 0, 0], [1, 1, 0], [1, 0, 1]]
+    """
     own = queries.segment[:, :, None] == keys.segment[:, None]
     distance = queries.position[:, :, None] - keys.position[:, None]
     of_prompt = (keys.segment == 0) & keys.real

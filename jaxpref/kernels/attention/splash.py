@@ -75,6 +75,16 @@ def splash(
 
     Returns:
       `[b, t, n, g, h]` in the dtype of the queries. First-order gradients flow to queries, keys and values.
+
+    Example:
+      >>> from jaxpref.kernels.attention.rows import Row
+      >>> from jaxpref.kernels.attention.splash import splash
+      >>> from jaxpref.kernels.partition import Partition
+      >>> values, real = jnp.array([2.0, 4.0]).reshape(1, 2, 1, 1), jnp.ones((1, 2), bool)
+      >>> here = (Row(prompt=2), Partition())
+      >>> read = splash(jnp.zeros((1, 2, 1, 1, 1)), values, values, real, *here, scale=1.0, interpret=True)
+      >>> print(read.ravel())  # 2, and the mean of 2 and 4
+      [2.0000 3.0000]
     """
     block = min(_BLOCK, -(-row.length // LANES) * LANES)
     room = -row.length % block

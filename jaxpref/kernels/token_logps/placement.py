@@ -48,19 +48,18 @@ def gathered(x: Operands, partition: Partition) -> Operands:
 def operand_specs(x: Operands, partition: Partition) -> Operands:
     """How operands enter a kernel: rows split, the vocabulary split, widths whole, except for the weights'.
 
-        Returns:
-          A `PartitionSpec` for each operand that there is.
+    Returns:
+      A `PartitionSpec` for each operand that there is.
 
-        Example:
-          >>> from jax.sharding import PartitionSpec as P
-    from jaxtyping import Array
+    Example:
+      >>> from jax.sharding import PartitionSpec as P
           >>> from jaxpref.kernels.partition import Partition
-          >>> from jaxpref.kernels.token_logps.head import Operands
-          >>> from jaxpref.kernels.token_logps.placement import operand_specs
-          >>> x = Operands(jnp.ones((2, 1)), jnp.ones((4, 1)), jnp.array([0, 1]))
-          >>> specs = operand_specs(x, Partition(rows=("data",), vocab="tensor"))
-          >>> print(specs.weight == P("tensor"), specs.hidden == P(("data",)), specs.bias)
-          True True None
+      >>> from jaxpref.kernels.token_logps.head import Operands
+      >>> from jaxpref.kernels.token_logps.placement import operand_specs
+      >>> x = Operands(jnp.ones((2, 1)), jnp.ones((4, 1)), jnp.array([0, 1]))
+      >>> specs = operand_specs(x, Partition(rows=("data",), vocab="tensor"))
+      >>> print(specs.weight == P("tensor"), specs.hidden == P(("data",)), specs.bias)
+      True True None
     """
     by_row, by_word = partition.by_row, partition.by_word
     weight = by_word if partition.embed is None else P(partition.vocab, partition.embed)
@@ -96,17 +95,16 @@ def local_targets(x: Operands, partition: Partition) -> Operands:
 def gradient_specs(partition: Partition, wanted: tuple[str, ...]) -> dict[str, Any]:
     """How `summed_over_devices` leaves the gradients.
 
-        Returns:
-          A `PartitionSpec` for each of `wanted`.
+    Returns:
+      A `PartitionSpec` for each of `wanted`.
 
-        Example:
-          >>> from jax.sharding import PartitionSpec as P
-    from jaxtyping import Array
+    Example:
+      >>> from jax.sharding import PartitionSpec as P
           >>> from jaxpref.kernels.partition import Partition
-          >>> from jaxpref.kernels.token_logps.placement import gradient_specs
-          >>> specs = gradient_specs(Partition(rows=("fsdp",), vocab="tensor", embed="fsdp"), ("weight",))
-          >>> print(specs == {"weight": P("tensor", "fsdp")})
-          True
+      >>> from jaxpref.kernels.token_logps.placement import gradient_specs
+      >>> specs = gradient_specs(Partition(rows=("fsdp",), vocab="tensor", embed="fsdp"), ("weight",))
+      >>> print(specs == {"weight": P("tensor", "fsdp")})
+      True
     """
     specs = {
         "hidden": partition.by_row,
