@@ -48,7 +48,7 @@ def tokens_whole(x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
 
 
 def _split(x: Array) -> P | None:
-    partition = partition_of(*x.shape[:2], 1)
+    partition = partition_of(x.shape[0], x.shape[1], 1)
     if partition.vocab is None or x.shape[1] < _FEW * partition.vocab_shards:
         return None
     return P(partition.rows or None, partition.vocab)

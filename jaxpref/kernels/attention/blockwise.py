@@ -10,6 +10,7 @@ Letters: b rows, n key heads, g query heads per key head, t tokens, h head_dim; 
 
 import dataclasses
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -74,7 +75,7 @@ def blockwise(
     marks = Marks(fill(marks.segment, -1), fill(marks.position), fill(marks.real), marks.window)
     q = jnp.transpose(fill(queries * scale), (0, 2, 3, 1, 4))
     k, v = (jnp.transpose(fill(x), (0, 2, 1, 3)) for x in (keys, values))
-    read = _attention(blocks, q, k, v, marks)
+    read: Any = _attention(blocks, q, k, v, marks)
     return jnp.transpose(read, (0, 3, 1, 2, 4))[:, : blocks.row.length]
 
 
@@ -165,7 +166,7 @@ def _attention_backward(blocks: Blocks, saved: tuple, upstream: Array):
         places = zip(carry, (dq, dk, dv), (i, j, j), strict=True)
         return tuple(_put(x, _cut(x, at, blocks) + y, at, blocks) for x, y, at in places), None  # pyright: ignore
 
-    start = tuple(jnp.zeros(x.shape, wide) for x in (q, k, v))
+    start: Any = tuple(jnp.zeros(x.shape, wide) for x in (q, k, v))
     gradients, _ = jax.lax.scan(add, start, blocks.pairs())
     given = (g.astype(x.dtype) for g, x in zip(gradients, (q, k, v), strict=True))
     return (*given, jax.tree.map(lambda x: np.zeros(x.shape, jax.dtypes.float0), marks))

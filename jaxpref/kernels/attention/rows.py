@@ -21,8 +21,8 @@ class Marks(NamedTuple):
 
     def of(self, begin: Array | int, size: int) -> "Marks":
         """Those of `size` tokens."""
-        tokens = (part_of(x, begin, size, 1) for x in self[:3])
-        return Marks(*tokens, self.window)
+        segment, position, real = (part_of(x, begin, size, 1) for x in self[:3])
+        return Marks(segment, position, real, self.window)
 
 
 def part_of(x: Array, begin: Array | int, size: int, axis: int) -> Array:

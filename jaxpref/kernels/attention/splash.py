@@ -112,7 +112,8 @@ def splash(
 def _kernel(row: Row, room: int, block: int, heads: int, soft_cap: float | None, interpret: bool) -> Any:
     """Of the query heads of one key head."""
     mask = masks.MultiHeadMask([_RowMask(row, room)] * heads)
-    sizes = kernel.BlockSizes(*[block] * 8)
+    names = ("block_q", "block_kv", "block_kv_compute", "block_q_dkv", "block_kv_dkv", "block_kv_dkv_compute")
+    sizes: Any = kernel.BlockSizes(**dict.fromkeys((*names, "block_q_dq", "block_kv_dq"), block))  # pyright: ignore
     return kernel.make_splash_mqa(
         mask,
         block_sizes=sizes,
