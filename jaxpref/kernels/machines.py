@@ -30,8 +30,15 @@ class Machine:
     @property
     def logits_budget(self) -> float:
         """Bytes of logits that one call may keep: a sixteenth of the memory, leaving it to weights,
-        optimizer state and activations."""
-        return self.memory / 16
+        optimizer state and activations. Of a TPU a sixty-fourth: computing them twice in its kernel is a
+        hundredth of a step of a large model, and its logits were what such a step ran out of memory with."""
+        return self.memory / (64 if self.platform == "tpu" else 16)
+
+    @property
+    def scores_budget(self) -> float:
+        """Bytes of scores of attention that one layer may make. A backward pass has four such arrays: a
+        sixty-fourth of the memory together."""
+        return self.memory / 256
 
 
 MACHINES = {

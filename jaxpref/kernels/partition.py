@@ -6,16 +6,13 @@ compiled function; with no mesh in context they see one device.
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Int
 
 __all__ = [
     "EMBED",
@@ -25,8 +22,8 @@ __all__ = [
     "Partition",
     "each_region",
     "kernels_are_placed",
-    "looked_up",
     "partition_of",
+    "places_kernels",
 ]
 
 # Mesh axes that a kernel has to know; `training.sharding` maps logical axes of weights to the same names.
@@ -82,6 +79,23 @@ def kernels_are_placed() -> bool:
     return bool(jax.sharding.get_abstract_mesh().axis_names) or jax.device_count() == 1
 
 
+def places_kernels(partition: Partition) -> bool:
+    """Whether every device of the mesh in context has a part of its own, so that a kernel computes it once.
+
+    Returns:
+      True also on a single device without a mesh.
+
+    Example:
+      >>> from jax.sharding import AbstractMesh, AxisType, use_abstract_mesh
+      >>> from jaxpref.kernels.partition import partition_of, places_kernels
+      >>> with use_abstract_mesh(AbstractMesh((2, 4), ("data", "tensor"), (AxisType.Auto,) * 2)):
+      ...     print([places_kernels(partition_of(6, heads, 1)) for heads in (8, 2)])  # 4 does not divide 2
+      [True, False]
+    """
+    devices = math.prod(jax.sharding.get_abstract_mesh().axis_sizes)
+    return kernels_are_placed() and partition.row_shards * partition.vocab_shards == devices
+
+
 def partition_of(rows: int, vocab: int, embed: int) -> Partition:
     """How `[rows, embed]` states and `[vocab, embed]` weights lie on the mesh in context.
 
@@ -114,48 +128,6 @@ def partition_of(rows: int, vocab: int, embed: int) -> Partition:
         math.prod(sizes[axis] for axis in by_row),
         sizes[VOCAB] if by_word else 1,
     )
-
-
-def looked_up(table: Float[Array, "v d"], tokens: Int[Array, "b t"]) -> Float[Array, "b t d"]:
-    """`table[tokens]`, rows over the batch axes of the mesh in context; its gradient is summed in float32.
-
-    An axis that splits rows may split the width of the table too. Left to XLA the result is split like the
-    table and then gathered whole to be split by rows, and so is its gradient; here the table's width is
-    gathered first, as for any product with weights. A loop over layers keeps the layout that it begins with.
-
-    Returns:
-      `[b, t, d]`, float as the table.
-
-    Example:
-      >>> from jaxpref.kernels.partition import looked_up
-      >>> print(looked_up(jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([[1, 0]])))
-      [[[3. 4.]
-        [1. 2.]]]
-    """
-    partition = partition_of(len(tokens), *table.shape)
-    if partition.embed is not None:
-        table = jax.lax.with_sharding_constraint(table, partition.by_word)
-    rows: Array = _rows(len(table), table, tokens)  # pyright: ignore[reportAssignmentType]
-    return jax.lax.with_sharding_constraint(rows, partition.by_row) if partition.rows else rows
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _rows(vocab: int, table: Array, tokens: Array) -> Array:
-    return table[tokens]
-
-
-def _rows_forward(vocab: int, table: Array, tokens: Array) -> tuple[Array, Array]:
-    return table[tokens], tokens
-
-
-def _rows_backward(vocab: int, tokens: Array, upstream: Array) -> tuple[Array, None]:
-    # Gradients of a frequent token are many: a bfloat16 sum of ones stops at 256.
-    wide = jnp.promote_types(upstream.dtype, jnp.float32)
-    total = jnp.zeros((vocab, upstream.shape[-1]), wide).at[tokens].add(upstream.astype(wide))
-    return total.astype(upstream.dtype), None
-
-
-_rows.defvjp(_rows_forward, _rows_backward)
 
 
 def each_region(function: Callable[..., Any], params: Any, *rows: Any) -> Any:

@@ -9,10 +9,10 @@ from jaxtyping import Array, Float, Int
 from jaxpref.kernels.token_logps import linear_logits
 from jaxpref.models.attention import Keys
 from jaxpref.models.layers import Attend
+from jaxpref.models.rows import prompts_reading
 from jaxpref.models.transformer import (
     Transformer,
     Window,
-    causal,
     check_length,
     final_norm,
     heads,
@@ -45,13 +45,14 @@ def prefill(
     sizes = model.sizes
     b, p = prompts.prompt_tokens.shape
     check_length(sizes, p + max_tokens)
-    mask = causal(sizes, p)
+    reading = prompts_reading(model, prompts.prompt_mask)
 
     def attend_on(is_local: bool | Array, _: None) -> Attend:
+        attend = reading(is_local)
+
         def read(q: Array, keys: Array, values: Array) -> tuple[Array, dict[str, Array]]:
-            keys, values = jnp.swapaxes(keys, 1, 2), jnp.swapaxes(values, 1, 2)
-            part = Keys(keys[:, None], values[:, None], mask.on(is_local))
-            return heads(model, q[:, None], [part])[:, 0], {"keys": keys, "values": values}
+            kept = {"keys": jnp.swapaxes(keys, 1, 2), "values": jnp.swapaxes(values, 1, 2)}
+            return attend(q, keys, values), kept
 
         return read
 

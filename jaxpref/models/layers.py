@@ -11,12 +11,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
+from jaxpref.kernels.tokens import tokens_split, tokens_whole
 from jaxpref.models.architecture import TransformerSizes
 from jaxpref.models.lora import LoRA
 from jaxpref.models.low_rank import low_rank
 from jaxpref.models.quantized import product
+from jaxpref.models.remat import WIDENED
 from jaxpref.models.rope import rotate
 from jaxpref.types import PRNGKey
 
@@ -184,6 +187,7 @@ class MLP(nnx.Module):
 
     def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
         given = (self.up(x),) if self.gate is None else (self.gate(x), self.up(x))
+        given = [checkpoint_name(y, WIDENED) for y in given]
         # Where a gradient is formed, what is between the products is computed again, not kept.
         return self.down(jax.checkpoint(partial(_hidden, self.activation), prevent_cse=False)(*given))
 
@@ -215,16 +219,22 @@ class Block(nnx.Module):
     def __call__(
         self, x: Float[Array, "b t d"], angles: Float[Array, "2 b t half"] | None, attend: Attend
     ) -> tuple[Float[Array, "b t d"], Any]:
-        y, kept = self.attention(_normalised(x, self.attention_norm), angles, attend)
+        y, kept = self.attention(_entering(x, self.attention_norm), angles, attend)
         if self.parallel:
-            return x + y + self.mlp(_normalised(x, self.mlp_norm)), kept
-        x = x + _normalised(y, self.attention_post_norm)
-        y = self.mlp(_normalised(x, self.mlp_norm))
-        return x + _normalised(y, self.mlp_post_norm), kept
+            return x + tokens_split(y + self.mlp(_entering(x, self.mlp_norm))), kept
+        x = x + _leaving(y, self.attention_post_norm)
+        y = self.mlp(_entering(x, self.mlp_norm))
+        return x + _leaving(y, self.mlp_post_norm), kept
 
 
-def _normalised(x: Array, norm: Norm | None) -> Array:
-    return x if norm is None else norm(x)
+def _entering(x: Array, norm: Norm | None) -> Array:
+    """What attention or feed-forward starts from: all tokens of a row, which between layers may be split."""
+    return tokens_whole(x if norm is None else norm(x))
+
+
+def _leaving(y: Array, norm: Norm | None) -> Array:
+    y = tokens_split(y)
+    return y if norm is None else norm(y)
 
 
 def add_adapters(

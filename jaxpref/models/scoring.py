@@ -14,15 +14,12 @@ from jaxpref.kernels.token_logps import (
     linear_summed_loss,
     linear_token_logps,
 )
-from jaxpref.models.attention import Keys
 from jaxpref.models.layers import Attend
+from jaxpref.models.rows import prompts_reading, rows_reading
 from jaxpref.models.transformer import (
     Transformer,
-    Window,
-    causal,
     check_length,
     final_norm,
-    heads,
     last_of_prompt,
     run_blocks,
     unembedding,
@@ -50,29 +47,11 @@ def _residuals(
     tokens = jnp.concatenate([batch.prompt_tokens, batch.response_tokens.reshape(b, k * r)], 1)
     order = jnp.broadcast_to(jnp.arange(p)[None], (b, p))
     positions = jnp.concatenate([order, jnp.tile(after, (1, k))], 1)
-    prompt_causal, own_causal = causal(sizes, p), causal(sizes, r)
-    to_prompt = Window.of(batch.prompt_mask[:, None], after[:, :, None] - jnp.arange(p)[None, None], sizes)
+    reading = rows_reading(model, batch.prompt_mask, after, k)
 
     def attend_on(is_local: bool | Array, _: None) -> Attend:
-        def read(q: Array, keys: Array, values: Array) -> tuple[Array, None]:
-            def own(x: Array) -> Array:
-                return x[:, p:].reshape(b, k, r, *x.shape[2:])
-
-            def heads_first(x: Array) -> Array:
-                return jnp.swapaxes(x, -3, -2)
-
-            parts = [Keys(heads_first(own(keys)), heads_first(own(values)), own_causal.on(is_local))]
-            if p:
-                prompt_keys, prompt_values = heads_first(keys[:, :p]), heads_first(values[:, :p])
-                parts.append(Keys(prompt_keys, prompt_values, to_prompt.on(is_local)))
-            responses = heads(model, own(q), parts).reshape(b, k * r, *q.shape[2:])
-            if not p:
-                return responses, None
-            prompt = Keys(prompt_keys[:, None], prompt_values[:, None], prompt_causal.on(is_local))
-            prompts = heads(model, q[:, None, :p], [prompt])[:, 0]
-            return jnp.concatenate([prompts, responses], 1), None
-
-        return read
+        read = reading(is_local)
+        return lambda q, keys, values: (read(q, keys, values), None)
 
     x, _ = run_blocks(model, params, tokens, positions, attend_on)
     responses = x[:, p:].reshape(b, k, r, -1)
@@ -128,15 +107,11 @@ def sequence_logits(model: Transformer, params: Params, prompts: Prompts) -> Flo
     sizes = model.sizes
     b, p = prompts.prompt_tokens.shape
     check_length(sizes, p)
-    mask = causal(sizes, p)
+    reading = prompts_reading(model, prompts.prompt_mask)
 
     def attend_on(is_local: bool | Array, _: None) -> Attend:
-        def read(q: Array, keys: Array, values: Array) -> tuple[Array, None]:
-            keys, values = jnp.swapaxes(keys, 1, 2), jnp.swapaxes(values, 1, 2)
-            part = Keys(keys[:, None], values[:, None], mask.on(is_local))
-            return heads(model, q[:, None], [part])[:, 0], None
-
-        return read
+        read = reading(is_local)
+        return lambda q, keys, values: (read(q, keys, values), None)
 
     positions = jnp.broadcast_to(jnp.arange(p)[None], (b, p))
     x, _ = run_blocks(model, params, prompts.prompt_tokens, positions, attend_on)

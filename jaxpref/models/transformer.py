@@ -8,21 +8,25 @@ checkpoints and `jax.jit` see arrays only. (`jax.jit` on such a dict dispatches 
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxpref import keys
-from jaxpref.kernels.partition import looked_up
+from jaxpref.kernels import attention
+from jaxpref.kernels.lookup import looked_up
 from jaxpref.kernels.token_logps import IMPLEMENTATIONS
+from jaxpref.kernels.tokens import tokens_split, tokens_whole
 from jaxpref.models.architecture import TransformerSizes
 from jaxpref.models.attention import Keys, attend
 from jaxpref.models.layers import Attend, Block, Norm, add_adapters
 from jaxpref.models.lora import LoRA, has_adapters, with_dropout_keys
 from jaxpref.models.quantized import bound
+from jaxpref.models.remat import INPUT, check_remat, remat_policy
 from jaxpref.models.rope import rope_tables
 from jaxpref.types import Params, PRNGKey
 
@@ -35,6 +39,7 @@ __all__ = [
     "heads",
     "last_of_prompt",
     "run_blocks",
+    "score_scale",
     "unembedding",
     "unstacked",
 ]
@@ -48,7 +53,7 @@ _EMBEDDING_SCALE = 0.02  # of initial embeddings: first logits are small, so the
 class Transformer:
     """Sizes and how to compute: hashable, holds no array.
 
-    `remat`: what the backward pass recomputes: nothing, each block, or all but products with weights.
+    `remat`: what the backward pass recomputes, "none" of it or what `models.remat` says.
     `unroll`: blocks per iteration of the scan; None is all of a model of up to 8 layers, else 1. Unrolling
     four layers of width 256 on two CPU cores took 3 % off a gradient and a quarter off its compilation.
     `head`: implementation of the log-probs (`kernels.token_logps.IMPLEMENTATIONS`); None decides from
@@ -57,25 +62,31 @@ class Transformer:
     preference model); 0 for none.
     `lora`: adapters of the projections (`models.lora`). Params without any are those of the model with its
     adapters off. With an entry "noise", a key, the adapters drop inputs.
+    `attention`: implementation of attention where all tokens of a row are computed at once
+    (`kernels.attention.IMPLEMENTATIONS`); None decides from shapes and machine.
     """
 
     sizes: TransformerSizes
     param_dtype: str = "float32"
     compute_dtype: str = "float32"
-    remat: Literal["none", "block", "dots"] = "none"
+    remat: str = "none"
     unroll: int | None = None
     head: str | None = None
     outputs: int = 0
     lora: LoRA | None = None
+    attention: str | None = None
 
     def __post_init__(self) -> None:
-        if self.remat not in ("none", "block", "dots"):
-            raise ValueError(f"remat: expected 'none', 'block' or 'dots', got {self.remat!r}")
+        check_remat(self.remat)
         for name in ("param_dtype", "compute_dtype"):
             if getattr(self, name) not in _DTYPES:
                 raise ValueError(f"{name}: expected one of {_DTYPES}, got {getattr(self, name)!r}")
         if self.head not in (None, *IMPLEMENTATIONS):
             raise ValueError(f"head: expected one of {IMPLEMENTATIONS} or None, got {self.head!r}")
+        if self.attention not in (None, *attention.IMPLEMENTATIONS):
+            raise ValueError(
+                f"attention: expected one of {attention.IMPLEMENTATIONS} or None, got {self.attention!r}"
+            )
         if self.outputs < 0:
             raise ValueError(f"outputs: expected 0 (no head) or more, got {self.outputs}")
         if self.unroll is not None and self.unroll < 1:
@@ -191,11 +202,11 @@ def run_blocks(
     sizes, dtype = model.sizes, jnp.dtype(model.compute_dtype)
     lora, noise = model.lora if has_adapters(params["blocks"]) else None, params.get("noise")
     block, _ = _abstract_modules(sizes, lora, lora is not None and noise is not None)
-    x = looked_up(params["embedding"], tokens).astype(dtype)
+    x = looked_up(params["embedding"], tokens, dtype)
     if sizes.scale_embedding:
         x = x * jnp.asarray(sizes.embed**0.5, dtype)
     if sizes.learned_positions:
-        x = x + looked_up(params["positions"], positions).astype(dtype)
+        x = x + looked_up(params["positions"], positions, dtype)
     flags = sizes.local_layers
     mixed = any(flags) and not all(flags)
     tables, kinds = rope_tables(sizes, positions, dtype)
@@ -204,23 +215,26 @@ def run_blocks(
         weights, flag, kind, extra, *key = inputs
         if key:
             weights = with_dropout_keys(weights, *key)
+        if model.remat == "host":
+            x = checkpoint_name(x, INPUT)
         is_local = flag if mixed else flags[0]
         angles = None if tables is None else tables[kind if len(tables) > 1 else 0]
         return _bind(block, bound(weights))(x, angles, attend_on(is_local, extra))
 
+    x = tokens_split(x)
     if model.remat != "none":
-        dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-        layer = jax.checkpoint(layer, policy=dots if model.remat == "dots" else None, prevent_cse=False)
+        layer = jax.checkpoint(layer, policy=remat_policy(model.remat), prevent_cse=False)
     if isinstance(params["blocks"], list):
         kept = []
         for inputs in zip(params["blocks"], flags, kinds, per_layer, strict=True):
             x, one = layer(x, inputs)
             kept.append(one)
-        return x, kept
+        return tokens_whole(x), kept
     inputs = (params["blocks"], jnp.asarray(flags), jnp.asarray(kinds), per_layer)
     if lora is not None and noise is not None:
         inputs = (*inputs, jax.random.split(noise, sizes.layers))
-    return jax.lax.scan(layer, x, inputs, unroll=_unroll(model))
+    x, kept = jax.lax.scan(layer, x, inputs, unroll=_unroll(model))
+    return tokens_whole(x), kept
 
 
 def _unroll(model: Transformer) -> int:
@@ -268,8 +282,12 @@ def causal(sizes: TransformerSizes, length: int) -> Window:
 def heads(model: Transformer, queries: Array, parts: list[Keys]) -> Array:
     """`attend` with the scale and the cap of the model."""
     sizes = model.sizes
-    scale = sizes.head_dim**-0.5 if sizes.query_scale is None else sizes.query_scale
-    return attend(queries, parts, scale=scale, soft_cap=sizes.attention_soft_cap)
+    return attend(queries, parts, scale=score_scale(sizes), soft_cap=sizes.attention_soft_cap)
+
+
+def score_scale(sizes: TransformerSizes) -> float:
+    """What products of queries and keys are multiplied by."""
+    return sizes.head_dim**-0.5 if sizes.query_scale is None else sizes.query_scale
 
 
 def last_of_prompt(x: Float[Array, "b p d"], lengths: Int[Array, " b"]) -> Float[Array, "b d"]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal
 
 from jaxpref.kernels.token_logps import STATISTICS
 from jaxpref.models.decoding import decode_step, prefill
@@ -22,11 +21,12 @@ def transformer(
     sizes: Callable[[], TransformerSizes] | TransformerSizes,
     param_dtype: str = "float32",
     compute_dtype: str = "float32",
-    remat: Literal["none", "block", "dots"] = "none",
+    remat: str = "none",
     unroll: int | None = None,
     head: str | None = None,
     outputs: int = 0,
     lora: LoRA | None = None,
+    attention: str | None = None,
     eos_id: int | Sequence[int],
     pad_id: int = 0,
 ) -> Policy:
@@ -34,7 +34,7 @@ def transformer(
 
     `sizes`: `TransformerSizes`, or a function without arguments that gives them (a name of `models.sizes`).
     `eos_id` ends a sampled response and counts as part of it, one id or several (`models.hub.hf_end_ids`);
-    `pad_id` fills the rest. `remat`, `unroll`, `head`, `outputs` and `lora`: see
+    `pad_id` fills the rest. `remat`, `unroll`, `head`, `outputs`, `lora` and `attention`: see
     `models.transformer.Transformer`; to train adapters alone, above a base that is given, see
     `policies.adapted`.
     """
@@ -47,7 +47,7 @@ def transformer(
             )
     if not ends:
         raise ValueError("transformer.eos_id: expected one id or more, got none: nothing ends a response")
-    model = Transformer(given, param_dtype, compute_dtype, remat, unroll, head, outputs, lora)
+    model = Transformer(given, param_dtype, compute_dtype, remat, unroll, head, outputs, lora, attention)
     decoder = Decoder(partial(prefill, model), partial(decode_step, model))
     return Policy(
         init=model.init,

@@ -16,7 +16,7 @@ from flax import nnx
 from jaxpref.algorithms import copies
 from jaxpref.algorithms.objective import accumulated_gradient
 from jaxpref.algorithms.optimizers import adamw, apply_gradient, constant, rmsprop
-from jaxpref.kernels.partition import looked_up
+from jaxpref.kernels.lookup import looked_up
 from jaxpref.metrics import Mean, summed, weighted_mean
 from jaxpref.models.layers import Linear, Norm
 from jaxpref.models.sizes import tiny

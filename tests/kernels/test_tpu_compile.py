@@ -206,6 +206,24 @@ def test_one_buffer_holds_logits_and_their_gradient(compiled, generation, progra
     _check_memory(generation, program, figures["temp"])
 
 
+ATTENTION = [  # kernels, and GiB of temporaries: the dense form would take 2.6 of scores alone
+    ("v5p", "attention", 1, 0.2),
+    ("v5p", "attention, gradient", 3, 0.6),
+    ("v5e", "attention, gradient, wide heads, cap", 3, 0.6),
+    ("v5e", "attention, gradient, over 2 x 2", 3, 0.4),
+    ("v5e", "attention by blocks, gradient", 0, 1.0),
+]
+ATTENTION += [pytest.param("v6e", "attention, gradient", 3, 0.6, marks=pytest.mark.exhaustive)]
+
+
+@pytest.mark.parametrize(("generation", "program", "kernels", "gib"), ATTENTION)
+def test_attention_makes_no_scores(compiled, generation, program, kernels, gib):
+    figures = compiled(generation, program)
+    assert figures["kernels"] == kernels
+    assert figures["temp"] <= gib * GIB
+    _check_memory(generation, program, figures["temp"])
+
+
 def test_the_table_holds_the_programs_of_today(compiled):
     """A program that has changed passed the tests above, compiled; here the table asks to be written. All
     compiled (JAXPREF_COMPILE): the figures under a program's key are what its compiler says."""

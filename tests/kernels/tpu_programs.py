@@ -123,7 +123,53 @@ def programs() -> dict:
         found[f"rows {dtype}, gradient"] = (one, value_and_grad(row_loss), logits, (0,))
     found["rows over 2 x 2"] = (grid, token_logps, logits, ())
     found["rows of a matmul, gradient"] = (one, value_and_grad(through_matmul, (0, 1)), operands(*LLAMA3), ())
-    return found
+    return found | attention_programs(one, grid)
+
+
+def attention_programs(one: dict, grid: dict) -> dict:
+    """Rows of Llama 3.1 8B: a prompt of 2,048 tokens and two responses of 2,048."""
+    import jax.numpy as jnp
+    from jax import value_and_grad
+
+    from jaxpref.kernels.attention import Marks, Row, planned, row_attention
+
+    row, rows = Row(2048, 2, 2048), ("fsdp",)
+
+    def operands(b, kv_heads=8, groups=4, width=128):
+        def one(*shape):
+            return ((b, row.length, *shape), "bfloat16", (rows, None, "tensor"))
+
+        return [
+            one(kv_heads, groups, width),
+            one(kv_heads, width),
+            one(kv_heads, width),
+            ((b,), "int32", (rows,)),
+        ]
+
+    def attention(implementation, soft_cap=None):
+        def read(q, k, v, lengths):
+            heads = {"heads": q.shape[2] * q.shape[3], "kv_heads": q.shape[2]}
+            found = planned(row, rows=len(q), window=None, implementation=implementation, **heads)
+            order = jnp.broadcast_to(jnp.arange(row.length), (len(q), row.length))
+            own = lengths[:, None] + (order - row.prompt) % row.each
+            of_prompt = order < row.prompt
+            positions, real = jnp.where(of_prompt, order, own), ~of_prompt | (order < lengths[:, None])
+            marks = Marks(jnp.asarray(row.segments())[None], positions, real, None)
+            return row_attention(q, k, v, marks, found, scale=0.1, soft_cap=soft_cap)
+
+        return read
+
+    def gradient(*settings):
+        read = attention(*settings)
+        return value_and_grad(lambda *x: read(*x).astype(jnp.float32).sum(), (0, 1, 2))
+
+    return {
+        "attention": (one, attention(None), operands(1), ()),
+        "attention, gradient": (one, gradient(None), operands(1), ()),
+        "attention, gradient, wide heads, cap": (one, gradient(None, 50.0), operands(1, 4, 2, 256), ()),
+        "attention, gradient, over 2 x 2": (grid, gradient(None), operands(2), ()),
+        "attention by blocks, gradient": (one, gradient("blockwise"), operands(1), ()),
+    }
 
 
 def in_loops(text: str, operation: str) -> int:
@@ -182,6 +228,8 @@ def figures(program, axes, arguments) -> dict:
 
 def _logits(arguments, axes) -> str:
     """Pattern of the shape of all logits, or of all that one device would have."""
+    if len(arguments[0][0]) > 2:
+        return "no logits"
     n, vocab = arguments[0][0][0], arguments[1][0][0]
     shards = n // axes.get("fsdp", 1), vocab // axes.get("tensor", 1)
     return rf"\w+\[(?:{n},{vocab}|{shards[0]},{shards[1]})\]"

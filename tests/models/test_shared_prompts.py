@@ -184,14 +184,43 @@ def test_unscored_tokens_are_read_but_not_scored():
     np.testing.assert_array_equal(other[0, 1], holed[0, 1])  # the sibling does not read it
 
 
-@pytest.mark.parametrize(("remat", "unroll"), [("none", 2), ("block", None), ("dots", 1)])
-def test_remat_and_unroll_change_nothing(remat, unroll):
+@pytest.mark.parametrize(
+    ("remat", "unroll", "attention"),
+    [
+        ("none", 2, None),
+        ("dots", 1, None),
+        ("attention+mlp", 1, "blockwise"),
+        *(
+            pytest.param(*case, marks=pytest.mark.exhaustive)
+            for case in (("block", None, None), ("attention", 1, "blockwise"), ("mlp", None, None))
+        ),
+    ],
+)
+def test_remat_unroll_and_attention_change_nothing(remat, unroll, attention):
     sizes, batch = FAMILIES["gemma2"], ragged_batch()
     with enable_x64(True):
         params, weights = random_params(sizes, dtype="float64"), jnp.arange(1.0, 7.0)
         plain = Transformer(sizes, "float64", "float64")
         expected = _score_and_gradient(plain, params, batch, weights)
-        other = dataclasses.replace(plain, remat=remat, unroll=unroll)
+        other = dataclasses.replace(plain, remat=remat, unroll=unroll, attention=attention)
         given = _score_and_gradient(other, params, batch, weights)
         for a, b in zip(jax.tree.leaves(given), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("remat", "kept"),
+    [("block", ()), ("attention", ("f,",)), ("mlp", ("m,", "m,")), ("attention+mlp", ("f,", "m,", "m,"))],
+)
+def test_remat_keeps_what_it_names(remat, kept):
+    """Beside the input of a layer: what the heads read (f numbers a token), the widened states (m)."""
+    sizes = dataclasses.replace(tiny(vocab=64, embed=24, layers=3, heads=4, mlp=40))
+    batch, t = ragged_batch(b=3, k=2, p=6, r=7), 6 + 2 * 7
+    model = Transformer(sizes, remat=remat, unroll=1, attention="blockwise")
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    program = jax.make_jaxpr(jax.grad(lambda p: token_logps(model, p, batch).sum()))(params)
+    forward = next(e for e in program.eqns if e.primitive.name == "scan" and e.params["length"] == 3)
+    stacked = [v.aval for v in forward.outvars[forward.params["num_carry"] :]]
+    wide = [x.shape for x in stacked if x.dtype == jnp.float32 and x.size >= 3 * 3 * t * 24]
+    sizes_kept = {"f,": (3, 3, 4, 1, t, 6), "m,": (3, 3, t, 40)}
+    assert sorted(wide) == sorted([(3, 3, t, 24), *(sizes_kept[name] for name in kept)])

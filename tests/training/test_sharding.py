@@ -94,7 +94,8 @@ def test_a_batch_that_does_not_divide_is_not_read():
 
 @pytest.mark.parametrize(("shape", "microbatches"), [((2, 2, 2), 1), ((1, 4, 2), 2)])
 def test_activations_stay_where_their_rows_are(shape, microbatches):
-    """Weights are gathered and gradients summed; no activation goes from one layout to another."""
+    """Weights are gathered, gradients summed, and tokens of a row both around a layer. An activation goes
+    from one layout to another only in a look-up, and where rows are cut into prompt and responses."""
     mesh = make_mesh(MeshShape(*shape))
     stage = experiment(batch_size=16, microbatches=microbatches, evaluators=False).stages[1]
     policy = partial(experiment().policy, unroll=1)()  # a loop over layers, as in large models
@@ -106,8 +107,14 @@ def test_activations_stay_where_their_rows_are(shape, microbatches):
     step = compiled_step(algorithm, shardings, mesh, seed=0, stage="dpo", skip_non_finite=False).compiled
     with jax.set_mesh(mesh):
         lowered = step.lower(with_shardings(state, shardings), jax.ShapeDtypeStruct((), bool), {}, batch, 0)
-    moved = re.findall(r"all-gather|all-reduce|all-to-all|collective-permute", lowered.compile().as_text())
-    assert set(moved) == {"all-gather", "all-reduce"}
+    text = lowered.compile().as_text()
+    lines = [line for line in text.splitlines() if re.search(r" (all-to-all|collective-permute)\(", line)]
+    looked_up = [line for line in lines if "shard_map/all_to_all" in line]
+    assert looked_up
+    assert [
+        line for line in lines if line not in looked_up and not re.search(r'["/](slice|pad)"', line)
+    ] == []
+    assert len(lines) - len(looked_up) <= 3
 
 
 @pytest.mark.exhaustive  # what it takes of the gate; the parts have tests of their own

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 T = TypeVar("T")
 
-__all__ = ["Gradients", "Head", "Operands", "hits", "over_blocks", "part", "pick", "products"]
+__all__ = ["Gradients", "Head", "Operands", "Summed", "hits", "over_blocks", "part", "pick", "products"]
 
 
 class Operands(NamedTuple):
@@ -25,6 +25,9 @@ class Operands(NamedTuple):
 
 # Of "hidden", "weight" and "bias": only those that are asked for, so a frozen head costs no product.
 Gradients = dict[str, Array]
+
+# Of the gradient of some rows of the weights [c, d]: over devices, [c, columns that this one stores].
+Summed = Callable[[Array], Array]
 
 
 @dataclasses.dataclass(frozen=True)

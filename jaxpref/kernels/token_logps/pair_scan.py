@@ -27,6 +27,7 @@ from jaxpref.kernels.token_logps.placement import (
     local_targets,
     operand_specs,
     summed_over_devices,
+    weight_sum,
 )
 from jaxpref.kernels.token_logps.primitive import cotangents, is_primal, values_and_wanted
 
@@ -118,13 +119,17 @@ def _forward(call: _Call, x: Any, extras: Any):
     partition, wanted = call.partition, static.wanted
 
     def on_device(x: Operands, extras: Any):
-        total, logps, gradients = _scan(call, local_targets(x, partition), extras, wanted)
+        x = local_targets(gathered(x, partition), partition)
+        total, logps, gradients = _scan(call, x, extras, wanted)
+        over_rows = weight_sum(partition)
+        if over_rows is not None and "weight" in gradients:
+            gradients["weight"] = over_rows(gradients["weight"])
         if partition.rows:
             total = jax.lax.psum(total, partition.rows)
         return total, logps, summed_over_devices(gradients, partition)
 
     if partition.splits:
-        x, by_row = gathered(x, partition), partition.by_row
+        by_row = partition.by_row
         out = (jax.sharding.PartitionSpec(), by_row, gradient_specs(partition, wanted))
         on_device = partition.run(on_device, (operand_specs(x, partition), by_row), out)
     total, logps, gradients = on_device(x, extras)

@@ -4,20 +4,28 @@ from typing import Any
 
 import jax
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Array
 
 from jaxpref.kernels.partition import Partition
-from jaxpref.kernels.token_logps.head import Gradients, Operands
+from jaxpref.kernels.token_logps.head import Gradients, Operands, Summed
 
-__all__ = ["gathered", "gradient_specs", "local_targets", "operand_specs", "summed_over_devices"]
+__all__ = [
+    "gathered",
+    "gradient_specs",
+    "local_targets",
+    "operand_specs",
+    "summed_over_devices",
+    "weight_sum",
+]
 
 
 def gathered(x: Operands, partition: Partition) -> Operands:
-    """Weights in the dtype they are multiplied in, where they are about to travel between devices.
+    """The weights that a device needs, in the dtype they are multiplied in, from what each device stores.
 
-    They are gathered once, before any loop.
+    They are gathered once, before any loop, and by hand: XLA would gather float32 columns and round then.
 
     Returns:
-      The operands; the same ones where no axis splits rows.
+      The operands of this device; the same ones where no axis splits rows.
 
     Example:
       >>> from jaxpref.kernels.partition import Partition
@@ -29,21 +37,23 @@ def gathered(x: Operands, partition: Partition) -> Operands:
     """
     if not partition.rows:
         return x
-    reference = x.reference
+    reference, weight = x.reference, x.weight.astype(x.hidden.dtype)
     if reference is not None:
         reference = (reference[0], reference[1].astype(reference[0].dtype))
-    return x._replace(weight=x.weight.astype(x.hidden.dtype), reference=reference)
+    if partition.embed is not None:
+        weight = jax.lax.all_gather(weight, partition.embed, axis=1, tiled=True)
+    return x._replace(weight=weight, reference=reference)
 
 
 def operand_specs(x: Operands, partition: Partition) -> Operands:
-    """How operands enter a kernel: rows split, the vocabulary split, widths whole.
+    """How operands enter a kernel: rows split, the vocabulary split, widths whole, except for the weights'.
 
     Returns:
       A `PartitionSpec` for each operand that there is.
 
     Example:
       >>> from jax.sharding import PartitionSpec as P
-      >>> from jaxpref.kernels.partition import Partition
+          >>> from jaxpref.kernels.partition import Partition
       >>> from jaxpref.kernels.token_logps.head import Operands
       >>> from jaxpref.kernels.token_logps.placement import operand_specs
       >>> x = Operands(jnp.ones((2, 1)), jnp.ones((4, 1)), jnp.array([0, 1]))
@@ -52,7 +62,8 @@ def operand_specs(x: Operands, partition: Partition) -> Operands:
       True True None
     """
     by_row, by_word = partition.by_row, partition.by_word
-    specs: list[Any] = [by_row, by_word, by_row, None, None]
+    weight = by_word if partition.embed is None else P(partition.vocab, partition.embed)
+    specs: list[Any] = [by_row, weight, by_row, None, None]
     if x.bias is not None:
         specs[3] = by_word
     if x.reference is not None:
@@ -89,7 +100,7 @@ def gradient_specs(partition: Partition, wanted: tuple[str, ...]) -> dict[str, A
 
     Example:
       >>> from jax.sharding import PartitionSpec as P
-      >>> from jaxpref.kernels.partition import Partition
+          >>> from jaxpref.kernels.partition import Partition
       >>> from jaxpref.kernels.token_logps.placement import gradient_specs
       >>> specs = gradient_specs(Partition(rows=("fsdp",), vocab="tensor", embed="fsdp"), ("weight",))
       >>> print(specs == {"weight": P("tensor", "fsdp")})
@@ -103,11 +114,39 @@ def gradient_specs(partition: Partition, wanted: tuple[str, ...]) -> dict[str, A
     return {name: specs[name] for name in wanted}
 
 
-def summed_over_devices(gradients: Gradients, partition: Partition) -> Gradients:
-    """Each device's part of the sums: of hidden states over the vocabulary's parts, of the rest over rows.
+def weight_sum(partition: Partition) -> Summed | None:
+    """What makes the gradient of the weights, or of some rows of them, of each device's part of it.
 
     Returns:
-      The gradients, with the columns of weights that this device stores.
+      A function of `[c, d]` that gives the columns that this device stores, summed over rows of the batch;
+      None where no axis splits rows.
+
+    Example:
+      >>> from jaxpref.kernels.partition import Partition
+      >>> from jaxpref.kernels.token_logps.placement import weight_sum
+      >>> total = weight_sum(Partition(rows=("data",)))
+      >>> print(jax.vmap(total, axis_name="data")(jnp.array([[[1.0]], [[2.0]]])).ravel())  # on two devices
+      [3.0 3.0]
+    """
+    if not partition.rows:
+        return None
+
+    def total(gradient: Array) -> Array:
+        others = tuple(axis for axis in partition.rows if axis != partition.embed)
+        gradient = jax.lax.psum(gradient, others) if others else gradient
+        if partition.embed is None:
+            return gradient
+        return jax.lax.psum_scatter(gradient, partition.embed, scatter_dimension=1, tiled=True)
+
+    return total
+
+
+def summed_over_devices(gradients: Gradients, partition: Partition) -> Gradients:
+    """Each device's part of the sums: of hidden states over the vocabulary's parts, of the bias over rows.
+    Gradients of weights have been summed (`weight_sum`) as they were made.
+
+    Returns:
+      The gradients.
 
     Example:
       >>> from jaxpref.kernels.partition import Partition
@@ -121,10 +160,4 @@ def summed_over_devices(gradients: Gradients, partition: Partition) -> Gradients
         out["hidden"] = jax.lax.psum(out["hidden"], partition.vocab)
     if "bias" in out and partition.rows:
         out["bias"] = jax.lax.psum(out["bias"], partition.rows)
-    if "weight" in out and partition.rows:
-        others = tuple(axis for axis in partition.rows if axis != partition.embed)
-        weight = jax.lax.psum(out["weight"], others) if others else out["weight"]
-        if partition.embed:  # each device keeps the columns that it stores
-            weight = jax.lax.psum_scatter(weight, partition.embed, scatter_dimension=1, tiled=True)
-        out["weight"] = weight
     return out

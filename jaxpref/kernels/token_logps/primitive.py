@@ -21,6 +21,7 @@ from jaxpref.kernels.token_logps.placement import (
     local_targets,
     operand_specs,
     summed_over_devices,
+    weight_sum,
 )
 
 __all__ = ["Call", "Static", "scores"]
@@ -48,14 +49,14 @@ def _forward(call: Call, step: Step, x: Operands) -> tuple[dict[str, Array], Any
     partition = call.partition
 
     def on_device(x: Operands):
-        carry, kept = step.fold(call.head, local_targets(x, partition), step.fold_block)
+        x = local_targets(gathered(x, partition), partition)
+        carry, kept = step.fold(call.head, x, step.fold_block)
         if partition.vocab is not None:
             carry = fold.merge_devices(carry, partition.vocab)
         return fold.finish(carry), kept
 
     if not partition.splits:
         return on_device(x)
-    x = gathered(x, partition)
     tile = P(partition.rows or None, partition.vocab)
     return partition.run(on_device, (operand_specs(x, partition),), (partition.by_row, tile))(x)
 
@@ -72,14 +73,17 @@ def _backward(
     like = dict(zip(wanted, static.dtypes, strict=True))
 
     def on_device(x: Operands, outputs: dict, upstream: dict, kept: Any) -> Gradients:
-        x = local_targets(x, partition)
-        gradients = step.gradient(call.head, x, outputs, upstream, kept, wanted, step.gradient_block)
+        x = local_targets(gathered(x, partition), partition)
+        blocks = step.gradient_block, weight_sum(partition)
+        gradients = step.gradient(call.head, x, outputs, upstream, kept, wanted, *blocks)
         gradients = summed_over_devices(gradients, partition)
-        return {name: g.astype(like[name]) for name, g in gradients.items()}
+        gradients = {name: g.astype(like[name]) for name, g in gradients.items()}
+        # That of the weights would otherwise wait until all layers are done, beside what it is made of.
+        return jax.lax.optimization_barrier(gradients) if partition.rows else gradients
 
     if not partition.splits:
         return on_device(x, outputs, upstream, kept)
-    x, by_row = gathered(x, partition), partition.by_row
+    by_row = partition.by_row
     tile = P(partition.rows or None, partition.vocab)
     specs = (operand_specs(x, partition), by_row, by_row, tile)
     return partition.run(on_device, specs, gradient_specs(partition, wanted))(x, outputs, upstream, kept)
@@ -140,12 +144,13 @@ def _frozen_forward(call: Call, x: Operands) -> tuple[dict[str, Array], Array]:
     partition, block = call.partition, call.plan.training.fold_block
 
     def on_device(x: Operands):
-        carry, slope = frozen_fold(call.head, local_targets(x, partition), block, partition.vocab)
+        x = local_targets(gathered(x, partition), partition)
+        carry, slope = frozen_fold(call.head, x, block, partition.vocab)
         return fold.finish(carry), slope
 
     if not partition.splits:
         return on_device(x)
-    x, by_row = gathered(x, partition), partition.by_row
+    by_row = partition.by_row
     return partition.run(on_device, (operand_specs(x, partition),), (by_row, by_row))(x)
 
 

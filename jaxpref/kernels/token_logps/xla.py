@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxpref.kernels.token_logps import fold
-from jaxpref.kernels.token_logps.head import Gradients, Head, Operands, hits, over_blocks, part, pick
+from jaxpref.kernels.token_logps.head import Gradients, Head, Operands, Summed, hits, over_blocks, part, pick
 
 __all__ = [
     "column_block",
@@ -126,6 +126,16 @@ def _products(x: Operands, delta: Array, wanted: Wanted) -> Gradients:
     return gradients
 
 
+def _no_weights(x: Operands, summed: Summed | None) -> Array:
+    """Room for the gradient of the weights, each block of which is written once: in their dtype, or where it
+    is summed over devices in float32 or wider."""
+    if summed is None:
+        return jnp.zeros_like(x.weight)
+    return jnp.zeros(
+        jax.eval_shape(summed, jax.ShapeDtypeStruct(x.weight.shape, wide_dtype(x))).shape, wide_dtype(x)
+    )
+
+
 # Logits kept: one matmul forward, two backward, and `n v` floats in between.
 
 
@@ -150,12 +160,21 @@ def materialized_fold(head: Head, x: Operands, block: int) -> tuple[fold.Carry, 
 
 
 def materialized_gradient(
-    head: Head, x: Operands, outputs: dict, upstream: dict, kept: Kept, wanted: Wanted, block: int
+    head: Head,
+    x: Operands,
+    outputs: dict,
+    upstream: dict,
+    kept: Kept,
+    wanted: Wanted,
+    block: int,
+    summed: Summed | None = None,
 ) -> Gradients:
-    """Gradients of what is `wanted` ("hidden", "weight", "bias") from the logits kept. `block` is not used.
+    """Gradients of what is `wanted` ("hidden", "weight", "bias") from the logits kept.
 
     Args:
       outputs: of `fold.finish`. upstream: gradients of it, `[n, 1]` each.
+      block: columns of the vocabulary whose gradient is made at a time where it is `summed`.
+      summed: sums the gradient of some rows of the weights over devices (`placement.weight_sum`).
 
     Returns:
       Each gradient by name, in float32 or wider.
@@ -169,8 +188,18 @@ def materialized_gradient(
       >>> print(xla.materialized_gradient(Head(), x, *given)["weight"].ravel())  # (0, 1) - (1/4, 3/4)
       [-0.2500 0.2500]
     """
-    del block
-    return _products(x, _delta(head, x, outputs, upstream, kept), wanted)
+    delta = _delta(head, x, outputs, upstream, kept)
+    if summed is None or "weight" not in wanted:
+        return _products(x, delta, wanted)
+    small = delta.astype(x.hidden.dtype)
+
+    def body(whole: Array, begin: Array | int, size: int) -> Array:
+        some = small if size == small.shape[1] else jax.lax.dynamic_slice_in_dim(small, begin, size, 1)
+        return put(whole, summed(product(some, x.hidden, 0)), begin)
+
+    gradients = _products(x, delta, tuple(name for name in wanted if name != "weight"))
+    weight = over_blocks(small.shape[1], block or small.shape[1], body, _no_weights(x, summed))
+    return gradients | {"weight": weight}
 
 
 # Blocks of the vocabulary: the gradient of hidden states is carried, each block of weights is done once.
@@ -201,7 +230,14 @@ def vocab_scan_fold(head: Head, x: Operands, block: int) -> tuple[fold.Carry, Ke
 
 
 def vocab_scan_gradient(
-    head: Head, x: Operands, outputs: dict, upstream: dict, kept: Kept, wanted: Wanted, block: int
+    head: Head,
+    x: Operands,
+    outputs: dict,
+    upstream: dict,
+    kept: Kept,
+    wanted: Wanted,
+    block: int,
+    summed: Summed | None = None,
 ) -> Gradients:
     """`materialized_gradient` with logits recomputed, `block` columns of the vocabulary at a time.
 
@@ -222,6 +258,8 @@ def vocab_scan_gradient(
     def body(carry: Gradients, begin: Array | int, size: int) -> Gradients:
         columns = column_block(x, begin, size)
         more = _products(columns, _delta(head, columns, outputs, upstream, None), wanted)
+        if summed is not None and "weight" in more:
+            more["weight"] = summed(more["weight"])
         return {
             name: whole + more[name] if name == "hidden" else put(whole, more[name], begin)
             for name, whole in carry.items()
@@ -231,7 +269,7 @@ def vocab_scan_gradient(
     if "hidden" in wanted:
         empty["hidden"] = jnp.zeros(x.hidden.shape, wide_dtype(x))
     if "weight" in wanted:
-        empty["weight"] = jnp.zeros_like(x.weight)
+        empty["weight"] = _no_weights(x, summed)
     if "bias" in wanted:
         empty["bias"] = jnp.zeros(x.weight.shape[:1], wide_dtype(x))
     return over_blocks(x.weight.shape[0], block, body, empty)
@@ -270,7 +308,14 @@ def token_scan_fold(
 
 
 def token_scan_gradient(
-    head: Head, x: Operands, outputs: dict, upstream: dict, kept: Kept, wanted: Wanted, block: int
+    head: Head,
+    x: Operands,
+    outputs: dict,
+    upstream: dict,
+    kept: Kept,
+    wanted: Wanted,
+    block: int,
+    summed: Summed | None = None,
 ) -> Gradients:
     """`materialized_gradient` with logits recomputed, `block` tokens at a time.
 
@@ -306,4 +351,7 @@ def token_scan_gradient(
         empty["weight"] = jnp.zeros(x.weight.shape, wide_dtype(x))
     if "bias" in wanted:
         empty["bias"] = jnp.zeros(x.weight.shape[:1], wide_dtype(x))
-    return over_blocks(len(x.targets), block, body, empty)
+    gradients = over_blocks(len(x.targets), block, body, empty)
+    if summed is not None and "weight" in wanted:
+        gradients["weight"] = summed(gradients["weight"])
+    return gradients
