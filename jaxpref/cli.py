@@ -18,7 +18,9 @@ stages.dpo.algorithm.loss.beta=0.3 (`jaxpref describe FILE` lists them all); an 
 valid names. workdir=DIR (default runs/<name>) is where a run keeps its files and resumes from;
 records=DIR reads data that `jaxpref prepare` wrote there; both may be of an object store (gs://bucket/DIR).
 writers=NAME,... (csv, tensorboard, package.module:function; default tensorboard) says where metrics go
-beside metrics.jsonl."""
+beside metrics.jsonl. profile=FIRST:COUNT (or STAGE:FIRST:COUNT) traces these steps into
+WORKDIR/profile on every process. Compiled programs are kept in $JAXPREF_CACHE/xla (~/.cache/jaxpref/xla);
+JAXPREF_COMPILE_CACHE=off keeps none, JAX_COMPILATION_CACHE_DIR=DIR keeps them there."""
 
 
 # What a command works on.
@@ -59,6 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = _parsed(arguments)
         from jaxpref import commands
+        from jaxpref.training.programs import keep_programs
+
+        keep_programs()
     except ValueError as error:
         return _mistake(error)
     from jaxpref.training.loop import Interrupted
