@@ -262,6 +262,14 @@ def _add_results(commands: argparse._SubParsersAction) -> None:
     sample.add_argument("--chat", action="store_true", help="each prompt is a user's turn, in the template")
     _add_drawing(sample, max_tokens=64, temperature=0.0)
     _add_drawing(chat, max_tokens=512, temperature=0.7)
+    replay = add(
+        "replay",
+        "do one step of a run again from the checkpoint before it, and show the rows with the largest losses",
+        lambda c, o: c.replay(o),
+    )
+    replay.add_argument("--step", type=at_least(0), required=True, help="as metrics.jsonl counts, from 0")
+    replay.add_argument("--stage", help="stage of the step (default: the last one that has begun)")
+    replay.add_argument("--rows", type=at_least(1), default=5, help="rows shown with their texts (default 5)")
     describe = add("describe", "print the complete configuration as JSON", lambda c, o: c.describe(o))
     describe.add_argument(
         "--flat",

@@ -1,13 +1,13 @@
 """Where the seconds of a stage go, by kind; they add up to its wall time.
 
-The device works on its own: the host hands it a program and goes on. So the time of a program is counted where
-the host waits for what came of it. What each kind is of:
+The device works on its own: the host hands it a program and goes on. So the time of a program is counted
+where the host waits for what came of it. What each kind is of:
 
 * start: reading records, loading constants, drawing or restoring the state
 * data: waiting for the next batch, which a thread puts together while the device works
-* collect: drawing responses and judging them, as far as the host takes part or waits; else only handing it over
-* step: handing over the step, and waiting for the metrics of the one before: so the device's own time of steps,
-  and of what was collected for them without waiting
+* collect: drawing responses and judging them, as far as the host takes part or waits; else handing it over
+* step: handing over the step, and waiting for the metrics of the one before: so the device's own time of
+  steps, and of what was collected for them without waiting
 * evaluation: held-out passes and evaluators, with the wait for their results
 * checkpoint: what `save` blocks for (a save that is still writing, arrays on their way off the device), and
   sending the run's files to a store; the writing itself goes on beside the steps
@@ -28,14 +28,13 @@ __all__ = ["KINDS", "Clock", "Lap"]
 
 KINDS = ("start", "data", "collect", "step", "evaluation", "checkpoint", "compile", "other")
 
-_COMPILING = tuple(
-    f"/jax/core/compile/{part}_duration" for part in ("jaxpr_trace", "jaxpr_to_mlir_module", "backend_compile")
-)
+_PARTS = ("jaxpr_trace", "jaxpr_to_mlir_module", "backend_compile")
+_COMPILING = tuple(f"/jax/core/compile/{part}_duration" for part in _PARTS)
 
 
 class _Compiling(threading.local):
-    """Seconds that this thread has spent on compiling, each counted once: tracing a program traces those that it
-    calls, and jax reports all of them."""
+    """Seconds that this thread has spent on compiling, each counted once: tracing a program traces those that
+    it calls, and jax reports all of them."""
 
     def __init__(self) -> None:
         self.total = 0.0

@@ -185,15 +185,23 @@ class StageRun:
 
     def step(self, batch: Any, index: int) -> tuple[Any, Metrics]:
         """One step of training; returns what it learnt from, and its metrics."""
-        drawn: Metrics = {}
-        if self.collect is not None:
-            with self.clock.spent("collect"):
-                batch, drawn = self.collect(self.whole, batch, index)
+        batch, drawn = self.collected(batch, index)
+        return batch, self.update(batch, index) | drawn
+
+    def collected(self, batch: Any, index: int) -> tuple[Any, Metrics]:
+        """What the algorithm learns from, drawn and judged where it does that, and the metrics of that."""
+        if self.collect is None:
+            return batch, {}
+        with self.clock.spent("collect"):
+            return self.collect(self.whole, batch, index)
+
+    def update(self, batch: Any, index: int) -> Metrics:
+        """Takes the state a step on; returns the step's metrics."""
         with self.clock.spent("step"):
             self.state, self.alive, metrics = self.train_step(
                 self.state, self.alive, self.constants, batch, index
             )
-        return batch, metrics | drawn
+        return metrics
 
     def after(self, batch: Any, metrics: Metrics, done: int) -> None:
         """Logs a step, and does what is due after it."""

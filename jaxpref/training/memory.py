@@ -22,7 +22,8 @@ def in_use() -> dict[str, float]:
         peak = [s.get("peak_bytes_in_use", 0) for s in stats]
         return {"memory/device": float(max(now)), "memory/device_peak": float(max(*now, *peak))}
     resident = _resident()
-    return {name: x for name, x in (("memory/process", resident), ("memory/process_peak", _most(resident))) if x}
+    both = {"memory/process": resident, "memory/process_peak": _most(resident)}
+    return {name: size for name, size in both.items() if size is not None}
 
 
 def shown(memory: dict[str, float]) -> str:

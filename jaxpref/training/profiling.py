@@ -36,8 +36,8 @@ def window_of(text: str) -> Window:
     found = re.fullmatch(r"(?:(\w[\w.+-]*):)?(\d+):(\d+)", text)
     if found is None or int(found[3]) < 1:
         raise ValueError(
-            f"profile={text}: expected FIRST:COUNT or STAGE:FIRST:COUNT, such as profile=100:3 for steps 100, "
-            "101 and 102 of each stage (the first step is 0, and COUNT is 1 or more)"
+            f"profile={text}: expected FIRST:COUNT or STAGE:FIRST:COUNT, such as profile=100:3 for steps "
+            "100, 101 and 102 of each stage (the first step is 0, and COUNT is 1 or more)"
         )
     return Window(found[1], int(found[2]), int(found[3]))
 
@@ -82,8 +82,8 @@ class Profiler:
             self._window = None
         elif window.first < start or window.first + window.count > num_steps:
             self._log(
-                f"{stage}: profile: no trace of steps {window.first} to {window.first + window.count - 1}: this "
-                f"session does steps {start} to {num_steps - 1}"
+                f"{stage}: profile: no trace of steps {window.first} to {window.first + window.count - 1}: "
+                f"this session does steps {start} to {num_steps - 1}"
             )
             self._window = None
 

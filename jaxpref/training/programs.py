@@ -2,8 +2,8 @@
 
 Whoever has set jax's own (JAX_COMPILATION_CACHE_DIR, or `jax_compilation_cache_dir`) keeps what they set;
 JAXPREF_COMPILE_CACHE=off switches it off in any case. Of several processes the first alone writes (jax's
-rule), all read. A folder that is shared by machines has one below it for each kind of CPU, since jax's keys say
-nothing of its instructions.
+rule), all read. A home that machines share has a folder for each kind of CPU, since nothing says that jax's
+keys know its instructions.
 """
 
 import contextlib
@@ -67,8 +67,8 @@ def described() -> str:
 
 
 def prune(folder: pathlib.Path, bound: int = BOUND) -> None:
-    """Removes what was used longest ago until at most `bound` bytes are left; where the disk notes no uses, what
-    was written first. Another process that looks for one of these at the moment compiles it.
+    """Removes what was used longest ago until at most `bound` bytes are left; where the disk notes no uses,
+    what was written first. Another process that looks for one of these at the moment compiles it.
 
     jax has a bound of its own (`jax_compilation_cache_max_size`), which needs a package more (filelock) and a
     lock around each read.

@@ -123,9 +123,9 @@ class StepLog:
             rates |= self._utilisation(self._flops / self._seconds / self.peak)
         left = self._total / (step + 1 - self.first) * (self.num_steps - step - 1)
         guess = "measured" in self.peak_source
-        used = _shares(self._line_lap.taken()) + (memory.shown(memory.in_use()),)
+        used = (_shares(self._line_lap.taken()), memory.shown(memory.in_use()))
         line = _text(self.stage, step + 1, self.num_steps, means | rates, left, guess=guess)
-        self.files.log("  ".join([line, *filter(None, used)]))
+        self.files.log("  ".join(filter(None, (line, *used))))
         self._owed = step + 1
         self._recent, self._flops, self._seconds = [], 0.0, 0.0
         return means, rates
@@ -148,12 +148,12 @@ def _duration(seconds: float) -> str:
     return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
 
 
-def _shares(seconds: dict[str, float]) -> tuple[str, ...]:
+def _shares(seconds: dict[str, float]) -> str:
     """`time: step 93%, evaluation 5%`: kinds that took a hundredth or more, the longest first."""
     total = sum(seconds.values())
     kinds = sorted(seconds, key=lambda kind: -seconds[kind])
     shown = [f"{kind} {seconds[kind] / total:.0%}" for kind in kinds if seconds[kind] >= 0.01 * total > 0]
-    return (f"time: {', '.join(shown)}",) if shown else ()
+    return f"time: {', '.join(shown)}" if shown else ""
 
 
 def _text(

@@ -2,7 +2,7 @@
 
 A loss spikes where it is above the median of the last `WINDOW` steps by more than `FACTOR` of their standard
 deviations (as the median of absolute deviations says it) and by more than `LEAST` of that median. Nothing
-spikes before `WARM_UP` steps, nor in the `QUIET` steps after one that did: a run that diverges is told of once.
+spikes before `WARM_UP` steps, nor in the `QUIET` steps after one that did: a run that diverges says so once.
 """
 
 import collections
@@ -79,10 +79,11 @@ class SpikeWatch:
         self._files.append(FILE, [entry | {"example_ids": ids}])
         at = self._nearest(step)
         begin = "the beginning of the stage" if at is None else f"the checkpoint of step {at}"
-        limit = f" (above {entry['threshold']:.4g})" if entry["kind"] == "spike" else ""
+        spike = entry["kind"] == "spike"
+        more = f" (above {entry['threshold']:.4g})" if spike else f", grad_norm {values.get('grad_norm')}"
         self._files.log(
-            f"{self._stage}: loss {values['loss']:.4g}{limit} at step {step}: its {len(ids)} example ids are in "
-            f"{FILE}; `jaxpref replay` with --stage {self._stage} --step {step} does it again from {begin}"
+            f"{self._stage}: loss {values['loss']:.4g}{more} at step {step}: its {len(ids)} example ids are "
+            f"in {FILE}; `jaxpref replay` with --stage {self._stage} --step {step} does it again from {begin}"
         )
 
     def _look(self, step: int, values: Mapping[str, float]) -> dict[str, Any] | None:
