@@ -128,7 +128,7 @@ def test_a_run_is_written_by_those_that_its_command_names(tmp_path, own):
     assert not (tmp_path / "tensorboard").exists()
     assert (tmp_path / "metrics.jsonl").exists()
     given = [told for told in own if isinstance(told, tuple) and len(told) == 4 and told[0] == "dpo"]
-    assert {split for _, split, _, _ in given} == {"train", "eval", "evaluations"}
+    assert {split for _, split, _, _ in given} == {"train", "eval", "evaluations", "resources"}
     losses = [values["loss"] for _, split, _, values in given if split == "train"]
     rows = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
     of_steps = [row["loss"] for row in rows if row["stage"] == "dpo" and row["split"] == "train"]
