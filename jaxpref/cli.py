@@ -63,7 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from jaxpref import commands
         from jaxpref.training.programs import keep_programs
 
-        keep_programs()
+        # Benchmarks time the compiler, and what is compiled for a topology cannot be read again.
+        if options.command not in ("bench", "plan"):
+            keep_programs()
     except ValueError as error:
         return _mistake(error)
     from jaxpref.training.loop import Interrupted
