@@ -22,7 +22,7 @@ _NORMAL = 1.4826  # standard deviations of a normal distribution in its median a
 _SHOWN = 5  # metrics beside the loss
 
 
-def threshold(losses: Sequence[float]) -> float:
+def threshold(losses: Iterable[float]) -> float:
     """What a loss after these spikes above; infinite before there are `WARM_UP`.
 
     Example:
@@ -61,12 +61,13 @@ class SpikeWatch:
         self._files, self._stage = files, stage
         self._ids, self._nearest = ids, nearest
         self._recent: collections.deque[Mapping[str, float]] = collections.deque(maxlen=WINDOW)
+        self._losses: collections.deque[float] = collections.deque(maxlen=WINDOW)  # finite ones
         self._quiet_until = {"spike": 0, "not finite": 0}
 
     def go_on(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Takes what the metrics file has of the steps before, so that a resumed run finds the same steps."""
         before = [row for row in rows if row["stage"] == self._stage and row.get("split") == "train"]
-        for row in before:  # all of them, for what was found among them
+        for row in before[-2 * WINDOW :]:  # the window, and those in which its steps were looked at
             values = {name: _float(x) for name, x in row.items() if name not in ("stage", "split", "time")}
             self._look(row["step"], values)
 
@@ -87,7 +88,9 @@ class SpikeWatch:
         )
 
     def _look(self, step: int, values: Mapping[str, float]) -> dict[str, Any] | None:
-        limit = threshold([row["loss"] for row in self._recent])
+        # Half of all steps are below their median, and need no more than that.
+        usual = bool(self._losses) and values["loss"] <= sorted(self._losses)[len(self._losses) // 2]
+        limit = math.inf if usual else threshold(self._losses)
         finite = math.isfinite(values["loss"]) and math.isfinite(values.get("grad_norm", 0.0))
         kind = "not finite" if not finite else "spike" if values["loss"] > limit else None
         entry = None
@@ -104,6 +107,8 @@ class SpikeWatch:
                 "largest": self._largest(values),
             }
         self._recent.append(values)
+        if math.isfinite(values["loss"]):
+            self._losses.append(values["loss"])
         return entry
 
     def _largest(self, values: Mapping[str, float]) -> list[dict[str, Any]]:
