@@ -26,7 +26,7 @@ import jax
 
 __all__ = ["KINDS", "Clock", "Lap"]
 
-KINDS = ("start", "data", "collect", "step", "evaluation", "checkpoint", "compile", "other")
+KINDS: tuple[str, ...] = ("start", "data", "collect", "step", "evaluation", "checkpoint", "compile", "other")
 
 _PARTS = ("jaxpr_trace", "jaxpr_to_mlir_module", "backend_compile")
 _COMPILING = tuple(f"/jax/core/compile/{part}_duration" for part in _PARTS)
@@ -78,7 +78,7 @@ class Clock:
 
     def __init__(self, kind: str = "other") -> None:
         self._kind = kind
-        self._seconds = dict.fromkeys(KINDS, 0.0)
+        self._seconds: dict[str, float] = dict.fromkeys(KINDS, 0.0)
         self._since = time.perf_counter()
         self._compiled = _compiling.settle()
 
@@ -112,7 +112,7 @@ class Lap:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._before = dict.fromkeys(KINDS, 0.0)
+        self._before: dict[str, float] = dict.fromkeys(KINDS, 0.0)
 
     def taken(self) -> dict[str, float]:
         """Seconds since the last call (the first: since the clock began), of every kind."""

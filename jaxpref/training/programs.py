@@ -11,6 +11,7 @@ import hashlib
 import os
 import pathlib
 import platform
+from typing import Any
 
 import jax
 
@@ -22,6 +23,7 @@ BOUND = 5_000_000_000  # bytes
 # A program that took less is compiled again: reading one takes a few hundredths of a second. Measured on
 # experiments/quickstart.py: see BENCHMARKS.
 SHORTEST = 0.1  # seconds
+_CONFIG: Any = jax.config  # whose settings are added as jax runs
 _SUFFIX = "-cache"  # of jax's entries
 
 
@@ -40,7 +42,7 @@ def keep_programs() -> None:
     if said == "off":
         jax.config.update("jax_enable_compilation_cache", False)
         return
-    if jax.config.jax_compilation_cache_dir or not jax.config.jax_enable_compilation_cache:
+    if _CONFIG.jax_compilation_cache_dir or not _CONFIG.jax_enable_compilation_cache:
         return
     folder = cache_root() / "xla" / _machine()
     try:
@@ -56,8 +58,8 @@ def keep_programs() -> None:
 def described() -> str:
     """`compile cache: PATH, 312 MB, 40 programs; JAXPREF_COMPILE_CACHE=off switches it off`, or that there is
     none."""
-    given = jax.config.jax_compilation_cache_dir
-    if not given or not jax.config.jax_enable_compilation_cache:
+    given = _CONFIG.jax_compilation_cache_dir
+    if not given or not _CONFIG.jax_enable_compilation_cache:
         return "compile cache: none; every start compiles anew"
     size = ""
     if "://" not in given:

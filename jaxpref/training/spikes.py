@@ -55,7 +55,7 @@ class SpikeWatch:
         files: RunFiles,
         stage: str,
         *,
-        ids: Callable[[int], Sequence[int]],
+        ids: Callable[[int], Iterable[Any]],
         nearest: Callable[[int], int | None],
     ) -> None:
         self._files, self._stage = files, stage
