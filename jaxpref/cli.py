@@ -19,7 +19,9 @@ stages.dpo.algorithm.loss.beta=0.3 (`jaxpref describe FILE` lists them all); an 
 valid names. workdir=DIR (default runs/<name>) is where a run keeps its files and resumes from;
 records=DIR reads data that `jaxpref prepare` wrote there; both may be of an object store (gs://bucket/DIR).
 writers=NAME,... (csv, tensorboard, package.module:function; default tensorboard) says where metrics go
-beside metrics.jsonl."""
+beside metrics.jsonl. profile=FIRST:COUNT (or STAGE:FIRST:COUNT) traces these steps into
+WORKDIR/profile on every process. Compiled programs are kept in $JAXPREF_CACHE/xla (~/.cache/jaxpref/xla);
+JAXPREF_COMPILE_CACHE=off keeps none, JAX_COMPILATION_CACHE_DIR=DIR keeps them there."""
 
 
 # What a command works on.
@@ -64,6 +66,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = _parsed(arguments)
         trains = options.trains
         from jaxpref import commands
+        from jaxpref.training.programs import keep_programs
+
+        # Benchmarks time the compiler, and what is compiled for a topology cannot be read again.
+        if options.command not in ("bench", "plan"):
+            keep_programs()
 
         return options.run(commands, options)
 
@@ -243,6 +250,14 @@ def _add_results(commands: argparse._SubParsersAction) -> None:
     sample.add_argument("--chat", action="store_true", help="each prompt is a user's turn, in the template")
     _add_drawing(sample, max_tokens=64, temperature=0.0)
     _add_drawing(chat, max_tokens=512, temperature=0.7)
+    replay = add(
+        "replay",
+        "do one step of a run again from the checkpoint before it, and show the rows with the largest losses",
+        lambda c, o: c.replay(o),
+    )
+    replay.add_argument("--step", type=at_least(0), required=True, help="as metrics.jsonl counts, from 0")
+    replay.add_argument("--stage", help="stage of the step (default: the last one that has begun)")
+    replay.add_argument("--rows", type=at_least(1), default=5, help="rows shown with their texts (default 5)")
     describe = add("describe", "print the complete configuration as JSON", lambda c, o: c.describe(o))
     describe.add_argument(
         "--flat",

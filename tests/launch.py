@@ -3,11 +3,13 @@
 import contextlib
 import dataclasses
 import io
+import json
 import os
 import pathlib
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 from unittest import mock
 
 import jax
@@ -18,6 +20,16 @@ from jaxpref.training import sharding
 from jaxpref.training.run import train
 
 TINY = str(pathlib.Path(__file__).parent / "training" / "tiny.py")
+
+
+_CLOCKED = {"time", "tokens_per_second", "mfu"}
+
+
+def rows(folder: pathlib.Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
+    """Lines of a run's file without what depends on the clock or on the memory there is."""
+    lines = map(json.loads, (folder / name).read_text().splitlines())
+    kept = [row for row in lines if row.get("split") != "resources"]
+    return [{k: v for k, v in row.items() if k not in _CLOCKED} for row in kept]
 
 
 @contextlib.contextmanager

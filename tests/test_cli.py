@@ -153,6 +153,15 @@ def test_tokenizer_command_trains_a_model(tmp_path):
     assert (tmp_path / "my.model").stat().st_size > 1000
 
 
+def test_bench_checkpoint_says_what_a_save_costs(tmp_path):
+    sizes = ["--megabytes", "1", "--step-seconds", "0.001", "--steps", "2", "--rounds", "1", "--every", "10"]
+    output = here("bench", "checkpoint", *sizes, "--out", str(tmp_path / "bench.json"))
+    assert "A state of 1 MB, saved every 10 steps" in output
+    for v in json.loads((tmp_path / "bench.json").read_text())["variants"].values():
+        assert v["share"] == pytest.approx(v["save_seconds"] / (10 * v["step_seconds"]))
+        assert v["blocked_seconds"] > 0
+
+
 @pytest.mark.exhaustive
 def test_bench_prints_tokens_per_second(tmp_path):
     output = run("bench", "dpo-step", "--pairs", "1", "--rounds", "1", "--out", str(tmp_path / "bench.json"))

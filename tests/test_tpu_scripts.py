@@ -244,15 +244,15 @@ def test_several_slices_are_all_addressed(pod, script):
 def test_profiles_of_all_workers_come_into_one_folder(pod, tmp_path):
     """A relative workdir is one of the folder where run.sh runs."""
     for number, worker in enumerate(pod.workers):
-        trace = worker / "jaxpref-code" / "run" / "profile" / "step-100" / f"process-{number}"
+        trace = worker / "jaxpref-code" / "run" / "profile" / "dpo-100" / f"process-{number}"
         trace.mkdir(parents=True)
         (trace / "trace").write_text(str(number))
     into = tmp_path / "into"
     done = pod("profile", "run", "--into", str(into))
     assert done.returncode == 0, done.stderr
     found = sorted(str(path.relative_to(into)) for path in into.rglob("trace"))
-    assert found == [f"profile/step-100/process-{n}/trace" for n in (0, 1)]
-    assert f"xprof --logdir {into}/profile/step-FIRST/process-0" in done.stderr
+    assert found == [f"profile/dpo-100/process-{n}/trace" for n in (0, 1)]
+    assert f"xprof --logdir {into}/profile/STAGE-FIRST/process-0" in done.stderr
     assert " pod:/mnt/run/profile ." in pod("profile", "/mnt/run", DRY_RUN="1").stdout
 
 

@@ -4,7 +4,7 @@
 #   tpu_scripts/run.sh -- jaxpref train FILE profile=100:3 workdir=WORKDIR
 #   tpu_scripts/profile.sh WORKDIR [--into FOLDER]
 #
-# WORKDIR is what the run was given. They come to FOLDER/profile/step-FIRST/process-N, one folder a process.
+# WORKDIR is what the run was given. They come to FOLDER/profile/STAGE-FIRST/process-N, one folder a process.
 #
 # Options
 #   --into FOLDER   where to (default: the present folder)
@@ -71,4 +71,4 @@ else
   ((fetched == asked)) ||
     die "$fetched of $asked workers had traces in $remote/profile; was the run given profile=FIRST:COUNT, and did it come to that step?"
 fi
-dry_run || note "to look: pip install xprof (in its own environment); xprof --logdir $into/profile/step-FIRST/process-0"
+dry_run || note "to look: pip install xprof (in its own environment); xprof --logdir $into/profile/STAGE-FIRST/process-0"

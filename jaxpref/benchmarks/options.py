@@ -58,6 +58,20 @@ def add_benchmarks(names: argparse._SubParsersAction) -> None:
     load.add_argument(
         "--directory", default="", help="where it is written (default: temporary files' folder)"
     )
+    checkpoint = add("checkpoint", "what saving costs a run: a state of a given size, with and without")
+    checkpoint.add_argument(
+        "--megabytes", type=at_least(0.0), default=500.0, help="of the state (default 500)"
+    )
+    checkpoint.add_argument(
+        "--step-seconds", type=at_least(0.0), default=0.5, help="of a step, about (default 0.5)"
+    )
+    checkpoint.add_argument(
+        "--every", type=at_least(1), default=500, help="steps from save to save (default 500)"
+    )
+    checkpoint.add_argument("--steps", type=at_least(1), default=20, help="of a turn (default 20)")
+    checkpoint.add_argument(
+        "--directory", default="", help="where checkpoints go (default: temporary files' folder)"
+    )
     tune = add("tune", "block sizes of the log-prob scans and kernels, as a line for their table")
     tune.add_argument(
         "--shapes", nargs="+", default=(), metavar="ROWSxWIDTHxVOCAB", help="for example 2048x512x32768"

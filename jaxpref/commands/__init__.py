@@ -14,7 +14,7 @@ from jaxpref.commands.training import sweep as sweep
 from jaxpref.commands.training import tournament as tournament
 from jaxpref.commands.training import train as train
 
-# Those that need the layers of models, which take half a second to import.
+# Those that need the layers of models, which take half a second to import, or are rarely used.
 _LATER = {
     "chat": "answering",
     "sample": "answering",
@@ -22,6 +22,7 @@ _LATER = {
     "convert": "models",
     "export": "models",
     "plan": "planning",
+    "replay": "replaying",
 }
 
 

@@ -19,7 +19,7 @@ Options = Any  # what argparse gives: one attribute for each option
 
 # What each command reads of what is its own and not the experiment's; anything else would be dropped.
 OWN = {
-    "train": ("records", "workdir", "writers"),
+    "train": ("records", "workdir", "writers", "profile"),
     "sweep": ("records", "workdir", "writers"),
     "tournament": ("records", "workdir"),
     "prepare": ("records", "workdir"),
@@ -28,13 +28,14 @@ OWN = {
     "chat": ("workdir",),
     "export": ("workdir",),
     "convert": ("workdir",),
+    "replay": ("records", "workdir"),
     "describe": (),
     "plan": ("records",),
 }
 
 
 def split(options: Options) -> tuple[dict[str, str], list[str]]:
-    """`workdir=`, `records=` and `writers=` belong to the command, the rest to the experiment.
+    """`workdir=`, `records=`, `writers=` and `profile=` belong to the command, the rest to the experiment.
 
     Raises:
       ValueError: the command does not take one of these, or an override is none or given twice.

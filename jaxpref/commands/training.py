@@ -11,9 +11,10 @@ from jaxpref.commands.results import page_about
 from jaxpref.experiment import Experiment, Tournament, smoke_tournament
 from jaxpref.labels import labels
 from jaxpref.paths import AnyPath
-from jaxpref.training import distributed
+from jaxpref.training import distributed, programs
 from jaxpref.training.lock import check_free
 from jaxpref.training.prepared import prepare_experiment
+from jaxpref.training.profiling import window_of
 from jaxpref.training.run import run_folder
 from jaxpref.training.run import train as run_training
 from jaxpref.training.tournament import play, write_tournament
@@ -47,7 +48,10 @@ def _begin_trial_anew(options: Options, folder: AnyPath, own: dict[str, str]) ->
 
 def _train(experiment: Experiment, workdir: AnyPath, options: Options) -> None:
     allow = getattr(options, "allow_changes", False)
-    chosen = split(options)[0].get("writers")
+    own = split(options)[0]
+    chosen = own.get("writers")
+    if jax.process_index() == 0:
+        print(programs.described(), flush=True)
     run_training(
         experiment,
         workdir,
@@ -55,6 +59,7 @@ def _train(experiment: Experiment, workdir: AnyPath, options: Options) -> None:
         docstring=config.docstring(options.file),
         source=options.file.partition(":")[0],
         writers=DEFAULT if chosen is None else [name for name in chosen.split(",") if name],
+        profile=window_of(own["profile"]) if "profile" in own else None,
     )
     if jax.process_index() == 0 and not getattr(options, "no_report", False):
         print(f"report: {page_about([workdir], workdir / 'report.html')}")

@@ -20,6 +20,8 @@ from jaxpref.report.runs import Run, read_runs
 from jaxpref.report.samples import samples_section
 from jaxpref.report.seeds import examples, lines, members
 from jaxpref.report.sources import command, facts, sources_section
+from jaxpref.report.spending import spending_section
+from jaxpref.report.spikes import spikes_section
 from jaxpref.report.template import render
 from jaxpref.report.timing import timing_section
 from jaxpref.report.tournament import Table, read_tournament, tournament_section
@@ -45,6 +47,7 @@ _MISSING = {
     "results": "No evaluation was recorded, so there is no before and after.",
     "samples": "No samples were recorded.",
     "data": "No account of the data was recorded.",
+    "spikes": "No step's loss jumped or was not finite.",
     "timing": "No training step was logged, so there is nothing to time.",
 }
 
@@ -111,11 +114,16 @@ def _sections(drawn: Sequence[Run], folder: AnyPath, tournament: Table | None) -
         ("Over the stages", progress_section(drawn, folder)),
         ("Held-out metrics at the last step", held_out_table(drawn)),
     ]
+    timing = [
+        ("", timing_section(members(drawn))),
+        ("Where the time went", spending_section(members(drawn), folder)),
+    ]
     sections = [
         ("results", "Results", results),
         ("curves", "Curves", [("", curves_section(drawn, folder))]),
         ("samples", "Samples", [("", samples_section(examples(drawn)))]),
-        ("timing", "Time and throughput", [("", timing_section(members(drawn)))]),
+        ("spikes", "Spikes", [("", spikes_section(members(drawn)))]),
+        ("timing", "Time and throughput", timing),
         ("data", "Data", [("", data_section(members(drawn)))]),
         ("configuration", "Configuration", [("", configuration_section(drawn))]),
         ("sources", "Sources and versions", [("", sources_section(members(drawn)))]),

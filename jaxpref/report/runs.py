@@ -86,6 +86,7 @@ class Run:
     samples: tuple[Sample, ...]
     problems: tuple[str, ...]
     pictures: tuple[Picture, ...] = ()
+    spikes: tuple[dict[str, Any], ...] = ()  # steps whose loss jumped or was not finite
     seeds: tuple["Run", ...] = ()  # the runs that this line of a report is the mean of (`report.seeds`)
     data: dict[str, list[str]] = dataclasses.field(default_factory=dict)  # stage -> what it trained on
 
@@ -137,6 +138,8 @@ def read_run(directory: AnyPath, label: str | None = None) -> Run:
     pictures = (
         _entries(drawn, ("stage", "step", "title", "kind", "data"), problems) if drawn.is_file() else []
     )
+    noted = directory / "spikes.jsonl"
+    spikes = _entries(noted, ("stage", "step"), problems, needed=False) if noted.is_file() else []
     data = _data(directory / "data.json", problems)
     return Run(
         label=label or absolute(directory).name,
@@ -147,6 +150,7 @@ def read_run(directory: AnyPath, label: str | None = None) -> Run:
         samples=tuple(_samples(samples)),
         problems=tuple(problems),
         pictures=tuple(_pictures(pictures)),
+        spikes=tuple(spikes),
         data=data,
     )
 

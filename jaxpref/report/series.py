@@ -98,7 +98,7 @@ def panels(runs: Sequence[Run]) -> list[Panel]:
             key
             for run in runs
             for row in run.metrics
-            if row["stage"] == stage
+            if row["stage"] == stage and row.get("split") != "resources"
             for key, value in row.items()
             if key not in _NOT_METRICS and not isinstance(value, bool) and isinstance(value, int | float)
         }

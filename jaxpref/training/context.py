@@ -11,6 +11,7 @@ from jaxpref.policies.base import Policy, whole
 from jaxpref.training.constants import Loaded, loaded
 from jaxpref.training.files import RunFiles
 from jaxpref.training.preemption import Preemption
+from jaxpref.training.profiling import Window
 from jaxpref.training.sources import Source
 from jaxpref.types import Params
 
@@ -29,6 +30,7 @@ class RunContext:
     preemption: Preemption
     allow_changes: bool = False  # go on beside other content than the checkpoints were written with
     other_base: bool = False  # read its adapters above another base than they were trained above
+    profile: Window | None = None  # steps to trace
     tables: dict[int, tuple[Source, Any]] = dataclasses.field(default_factory=dict)  # see `table`
 
     def table(self, source: Source) -> Any:

@@ -15,7 +15,7 @@ from jaxpref.training.spool import Spool
 
 __all__ = ["RunFiles", "show_choices"]
 
-_ROWS = ("evaluations.jsonl", "samples.jsonl", "pictures.jsonl")
+_ROWS = ("evaluations.jsonl", "samples.jsonl", "pictures.jsonl", "spikes.jsonl")
 
 
 class _Forward(logging.Handler):

@@ -1,5 +1,6 @@
 """The host loop of one stage, and the step that it compiles. Every algorithm runs through here."""
 
+import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from jaxpref.policies.base import check_records
 from jaxpref.training import sharding
 from jaxpref.training.batches import check_batch
 from jaxpref.training.checkpoint import Checkpoints
+from jaxpref.training.clock import Clock
 from jaxpref.training.collect import collecting, compiled_evaluation
 from jaxpref.training.constants import adapters_of, fingerprint, other_scheme
 from jaxpref.training.context import RunContext
@@ -29,8 +31,10 @@ from jaxpref.training.evaluation import (
     held_out_pass,
 )
 from jaxpref.training.peak import matmul_peak
+from jaxpref.training.profiling import Profiler
 from jaxpref.training.progress import NonFiniteError, StepLog
 from jaxpref.training.sharding import OnMesh, on_mesh
+from jaxpref.training.spikes import SpikeWatch
 from jaxpref.training.state import Layout, moving, with_constants
 from jaxpref.types import Params
 
@@ -91,7 +95,9 @@ class StageRun:
 
     Within a step: batch -> (collect) -> step -> metrics of the step before. At its end, in this order:
     held-out pass, evaluators, checkpoint; so a checkpoint never knows more than the files beside it, and a
-    run killed in between evaluates again instead of never."""
+    run killed in between evaluates again instead of never.
+
+    `at`: the checkpoint to begin from, 0 for the start of the stage; None: the last one."""
 
     def __init__(
         self,
@@ -100,7 +106,10 @@ class StageRun:
         algorithm: Algorithm,
         params: Params,
         checkpoints: Checkpoints,
+        *,
+        at: int | None = None,
     ) -> None:
+        self.clock = Clock("start")
         self.run, self.stage, self.algorithm = run, stage, algorithm
         self.checkpoints = checkpoints
         experiment, mesh = run.experiment, run.mesh
@@ -114,10 +123,11 @@ class StageRun:
             "held_out": self.held_out and content_of(self.held_out.records),
             "started_from": _start_of(run, stage, params),
         }
-        self.start = checkpoints.latest or 0
-        fresh = checkpoints.latest is None
+        at = checkpoints.latest if at is None else at
+        self.start = at or 0
+        fresh = at is None or at not in checkpoints.steps
         # The evaluation at the step that it goes on from was cut short.
-        self.cut = run.files.was_cut_short(stage.name, checkpoints.latest)
+        self.cut = run.files.was_cut_short(stage.name, at)
         place = {"seed": experiment.seed, "stage": stage.name}
         key = keys.key(experiment.seed, stage.name, "start")
         self.state: Any = layout.start(params, key) if fresh else self._restored(layout)
@@ -136,7 +146,8 @@ class StageRun:
         self.collect = collecting(self.algorithm, mesh, **place)
         self.evaluation = compiled_evaluation(self.algorithm, mesh, **place)
         steps = (self.start, stage.num_steps, experiment.log_every)
-        self.log = StepLog(run.files, stage.name, *steps, *matmul_peak())
+        self.watch = SpikeWatch(run.files, stage.name, ids=self.loader.indices, nearest=self.nearest)
+        self.log = StepLog(run.files, stage.name, *steps, *matmul_peak(), self.clock, self.watch)
 
     @property
     def whole(self) -> Any:
@@ -148,20 +159,28 @@ class StageRun:
         self.forget()
         self.note_data()
         check_batch(self.stage.name, self.loader, self.start, self.run.mesh)
+        if self.start > 0:
+            self.watch.go_on(self.run.files.read("metrics.jsonl"))
+        self.clock.turn("other")
         if self.start == 0:
             self.run_evaluators(0)
             self.run_held_out(0)
         elif self.cut:
             self.evaluate(self._due(self.start), self.start)
             self.run.files.cut_short(self.stage.name, None)
-        with ThreadPoolExecutor(1) as pool:  # the next batch is put together while the device works
+        profiler = self._profiler()
+        with (
+            ThreadPoolExecutor(1) as pool,  # the next batch is put together while the device works
+            contextlib.closing(profiler),
+        ):
             upcoming = pool.submit(self.batch, self.start)
             for index in range(self.start, self.stage.num_steps):
-                batch = upcoming.result()
-                upcoming = pool.submit(self.batch, index + 1)
-                batch, metrics = self.step(batch, index)
+                with profiler.step(index):
+                    with self.clock.spent("data"):
+                        batch = upcoming.result()
+                    upcoming = pool.submit(self.batch, index + 1)
+                    batch, metrics = self.step(batch, index)
                 self.after(batch, metrics, index + 1)
-        self.checkpoints.wait()
         self.run.preemption.unsaved = False
         return self.state.params, self.train_step.programs
 
@@ -177,13 +196,23 @@ class StageRun:
 
     def step(self, batch: Any, index: int) -> tuple[Any, Metrics]:
         """One step of training; returns what it learnt from, and its metrics."""
-        drawn: Metrics = {}
-        if self.collect is not None:
-            batch, drawn = self.collect(self.whole, batch, index)
-        self.state, self.alive, metrics = self.train_step(
-            self.state, self.alive, self.constants, batch, index
-        )
-        return batch, metrics | drawn
+        batch, drawn = self.collected(batch, index)
+        return batch, self.update(batch, index) | drawn
+
+    def collected(self, batch: Any, index: int) -> tuple[Any, Metrics]:
+        """What the algorithm learns from, drawn and judged where it does that, and the metrics of that."""
+        if self.collect is None:
+            return batch, {}
+        with self.clock.spent("collect"):
+            return self.collect(self.whole, batch, index)
+
+    def update(self, batch: Any, index: int) -> Metrics:
+        """Takes the state a step on; returns the step's metrics."""
+        with self.clock.spent("step"):
+            self.state, self.alive, metrics = self.train_step(
+                self.state, self.alive, self.constants, batch, index
+            )
+        return metrics
 
     def after(self, batch: Any, metrics: Metrics, done: int) -> None:
         """Logs a step, and does what is due after it."""
@@ -191,6 +220,7 @@ class StageRun:
         due = self._due(done)
         try:
             self.log.push(done - 1, metrics, self.algorithm.flops(batch))
+            self.log.settle()  # of the steps before; what is done now belongs to this one
             if due.anything:
                 self.log.flush()
         except NonFiniteError as error:
@@ -203,10 +233,9 @@ class StageRun:
             due, values = due._replace(last=False, stop=True, keep=True), None
             self.run.files.cut_short(self.stage.name, done)
         if due.keep:
-            self.run.files.flush()
-            self.checkpoints.save(done, self.state, self.meta, values)
+            self.save(done, values, wait=due.stop or due.last)
+        self.log.settle(done if due.stop or due.last else None)
         if due.stop and not due.last:
-            self.checkpoints.wait()
             raise Interrupted(
                 f"{self.stage.name}: interrupted and saved at step {done}; run the same command to go on",
                 self.run.preemption.status,
@@ -233,26 +262,50 @@ class StageRun:
             self.run_evaluators(step)
         return values
 
+    def save(self, step: int, values: dict[str, float] | None = None, *, wait: bool) -> None:
+        """Starts a checkpoint, once the files beside it are written; with `wait`, it is on disk."""
+        with self.clock.spent("checkpoint"):
+            self.run.files.flush()
+            self.checkpoints.save(step, self.state, self.meta, values)
+            if wait:
+                self.checkpoints.wait()
+
+    def nearest(self, step: int) -> int | None:
+        """The last checkpoint that is not after `step`."""
+        return max((at for at in self.checkpoints.steps if at <= step), default=None)
+
     def run_held_out(self, step: int) -> dict[str, float] | None:
         """One pass over the held-out records."""
         if self.held_out is None:
             return None
         stage, files = self.stage, self.run.files
         stop = self.run.preemption.reached
-        values = held_out_pass(self.evaluation, self.whole, self.held_out, self.run.mesh, step, stop=stop)
+        with self.clock.spent("evaluation"):
+            values = held_out_pass(self.evaluation, self.whole, self.held_out, self.run.mesh, step, stop=stop)
         files.write(stage.name, "eval", step, values)
         shown = "  ".join(f"{k} {values[k]:.4g}" for k in ("loss", "rewards/accuracies") if k in values)
         files.log(f"{stage.name}  {step}/{stage.num_steps} held out: {shown}  (n={values['num_rows']:.0f})")
         return values
 
     def run_evaluators(self, step: int) -> None:
-        evaluate_stage(self.run, self.stage, step, self.algorithm, self.whole)
+        with self.clock.spent("evaluation"):
+            evaluate_stage(self.run, self.stage, step, self.algorithm, self.whole)
+
+    def _profiler(self) -> Profiler:
+        return Profiler(
+            self.run.profile,
+            self.stage.name,
+            start=self.start,
+            num_steps=self.stage.num_steps,
+            directory=self.run.files.directory,
+            wait=lambda: jax.block_until_ready(self.state),
+            log=self.run.files.log,
+        )
 
     def _saved(self, error: NonFiniteError) -> NonFiniteError:
         """The error that ends a run whose loss was not finite; the state is the one before that update."""
-        self.run.files.flush()
-        self.checkpoints.save(error.step, self.state, self.meta)
-        self.checkpoints.wait()
+        self.save(error.step, wait=True)
+        self.log.settle()
         explain = self.run.policy.explain
         cause = explain(sharding.fetch(self.run.whole(self.state.params))) if explain else None
         advice = "Lower the learning rate, or set non_finite=skip to drop such updates"

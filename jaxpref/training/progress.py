@@ -1,4 +1,5 @@
-"""Step metrics on their way from the device to files and stdout, with throughput and time left."""
+"""Step metrics on their way from the device to files and stdout, with throughput, where the time went, memory
+and time left."""
 
 import dataclasses
 import math
@@ -7,7 +8,10 @@ import time
 import jax
 
 from jaxpref.metrics import Metrics, to_floats
+from jaxpref.training import memory
+from jaxpref.training.clock import Clock, Lap
 from jaxpref.training.files import RunFiles
+from jaxpref.training.spikes import SpikeWatch
 
 __all__ = ["NonFiniteError", "StepLog"]
 
@@ -35,7 +39,9 @@ class StepLog:
     """Metrics of a stage's steps.
 
     A step's metrics are read one step late, so that the device never waits for the host. Writers that want
-    every step get it; every `log_every` steps the others get means, and stdout a line.
+    every step get it; every `log_every` steps the others get means, and stdout a line. A line says where the
+    time since the one before went; the split "resources" has the seconds by kind (`clock`) and the memory of
+    the same intervals, each with what was done after its last step (evaluation, checkpoint): `settle`.
     """
 
     files: RunFiles
@@ -45,6 +51,8 @@ class StepLog:
     log_every: int
     peak: float  # FLOP/s of all devices
     peak_source: str = "data sheet"  # see `training.peak`
+    clock: Clock = dataclasses.field(default_factory=Clock)
+    watch: SpikeWatch | None = None
     _pending: tuple[int, Metrics, float] | None = None
     _recent: list[dict[str, float]] = dataclasses.field(default_factory=list)
     _flops: float = 0.0
@@ -52,6 +60,10 @@ class StepLog:
     _total: float = 0.0  # of training since the start; evaluation and checkpoints do not count
     _last: float = dataclasses.field(default_factory=time.monotonic)
     _told: bool = False  # that a utilisation could not be
+    _owed: int | None = None  # steps done at the line whose resources are not written yet
+
+    def __post_init__(self) -> None:
+        self._line_lap, self._row_lap = Lap(self.clock), Lap(self.clock)
 
     def push(self, step: int, metrics: Metrics, flops: float) -> None:
         """Takes the metrics of the step just dispatched, and writes those of the step before."""
@@ -67,7 +79,8 @@ class StepLog:
         if self._pending is None:
             return
         (step, metrics, flops), self._pending = self._pending, None
-        values = to_floats(jax.device_get(metrics))
+        with self.clock.spent("step"):
+            values = to_floats(jax.device_get(metrics))
         now = time.monotonic()
         elapsed, self._last = now - self._last, now
         self._seconds += elapsed
@@ -80,11 +93,23 @@ class StepLog:
             self.files.write(self.stage, "train", step, values | rates, means | rates)
         else:
             self.files.write(self.stage, "train", step, values, {})
+        if self.watch is not None:
+            self.watch.seen(step, values)
         if not finite:
             summary = f"loss {values['loss']}, grad_norm {values.get('grad_norm')} at step {step}"
             if "skipped" not in values:
                 raise NonFiniteError(f"{self.stage}: {summary}", step)
             self.files.log(f"{self.stage}: {summary}: update skipped")
+
+    def settle(self, done: int | None = None) -> None:
+        """Writes the resources of an interval that has been logged; with `done`, of all so far, after so many
+        steps."""
+        self._owed = self._owed if done is None else done
+        if self._owed is None:
+            return
+        seconds = {f"seconds/{kind}": x for kind, x in self._row_lap.taken().items()}
+        self.files.write(self.stage, "resources", self._owed, seconds | memory.in_use())
+        self._owed = None
 
     def resume_clock(self) -> None:
         """Restarts the clock; call it when training goes on after something else took time."""
@@ -98,7 +123,10 @@ class StepLog:
             rates |= self._utilisation(self._flops / self._seconds / self.peak)
         left = self._total / (step + 1 - self.first) * (self.num_steps - step - 1)
         guess = "measured" in self.peak_source
-        self.files.log(_text(self.stage, step + 1, self.num_steps, means | rates, left, guess=guess))
+        used = (_shares(self._line_lap.taken()), memory.shown(memory.in_use()))
+        line = _text(self.stage, step + 1, self.num_steps, means | rates, left, guess=guess)
+        self.files.log("  ".join(filter(None, (line, *used))))
+        self._owed = step + 1
         self._recent, self._flops, self._seconds = [], 0.0, 0.0
         return means, rates
 
@@ -118,6 +146,14 @@ class StepLog:
 def _duration(seconds: float) -> str:
     hours, rest = divmod(int(seconds + 0.5), 3600)
     return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
+
+
+def _shares(seconds: dict[str, float]) -> str:
+    """`time: step 93%, evaluation 5%`: kinds that took a hundredth or more, the longest first."""
+    total = sum(seconds.values())
+    kinds = sorted(seconds, key=lambda kind: -seconds[kind])
+    shown = [f"{kind} {seconds[kind] / total:.0%}" for kind in kinds if seconds[kind] >= 0.01 * total > 0]
+    return f"time: {', '.join(shown)}" if shown else ""
 
 
 def _text(

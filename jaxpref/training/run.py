@@ -29,6 +29,7 @@ from jaxpref.training.params import (
     stage_checkpoints,
 )
 from jaxpref.training.preemption import Preemption, entered, listening
+from jaxpref.training.profiling import Window, check_window
 from jaxpref.training.provenance import devices
 from jaxpref.training.record import checked_record
 from jaxpref.training.references import check_reference
@@ -54,6 +55,7 @@ def train(
     docstring: str = "",
     source: str | None = None,
     writers: Sequence[str] = DEFAULT,
+    profile: Window | None = None,
     log: Callable[[str], None] = print,
 ) -> Result:
     """Runs all stages; an interrupted run with the same `workdir` goes on where it was, bit for bit.
@@ -62,6 +64,7 @@ def train(
       workdir: a folder, or one of an object store (`gs://bucket/run`); all processes must see it.
       source: the experiment file, for the commit in experiment.json.
       writers: where metrics go beside metrics.jsonl, see `training.writers`.
+      profile: steps to trace into `workdir`/profile, see `training.profiling`.
 
     Raises:
       Interrupted: SIGTERM or Ctrl-C; the state is saved. A second Ctrl-C is a KeyboardInterrupt at once.
@@ -69,9 +72,11 @@ def train(
       ValueError: the mesh, batch size, data, weights or checkpoint do not fit; the message says how to fix.
         A run that has not made a step yet leaves no file then.
     """
+    if profile is not None:
+        check_window(profile, experiment)
     with listening() as preemption, _noticing(preemption, log):
         run = open_run(experiment, workdir, preemption=preemption, writers=writers, log=log)
-        run = dataclasses.replace(run, allow_changes=allow_changes)
+        run = dataclasses.replace(run, allow_changes=allow_changes, profile=profile)
         files = run.files
         with files.discarded_if_nothing_ran(), locked(files.directory, current(), files.log):
             mesh = sharding.describe_mesh(run.mesh)

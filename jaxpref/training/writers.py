@@ -35,7 +35,8 @@ class Writer(Protocol):
 
     def write(self, stage: str, split: str, step: int, values: Mapping[str, float]) -> None:
         """`split`: "train" (`step`: the one that the update starts from), "eval" (held-out records, after
-        `step` steps) or "evaluations" (means of an evaluator)."""
+        `step` steps), "evaluations" (means of an evaluator) or "resources" (seconds by kind and bytes, see
+        `clock`, of what was done since the entry before)."""
         ...
 
     def flush(self) -> None:
@@ -51,6 +52,8 @@ class Writer(Protocol):
 
 def _number(value: Any) -> Any:
     # JSON has no NaN; a reader of the file must see that the number was not finite, not fail on it.
+    if isinstance(value, list):
+        return [{k: _number(v) for k, v in x.items()} if isinstance(x, dict) else x for x in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -1,6 +1,5 @@
 """Runs of adapters: through stages, checkpoints, a kill, another base, and as a judge of another run."""
 
-import json
 import shutil
 from functools import partial
 from types import SimpleNamespace
@@ -69,11 +68,6 @@ def experiment(policy, *stages):
     return Experiment("adapters", policy, arithmetic_tokenizer, stages, mesh=MeshShape(1, 1, 1))
 
 
-def rows(directory):
-    rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k not in ("time", "tokens_per_second", "mfu")} for row in rows]
-
-
 @pytest.fixture(scope="module")
 def two_stages(tmp_path_factory):
     directory = tmp_path_factory.mktemp("whole")
@@ -84,7 +78,7 @@ def two_stages(tmp_path_factory):
 def test_stages_begin_with_the_adapters_of_the_one_before(two_stages):
     """The second one's reference is where it starts, so its loss before any step is log 2."""
     directory, result = two_stages
-    held_out = [row for row in rows(directory) if row["split"] == "eval"]
+    held_out = [row for row in launch.rows(directory) if row["split"] == "eval"]
     assert held_out[0]["loss"] == np.float32(np.log(2))
     assert held_out[-1]["loss"] < held_out[0]["loss"] - 0.001
     trained = {path[-1].key for path, _ in jax.tree.leaves_with_path(result.params)}
@@ -104,14 +98,14 @@ def test_a_run_goes_on_bit_for_bit(two_stages, one_device, tmp_path):
     shutil.rmtree(tmp_path / "checkpoints" / "dpo" / "4")
     again = train(experiment(policy, SFT, DPO), tmp_path, log=quiet)
     jax.tree.map(np.testing.assert_array_equal, again.params, two_stages[1].params)
-    assert rows(tmp_path) == rows(two_stages[0])
+    assert launch.rows(tmp_path) == launch.rows(two_stages[0])
 
 
 def test_a_run_goes_on_with_its_own_format_alone(one_device, tmp_path):
     """By the fingerprint, which is that of the codes and ends with their format."""
     own = partial(policy, quantize="nf4")
     train(experiment(own, DPO), tmp_path, log=quiet)
-    assert rows(tmp_path)[0]["loss"] == np.float32(np.log(2))
+    assert launch.rows(tmp_path)[0]["loss"] == np.float32(np.log(2))
     saved = saved_meta(tmp_path / "checkpoints" / "dpo", 4)["constants"]["policy"]
     assert saved == fingerprint(own().constants().params)
     assert saved.endswith(":nf4")

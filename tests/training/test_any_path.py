@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from buckets import Bucket
 from etils import epath
-from launch import TINY, here
+from launch import TINY, here, rows
 
 from jaxpref import paths
 from jaxpref.data.prepare import prepared
@@ -20,8 +20,6 @@ from jaxpref.training import spool
 from jaxpref.training.checkpoint import Checkpoints
 from jaxpref.training.files import RunFiles
 from jaxpref.training.preemption import Preemption
-
-RATES = {"time", "tokens_per_second", "mfu"}
 
 
 @pytest.fixture
@@ -36,12 +34,6 @@ def bucket(tmp_path, monkeypatch):
     yield tmp_path / "store"
     assert list((tmp_path / "here").iterdir()) == []
     assert list((tmp_path / "temporary").iterdir()) == [], "what was spooled is removed"
-
-
-def rows(folder: pathlib.Path, name: str) -> list[dict]:
-    """Lines of a file without what depends on the clock."""
-    lines = map(json.loads, (folder / name).read_text().splitlines())
-    return [{k: v for k, v in row.items() if k not in RATES} for row in lines]
 
 
 def names(folder: pathlib.Path) -> set[str]:

@@ -1,7 +1,6 @@
 """Arrays beside the params: not trained, not copied, not saved, and not exchanged in silence."""
 
 import dataclasses
-import json
 import pathlib
 import re
 from functools import partial
@@ -13,6 +12,7 @@ import optax
 import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from launch import rows
 from toys import scored_table_policy
 
 from jaxpref import losses
@@ -41,7 +41,7 @@ SGD = partial(optax.sgd, learning_rate=0.5)
 ONE, TWO = fingerprint(np.ones(1)), fingerprint(np.ones(2))
 
 
-OTHER = {"time", "tokens_per_second", "mfu", "stage", "split", "metrics", "evaluator"}
+OTHER = {"stage", "split", "metrics", "evaluator"}
 
 
 def quiet(text: str) -> None:
@@ -102,10 +102,6 @@ def experiment(policy, *, steps: int = 4) -> Experiment:
     )
 
 
-def rows(directory: pathlib.Path, name: str = "metrics.jsonl") -> list[dict]:
-    return [json.loads(line) for line in (directory / name).read_text().splitlines()]
-
-
 def saved_bytes(directory: pathlib.Path, stage: str, step: int) -> int:
     return sum(
         f.stat().st_size for f in (directory / "checkpoints" / stage / str(step)).rglob("*") if f.is_file()
@@ -124,15 +120,7 @@ def test_training_on_top_of_a_frozen_base_is_training_the_sum(one_device, tmp_pa
     assert float(jnp.abs(frozen.params["change"]).max()) > 0.01
     for name in ("metrics.jsonl", "evaluations.jsonl"):
         for a, b in zip(rows(tmp_path / "frozen", name), rows(tmp_path / "free", name), strict=True):
-            for key in set(a) - {
-                "time",
-                "tokens_per_second",
-                "mfu",
-                "stage",
-                "split",
-                "metrics",
-                "evaluator",
-            }:
+            for key in set(a) - OTHER:
                 assert a[key] == pytest.approx(b[key], rel=1e-4, abs=1e-5), key
             for key, estimate in a.get("metrics", {}).items():
                 assert estimate["mean"] == pytest.approx(b["metrics"][key]["mean"], rel=1e-4, abs=1e-5), key

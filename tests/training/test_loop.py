@@ -2,7 +2,6 @@
 
 import dataclasses
 import errno
-import json
 import os
 import shutil
 from functools import partial
@@ -11,7 +10,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from launch import devices
+from launch import devices, rows
 from tiny import experiment, weights_of_another_vocabulary
 
 from jaxpref.config import override
@@ -20,10 +19,6 @@ from jaxpref.training.checkpoint import Checkpoints
 from jaxpref.training.params import stage_checkpoints, trained_params
 from jaxpref.training.progress import NonFiniteError
 from jaxpref.training.run import open_run, train
-
-
-def _rows(directory, name="metrics.jsonl"):
-    return [json.loads(line) for line in (directory / name).read_text().splitlines()]
 
 
 def _quiet(text: str) -> None:
@@ -42,15 +37,15 @@ def whole(tmp_path_factory):
 
 def test_step_zero_of_dpo_is_exactly_log_two(one_device, tmp_path):
     train(experiment(steps=2), tmp_path, log=_quiet)
-    rows = [r for r in _rows(tmp_path) if r["stage"] == "dpo" and r["step"] == 0]
-    assert {r["split"] for r in rows} == {"train", "eval"}
-    for row in rows:
+    first = [r for r in rows(tmp_path) if r["stage"] == "dpo" and r["step"] == 0]
+    assert {r["split"] for r in first} == {"train", "eval"}
+    for row in first:
         assert np.float32(row["loss"]) == np.float32(np.log(2))
         assert row["rewards/chosen"] == row["rewards/rejected"] == row["rewards/margins"] == 0
         assert row["rewards/accuracies"] == 0.5
-    evaluations = _rows(tmp_path, "evaluations.jsonl")
-    first = next(e for e in evaluations if e["evaluator"] == "held-out pairs")
-    assert first["metrics"]["reward accuracy"]["mean"] == 0.5
+    evaluations = rows(tmp_path, "evaluations.jsonl")
+    accuracy = next(e for e in evaluations if e["evaluator"] == "held-out pairs")
+    assert accuracy["metrics"]["reward accuracy"]["mean"] == 0.5
     names = {(e["stage"], e["step"], e["evaluator"]) for e in evaluations}
     assert ("sft", 0, "generation") in names
     assert ("dpo", 2, "generation") in names
@@ -67,8 +62,8 @@ def test_eight_devices_agree_with_one(tmp_path):
     with devices(1):
         one = train(experiment(**kept), tmp_path / "one", log=_quiet)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), one.params, eight.params)
-    for a, b in zip(_rows(tmp_path / "one"), _rows(tmp_path / "eight"), strict=True):
-        names = [n for n in a if n not in ("time", "tokens_per_second", "mfu", "stage", "split")]
+    for a, b in zip(rows(tmp_path / "one"), rows(tmp_path / "eight"), strict=True):
+        names = [n for n in a if n not in ("stage", "split")]
         np.testing.assert_allclose([a[n] for n in names], [b[n] for n in names], rtol=1e-4, atol=1e-5)
 
 
@@ -101,9 +96,9 @@ def test_non_finite_stops_with_the_step_and_keeps_the_last_finite_state(one_devi
         train(exploding(steps=60), tmp_path, log=_quiet)
     step = caught.value.step
     assert step > 0
-    rows = _rows(tmp_path)
-    assert rows[-1]["step"] == step
-    assert "nan" in (rows[-1]["loss"], rows[-1]["grad_norm"])
+    last = rows(tmp_path)[-1]
+    assert last["step"] == step
+    assert "nan" in (last["loss"], last["grad_norm"])
     finite = Checkpoints(tmp_path / "checkpoints" / "dpo")
     with finite:
         assert finite.latest == step
@@ -116,7 +111,7 @@ def test_non_finite_updates_can_be_skipped(one_device, tmp_path):
     settings = dataclasses.replace(exploding(steps=30), non_finite="skip")
     result = train(settings, tmp_path, log=_quiet)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(jax.device_get(result.params)))
-    assert sum(r.get("skipped", 0) for r in _rows(tmp_path)) > 0
+    assert sum(r.get("skipped", 0) for r in rows(tmp_path)) > 0
 
 
 @pytest.mark.parametrize(
@@ -196,7 +191,7 @@ def test_best_checkpoint_by_metric_is_kept(one_device, tmp_path):
     settings = override(settings, {"keep_checkpoints": "1"})
     settings = dataclasses.replace(settings, stages=settings.stages[1:])
     train(settings, tmp_path, log=_quiet)
-    evaluated = {r["step"]: r["loss"] for r in _rows(tmp_path) if r["split"] == "eval"}
+    evaluated = {r["step"]: r["loss"] for r in rows(tmp_path) if r["split"] == "eval"}
     saved = sorted(int(p.name) for p in (tmp_path / "checkpoints" / "dpo").iterdir() if p.name.isdigit())
     best = max((2, 4, 6, 8), key=lambda step: evaluated[step])
     assert best < 8

@@ -1,12 +1,11 @@
 """Online algorithms in the loop: several devices, a checker on the host, resume, held-out prompts, replay."""
 
-import json
 from functools import partial
 
 import jax
 import numpy as np
 import pytest
-from launch import devices
+from launch import devices, rows
 
 from jaxpref import losses
 from jaxpref.algorithms import online, replayed
@@ -64,11 +63,6 @@ def _experiment(num_steps: int, mesh: MeshShape, **stage) -> Experiment:
     )
 
 
-def _rows(workdir):
-    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in r.items() if k not in ("time", "tokens_per_second", "mfu")} for r in rows]
-
-
 pytestmark = pytest.mark.slow
 
 
@@ -87,16 +81,16 @@ def test_a_run_that_goes_on_ends_bit_for_bit_where_a_whole_one_ends(whole, tmp_p
         train(_experiment(2, mesh), tmp_path, log=lambda line: None)
         result = train(_experiment(4, mesh), tmp_path, allow_changes=True, log=lambda line: None)
     jax.tree.map(np.testing.assert_array_equal, result.params, whole[1].params)
-    assert _rows(tmp_path) == _rows(whole[0])
+    assert rows(tmp_path) == rows(whole[0])
     assert result.compiles["online"] == 1
 
 
 @pytest.mark.exhaustive
 def test_four_devices_draw_and_learn_as_one_does(whole, one_device, tmp_path):
     train(_experiment(2, MeshShape(1, 1, 1)), tmp_path, log=lambda line: None)
-    wanted = [r for r in _rows(whole[0]) if r["step"] < 2]
+    wanted = [r for r in rows(whole[0]) if r["step"] < 2]
     assert {r["split"] for r in wanted} == {"train", "eval"}
-    for row, other in zip(wanted, _rows(tmp_path), strict=False):
+    for row, other in zip(wanted, rows(tmp_path), strict=False):
         assert row.keys() == other.keys()
         for name, value in row.items():
             if isinstance(value, str):
@@ -105,7 +99,7 @@ def test_four_devices_draw_and_learn_as_one_does(whole, one_device, tmp_path):
 
 
 def test_held_out_prompts_are_answered_too(whole):
-    held = [r for r in _rows(whole[0]) if r["split"] == "eval"]
+    held = [r for r in rows(whole[0]) if r["split"] == "eval"]
     assert [r["step"] for r in held] == [0, 2, 4]
     assert all(0 <= r["objective/scores"] <= 1 for r in held)
     assert held[0]["objective/kl"] == pytest.approx(0, abs=1e-6)

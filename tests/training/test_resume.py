@@ -9,14 +9,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from launch import TINY, here, start
-
-IGNORED = {"time", "tokens_per_second", "mfu"}
-
-
-def _rows(workdir: pathlib.Path, name: str) -> list[dict]:
-    rows = [json.loads(line) for line in (workdir / name).read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k not in IGNORED} for row in rows]
+from launch import TINY, here, rows, start
 
 
 def _state(workdir: pathlib.Path, stage: str, step: int):
@@ -26,7 +19,7 @@ def _state(workdir: pathlib.Path, stage: str, step: int):
 
 def _assert_same(first: pathlib.Path, second: pathlib.Path, steps: int) -> None:
     for name in ("metrics.jsonl", "evaluations.jsonl", "samples.jsonl"):
-        assert _rows(first, name) == _rows(second, name), name
+        assert rows(first, name) == rows(second, name), name
     for stage in ("sft", "dpo"):
         a, b = _state(first, stage, steps), _state(second, stage, steps)
         assert jax.tree.structure(a) == jax.tree.structure(b)
@@ -110,7 +103,7 @@ def test_ctrl_c_saves_as_sigterm_does(undisturbed, tmp_path):
 def test_a_finished_run_started_again_changes_nothing(tmp_path):
     common = ["train", TINY, "steps=4", "evaluators=False", "--no-report", f"workdir={tmp_path}"]
     here(*common)
-    before = _rows(tmp_path, "metrics.jsonl")
+    before = rows(tmp_path, "metrics.jsonl")
     output = here(*common)
     assert "sft: done at step 4" in output
-    assert _rows(tmp_path, "metrics.jsonl") == before
+    assert rows(tmp_path, "metrics.jsonl") == before
