@@ -22,7 +22,7 @@ from jaxpref.training.checksums import checksums, named
 __all__ = ["Checkpoints", "restore_params", "saved_meta"]
 
 _CHECKSUMS = "checksums"  # in the meta of a checkpoint
-_DELETE = "If it is damaged, delete that folder: the run then resumes from the one before."
+_DELETE = "delete that folder: the run then resumes from the one before, or starts its stage again"
 
 
 class Checkpoints:
@@ -206,7 +206,7 @@ def _check_sums(directory: AnyPath, step: int, meta: dict[str, Any], tree: Any) 
     if damaged:
         raise ValueError(
             f"checkpoint {directory / str(step)} is damaged: {damaged[0]} is not what was saved at "
-            f"step {step} (its checksum differs; {len(damaged)} arrays in all). {_DELETE}"
+            f"step {step} (its checksum differs; {len(damaged)} arrays in all); {_DELETE}"
         )
 
 
@@ -243,7 +243,9 @@ def _kinds(tree: Any) -> dict[str, str]:
     return {name: f"{x.dtype} {list(x.shape)}" for name, x in named(tree).items() if hasattr(x, "shape")}
 
 
-def _unreadable(path: AnyPath, error: Exception) -> ValueError:
+def _unreadable(path: AnyPath, error: BaseException) -> ValueError:
+    while error.__cause__ is not None:  # the first of them names the array
+        error = error.__cause__
     reason = str(error).strip().splitlines()
     if "structures do not match" in str(error):
         return ValueError(
@@ -252,5 +254,6 @@ def _unreadable(path: AnyPath, error: Exception) -> ValueError:
         )
     return ValueError(
         f"checkpoint {path} cannot be read ({type(error).__name__}: {reason[0][:300] if reason else ''}). "
-        f"{_DELETE} If shapes differ, the model or tokenizer of this experiment is not the one that wrote it"
+        f"If it is damaged, {_DELETE}. If shapes differ, the model or tokenizer of this experiment is not the "
+        "one that wrote it"
     )
