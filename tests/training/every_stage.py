@@ -53,6 +53,17 @@ def pairs(steps: int) -> Experiment:
     return override(given, evaluated)
 
 
+def halves(steps: int) -> Experiment:
+    """The same with a checkpoint half-way."""
+    saved = {f"stages.{stage}.checkpoint_every": f"{steps // 2}" for stage in ("sft", "dpo")}
+    return override(pairs(steps), saved)
+
+
+def often(steps: int) -> Experiment:
+    """Supervised, then DPO, with many checkpoints."""
+    return tiny.experiment(steps=steps, checkpoint_every=7, evaluators=False)
+
+
 def _one(steps: int, **stage) -> Experiment:
     return Experiment(
         name=stage["name"],
@@ -127,7 +138,7 @@ def routes(steps: int) -> Experiment:
             features=features,
             initial=2.0,
             horizon=5.0,
-            regions=halves,
+            regions=regions,
             planner=dijkstra,
         ),
         algorithm=partial(sft, optimizer=ADAM),
@@ -139,7 +150,7 @@ def routes(steps: int) -> Experiment:
                 roads=roads,
                 features=features,
                 hidden=costs,
-                regions=halves,
+                regions=regions,
                 batch_size=8,
             ),
         ),
@@ -168,7 +179,7 @@ def roads() -> Roads:
     return Roads(graph(), {"length": _map()[1]}, ())
 
 
-def halves() -> np.ndarray:
+def regions() -> np.ndarray:
     return np.arange(graph().num_nodes) % 2
 
 
@@ -178,7 +189,7 @@ def driven() -> SegmentRecords:
 
 
 def packed() -> SegmentRecords:
-    return by_region(driven(), halves())
+    return by_region(driven(), regions())
 
 
-KINDS = {make.__name__: make for make in (pairs, columns, judged, reward, segments, routes)}
+KINDS = {make.__name__: make for make in (pairs, columns, judged, reward, segments, routes, halves, often)}
