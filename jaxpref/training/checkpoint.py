@@ -104,12 +104,9 @@ class Checkpoints:
         self._manager.wait_until_finished()  # else what is being written is forgotten, and never deleted
         self._manager.reload()
         there = self.latest is not None and self.latest >= step
-        # Another job may end a step while the processes look: Orbax waits for all of them in what follows.
-        return (
-            there
-            if jax.process_count() == 1
-            else bool(multihost_utils.process_allgather(np.array(there)).any())
-        )
+        if jax.process_count() > 1:  # one may look before it is there and one after, and Orbax waits for all
+            there = bool(multihost_utils.process_allgather(np.array(there)).any())
+        return there
 
     def restore(self, step: int, target: Any) -> tuple[Any, dict[str, Any]]:
         """State laid out as `target` (arrays or ShapeDtypeStructs with shardings), and the saved meta."""
@@ -254,6 +251,6 @@ def _unreadable(path: AnyPath, error: BaseException) -> ValueError:
         )
     return ValueError(
         f"checkpoint {path} cannot be read ({type(error).__name__}: {reason[0][:300] if reason else ''}). "
-        f"If it is damaged, {_DELETE}. If shapes differ, the model or tokenizer of this experiment is not the "
-        "one that wrote it"
+        f"If it is damaged, {_DELETE}. If shapes differ, the model or tokenizer of this experiment is not "
+        "the one that wrote it"
     )

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxpref import keys
 from jaxpref.experiment import MeshShape
+from jaxpref.training import params
 from jaxpref.training.sharding import make_mesh
 
 
@@ -62,3 +64,14 @@ def test_in_other_worlds_a_run_is_the_same(arguments, tmp_path):
     command = [sys.executable, worlds.SCRIPT, *arguments, "--keep", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=3000)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_what_the_first_process_sees_on_disk_decides(tmp_path, monkeypatch):
+    """It may have made the folder of a stage by the time that another one looks, which then met it at another
+    barrier and was ended."""
+    run = SimpleNamespace(files=SimpleNamespace(directory=tmp_path))
+    (tmp_path / "checkpoints" / "dpo").mkdir(parents=True)
+    assert params.has_checkpoints(run, "dpo")
+    assert not params.has_checkpoints(run, "sft")
+    monkeypatch.setattr(params.multihost_utils, "broadcast_one_to_all", lambda mine: np.array(False))
+    assert not params.has_checkpoints(run, "dpo")

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 import conftest  # noqa: F401  the flags that tests compile with
 import launch
-from joined import finished, started, together
+from joined import finished, started
 
 SCRIPT = str(pathlib.Path(__file__).resolve())
 STEPS = 20
@@ -95,8 +95,8 @@ WORLDS = tuple(
 )
 
 
-def run(folder: pathlib.Path, mesh: Sequence[int], kinds: Sequence[str], steps: int) -> None:
-    """In each process: one run after the other. A run that goes on says what its state is."""
+def run(folder: pathlib.Path, mesh: Sequence[int], kinds: Sequence[str], steps: int, *, states: bool) -> None:
+    """In each process: one run after the other. `states`: says first what the checkpoints there are."""
     import every_stage
 
     from jaxpref.experiment import MeshShape
@@ -107,14 +107,15 @@ def run(folder: pathlib.Path, mesh: Sequence[int], kinds: Sequence[str], steps: 
     for kind in kinds:
         given = every_stage.KINDS[kind](steps)
         given = dataclasses.replace(given, mesh=MeshShape(*mesh))
-        for stage, step in saved_steps(folder / kind):
+        for stage, step in saved_steps(folder / kind) if states else ():
             print(f"state of {stage} at {step}: {state_of(given, folder / kind, stage, step)}", flush=True)
         train(given, folder / kind)
 
 
 def saved_steps(workdir: pathlib.Path) -> list[tuple[str, int]]:
     """Stages and steps of all checkpoints of a run."""
-    return sorted((path.parent.name, int(path.name)) for path in workdir.glob("checkpoints/*/[0-9]*"))
+    found = [path for path in workdir.glob("checkpoints/*/*") if path.name.isdigit()]
+    return sorted((path.parent.name, int(path.name)) for path in found)
 
 
 def state_of(experiment: Any, workdir: pathlib.Path, stage: str, step: int) -> str:
@@ -128,11 +129,11 @@ def state_of(experiment: Any, workdir: pathlib.Path, stage: str, step: int) -> s
     return fingerprint(moving(trained_state(opened, part, part.build(opened.policy), step)))
 
 
-def trained(folder: pathlib.Path, world: World, steps: int = STEPS) -> str:
+def trained(folder: pathlib.Path, world: World, steps: int = STEPS, *more: str) -> str:
     """Runs of the kinds of a world, in subfolders; what the first process printed."""
     mesh = ",".join(map(str, world.mesh))
-    arguments = [SCRIPT, "run", str(folder), mesh, ",".join(world.kinds), "--steps", str(steps)]
-    return together(arguments, world.processes, world.devices // world.processes)[0]
+    arguments = [SCRIPT, "run", str(folder), mesh, ",".join(world.kinds), "--steps", str(steps), *more]
+    return finished(started(arguments, world.processes, world.devices // world.processes))[0]
 
 
 class Difference(NamedTuple):
@@ -206,7 +207,7 @@ def restore(folder: pathlib.Path, options: argparse.Namespace) -> float:
     whole = shutil.copytree(folder / "saved", folder / "whole")
     for world in (saver, *(World(n, mesh, ("halves",)) for n, mesh in RESTORES)):
         there = pathlib.Path(shutil.copytree(folder / "saved", folder / str(world).replace(" ", "")))
-        said = trained(there, world)
+        said = trained(there, world, STEPS, "--states")
         state = next(line for line in said.splitlines() if f"state of dpo at {STEPS // 2}" in line)
         states.add(state)
         d = difference(whole / "halves", there / "halves")
@@ -295,10 +296,10 @@ def adapters(folder: pathlib.Path, options: argparse.Namespace) -> float:
         there = folder / f"by{processes}"
         knobs = [file, f"steps={options.steps}", f"workdir={there}"]
         arguments = [*command, "train", *knobs, *mesh, "--no-report"]
-        together(arguments, processes, 2 if processes > 1 else 1)
+        finished(started(arguments, processes, 2 if processes > 1 else 1))
         for name, more in (("model", []), ("peft", ["--adapter"])):
             to = ["--to", str(folder / f"{name}{processes}"), *more]
-            together([*command, "export", *knobs, *to, "mesh.data=1", "mesh.fsdp=1"], 1, 1)
+            finished(started([*command, "export", *knobs, *to, "mesh.data=1", "mesh.fsdp=1"], 1, 1))
             for path in (folder / f"{name}{processes}").glob("*.safetensors"):
                 models[processes, name] = load_file(path)
     d = difference(folder / "by1", folder / "by2")
@@ -330,6 +331,7 @@ def parsed() -> argparse.Namespace:
     inner.add_argument("mesh")
     inner.add_argument("kinds")
     inner.add_argument("--steps", type=int, default=STEPS)
+    inner.add_argument("--states", action="store_true")
     return parser.parse_args()
 
 
@@ -337,7 +339,7 @@ def main() -> int:
     options = parsed()
     if options.command == "run":
         mesh = [int(size) for size in options.mesh.split(",")]
-        run(options.folder, mesh, options.kinds.split(","), options.steps)
+        run(options.folder, mesh, options.kinds.split(","), options.steps, states=options.states)
         return 0
     with contextlib.ExitStack() as stack:
         folder = options.keep or pathlib.Path(
