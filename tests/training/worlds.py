@@ -109,7 +109,7 @@ def run(folder: pathlib.Path, mesh: Sequence[int], kinds: Sequence[str], steps: 
         given = dataclasses.replace(given, mesh=MeshShape(*mesh))
         for stage, step in saved_steps(folder / kind) if states else ():
             print(f"state of {stage} at {step}: {state_of(given, folder / kind, stage, step)}", flush=True)
-        train(given, folder / kind)
+        train(given, folder / kind, allow_changes=states)  # of the mesh
 
 
 def saved_steps(workdir: pathlib.Path) -> list[tuple[str, int]]:
@@ -286,7 +286,7 @@ def last_states(workdir: pathlib.Path, steps: int) -> str:
 def adapters(folder: pathlib.Path, options: argparse.Namespace) -> float:
     """The adapters of finetune.py, trained by one process and by two of two devices: losses, and the models
     that are exported afterwards."""
-    from safetensors.numpy import load_file
+    from jaxpref.models.hub.safetensors import open_file
 
     file = str(pathlib.Path(SCRIPT).parents[2] / "experiments" / "finetune.py")
     command = ["-m", "jaxpref.cli"]
@@ -301,12 +301,12 @@ def adapters(folder: pathlib.Path, options: argparse.Namespace) -> float:
             to = ["--to", str(folder / f"{name}{processes}"), *more]
             finished(started([*command, "export", *knobs, *to, "mesh.data=1", "mesh.fsdp=1"], 1, 1))
             for path in (folder / f"{name}{processes}").glob("*.safetensors"):
-                models[processes, name] = load_file(path)
+                models[processes, name] = open_file(path)
     d = difference(folder / "by1", folder / "by2")
     print(f"losses {d.losses:.1e}  others {d.others:.1e} ({d.where})  samples {d.samples}")
     for name in ("model", "peft"):
         one, two = models[1, name], models[2, name]
-        apart = max(float(abs(one[key] - two[key]).max()) for key in one.keys() | two.keys())
+        apart = max(float(abs(one[key][...] - two[key][...]).max()) for key in one.keys() | two.keys())
         print(f"export {name}: {len(one)} tensors, largest difference {apart:.1e}")
     left = [(folder / f"by{n}" / "model").is_dir() for n in (1, 2)]
     print(f"WORKDIR/model is left by one process: {left[0]}, by two: {left[1]}")
