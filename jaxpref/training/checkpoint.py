@@ -1,7 +1,8 @@
 """Checkpoints of one stage: atomic, asynchronous, the last few kept, and the best by a metric.
 
 A checkpoint holds the algorithm's whole state and the step. The data position is the step (batches are a
-pure function of it), so a resumed run sees the same batches whatever number of examples came before.
+pure function of it), so a resumed run sees the same batches whatever number of examples came before. Beside
+the state stands a checksum of each of its arrays, which is computed again from what a restore gives.
 """
 
 import contextlib
@@ -9,13 +10,19 @@ import math
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from jaxpref.paths import AnyPath, absolute
+from jaxpref.training.checksums import checksums, named
 
 __all__ = ["Checkpoints", "restore_params", "saved_meta"]
+
+_CHECKSUMS = "checksums"  # in the meta of a checkpoint
+_DELETE = "delete that folder: the run then resumes from the one before, or starts its stage again"
 
 
 class Checkpoints:
@@ -67,15 +74,20 @@ class Checkpoints:
     def save(
         self, step: int, state: Any, meta: dict[str, Any], metrics: dict[str, float] | None = None
     ) -> None:
-        """Starts writing; returns once the arrays are off the device. A step already there is kept.
+        """Starts writing; returns once the arrays are off the device. A step already there is kept, whoever
+        wrote it.
 
         metrics: of the held-out pass; without the metric that says which is best, this is not the best one.
+
+        Raises:
+          ValueError: there is no room for it, or two arrays have one name.
         """
         if self._best not in (metrics or {}):
             metrics = None
-        if step in self._manager.all_steps():
-            return
         try:
+            if self._reached(step):
+                return
+            meta = meta | {_CHECKSUMS: checksums(state)}
             self._manager.save(
                 step,
                 args=ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)),
@@ -84,10 +96,22 @@ class Checkpoints:
         except OSError as error:
             raise self._disk_error(error, step) from error
 
+    def _reached(self, step: int) -> bool:
+        """Whether this step, or a later one, is on disk by now: the same answer in all processes.
+
+        Of what another job has written here since this one began, a process of it that was thought to be
+        dead, Orbax knows nothing, and it replaces such a step even while somebody reads it."""
+        self._manager.wait_until_finished()  # else what is being written is forgotten, and never deleted
+        self._manager.reload()
+        there = self.latest is not None and self.latest >= step
+        if jax.process_count() > 1:  # one may look before it is there and one after, and Orbax waits for all
+            there = bool(multihost_utils.process_allgather(np.array(there)).any())
+        return there
+
     def restore(self, step: int, target: Any) -> tuple[Any, dict[str, Any]]:
         """State laid out as `target` (arrays or ShapeDtypeStructs with shardings), and the saved meta."""
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, target)
-        _check_params(self.directory / str(step), target.params, others=True)
+        _check_arrays(self.directory / str(step), target)
         try:
             out = self._manager.restore(
                 step,
@@ -95,7 +119,9 @@ class Checkpoints:
             )
         except Exception as error:
             raise _unreadable(self.directory / str(step), error) from error
-        return out["state"], out["meta"]
+        state, meta = out["state"], out["meta"] or {}
+        _check_sums(self.directory, step, meta, state)
+        return state, meta
 
     def wait(self) -> None:
         """Blocks until what was saved is on disk under its final name."""
@@ -141,11 +167,12 @@ def restore_params(directory: AnyPath, step: int, target: Any) -> Any:
     """Only `params` of a saved state, laid out as `target`.
 
     Raises:
-      ValueError: they are not those of the checkpoint by name, shape and dtype, all of them and no others.
+      ValueError: they are not those of the checkpoint by name, shape and dtype, all of them and no others, or
+        not what was saved.
     """
     item = {"params": jax.tree.map(ocp.utils.to_shape_dtype_struct, target)}
     path = absolute(directory) / str(step) / "state"
-    _check_params(directory / str(step), target, others=False)
+    _check_arrays(directory / str(step), target, part="params")
     try:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             restored = checkpointer.restore(
@@ -158,12 +185,31 @@ def restore_params(directory: AnyPath, step: int, target: Any) -> Any:
             )
     except Exception as error:
         raise _unreadable(directory / str(step), error) from error
+    _check_sums(directory, step, saved_meta(directory, step), restored)
     return restored["params"]
 
 
-def _check_params(path: AnyPath, target: Any, *, others: bool) -> None:
-    """Compares the params of a checkpoint with those asked for, by name (unless `others` may be there), dtype
-    and shape.
+def _check_sums(directory: AnyPath, step: int, meta: dict[str, Any], tree: Any) -> None:
+    """Compares arrays with the checksums that were saved beside them; checkpoints of before there were any
+    are taken as they are.
+
+    Raises:
+      ValueError: some are not what was saved.
+    """
+    saved = meta.get(_CHECKSUMS)
+    if saved is None:
+        return
+    damaged = [name for name, value in checksums(tree).items() if saved.get(name) != value]
+    if damaged:
+        raise ValueError(
+            f"checkpoint {directory / str(step)} is damaged: {damaged[0]} is not what was saved at "
+            f"step {step} (its checksum differs; {len(damaged)} arrays in all); {_DELETE}"
+        )
+
+
+def _check_arrays(path: AnyPath, target: Any, *, part: str | None = None) -> None:
+    """Compares the arrays of a checkpoint with those asked for, by dtype and shape, and where only a part is
+    asked for by name.
 
     Orbax gives back the shape of what is not there (`findings/`), leaves out what nobody asked for, casts to
     another dtype, and takes another shape where no sharding is asked for."""
@@ -172,15 +218,15 @@ def _check_params(path: AnyPath, target: Any, *, others: bool) -> None:
         there = ocp.PyTreeCheckpointHandler().metadata(epath.Path(absolute(path) / "state"))
         if there is None:
             raise ValueError("nothing is there")
-        saved, wanted = _named(there.tree["params"]), _named(target)
+        saved, wanted = _kinds(there.tree[part] if part else there.tree), _kinds(target)
     except Exception as error:
         raise _unreadable(path, error) from error
     missing, beyond = wanted.keys() - saved.keys(), saved.keys() - wanted.keys()
     differing = [n for n in sorted(saved.keys() & wanted.keys()) if saved[n] != wanted[n]]
     why = None
-    if missing and not others:
+    if missing and part:
         why = f"it has no {min(missing)}, {len(missing)} arrays in all"
-    elif beyond and not others:
+    elif beyond and part:
         why = f"the model has no place for its {min(beyond)}, {len(beyond)} arrays in all"
     elif differing:
         name = differing[0]
@@ -189,15 +235,14 @@ def _check_params(path: AnyPath, target: Any, *, others: bool) -> None:
         raise _unreadable(path, ValueError(why))
 
 
-def _named(tree: Any) -> dict[str, str]:
+def _kinds(tree: Any) -> dict[str, str]:
     """Dtype and shape of arrays by name."""
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="."): f"{x.dtype} {list(x.shape)}"
-        for path, x in jax.tree.leaves_with_path(tree)
-    }
+    return {name: f"{x.dtype} {list(x.shape)}" for name, x in named(tree).items() if hasattr(x, "shape")}
 
 
-def _unreadable(path: AnyPath, error: Exception) -> ValueError:
+def _unreadable(path: AnyPath, error: BaseException) -> ValueError:
+    while error.__cause__ is not None:  # the first of them names the array
+        error = error.__cause__
     reason = str(error).strip().splitlines()
     if "structures do not match" in str(error):
         return ValueError(
@@ -206,6 +251,6 @@ def _unreadable(path: AnyPath, error: Exception) -> ValueError:
         )
     return ValueError(
         f"checkpoint {path} cannot be read ({type(error).__name__}: {reason[0][:300] if reason else ''}). "
-        "If it is damaged, delete that folder: the run then resumes from the one before. If shapes differ, "
-        "the model or tokenizer of this experiment is not the one that wrote it"
+        f"If it is damaged, {_DELETE}. If shapes differ, the model or tokenizer of this experiment is not "
+        "the one that wrote it"
     )

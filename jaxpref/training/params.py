@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jaxtyping import Array
 
 from jaxpref import keys
@@ -67,8 +68,10 @@ def trained_params(run: RunContext, *, stage: str | None = None, step: int | Non
 
 
 def has_checkpoints(run: RunContext, stage: str) -> bool:
-    """Whether a stage has a folder of checkpoints, without making one."""
-    return (run.files.directory / "checkpoints" / stage).is_dir()
+    """Whether a stage has a folder of checkpoints, without making one: what the first process sees, which may
+    have made it by the time that another one looks, and all of them have to go the same way."""
+    there = (run.files.directory / "checkpoints" / stage).is_dir()
+    return bool(multihost_utils.broadcast_one_to_all(np.array(there)))
 
 
 def stage_checkpoints(run: RunContext, stage: str) -> Checkpoints:
