@@ -26,6 +26,7 @@ __all__ = ["Candidate", "Found", "candidates", "searched"]
 
 _TENSOR = (1, 2, 4, 8)
 _MICROBATCHES = (1, 2, 4, 8)
+_REMATS = ("none", "dots", "block")
 
 
 class Candidate(NamedTuple):
@@ -50,7 +51,6 @@ class Found(NamedTuple):
 class _Tried:
     candidate: Candidate
     experiment: Experiment
-    laid: Laid
     estimate: float  # seconds a step, before anything is compiled
     plan: StagePlan | None = None
 
@@ -75,57 +75,82 @@ def searched(
       ValueError: no candidate fits the batch and the machine's shape.
     """
     name = asked.stages[-1] if asked.stages else experiment.stages[-1].name
-    tried, dropped = [], 0
+    ranked, dropped = _ranked(experiment, topology, asked, name)
+    if not ranked and not dropped:
+        raise ValueError("--search: no mesh of this machine divides the batch; change batch_size")
+    say(f"{len(ranked)} candidates whose state fits, {dropped} whose state alone does not")
+    quick = dataclasses.replace(asked, programs=("collect", "step"), quick=True)
+    done = []
+    for one in ranked[:most]:
+        say(str(one.candidate))
+        laid = _laid(one.experiment, topology, name, asked)
+        done.append(dataclasses.replace(one, plan=stage_planned(laid, topology, quick, say)))
+    fitting = sorted((x for x in done if x.plan is not None and x.plan.fits), key=lambda x: x.seconds)
+    best = fitting[0] if fitting else None
+    return Found(_text(done, best, len(ranked) - len(done), dropped), best and best.experiment)
+
+
+def _laid(experiment: Experiment, topology: Topology, name: str, asked: Asked) -> Laid:
+    stage = next(s for s in experiment.stages if s.name == name)
+    mesh = sharding.make_mesh(experiment.mesh, topology.devices)
+    return laid_out(experiment, stage, experiment.policy(), mesh, asked.lengths)
+
+
+def _ranked(experiment: Experiment, topology: Topology, asked: Asked, name: str) -> tuple[list[_Tried], int]:
+    """Candidates whose residents fit, by their estimates, and how many others there are.
+
+    The state is laid out once for each mesh, and a step traced once for each remat policy and number of
+    microbatches: neither depends on the other.
+    """
+    placed: dict[MeshShape, Laid | None] = {}
+    traced: dict[tuple[str | None, int | None], float] = {}
+    ranked, dropped = [], 0
     for candidate in candidates(experiment, topology, name):
         changed = _changed(experiment, candidate, name)
-        stage = next(s for s in changed.stages if s.name == name)
-        try:
-            mesh = sharding.make_mesh(candidate.mesh, topology.devices)
-            laid = laid_out(changed, stage, changed.policy(), mesh, asked.lengths)
-        except ValueError:  # the batch does not divide, or the torus has no such shape
+        if candidate.mesh not in placed:
+            try:
+                one = dataclasses.replace(experiment, mesh=candidate.mesh)
+                placed[candidate.mesh] = _laid(one, topology, name, asked)
+            except ValueError:  # the batch does not divide, or the torus has no such shape
+                placed[candidate.mesh] = None
+        laid = placed[candidate.mesh]
+        rows = 0 if laid is None else laid.stage.batch_size / (candidate.microbatches or 1)
+        if laid is None or rows % sharding.batch_shards(laid.mesh):
             continue
         if sum(resident(laid).values()) > topology.chip.memory:
             dropped += 1
             continue
-        tried.append(_Tried(candidate, changed, laid, _estimate(laid, topology, candidate)))
-    if not tried and not dropped:
-        raise ValueError("--search: no mesh of this machine divides the batch; change batch_size")
-    say(f"{len(tried)} candidates whose state fits, {dropped} whose state alone does not")
-    tried.sort(key=lambda one: one.estimate)
-    quick = dataclasses.replace(asked, programs=("collect", "step"), quick=True)
-    done = []
-    for one in tried[:most]:
-        say(str(one.candidate))
-        done.append(dataclasses.replace(one, plan=stage_planned(one.laid, topology, quick, say)))
-    fitting = sorted((x for x in done if x.plan is not None and x.plan.fits), key=lambda x: x.seconds)
-    best = fitting[0] if fitting else None
-    return Found(_text(done, best, len(tried) - len(done), dropped), best and best.experiment)
+        kind = (candidate.remat, candidate.microbatches)
+        if kind not in traced:
+            traced[kind] = _operations(_laid(changed, topology, name, asked))
+        estimate = _estimate(laid, topology, traced[kind], candidate.microbatches or 1)
+        ranked.append(_Tried(candidate, changed, estimate))
+    return sorted(ranked, key=lambda one: one.estimate), dropped
 
 
 def candidates(experiment: Experiment, topology: Topology, stage: str) -> Iterator[Candidate]:
     """Every mesh of the machine with up to 8 devices along `tensor`, with each remat policy and up to 8
     microbatches, where the experiment has such choices. `data`: 1, or what 16 devices along `fsdp` leave."""
     count = len(topology.devices)
-    remats = _choices(experiment.policy, "remat")
+    remats = _REMATS if _takes_remat(experiment.policy) else (None,)
     algorithm = next(s for s in experiment.stages if s.name == stage).algorithm
     divides = "microbatches" in inspect.signature(algorithm).parameters
     for tensor in (t for t in _TENSOR if count % t == 0):
         rest = count // tensor
         for fsdp in sorted({rest, min(rest, 16)}, reverse=True):
             mesh = MeshShape(data=rest // fsdp, fsdp=fsdp, tensor=tensor)
-            for remat in remats or (None,):
+            for remat in remats:
                 for parts in _MICROBATCHES if divides else (None,):
                     yield Candidate(mesh, remat, parts)
 
 
-def _choices(policy: Any, name: str) -> tuple[str, ...]:
-    """Values of a literal argument of the innermost function that takes it."""
+def _takes_remat(policy: Any) -> bool:
+    """Whether the policy, or the one that it is built of, has a choice of what is computed again."""
     while isinstance(policy, partial):
-        parameter = inspect.signature(policy.func).parameters.get(name)
-        if parameter is not None:
-            return tuple(getattr(parameter.annotation, "__args__", ()))
+        if "remat" in inspect.signature(policy.func).parameters:
+            return True
         policy = policy.keywords.get("policy")
-    return ()
+    return False
 
 
 def _changed(experiment: Experiment, candidate: Candidate, name: str) -> Experiment:
@@ -148,25 +173,24 @@ def _with(policy: Any, remat: str) -> Any:
     return partial(policy, policy=_with(policy.keywords["policy"], remat))
 
 
-def _estimate(laid: Laid, topology: Topology, candidate: Candidate) -> float:
+def _operations(laid: Laid) -> float:
+    """Of a step, as if nothing had to be collected for it: the batch as it is."""
+    alone = dataclasses.replace(laid, algorithm=laid.algorithm._replace(collect=None))
+    return sum(program.operations for program in programs_of(alone, ("step",)))
+
+
+def _estimate(laid: Laid, topology: Topology, operations: float, microbatches: int) -> float:
     """Seconds of a step, for an order: products as traced, weights gathered in 2 bytes for each of four
     passes of each microbatch and their gradients summed once in 4, and two sums of the residual stream in
     each layer and pass where `tensor` splits them."""
-    chip, mesh = topology.chip, laid.mesh
-    program = next(iter(programs_of(dataclasses.replace(laid, algorithm=_alone(laid)), ("step",))))
-    compute = program.operations / mesh.size / chip.flops
-    shape = dict(mesh.shape)
+    chip, shape = topology.chip, dict(laid.mesh.shape)
+    compute = operations / laid.mesh.size / chip.flops
     weights = sum(math.prod(x.shape) for x in jax.tree.leaves(laid.state.params)) / shape["tensor"]
-    gathered = weights * (2 * 4 * (candidate.microbatches or 1) + 4) * (1 - 1 / shape["fsdp"])
+    gathered = weights * (2 * 4 * microbatches + 4) * (1 - 1 / shape["fsdp"])
     tokens = sum(math.prod(x.shape) for x in jax.tree.leaves(laid.batch) if x.dtype == "int32")
     stream = 4 * 2 * 2 * _layers_by_width(laid) * tokens / (shape["data"] * shape["fsdp"])
     summed = 2 * 2 * stream * (1 - 1 / shape["tensor"])
     return compute + (gathered + summed) / (2 * chip.link)
-
-
-def _alone(laid: Laid) -> Any:
-    """The algorithm as if it collected nothing: the step takes the batch as it is."""
-    return laid.algorithm._replace(collect=None)
 
 
 def _layers_by_width(laid: Laid) -> int:

@@ -225,7 +225,7 @@ def test_a_store_that_does_not_answer_is_one_clear_error(bucket, monkeypatch):
 def test_a_store_that_takes_no_files_is_one_clear_error(bucket, monkeypatch):
     monkeypatch.setattr(Bucket, "write_bytes", mock.Mock(side_effect=RuntimeError("no such bucket")))
     output = here("train", TINY, "workdir=mem://run", expect=2)
-    assert "error: mem://run could not be written: RuntimeError: no such bucket. See that" in output
+    assert "lock.json could not be written: RuntimeError: no such bucket; see that you may write" in output
 
 
 def test_a_reading_command_leaves_nothing_behind(tmp_path):

