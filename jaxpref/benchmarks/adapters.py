@@ -6,7 +6,7 @@ The shape of SmolLM2-135M with random weights, float32, AdamW; adapters of all p
 import time
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,6 @@ from jaxpref.types import Completions, Params
 
 __all__ = ["measure", "table"]
 
-Remat = Literal["none", "block", "dots"]
 FULL, ADAPTERS, BASE = "all weights, frozen copy", "adapters, adapters at the start", "adapters, adapters off"
 
 
@@ -40,7 +39,7 @@ def _batch(pairs: int, tokens: int, vocab: int) -> Completions:
 
 
 def _variants(
-    rank: int, remat: Remat, weights: Params, quantize: Sequence[Format]
+    rank: int, remat: str, weights: Params, quantize: Sequence[Format]
 ) -> dict[str, tuple[Algorithm, Params, Any]]:
     """Each algorithm with the params that it starts from and its constants."""
     policy = partial(transformer, sizes=smollm2_135m, remat=remat, eos_id=2)
@@ -83,7 +82,7 @@ def measure(
     pairs: int = 2,
     tokens: int = 64,
     rank: int = 16,
-    remat: Remat = "none",
+    remat: str = "none",
     quantize: Sequence[Format] = (),
     rounds: int = 5,
 ) -> dict[str, Any]:

@@ -89,7 +89,7 @@ def _add_model_benchmarks(add: Callable[[str, str], argparse.ArgumentParser]) ->
         "--tokens", type=at_least(1), default=64, help="of a prompt and of a response (default 64)"
     )
     adapters.add_argument("--rank", type=at_least(1), default=16, help="of the adapters (default 16)")
-    adapters.add_argument("--remat", choices=["none", "block", "dots"], default="none")
+    adapters.add_argument("--remat", default="none", metavar="NAME", help="see `jaxpref.models.remat`")
     adapters.add_argument(
         "--quantize",
         nargs="+",
