@@ -126,6 +126,7 @@ def test_prepared_records_with_a_reference_column_train_to_the_same_params(train
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive  # nightly runs it; what it is made of has tests of its own
 def test_sweep_trains_all_and_compares(tmp_path):
     output = here("sweep", TINY + ":sweep", f"workdir={tmp_path}")
     assert "sweep 2/2" in output

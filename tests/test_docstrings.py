@@ -74,7 +74,13 @@ def test_functions_say_what_they_return_and_show_it(file):
         )
 
 
-@pytest.mark.parametrize("file", FILES, ids=module_of)
+def _examples(files):
+    """Those of one module in three always, the others with -m exhaustive."""
+    rest = pytest.mark.exhaustive
+    return [pytest.param(f, marks=rest if i % 3 else (), id=module_of(f)) for i, f in enumerate(files)]
+
+
+@pytest.mark.parametrize("file", _examples(FILES))
 def test_examples_run(file, monkeypatch):
     # A run in this process may have left a handler that prints.
     monkeypatch.setattr(logging.getLogger("jaxpref"), "handlers", [])

@@ -76,6 +76,7 @@ def _smoke(file, workdir, *overrides, tensor=1):
     "function",
     ["experiment", *(pytest.param(f, marks=pytest.mark.exhaustive) for f in ("bradley_terry", "pairwise"))],
 )
+@pytest.mark.exhaustive  # nightly smokes every experiment
 def test_cycles_smoke(tmp_path, function):
     assert "all pairs: reward accuracy" in _smoke(f"gpm_cycles.py:{function}", tmp_path)
 
@@ -99,15 +100,18 @@ def test_own_lists_and_labels_smoke(tmp_path, kind):
     assert ("Kendall tau-b" in printed) == (kind == "lists")
 
 
+@pytest.mark.exhaustive  # nightly smokes every experiment
 def test_coverage_smoke(tmp_path):
     assert "pairs  3/3 exactly: p(1)" in _smoke("hypo_coverage.py", tmp_path)
 
 
+@pytest.mark.exhaustive  # nightly smokes every experiment
 def test_matrix_games_smoke(tmp_path):
     assert "game  3/3 held out: loss" in _smoke("nash_md_games.py", tmp_path)
 
 
 @pytest.mark.parametrize("name", ["kl_estimators", "nash_md_mixture"])
+@pytest.mark.exhaustive  # nightly smokes every experiment
 def test_exact_ablations_smoke(tmp_path, name):
     assert "game  3/3 exact:" in _smoke(f"ablations/{name}.py", tmp_path)
 
@@ -132,6 +136,7 @@ def test_the_small_nash_game_is_what_its_manual_says():
 
 
 @pytest.mark.parametrize("file", ["spac_toy.py", "spac_toy.py:two_timescales", "onpolicy_bandit.py"])
+@pytest.mark.exhaustive  # nightly smokes every experiment
 def test_bandits_smoke(tmp_path, file):
     assert "3/3 bandit: expected reward" in _smoke(file, tmp_path)
 
@@ -144,6 +149,7 @@ def test_bandits_smoke(tmp_path, file):
         pytest.param("trex_gridworld.py:bayesian", "ranking", marks=pytest.mark.exhaustive),
     ],
 )
+@pytest.mark.exhaustive  # nightly smokes every experiment
 def test_grids_smoke(tmp_path, file, stage):
     assert f"{stage}  3/3 recovery:" in _smoke(file, tmp_path)
 
@@ -159,11 +165,13 @@ def test_routes_smoke(tmp_path, data_root):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive  # nightly smokes every experiment
 def test_budgets_of_drivers_smoke(tmp_path, data_root):
     printed = _smoke("irl_routes.py:latent_budgets", tmp_path, f"data_root={data_root}", "trips=10")
     assert "budgets  3/3 budgets: agent 0, 1 steps" in printed
 
 
+@pytest.mark.exhaustive  # nightly smokes every experiment
 def test_routes_of_a_file_smoke(tmp_path):
     """Streets round a square of four, and the ways along them."""
     ends = [(i, (i + step) % 4) for i in range(4) for step in (1, 3)]

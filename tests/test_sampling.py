@@ -232,6 +232,7 @@ def test_stops_early_when_all_are_done():
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive  # nightly runs it; what it is made of has tests of its own
 def test_rows_do_not_depend_on_their_batch():
     one_layer = tiny(vocab=VOCAB, embed=16, heads=4, layers=1)
     policy, params, prompts = _policy(one_layer), _params(one_layer), _prompts(b=3, p=5)

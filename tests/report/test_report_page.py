@@ -107,6 +107,7 @@ def test_figures_are_on_disk_too(one):
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in folder.iterdir())
 
 
+@pytest.mark.exhaustive  # nightly runs it; what it is made of has tests of its own
 def test_the_same_run_gives_the_same_bytes(one, tmp_path):
     run, output = one
     again = write_report([run], tmp_path / "report.html")
@@ -115,6 +116,7 @@ def test_the_same_run_gives_the_same_bytes(one, tmp_path):
         assert (tmp_path / "report" / file.name).read_bytes() == file.read_bytes()
 
 
+@pytest.mark.exhaustive  # nightly runs it; what it is made of has tests of its own
 def test_figures_of_an_earlier_report_are_replaced(one, tmp_path):
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "old.png").write_bytes(b"")

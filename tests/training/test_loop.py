@@ -35,6 +35,7 @@ def whole(tmp_path_factory):
         return train(SETTINGS, tmp_path_factory.mktemp("whole"), log=_quiet)
 
 
+@pytest.mark.exhaustive  # nightly runs it; what it is made of has tests of its own
 def test_step_zero_of_dpo_is_exactly_log_two(one_device, tmp_path):
     train(experiment(steps=2), tmp_path, log=_quiet)
     first = [r for r in rows(tmp_path) if r["stage"] == "dpo" and r["step"] == 0]
@@ -67,6 +68,7 @@ def test_eight_devices_agree_with_one(tmp_path):
         np.testing.assert_allclose([a[n] for n in names], [b[n] for n in names], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.exhaustive  # nightly runs it; what it is made of has tests of its own
 def test_one_compile_for_each_bucket_that_occurs(one_device, tmp_path):
     result = train(
         experiment(steps=12, batch_size=2, buckets=True, evaluators=False, checkpoint_every=12),

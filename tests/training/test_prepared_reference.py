@@ -107,6 +107,7 @@ def twice(*before):
     return dataclasses.replace(dpo_alone(), stages=(*before, dataclasses.replace(stage, name="first"), stage))
 
 
+@pytest.mark.exhaustive  # nightly runs it; what it is made of has tests of its own
 def test_stages_that_share_data_have_references_of_their_own(one_device, tmp_path):
     """The second one used to get the column of the first."""
     given = twice()
@@ -163,6 +164,7 @@ def test_a_reference_that_is_another_model_is_said_to_be(one_device, tmp_path):
     assert "dpo: reference_logps (train) are of a larger model, as given" in said
 
 
+@pytest.mark.exhaustive  # nightly runs it; what it is made of has tests of its own
 def test_references_of_later_stages_are_added_when_the_stage_before_has_ended(one_device, tmp_path):
     """Three rounds of `prepare --reference` and `train` in one folder; it could not be begun at all."""
     given, said = twice(two_stages().stages[0]), []
@@ -204,6 +206,7 @@ def labelled(*, num_examples: int, part: str = "train"):
     return concatenate([s.with_column("labels", v) for s, v in zip(sides, labels, strict=True)])
 
 
+@pytest.mark.exhaustive  # nightly runs it; what it is made of has tests of its own
 def test_single_responses_get_a_reference(one_device, tmp_path):
     stage = dpo_alone().stages[0]
     algorithm = partial(stage.algorithm, loss=losses.apo_zero_unpaired)
@@ -236,6 +239,7 @@ def test_adding_references_leaves_the_configuration_of_others_alone(made):
     assert describe(with_prepared(two_stages(), made / "records"))["stages"][1]["train"]["reference"] == "dpo"
 
 
+@pytest.mark.exhaustive  # nightly runs it; what it is made of has tests of its own
 def test_a_smoke_run_takes_what_it_starts_from_as_its_reference(made, one_device, tmp_path):
     """What the cut first stage leaves is not what the column was made of."""
     given = with_prepared(two_stages(), made / "records")
