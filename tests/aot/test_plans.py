@@ -118,6 +118,7 @@ def test_lengths_without_records():
     assert longer.batch.response_tokens.shape == (8, 3, 64)
 
 
+@pytest.mark.exhaustive  # nightly runs it; what it is made of has tests of its own
 def test_a_search_takes_the_cheapest_that_fits():
     experiment = _experiment(batch_size=16)
     every = list(candidates(experiment, _machine(), "dpo"))

@@ -33,6 +33,7 @@ def test_a_window_that_no_stage_has_is_one_clear_error(tmp_path, given, message)
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.exhaustive  # nightly runs it; what it is made of has tests of its own
 def test_a_trace_of_the_named_steps_changes_nothing(tmp_path):
     common = ["train", TINY, "steps=4", "evaluators=False", "--no-report"]
     plain = here(*common, f"workdir={tmp_path / 'plain'}")
