@@ -153,7 +153,7 @@ def policy_of(
     lora: LoRA | None,
     train: str | None,
     compute_dtype: str | None,
-    remat: Literal["none", "block", "dots"],
+    remat: str,
     quantize: Quantize = (None, None),
 ) -> tuple[Callable[[], Policy], Callable[[], Params] | None]:
     """The policy, and the weights that it starts from where all of them are trained."""

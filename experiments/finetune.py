@@ -85,7 +85,7 @@ def experiment(
     held_out: float = 0.1,
     max_tokens: int = 128,
     compute_dtype: str | None = None,
-    remat: Literal["none", "block", "dots"] = "block",
+    remat: str = "block",
     judge: str | None = None,
     seed: int = 0,
 ) -> Experiment:

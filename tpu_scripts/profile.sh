@@ -68,7 +68,7 @@ else
     done < <(workers_of "$node")
     [[ -z $worker ]] || break
   done < <(node_names)
-  ((fetched == asked)) ||
+  ((asked && fetched == asked)) ||
     die "$fetched of $asked workers had traces in $remote/profile; was the run given profile=FIRST:COUNT, and did it come to that step?"
 fi
 dry_run || note "to look: pip install xprof (in its own environment); xprof --logdir $into/profile/STAGE-FIRST/process-0"

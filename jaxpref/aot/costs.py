@@ -21,7 +21,8 @@ def operations(jaxpr: Any) -> float:
 
     Loops count as often as they run (a loop that may end early: as often as it may run at most), a branch as
     its dearest arm, and what a checkpoint computes again counts again. XLA's own count has the body of a loop
-    once. A Pallas kernel counts as its `cost_estimate` says.
+    once. A Pallas kernel counts as its `cost_estimate` says, or without one as if it did all of its work in
+    each cell of its grid: an upper count, since it may leave out some.
     """
     return sum(times * count for times, count in _products(jaxpr, 1.0))
 
@@ -36,11 +37,15 @@ def _products(jaxpr: Any, times: float) -> Iterator[tuple[float, float]]:
         name, params = eqn.primitive.name, eqn.params
         if name == "dot_general":
             yield times, _dot(eqn)
-        elif name in ("conv_general_dilated", "ragged_dot"):
+        elif name == "conv_general_dilated":
             yield times, 2.0 * math.prod(eqn.invars[1].aval.shape) * math.prod(eqn.outvars[0].aval.shape[:-1])
         elif name == "pallas_call":
             cost = params.get("cost_estimate")
-            yield times, float(cost.flops) if cost is not None else 0.0
+            if cost is not None:
+                yield times, float(cost.flops)
+            else:  # splash attention tells none
+                cells = math.prod(int(n) for n in params["grid_mapping"].grid)
+                yield from _products(params["jaxpr"], times * cells)
         elif name == "scan":
             yield from _products(params["jaxpr"], times * params["length"])
         elif name == "while":

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Iterator
 
-__all__ = ["Instruction", "Module", "nbytes"]
+__all__ = ["Instruction", "Module", "members", "nbytes"]
 
 _BITS = {"pred": 8, "token": 0, "opaque": 0}  # every other type says its bits: bf16, s32, f8e4m3fn
 _ARRAY = re.compile(r"(\w+)\[([\d,<=]*)\](?:\{([\d,]*)((?::[^{}]*)?)\})?")
@@ -62,6 +62,19 @@ def nbytes(type_: str, *, device: bool = True) -> int:
         bits = _BITS[dtype] if dtype in _BITS else int(digits[0]) if digits else 8
         total += math.prod(_padded(sizes, order, rest)) * bits // 8
     return total
+
+
+def members(type_: str) -> list[str]:
+    """Types that a tuple type has, each perhaps a tuple itself."""
+    found, start, i = [], 1, 1
+    while i < len(type_) - 1:
+        if type_[i] in "([{":
+            i = _closing(type_, i)
+        elif type_[i] == ",":
+            found.append(type_[start:i].strip())
+            start = i + 1
+        i += 1
+    return [*found, type_[start : len(type_) - 1].strip()]
 
 
 def _padded(sizes: list[int], order: str, rest: str) -> list[int]:
@@ -170,10 +183,12 @@ def _short(path: str) -> str:
 
 
 def _closing(text: str, start: int) -> int:
-    """Where the parenthesis at `start` closes."""
+    """Where the bracket at `start` closes."""
+    opening = text[start]
+    closing = {"(": ")", "[": "]", "{": "}"}[opening]
     depth = 0
     for i in range(start, len(text)):
-        depth += (text[i] == "(") - (text[i] == ")")
+        depth += (text[i] == opening) - (text[i] == closing)
         if depth == 0:
             return i
     return len(text)

@@ -23,7 +23,16 @@ from jaxpref.training.collect import evaluation_program
 from jaxpref.training.loop import compiled_step
 from jaxpref.training.state import abstract_state, with_constants
 
-__all__ = ["Compiled", "Laid", "Program", "compiled", "laid_out", "programs_of"]
+__all__ = [
+    "Compiled",
+    "Laid",
+    "Program",
+    "collected",
+    "compiled",
+    "laid_out",
+    "programs_of",
+    "step_program",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +139,7 @@ def programs_of(
                 return
         record = dispatch.result[0]
     if "step" in wanted:
-        yield _step(laid, record)
+        yield step_program(laid, record)
     if "evaluation" in wanted and laid.stage.evaluation is not None:
         yield _evaluation(laid, record)
 
@@ -147,7 +156,20 @@ def _place(laid: Laid) -> dict[str, Any]:
     return {"seed": laid.experiment.seed, "stage": laid.stage.name}
 
 
-def _step(laid: Laid, record: Any) -> Program:
+def collected(laid: Laid) -> Any:
+    """What a step learns from, as shapes: the batch, or what is collected for it, laid out by rows."""
+    if laid.algorithm.collect is None:
+        return laid.batch
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    with jax.set_mesh(laid.mesh), shapes.only():
+        state = with_constants(laid.state, laid.constants)
+        record = jax.eval_shape(laid.algorithm.collect, state, laid.batch, key)[0]
+    rows = NamedSharding(laid.mesh, PartitionSpec(sharding.BATCH))
+    return _placed(record, jax.tree.map(lambda _: rows, record))
+
+
+def step_program(laid: Laid, record: Any) -> Program:
+    """The training step on such a record, traced."""
     skip = laid.experiment.non_finite == "skip"
     step = compiled_step(laid.algorithm, laid.shardings, laid.mesh, **_place(laid), skip_non_finite=skip)
     alive, index = _everywhere(laid.mesh, (), jnp.bool_), _everywhere(laid.mesh, (), jnp.int32)
@@ -199,7 +221,9 @@ def compiled(program: Program, *, quick: bool = False) -> _Made:
     memory = executable.memory_analysis()
     host = getattr(memory, "host_argument_size_in_bytes", 0) + getattr(memory, "host_temp_size_in_bytes", 0)
     arguments = memory.argument_size_in_bytes
-    peak = getattr(memory, "peak_memory_in_bytes", 0) - host
+    peak = getattr(memory, "peak_memory_in_bytes", 0)
+    # The peak counts arrays of the host, which need not all be there at the device's worst moment.
+    peak = max(peak - host, arguments + memory.temp_size_in_bytes) if host else peak
     outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
     # A backend that tells no peak: everything at once, an upper bound.
     peak = peak if peak > arguments else arguments + memory.temp_size_in_bytes + outputs

@@ -16,7 +16,7 @@ import jax
 
 from jaxpref.aot.memory import resident
 from jaxpref.aot.plans import Asked, StagePlan, stage_planned
-from jaxpref.aot.programs import Laid, laid_out, programs_of
+from jaxpref.aot.programs import Laid, collected, laid_out, step_program
 from jaxpref.aot.tables import gib, rows, seconds
 from jaxpref.aot.topologies import Topology
 from jaxpref.experiment import Experiment, MeshShape, Stage
@@ -26,7 +26,7 @@ __all__ = ["Candidate", "Found", "candidates", "searched"]
 
 _TENSOR = (1, 2, 4, 8)
 _MICROBATCHES = (1, 2, 4, 8)
-_REMATS = ("none", "dots", "block")
+_REMATS = ("none", "dots", "mlp", "attention", "block")  # attention+mlp and host are rarely the best
 
 
 class Candidate(NamedTuple):
@@ -109,13 +109,16 @@ def _ranked(experiment: Experiment, topology: Topology, asked: Asked, name: str)
         changed = _changed(experiment, candidate, name)
         if candidate.mesh not in placed:
             try:
-                one = dataclasses.replace(experiment, mesh=candidate.mesh)
+                whole = candidate if candidate.microbatches is None else candidate._replace(microbatches=1)
+                one = _changed(experiment, whole, name)
                 placed[candidate.mesh] = _laid(one, topology, name, asked)
             except ValueError:  # the batch does not divide, or the torus has no such shape
                 placed[candidate.mesh] = None
         laid = placed[candidate.mesh]
-        rows = 0 if laid is None else laid.stage.batch_size / (candidate.microbatches or 1)
-        if laid is None or rows % sharding.batch_shards(laid.mesh):
+        if laid is None:
+            continue
+        parts = laid.algorithm.parts * (candidate.microbatches or 1)
+        if laid.stage.batch_size % (sharding.batch_shards(laid.mesh) * parts):
             continue
         if sum(resident(laid).values()) > topology.chip.memory:
             dropped += 1
@@ -174,9 +177,8 @@ def _with(policy: Any, remat: str) -> Any:
 
 
 def _operations(laid: Laid) -> float:
-    """Of a step, as if nothing had to be collected for it: the batch as it is."""
-    alone = dataclasses.replace(laid, algorithm=laid.algorithm._replace(collect=None))
-    return sum(program.operations for program in programs_of(alone, ("step",)))
+    """Of a step, without what is collected for it."""
+    return step_program(laid, collected(laid)).operations
 
 
 def _estimate(laid: Laid, topology: Topology, operations: float, microbatches: int) -> float:

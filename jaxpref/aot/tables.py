@@ -12,8 +12,10 @@ ASSUMPTIONS = """\
 Memory: arrays by their shardings; temporaries are the compiler's peak less its arguments (activations,
 gradients, gathered weights, results that replace nothing). Residents of a stage stay between its programs.
 Time: matrix products at the chip's peak for bfloat16, each operand and result once through main memory,
-collectives as rings over both directions of every side of the torus that their axes span. "at least": all
-three overlap; "at most": none does. Host, input and evaluation come on top."""
+collectives as rings over every side of the torus that their axes span, both ways where it closes. "at least":
+all three overlap; "without overlap": none does. Both are at peak rates, so a floor and no promise; host,
+input and evaluation come on top. GPUs: 92 % of the memory (XLA_PYTHON_CLIENT_MEM_FRACTION=0.92; jax takes
+75 % by itself)."""
 
 
 def gib(size: float) -> str:
@@ -95,7 +97,7 @@ def _work(program: ProgramPlan, stage: StagePlan, plan: Plan) -> str:
         f"{program.compiled.name}: {_figure(program.compiled.operations / 1e12)} TFLOP on all devices, "
         f"{_figure(program.traffic / 1e9)} GB through main memory on one; at least {seconds(time.seconds)} "
         f"({time.bound}: compute {seconds(time.compute)}, main memory {seconds(time.memory)}, interconnect "
-        f"{seconds(time.links)}), at most {seconds(time.serial)}"
+        f"{seconds(time.links)}), {seconds(time.serial)} without overlap"
     )
     if program.compiled.name == "step" and stage.laid.flops:
         peak = plan.mesh.size * plan.topology.chip.flops
@@ -112,11 +114,12 @@ def _cost(stage: StagePlan, plan: Plan, price: float | None) -> Iterator[str]:
     time = stage.step_time
     if time is None:
         return
-    said = f"a training step: {seconds(time.seconds)} to {seconds(time.serial)}"
+    said = f"a training step: at least {seconds(time.seconds)}, {seconds(time.serial)} without overlap"
     if price is not None:
         chips = plan.mesh.size / (2 if "half" in plan.topology.chip.kind else 1)
         low, high = (1000 * t / 3600 * chips * price for t in (time.seconds, time.serial))
-        said += f"; 1,000 steps: {low:,.2f} to {high:,.2f} dollars at {price:g} a chip-hour"
+        said += f"; 1,000 steps: at least {low:,.2f}, {high:,.2f} dollars without overlap, at {price:g} a "
+        said += "chip-hour"
     yield said
 
 

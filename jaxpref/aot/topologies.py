@@ -77,11 +77,22 @@ class Topology:
     devices: list[Any]
 
     def rate(self, members: list[Any]) -> float:
-        """Bytes a second that a device sends in a ring of these ones: over both directions of each side of
-        the torus along which they differ, its one link to a switch, or the network between slices."""
+        """Bytes a second that a device sends in a ring of these ones: over each side of the torus along
+        which they differ (both ways where it closes), its one link to a switch, or the network between
+        slices."""
         if len({getattr(device, "slice_index", 0) for device in members}) > 1:
             return self.chip.network
-        return self.chip.link * (2 * self.spanned(members) if self.chip.dimensions else 1)
+        return self.chip.link * (self._directions * self.spanned(members) if self.chip.dimensions else 1)
+
+    @property
+    def _directions(self) -> int:
+        """2 where sides close to rings: in slices of whole cubes of 4 x 4 x 4 (cloud.google.com/tpu/docs/v5p)
+        and, of two sides, where both are a whole pod's 16; a line sends one way at a time."""
+        if not self.chip.dimensions:
+            return 1
+        sides = [int(n) for n in self.name.rpartition(":")[2].split("x")]
+        whole = 4 if self.chip.dimensions == 3 else 16
+        return 2 if all(side % whole == 0 for side in sides) else 1
 
     def spanned(self, members: list[Any]) -> int:
         """Dimensions of the torus along which these devices differ; 1 behind a switch."""

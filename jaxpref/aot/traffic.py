@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from jaxpref.aot.hlo import Instruction, Module, nbytes
+from jaxpref.aot.hlo import Instruction, Module, members, nbytes
 
 __all__ = ["Buffer", "Collective", "collectives", "largest_buffers", "memory_bytes"]
 
@@ -160,11 +160,12 @@ def _collective(one: Instruction, module: Module) -> list[tuple[str, Instruction
 
 
 def _result(one: Instruction) -> str:
-    """The type of what a collective gives; a start gives a tuple of operand and result."""
-    if not one.opcode.endswith("-start") or not one.type.startswith("("):
+    """The type of what a collective gives. A start gives (operands, results, ...), but for a sum, which gives
+    its results alone."""
+    if one.opcode == "all-reduce-start" or not one.opcode.endswith("-start") or one.type[0] != "(":
         return one.type
-    arrays = re.findall(r"\w+\[[\d,]*\](?:\{[^{}]*\})?", one.type)
-    return arrays[1] if len(arrays) > 1 else one.type
+    parts = members(one.type)
+    return parts[1] if len(parts) > 1 else one.type
 
 
 def _group(attributes: str, devices: int) -> Sequence[int]:

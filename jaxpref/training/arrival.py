@@ -127,7 +127,9 @@ def _let_in(line: Line, count: int, lines: dict[int, Line], facts: dict[int, Any
     except ValueError:
         hello = {}
     process = hello.get("process")
-    if hello.get("hello") != _HELLO or not isinstance(process, int):
+    known = (("facts", dict), ("count", int), ("clock", int | float))
+    said_all = all(isinstance(hello.get(name), kind) for name, kind in known)
+    if hello.get("hello") != _HELLO or not isinstance(process, int) or not said_all:
         line.close()
         return
     host = hello["facts"].get("host")
@@ -185,7 +187,7 @@ def _called(
         try:
             line = Line(socket.create_connection((host, port), timeout=min(5, left)))
         except OSError as error:
-            why = os.strerror(error.errno) if error.errno else str(error)
+            why = os.strerror(error.errno) if (error.errno or 0) > 0 else str(error)
             time.sleep(0.2)
             told = _said(told, {process}, count, left)
             continue

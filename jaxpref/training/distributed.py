@@ -3,6 +3,7 @@
 import atexit
 import os
 import socket
+import sys
 from typing import NamedTuple
 
 import jax
@@ -77,9 +78,17 @@ def _enter(place: _Place) -> Job:
     met = meet(place.address, place.count, place.process, facts(), timeout=timeout, patience=patience)
     job = enter(Job(place.process, place.count, met, patience=patience))
     atexit.register(job.bye)  # runs before jax's own end, which waits for the others
+    atexit.register(_tell_of_crash, job)  # before that: what was registered last runs first
     preemption.attach(job)
     check_facts(job)
     return job
+
+
+def _tell_of_crash(job: Job) -> None:
+    """A script that calls `train` and ends by an exception has not left politely."""
+    error = getattr(sys, "last_value", None)
+    if error is not None:
+        job.ended(1, f"{type(error).__name__}: {error}")
 
 
 def joined() -> Job:

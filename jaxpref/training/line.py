@@ -52,7 +52,10 @@ class Line:
         *lines, self._received = (self._received + data).split(b"\n")
         if len(self._received) > _LONGEST:
             raise ValueError("a message without an end")
-        messages = [json.loads(line) for line in lines]
+        try:
+            messages = [json.loads(line) for line in lines]
+        except RecursionError as error:
+            raise ValueError("nested too deeply") from error
         if not all(isinstance(message, dict) for message in messages):
             raise ValueError("not an object")
         return messages

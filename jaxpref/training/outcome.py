@@ -43,7 +43,9 @@ def _outcome(command: Callable[[], int], trains: Callable[[], bool]) -> tuple[in
         return command(), ""
     except Mistake as error:
         if os.environ.get("JAXPREF_TRACEBACK"):
-            raise
+            if current().count == 1:
+                raise
+            return 2, traceback.format_exc()  # the others are told
         return 2, f"error: {' '.join(str(error).split()) or type(error).__name__}"
     except Exception as error:
         known = _known(error)

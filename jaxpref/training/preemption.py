@@ -122,9 +122,10 @@ class Preemption:
         """Of several processes this thread tells the others, since the main one may be busy."""
         while data := os.read(read, 1):
             if data[0] in _SIGNALS:
-                if self._job.count > 1:
+                if self._job.count > 1:  # `_decided` ends busy ones, once all have nothing to save
                     self._agreement.ask(data[0])
-                self._later(_PATIENCE, self._end_if_busy, data[0], time.monotonic())
+                else:
+                    self._later(_PATIENCE, self._end_if_busy, data[0], time.monotonic())
         os.close(read)
 
     def _decided(self) -> None:

@@ -147,3 +147,39 @@ def test_a_kernel_counts_what_it_says():
         interpret=True,
     )()
     assert _count(kernel, (8,)) == 123
+
+
+@pytest.mark.parametrize(
+    ("instruction", "size"),
+    [
+        ("(f32[10]{0}, f32[1000]{0}) all-reduce-start(%x), replica_groups={{0,1}}", 4040),
+        (
+            "((f32[5]{0}, f32[50]{0}), (f32[10]{0}, f32[100]{0})) all-gather-start(%x), replica_groups={{0,1}}",
+            440,
+        ),
+        ("(f32[5]{0}, f32[10]{0}) all-gather-start(%x), replica_groups={{0,1}}", 40),
+    ],
+)
+def test_what_a_start_gives(instruction, size):
+    text = f"ENTRY %main (x: f32[4]) -> f32[4] {{\n  ROOT %y = {instruction}\n}}"
+    (one,) = collectives(Module(text), {"data": 2})
+    assert one.bytes == size
+
+
+def test_a_kernel_that_says_no_cost_counts_its_grid():
+    from jax.experimental import pallas as pl
+
+    def kernel(x, y, out):
+        out[...] = x[...] @ y[...]
+
+    whole = pl.BlockSpec((8, 8), lambda i: (0, 0))
+    rows = pl.BlockSpec((4, 8), lambda i: (i, 0))
+    product = pl.pallas_call(
+        kernel,
+        out_shape=jax.ShapeDtypeStruct((16, 8), np.float32),
+        grid=(4,),
+        in_specs=[rows, whole],
+        out_specs=rows,
+        interpret=True,
+    )
+    assert _count(product, (16, 8), (8, 8)) == 2 * 16 * 8 * 8

@@ -102,9 +102,3 @@ class Row:
             if number and s < self.prompt and first - begin + 1 < far:
                 return True
         return False
-
-    def allowed(self, queries: slice, keys: slice) -> np.ndarray:
-        """Which keys may be read if no prompt is padded and there is no window, bool [q, s]."""
-        segments, order = self.segments(), np.arange(self.length)
-        a, b = segments[queries, None], segments[None, keys]
-        return (order[queries, None] >= order[None, keys]) & ((a == b) | (b == 0))

@@ -53,7 +53,7 @@ def operand_specs(x: Operands, partition: Partition) -> Operands:
 
     Example:
       >>> from jax.sharding import PartitionSpec as P
-          >>> from jaxpref.kernels.partition import Partition
+      >>> from jaxpref.kernels.partition import Partition
       >>> from jaxpref.kernels.token_logps.head import Operands
       >>> from jaxpref.kernels.token_logps.placement import operand_specs
       >>> x = Operands(jnp.ones((2, 1)), jnp.ones((4, 1)), jnp.array([0, 1]))
@@ -100,7 +100,7 @@ def gradient_specs(partition: Partition, wanted: tuple[str, ...]) -> dict[str, A
 
     Example:
       >>> from jax.sharding import PartitionSpec as P
-          >>> from jaxpref.kernels.partition import Partition
+      >>> from jaxpref.kernels.partition import Partition
       >>> from jaxpref.kernels.token_logps.placement import gradient_specs
       >>> specs = gradient_specs(Partition(rows=("fsdp",), vocab="tensor", embed="fsdp"), ("weight",))
       >>> print(specs == {"weight": P("tensor", "fsdp")})
