@@ -99,7 +99,7 @@ class Module:
         lines: list[Instruction] | None = None
         tables: dict[str, dict[int, str]] = {}
         table: dict[int, str] | None = None
-        for line in text.splitlines():
+        for line in text.split("\n"):
             if line in ("FileNames", "FunctionNames", "FileLocations", "StackFrames"):
                 table = tables.setdefault(line, {})
             elif table is not None and (row := re.match(r"(\d+) (.*)", line)):
@@ -107,10 +107,13 @@ class Module:
             elif line.endswith("{") and (head := re.match(r"(ENTRY )?%?([\w.\-]+) \(", line)):
                 table, lines = None, self.computations.setdefault(head[2], [])
                 self.entry = head[2] if head[1] else self.entry
-            elif line.startswith("}"):
+            elif line == "}":
                 lines = None
             elif lines is not None and (found := _INSTRUCTION.match(line)):
                 lines.append(_instruction(found, line))
+            elif lines:  # what a kernel says of itself may go over several lines
+                more = f"{lines[-1].attributes}\n{line}"
+                lines[-1] = dataclasses.replace(lines[-1], attributes=more)
         self._tables = tables
 
     def run(self) -> Iterator[tuple[Instruction, int]]:

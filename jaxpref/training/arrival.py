@@ -187,7 +187,8 @@ def _called(
         try:
             line = Line(socket.create_connection((host, port), timeout=min(5, left)))
         except OSError as error:
-            why = os.strerror(error.errno) if (error.errno or 0) > 0 else str(error)
+            number = error.errno or 0
+            why = os.strerror(number) if number > 0 else str(error)
             time.sleep(0.2)
             told = _said(told, {process}, count, left)
             continue

@@ -153,10 +153,7 @@ def test_a_kernel_counts_what_it_says():
     ("instruction", "size"),
     [
         ("(f32[10]{0}, f32[1000]{0}) all-reduce-start(%x), replica_groups={{0,1}}", 4040),
-        (
-            "((f32[5]{0}, f32[50]{0}), (f32[10]{0}, f32[100]{0})) all-gather-start(%x), replica_groups={{0,1}}",
-            440,
-        ),
+        ("((f32[5], f32[50]), (f32[10], f32[100])) all-gather-start(%x), replica_groups={{0,1}}", 440),
         ("(f32[5]{0}, f32[10]{0}) all-gather-start(%x), replica_groups={{0,1}}", 40),
     ],
 )
@@ -183,3 +180,21 @@ def test_a_kernel_that_says_no_cost_counts_its_grid():
         interpret=True,
     )
     assert _count(product, (16, 8), (8, 8)) == 2 * 16 * 8 * 8
+
+
+def test_an_instruction_over_several_lines_ends_no_computation():
+    """As that of a Pallas kernel with metadata is written."""
+    lines = [
+        "ENTRY %main (x: f32[4]) -> f32[4] {",
+        "  %x = f32[4]{0} parameter(0)",
+        '  %k = f32[8]{0} custom-call(%x), custom_call_target="tpu_custom_call", frontend_attributes={metadata={',
+        '"block": 512',
+        '}}, metadata={op_name="jit(step)/splash" source_file="/a/jaxpref/models/b.py" source_line=7}',
+        "  ROOT %y = f32[4]{0} all-reduce(%x), replica_groups={{0,1}}",
+        "}",
+    ]
+    module = Module("\n".join(lines))
+    (one,) = collectives(module, {"data": 2})
+    assert one.bytes == 16
+    (kernel,) = [b for b in largest_buffers(module) if b.type == "f32[8]"]
+    assert (kernel.line, kernel.label) == ("jaxpref/models/b.py:7", "jit(step)/splash")
