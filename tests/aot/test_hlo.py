@@ -187,7 +187,7 @@ def test_an_instruction_over_several_lines_ends_no_computation():
     lines = [
         "ENTRY %main (x: f32[4]) -> f32[4] {",
         "  %x = f32[4]{0} parameter(0)",
-        '  %k = f32[8]{0} custom-call(%x), custom_call_target="tpu_custom_call", frontend_attributes={metadata={',
+        '  %k = f32[8]{0} custom-call(%x), custom_call_target="tpu", frontend_attributes={metadata={',
         '"block": 512',
         '}}, metadata={op_name="jit(step)/splash" source_file="/a/jaxpref/models/b.py" source_line=7}',
         "  ROOT %y = f32[4]{0} all-reduce(%x), replica_groups={{0,1}}",
