@@ -20,8 +20,6 @@ PLANS = {
     "dpo_hh_70b": "dpo_hh.py model=llama3_1_70b batch_size=128 --topology v5p:4x8x8 --mesh fsdp=64,tensor=4 "
     + LLAMA,
     "nash_md_tldr": "nash_md_tldr.py --topology v5e:4x4 --stage nash",
-    "hypo_tldr": "hypo_tldr.py --topology v5e:4x4 --stage hypo",
-    "bpo_hh": "bpo_hh.py --topology v5e:4x4 --stage bpo",
     "pm_tldr": "pm_tldr.py --topology v5e:4x4",
 }
 
