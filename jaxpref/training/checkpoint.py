@@ -7,6 +7,7 @@ the state stands a checksum of each of its arrays, which is computed again from 
 
 import contextlib
 import math
+import time
 from typing import Any
 
 import jax
@@ -18,10 +19,12 @@ from orbax.checkpoint import checkpoint_managers
 
 from jaxpref.paths import AnyPath, absolute
 from jaxpref.training.checksums import checksums, named
+from jaxpref.training.job import Job, current
 
 __all__ = ["Checkpoints", "restore_params", "saved_meta"]
 
 _CHECKSUMS = "checksums"  # in the meta of a checkpoint
+_LATE = 20.0  # seconds that a shared file system may be behind
 _DELETE = "delete that folder: the run then resumes from the one before, or starts its stage again"
 
 
@@ -56,6 +59,27 @@ class Checkpoints:
                 f"{directory} cannot be written: {error}; see that its parent is there and that you may "
                 "write to it, or choose another workdir"
             ) from error
+        self._agree(current())
+
+    def _agree(self, job: Job) -> None:
+        """Waits until this process sees what the first one does: a file system that several machines share
+        may show it late, and all of them have to go on from one checkpoint.
+
+        Raises:
+          ValueError: another process does not come to see it; in all of them.
+        """
+        first = job.of_first("checkpoints", lambda: self.steps)
+        until = time.monotonic() + _LATE
+        while self.steps != first and time.monotonic() < until:
+            time.sleep(0.5)
+            self._manager.reload()
+        seen = job.gather("checkpoints", self.steps)
+        blind = [i for i, steps in enumerate(seen) if steps != first]
+        if blind:
+            raise ValueError(
+                f"{self.directory}: {job.name(blind[0])} sees the checkpoints {seen[blind[0]]} there, and "
+                f"process 0 {first}; give a workdir that all workers see alike"
+            )
 
     @property
     def steps(self) -> list[int]:

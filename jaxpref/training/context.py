@@ -10,6 +10,7 @@ from jaxpref.experiment import Experiment
 from jaxpref.policies.base import Policy, whole
 from jaxpref.training.constants import Loaded, loaded
 from jaxpref.training.files import RunFiles
+from jaxpref.training.job import current
 from jaxpref.training.preemption import Preemption
 from jaxpref.training.profiling import Window
 from jaxpref.training.sources import Source
@@ -39,6 +40,10 @@ class RunContext:
         if id(source) not in self.tables:
             self.tables[id(source)] = (source, source())
         return self.tables[id(source)][1]
+
+    def was_cut_short(self, stage: str, step: int | None) -> bool:
+        """Whether the evaluation after a step is still to be made: what the first process sees."""
+        return current().of_first("cut", lambda: self.files.was_cut_short(stage, step))
 
     @functools.cached_property
     def constants(self) -> Loaded:

@@ -93,7 +93,7 @@ class RunFiles:
                 (self.directory / "cut.json").unlink(missing_ok=True)
 
     def was_cut_short(self, stage: str, step: int | None) -> bool:
-        """Whether that evaluation is still to be made; of any process."""
+        """Whether that evaluation is still to be made, as this process sees it."""
         path = self.directory / "cut.json"
         try:
             return json.loads(read_text(path)) == {"stage": stage, "step": step}

@@ -2,7 +2,7 @@
 
 The file has a random token, the owner's host, pid and number of processes, and when its owner was last seen
 alive, which a thread writes again every `BEAT` seconds. It is removed at the end. A lock whose owner has
-gone (a pid of this machine that is not there, or no sign of life for `STALE` seconds) is taken over.
+gone (a pid of this machine that is not there, or no sign of life while it is watched) is taken over.
 """
 
 import contextlib
@@ -18,11 +18,9 @@ from typing import Any
 
 from jaxpref.paths import AnyPath, write_whole
 from jaxpref.training.job import Job
-from jaxpref.training.lock_file import FILE, gone, owner_of, process_of, read, refusal, settled
+from jaxpref.training.lock_file import BEAT, FILE, gone, owner_of, process_of, read, refusal, settled
 
-__all__ = ["BEAT", "check_free", "locked"]
-
-BEAT = 20.0  # seconds
+__all__ = ["check_free", "locked"]
 
 
 @contextlib.contextmanager
@@ -86,7 +84,7 @@ class _Lock:
             self._make_folder()
             found = None if self._create() else settled(self._path)
             if not self._held:
-                why = gone(found)
+                why = gone(self._path, found, self._log)
                 if why is None:
                     raise ValueError(refusal(self._path, found or {}))
                 self._log(f"{self._path}: taken over from a run that did not end by itself ({why})")
@@ -178,5 +176,5 @@ def check_free(directory: AnyPath) -> None:
     """Raises ValueError where a run that lives has the folder, or one right below it."""
     for path in (directory / FILE, *directory.glob(f"*/{FILE}")):
         found = settled(path)
-        if found is not None and gone(found) is None:
+        if found is not None and gone(path, found, print) is None:
             raise ValueError(refusal(path, found))

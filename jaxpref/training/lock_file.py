@@ -5,13 +5,16 @@ import os
 import pathlib
 import socket
 import time
+from collections.abc import Callable
 from typing import Any
 
 from jaxpref.paths import AnyPath, read_text
 
-__all__ = ["FILE", "STALE", "gone", "owner_of", "process_of", "read", "refusal", "settled"]
+__all__ = ["BEAT", "FILE", "WATCH", "gone", "owner_of", "process_of", "read", "refusal", "settled"]
 
-STALE = 180.0  # seconds; clocks of machines are taken to agree to a minute
+BEAT = 20.0  # seconds between two signs of life
+# Clocks of machines differ, so an age in another one's file says little: who is not known to live is watched.
+FRESH, WATCH = 1.5 * BEAT, 2.5 * BEAT
 FILE = "lock.json"
 
 
@@ -20,8 +23,8 @@ def refusal(path: AnyPath, lock: dict[str, Any]) -> str:
     age = time.time() - lock.get("alive", time.time())
     return (
         f"workdir={path.parent} is in use by {owner_of(lock)}, last seen alive {age:.0f} s ago. Wait for it, "
-        f"stop it, or choose another workdir. If it has died on another machine, its lock ({FILE}) ends "
-        f"{STALE:.0f} s after that"
+        "stop it, or choose another workdir. If it has died on another machine, start again in a minute: a "
+        f"lock ({FILE}) without a sign of life for {WATCH:.0f} s is taken over"
     )
 
 
@@ -52,8 +55,9 @@ def settled(path: AnyPath) -> dict[str, Any] | None:
     return found
 
 
-def gone(lock: dict[str, Any] | None) -> str | None:
-    """What shows that the owner of a lock has gone; None where nothing does."""
+def gone(path: AnyPath, lock: dict[str, Any] | None, say: Callable[[str], None]) -> str | None:
+    """What shows that the owner of a lock has gone; None where nothing does. Takes up to `WATCH` seconds,
+    and says so."""
     if lock is None:
         return "its lock has just gone"
     if lock.get("host") == socket.gethostname() and _ended(lock):
@@ -62,7 +66,18 @@ def gone(lock: dict[str, Any] | None) -> str | None:
     if not isinstance(alive, int | float):
         return "its lock is damaged"
     age = time.time() - alive
-    return f"no sign of life for {age:.0f} s" if age > STALE else None
+    if abs(age) < FRESH:
+        return None
+    say(f"{path}: {owner_of(lock)} was last seen {age:.0f} s ago; watched for {WATCH:.0f} s whether it lives")
+    until = time.monotonic() + WATCH
+    while time.monotonic() < until:
+        time.sleep(min(1, WATCH / 5))
+        now = settled(path)
+        if now is None:
+            return "its lock has just gone"
+        if (now.get("token"), now.get("alive")) != (lock.get("token"), alive):
+            return None
+    return f"no sign of life for {WATCH:.0f} s"
 
 
 def _ended(lock: dict[str, Any]) -> bool:

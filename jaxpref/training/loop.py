@@ -127,7 +127,7 @@ class StageRun:
         self.start = at or 0
         fresh = at is None or at not in checkpoints.steps
         # The evaluation at the step that it goes on from was cut short.
-        self.cut = run.files.was_cut_short(stage.name, at)
+        self.cut = run.was_cut_short(stage.name, at)
         place = {"seed": experiment.seed, "stage": stage.name}
         key = keys.key(experiment.seed, stage.name, "start")
         self.state: Any = layout.start(params, key) if fresh else self._restored(layout)

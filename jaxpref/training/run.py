@@ -208,7 +208,7 @@ def _run_stages(run: RunContext, record: Callable[[], None]) -> Result:
 
 def _done(run: RunContext, stage: Stage, latest: int) -> bool:
     """Whether a stage has ended, with its last evaluation."""
-    return latest >= stage.num_steps and not run.files.was_cut_short(stage.name, latest)
+    return latest >= stage.num_steps and not run.was_cut_short(stage.name, latest)
 
 
 @contextlib.contextmanager

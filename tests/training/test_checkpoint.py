@@ -17,9 +17,11 @@ import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from jobs import each, together
 
 from jaxpref.algorithms.base import TrainState
 from jaxpref.experiment import MeshShape
+from jaxpref.training import checkpoint
 from jaxpref.training.checkpoint import Checkpoints, restore_params, saved_meta
 from jaxpref.training.checksums import named
 from jaxpref.training.sharding import make_mesh
@@ -134,9 +136,11 @@ def unawaited(monkeypatch):
 @pytest.mark.usefixtures("unawaited")
 def test_what_cannot_be_decompressed_is_named(written, tmp_path):
     folder = pathlib.Path(shutil.copytree(written, tmp_path / "damaged"))
-    [values] = [file for file in folder.rglob("d/*") if file.stat().st_size > 6000]
-    for start in re.finditer(rb"\x28\xb5\x2f\xfd", values.read_bytes()):  # of a compressed array
-        flipped(values, start.start())
+    # The three arrays of 2,400 bytes lie in one file or, as writing goes, in several.
+    values = [file for file in folder.rglob("d/*") if file.stat().st_size > 2400]
+    for file in values:
+        for start in re.finditer(rb"\x28\xb5\x2f\xfd", file.read_bytes()):  # of a compressed array
+            flipped(file, start.start())
     message = r"cannot be read .*Error reading .*query.*If it is damaged, delete that folder"
     with Checkpoints(folder) as checkpoints, pytest.raises(ValueError, match=message):
         checkpoints.restore(1, trained())
@@ -244,3 +248,20 @@ def test_whoever_leaves_waits_for_what_is_being_written(tmp_path, leave, monkeyp
         if leave is not None:
             raise leave
     assert float(restore_params(tmp_path, 1, state(0).params)["logits"][0]) == 1
+
+
+def test_all_processes_go_on_from_what_the_first_one_sees(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "_LATE", 1.0)
+    with Checkpoints(tmp_path) as writer:
+        writer.save(1, state(1), {})
+        writer.wait()
+        with Checkpoints(tmp_path) as late, together(2) as (jobs, _):
+            writer.save(2, state(2), {})
+            writer.wait()
+            assert late.steps == [1]
+            assert each(2, lambda i: (writer, late)[i]._agree(jobs[i])) == [None, None]
+            assert late.steps == [1, 2]
+        with Checkpoints(tmp_path / "elsewhere") as other, together(2) as (jobs, _):
+            said = [str(e) for e in each(2, lambda i: (writer, other)[i]._agree(jobs[i]))]
+        assert len(set(said)) == 1
+        assert "process 1 (host1) sees the checkpoints [] there, and process 0 [1, 2]" in said[0]

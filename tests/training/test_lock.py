@@ -68,14 +68,30 @@ def test_the_lock_of_a_process_that_is_gone_is_taken_over(tmp_path):
         assert len(said) == 2
 
 
-def test_the_lock_of_another_machine_ends_with_its_signs_of_life(tmp_path):
-    _left(tmp_path, host="elsewhere", alive=time.time() - lock_file.STALE + 60)
-    with pytest.raises(ValueError, match=r"in use by a run on elsewhere, .* last seen alive 12. s ago"):
-        _hold(tmp_path).__enter__()
-    _left(tmp_path / "other", host="elsewhere", alive=time.time() - lock_file.STALE - 1)
-    said = []
-    with _hold(tmp_path / "other", said=said):
-        assert "no sign of life for 18" in said[0]
+def test_the_lock_of_another_machine_ends_with_its_signs_of_life(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock_file, "WATCH", 0.2)
+    refused = r"in use by a run on elsewhere, .* last seen alive"
+    _left(tmp_path / "fresh", host="elsewhere", alive=time.time() - lock_file.FRESH + 5)
+    with pytest.raises(ValueError, match=refused):
+        _hold(tmp_path / "fresh").__enter__()
+
+    # By its own clock it lives, whatever ours says; and then it does not any more.
+    for behind in (3600, -3600):
+        folder = tmp_path / str(behind)
+        _left(folder, host="elsewhere", alive=time.time() - behind)
+        path = folder / "lock.json"
+
+        def beats(seconds, path=path):
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"alive": 5.0}))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(lock_file.time, "sleep", beats)
+            with pytest.raises(ValueError, match=refused):
+                _hold(folder).__enter__()
+        said = []
+        with _hold(folder, said=said):
+            assert "watched for" in said[0]
+            assert "no sign of life for" in said[1]
 
 
 def test_what_is_no_lock_is_not_kept(tmp_path):
