@@ -263,5 +263,5 @@ def test_all_processes_go_on_from_what_the_first_one_sees(tmp_path, monkeypatch)
             assert late.steps == [1, 2]
         with Checkpoints(tmp_path / "elsewhere") as other, together(2) as (jobs, _):
             said = [str(e) for e in each(2, lambda i: (writer, other)[i]._agree(jobs[i]))]
-        assert len(set(said)) == 1
-        assert "process 1 (host1) sees the checkpoints [] there, and process 0 [1, 2]" in said[0]
+        told = "process 1 (host1) sees the checkpoints [] there, and process 0 [1, 2]"
+        assert all(told in text for text in said)
